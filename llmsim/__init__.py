@@ -1,0 +1,1 @@
+"""llmsim: how will this model, on these GPUs, with this scheduler, serve this traffic?"""

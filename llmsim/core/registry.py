@@ -1,0 +1,80 @@
+"""Seams: a registry maps a `kind` in YAML to one class that implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+from llmsim.core.errors import RegistryError, nearest
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+
+class Registry(Generic[T]):
+    """The named implementations of one seam.
+
+    Parameters
+    ----------
+    seam : str
+        What the entries do, such as ``routing``; third parties publish theirs under the
+        entry-point group ``llmsim.<seam>``, imported only when the name is used.
+
+    Examples
+    --------
+    >>> ROUTING: Registry[object] = Registry("demo-routing")
+    >>> @ROUTING.register("nowhere")
+    ... class Nowhere: ...
+    >>> ROUTING.names()
+    ('nowhere',)
+    """
+
+    def __init__(self, seam: str) -> None:
+        self.seam = seam
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Return a decorator that registers a class under a name.
+
+        Raises
+        ------
+        RegistryError
+            If the name is taken by another class.
+        """
+
+        def decorate(cls: C) -> C:
+            taken = self._classes.get(name)
+            if taken is not None and taken.__qualname__ != cls.__qualname__:
+                raise RegistryError(
+                    f"{self.seam} '{name}' is already {taken.__module__}.{taken.__qualname__}"
+                )
+            self._classes[name] = cls
+            return cls
+
+        return decorate
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names, registered here or published by an installed package, sorted."""
+        return tuple(sorted({*self._classes, *self._published()}))
+
+    def get(self, name: str) -> type[T]:
+        """Return the class behind a name.
+
+        Raises
+        ------
+        RegistryError
+            If nobody registered the name; the message gives the nearest one.
+        """
+        found = self._classes.get(name)
+        if found is not None:
+            return found
+        published = self._published().get(name)
+        if published is None:
+            raise RegistryError(f"unknown {self.seam} '{name}'. {nearest(name, self.names())}")
+        cls: type[T] = published.load()
+        self._classes[name] = cls
+        return cls
+
+    def _published(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=f"llmsim.{self.seam}")}

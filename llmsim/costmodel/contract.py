@@ -1,0 +1,98 @@
+"""What the engine asks of a cost model: the price of a step, and of a stretch of steps.
+
+A step computes prefill chunks and decodes together. Decode attention reads the KV of every
+decoding request; kernels read it in tiles, so the price depends on the *padded context sum*:
+the sum over decoding requests of their context, each rounded up to a multiple of
+`StepCost.context_tile`. For a fixed decode batch the price is a straight line in that sum
+(piecewise, where a backend has knots), which is what lets the engine price many steps at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Chunk = tuple[int, int]
+"""One prefill slice: (new tokens computed now, tokens of context before them) [tokens]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceLine:
+    """The price of a decode-only step for one batch size, on one straight piece.
+
+    ``step = base_ns + per_token_ns * padded + per_windowed_ns * windowed``, valid while the padded
+    context sum is at most `until_tokens`.
+
+    Parameters
+    ----------
+    base_ns : float [ns]
+        What does not depend on context: GEMMs, norms, launch, host.
+    per_token_ns : float [ns/token]
+        Per token of the padded context sum.
+    per_windowed_ns : float [ns/token]
+        Per token of the padded context sum clipped at the attention window; 0 without a window.
+    until_tokens : int [tokens]
+        Largest padded context sum this piece is valid for.
+    """
+
+    base_ns: float
+    per_token_ns: float
+    per_windowed_ns: float = 0.0
+    until_tokens: int = 2**62
+
+
+class StepCost(Protocol):
+    """A cost model bound to one model, one GPU type and one parallel plan.
+
+    Attributes
+    ----------
+    context_tile : int [tokens]
+        Contexts are rounded up to multiples of this in padded sums; 1 for no padding.
+    window_tokens : int [tokens]
+        Sliding window of the windowed layers; 0 when the model has none. In the windowed sum
+        each context counts ``min(pad(context), pad(window))``.
+    """
+
+    context_tile: int
+    window_tokens: int
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        """Price a decode-only step.
+
+        Parameters
+        ----------
+        batch : int [requests]
+            Decoding requests, at least 1.
+        padded_tokens : int [tokens]
+            Padded context sum: selects the straight piece.
+        """
+        ...
+
+    def step_ns(
+        self,
+        chunks: Sequence[Chunk],
+        decode: int,
+        padded_tokens: int,
+        windowed_tokens: int,
+        logits: int,
+    ) -> int:
+        """Price one step of any composition.
+
+        Parameters
+        ----------
+        chunks : sequence of (new, past) [tokens]
+            Prefill slices; may be empty.
+        decode : int [requests]
+            Decoding requests, one new token each; may be 0.
+        padded_tokens, windowed_tokens : int [tokens]
+            Padded (and clipped) context sums of the decoding requests, this step's token included.
+        logits : int [rows]
+            Rows that go through the LM head: decodes plus prefills that finish in this step.
+
+        Returns
+        -------
+        int [ns]
+            At least 1. With no chunks it equals `decode_line` at these sums, rounded.
+        """
+        ...

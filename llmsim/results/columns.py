@@ -1,0 +1,90 @@
+"""One table says what a column means; it makes the docs, the Parquet schema and the load check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OUTCOMES = (
+    "finished",
+    "rejected",
+    "unservable",
+    "timed_out",
+    "aborted",
+    "provider_failed",
+    "queued_at_end",
+    "running_at_end",
+)
+"""Every request ends in exactly one of these; the engine records the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a result table.
+
+    Parameters
+    ----------
+    name : str
+        With its unit as suffix where it has one.
+    dtype : str
+        NumPy dtype, or ``category``.
+    unit : str
+        Unit, or ``-``.
+    meaning : str
+        One sentence.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+
+
+RAW_COLUMNS = (
+    "request",
+    "pool",
+    "replica",
+    "outcome",
+    "arrival_ns",
+    "scheduled_ns",
+    "first_token_ns",
+    "end_ns",
+    "prompt_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "preemptions",
+    "recomputed_tokens",
+    "itl_max_ns",
+    "itl_over_slo",
+    "session",
+    "client",
+    "priority",
+)
+"""Order of the tuple of integers the engine records when a request ends; -1 means 'never'.
+
+`output_tokens` counts tokens that were delivered. `cached_tokens` is the prefix hit at first
+admission. `itl_max_ns` is 0 with fewer than two tokens.
+"""
+
+REQUEST_COLUMNS = (
+    Column("request", "int64", "-", "Index of the request in the workload, from 0"),
+    Column("pool", "category", "-", "Pool that served it; empty if none did"),
+    Column("replica", "int32", "-", "Replica index within the fleet; -1 if none"),
+    Column("outcome", "category", "-", "How it ended; exactly one outcome per request"),
+    Column("arrival_s", "float64", "s", "Arrival since the start of the workload"),
+    Column("queue_s", "float64", "s", "From arrival to the first step that computed one of its tokens"),
+    Column("ttft_s", "float64", "s", "Time to first token: from arrival to the first output token"),
+    Column("tpot_s", "float64", "s", "Time per output token after the first; NaN with fewer than two"),
+    Column("itl_max_s", "float64", "s", "Longest gap between two consecutive output tokens"),
+    Column("itl_over_slo", "int32", "tokens", "Gaps between tokens longer than the ITL objective"),
+    Column("e2e_s", "float64", "s", "From arrival to the last output token"),
+    Column("end_s", "float64", "s", "When it ended, since the start of the workload"),
+    Column("prompt_tokens", "int32", "tokens", "Prompt length"),
+    Column("output_tokens", "int32", "tokens", "Output tokens delivered"),
+    Column("cached_tokens", "int32", "tokens", "Prompt tokens found in the prefix cache at first admission"),
+    Column("preemptions", "int32", "-", "Times it was preempted"),
+    Column("recomputed_tokens", "int32", "tokens", "Tokens whose KV was lost to preemption and computed again"),
+    Column("session", "int64", "-", "Session id; -1 outside a session"),
+    Column("client", "category", "-", "Client name; empty if the trace has none"),
+    Column("priority", "int32", "-", "Priority class; smaller is more urgent"),
+)
+"""Columns of ``requests.parquet``."""

@@ -1,0 +1,108 @@
+"""What a simulation hands over when it ends; everything in `summary` is made from this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsim.results.histogram import LogHistogram
+from llmsim.results.timeline import TimelineData
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFacts:
+    """One pool of identical replicas, as it was simulated.
+
+    Parameters
+    ----------
+    name : str
+    replicas : int
+    gpu : str
+        GPU card name.
+    gpus_per_replica : int
+    kv_blocks : int [blocks]
+        KV blocks per replica.
+    block_tokens : int [tokens]
+        Tokens per KV block.
+    usd_per_gpu_hour : float [USD/h]
+        NaN when no price is known.
+    price_source : str
+        Where the price comes from, with its date.
+    """
+
+    name: str
+    replicas: int
+    gpu: str
+    gpus_per_replica: int
+    kv_blocks: int
+    block_tokens: int
+    usd_per_gpu_hour: float
+    price_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaFacts:
+    """One replica's part in a run.
+
+    Parameters
+    ----------
+    pool : str
+    index : int
+        Index within the fleet.
+    timeline : TimelineData
+    steps : int
+        Steps executed.
+    events : int
+        Decision points at which the scheduler ran.
+    preemptions : int
+    peak_kv_blocks : int [blocks]
+    lookup_tokens, hit_tokens : int [tokens]
+        Prompt tokens looked up in the prefix cache at first admission, and found.
+    evicted_blocks : int [blocks]
+        Cached blocks that were overwritten.
+    """
+
+    pool: str
+    index: int
+    timeline: TimelineData
+    steps: int
+    events: int
+    preemptions: int
+    peak_kv_blocks: int
+    lookup_tokens: int
+    hit_tokens: int
+    evicted_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A whole run.
+
+    Parameters
+    ----------
+    digest : str
+        Hash over all decisions (request, replica, tick, kind): equal runs have equal digests.
+    end_ns : int [ns]
+        When the last request ended.
+    requests : int
+        Requests that arrived.
+    events : int
+        Events the clock processed.
+    itl : LogHistogram
+        Gaps between output tokens over the whole fleet, one count per token.
+    pools : tuple of PoolFacts
+    replicas : tuple of ReplicaFacts
+    interrupted : bool
+        The run was stopped before its end (Ctrl-C); everything above is valid up to `end_ns`.
+    warnings : tuple of str
+        What the reader must know, such as skipped rows or truncated outputs.
+    """
+
+    digest: str
+    end_ns: int
+    requests: int
+    events: int
+    itl: LogHistogram
+    pools: tuple[PoolFacts, ...]
+    replicas: tuple[ReplicaFacts, ...]
+    interrupted: bool
+    warnings: tuple[str, ...]

@@ -1,0 +1,134 @@
+"""Load over time in a fixed number of bins, with exact integrals, for runs of any length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_BINS = 2_000
+"""Bins kept per replica; when time outgrows them, neighbours are merged."""
+
+LEVELS = ("running", "waiting", "kv_blocks")
+"""Levels that are integrated over time."""
+
+TOTALS = ("prefill_tokens", "output_tokens", "busy_ns")
+"""Amounts that are added up."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineData:
+    """A finished timeline.
+
+    Parameters
+    ----------
+    bin_ns : int [ns]
+        Width of a bin; bin i covers ``[i, i + 1) * bin_ns``.
+    levels : dict of str to ndarray of float64 (n,)
+        Time integral of each of `LEVELS` per bin [level * ns].
+    totals : dict of str to ndarray of float64 (n,)
+        Sum of each of `TOTALS` per bin.
+    """
+
+    bin_ns: int
+    levels: dict[str, npt.NDArray[np.float64]]
+    totals: dict[str, npt.NDArray[np.float64]]
+
+
+class Timeline:
+    """Accumulates one replica's levels and totals.
+
+    A level that changes inside a span is taken as linear between its ends, so integrals are exact
+    for levels that are constant or grow evenly between decision points.
+    """
+
+    __slots__ = ("_rows", "bin_ns")
+
+    def __init__(self, bin_ns: int = 1_000_000_000) -> None:
+        self.bin_ns = bin_ns
+        self._rows: list[list[float]] = []
+
+    def span(
+        self,
+        start_ns: int,
+        end_ns: int,
+        running: int,
+        waiting: int,
+        kv_start: int,
+        kv_end: int,
+        prefill_tokens: int,
+        output_tokens: int,
+        busy: bool,
+    ) -> None:
+        """Record a span in which nothing was decided.
+
+        Parameters
+        ----------
+        start_ns, end_ns : int [ns]
+        running, waiting : int [requests]
+        kv_start, kv_end : int [blocks]
+            KV blocks in use at both ends.
+        prefill_tokens, output_tokens : int [tokens]
+            Computed and delivered in the span; spread evenly over it.
+        busy : bool
+            Whether a step was running.
+        """
+        width = end_ns - start_ns
+        if width <= 0:
+            return
+        rows = self._rows
+        bin_ns = self.bin_ns
+        first = start_ns // bin_ns
+        last = (end_ns - 1) // bin_ns
+        while last >= MAX_BINS:
+            self._halve()
+            rows = self._rows
+            bin_ns = self.bin_ns
+            first = start_ns // bin_ns
+            last = (end_ns - 1) // bin_ns
+        while len(rows) <= last:
+            rows.append([0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+        if first == last:
+            row = rows[first]
+            row[0] += running * width
+            row[1] += waiting * width
+            row[2] += 0.5 * (kv_start + kv_end) * width
+            row[3] += prefill_tokens
+            row[4] += output_tokens
+            if busy:
+                row[5] += width
+            return
+        slope = (kv_end - kv_start) / width
+        for index in range(first, last + 1):
+            low = max(start_ns, index * bin_ns)
+            high = min(end_ns, (index + 1) * bin_ns)
+            part = high - low
+            share = part / width
+            row = rows[index]
+            row[0] += running * part
+            row[1] += waiting * part
+            row[2] += (kv_start + slope * (0.5 * (low + high) - start_ns)) * part
+            row[3] += prefill_tokens * share
+            row[4] += output_tokens * share
+            if busy:
+                row[5] += part
+
+    def _halve(self) -> None:
+        rows = self._rows
+        if len(rows) % 2:
+            rows.append([0.0] * 6)
+        self._rows = [
+            [a + b for a, b in zip(rows[i], rows[i + 1], strict=True)]
+            for i in range(0, len(rows), 2)
+        ]
+        self.bin_ns *= 2
+
+    def finish(self) -> TimelineData:
+        """Return what was recorded."""
+        table = np.array(self._rows, dtype=np.float64).reshape(-1, 6)
+        return TimelineData(
+            self.bin_ns,
+            {name: table[:, i] for i, name in enumerate(LEVELS)},
+            {name: table[:, 3 + i] for i, name in enumerate(TOTALS)},
+        )
