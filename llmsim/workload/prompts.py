@@ -1,0 +1,140 @@
+"""Prompt identity: which prompts share tokens, and so what a prefix cache can save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from annotated_types import Ge
+
+from llmsim.core.registry import Registry
+from llmsim.core.rng import stream
+from llmsim.workload.chunk import Segments
+from llmsim.workload.lengths import LengthSampler, Tokens
+
+PromptSampler = Callable[[Tokens], tuple[Tokens, list[Segments | None] | None]]
+"""Takes the drawn prompt lengths of the next n requests; gives final lengths and identities."""
+
+
+class Prompts(Protocol):
+    """A law of prompt identity; a fresh `sampler` starts it anew."""
+
+    def sampler(self, seed: int, pool_lengths: LengthSampler) -> PromptSampler:
+        """Return a function that names the prompts of the next n requests.
+
+        Parameters
+        ----------
+        seed : int
+            Draw from ``stream(seed, "prompts", ...)`` only.
+        pool_lengths : LengthSampler
+            The workload's length law on a stream of its own, for prompts made beforehand.
+        """
+        ...
+
+
+PROMPTS: Registry[Prompts] = Registry("prompts")
+
+
+def zipf_cdf(members: int, exponent: float) -> npt.NDArray[np.float64]:
+    """Return the cumulative weights of a finite Zipf law.
+
+    Parameters
+    ----------
+    members : int
+    exponent : float
+        Member k (from 1) has weight k^-exponent; 0 is uniform.
+
+    Returns
+    -------
+    ndarray of float (members,)
+        The last is exactly 1.
+    """
+    weights = np.arange(1, members + 1, dtype=np.float64) ** -exponent
+    cdf: npt.NDArray[np.float64] = np.cumsum(weights)
+    cdf /= cdf[-1]
+    return cdf
+
+
+@PROMPTS.register("distinct")
+@dataclass(frozen=True)
+class Distinct:
+    """Every prompt unlike all others: nothing to reuse."""
+
+    def sampler(self, seed: int, pool_lengths: LengthSampler) -> PromptSampler:
+        """Return a function that leaves lengths alone and gives no identities."""
+        return lambda prompt_tokens: (prompt_tokens, None)
+
+
+@PROMPTS.register("pool")
+@dataclass(frozen=True)
+class Pool:
+    """A fixed set of prompts that are sent again and again.
+
+    Parameters
+    ----------
+    prompts : int
+        Distinct prompts. Each gets one length, drawn from the length law when the pool is made,
+        in place of the request's own draw; output lengths stay the request's own.
+    zipf_exponent : float
+        Popularity of the k-th prompt goes as k^-exponent; 0 is uniform.
+    """
+
+    prompts: Annotated[int, Ge(1)]
+    zipf_exponent: Annotated[float, Ge(0)] = 1.0
+
+    def sampler(self, seed: int, pool_lengths: LengthSampler) -> PromptSampler:
+        """Return a function that draws each request's prompt from the pool."""
+        rng, cdf = stream(seed, "prompts", "pool"), zipf_cdf(self.prompts, self.zipf_exponent)
+        pool_tokens, _ = pool_lengths(self.prompts)
+        pieces: list[Segments] = [((key, int(n)),) for key, n in enumerate(pool_tokens)]
+
+        def sample(prompt_tokens: Tokens) -> tuple[Tokens, list[Segments | None] | None]:
+            member = np.searchsorted(cdf, rng.random(len(prompt_tokens)), side="right")
+            return pool_tokens[member], [pieces[index] for index in member]
+
+        return sample
+
+
+@PROMPTS.register("shared-prefix")
+@dataclass(frozen=True)
+class SharedPrefix:
+    """Groups of requests that begin with the same system prompt.
+
+    Parameters
+    ----------
+    prefix_tokens : int [tokens]
+        Length of each group's prefix; it comes on top of the length law, which then gives the
+        request's own part.
+    groups : int
+        Distinct prefixes.
+    zipf_exponent : float
+        Popularity of the k-th group goes as k^-exponent; 0 is uniform.
+    """
+
+    prefix_tokens: Annotated[int, Ge(1)]
+    groups: Annotated[int, Ge(1)] = 1
+    zipf_exponent: Annotated[float, Ge(0)] = 1.0
+
+    def sampler(self, seed: int, pool_lengths: LengthSampler) -> PromptSampler:
+        """Return a function that puts a group's prefix before each request's own tokens."""
+        rng = stream(seed, "prompts", "shared-prefix")
+        cdf = zipf_cdf(self.groups, self.zipf_exponent)
+        heads = [(group, self.prefix_tokens) for group in range(self.groups)]
+        next_key = self.groups
+
+        def sample(prompt_tokens: Tokens) -> tuple[Tokens, list[Segments | None] | None]:
+            nonlocal next_key
+            rows = len(prompt_tokens)
+            group = np.searchsorted(cdf, rng.random(rows), side="right")
+            keys = range(next_key, next_key + rows)
+            next_key += rows
+            own = zip(group.tolist(), keys, prompt_tokens.tolist(), strict=True)
+            return (
+                prompt_tokens + np.int32(self.prefix_tokens),
+                [(heads[member], (key, tokens)) for member, key, tokens in own],
+            )
+
+        return sample
