@@ -71,20 +71,52 @@ REQUEST_COLUMNS = (
     Column("replica", "int32", "-", "Replica index within the fleet; -1 if none"),
     Column("outcome", "category", "-", "How it ended; exactly one outcome per request"),
     Column("arrival_s", "float64", "s", "Arrival since the start of the workload"),
-    Column("queue_s", "float64", "s", "From arrival to the first step that computed one of its tokens"),
+    Column(
+        "queue_s", "float64", "s", "From arrival to the first step that computed one of its tokens"
+    ),
     Column("ttft_s", "float64", "s", "Time to first token: from arrival to the first output token"),
-    Column("tpot_s", "float64", "s", "Time per output token after the first; NaN with fewer than two"),
+    Column(
+        "tpot_s", "float64", "s", "Time per output token after the first; NaN with fewer than two"
+    ),
     Column("itl_max_s", "float64", "s", "Longest gap between two consecutive output tokens"),
     Column("itl_over_slo", "int32", "tokens", "Gaps between tokens longer than the ITL objective"),
-    Column("e2e_s", "float64", "s", "From arrival to the last output token"),
-    Column("end_s", "float64", "s", "When it ended, since the start of the workload"),
+    Column(
+        "e2e_s", "float64", "s", "From arrival to the last output token; NaN unless it finished"
+    ),
+    Column(
+        "end_s", "float64", "s", "When it ended, however it did, since the start of the workload"
+    ),
     Column("prompt_tokens", "int32", "tokens", "Prompt length"),
     Column("output_tokens", "int32", "tokens", "Output tokens delivered"),
-    Column("cached_tokens", "int32", "tokens", "Prompt tokens found in the prefix cache at first admission"),
+    Column(
+        "cached_tokens",
+        "int32",
+        "tokens",
+        "Prompt tokens found in the prefix cache at first admission",
+    ),
     Column("preemptions", "int32", "-", "Times it was preempted"),
-    Column("recomputed_tokens", "int32", "tokens", "Tokens whose KV was lost to preemption and computed again"),
+    Column(
+        "recomputed_tokens",
+        "int32",
+        "tokens",
+        "Tokens whose KV was lost to preemption and computed again",
+    ),
     Column("session", "int64", "-", "Session id; -1 outside a session"),
     Column("client", "category", "-", "Client name; empty if the trace has none"),
     Column("priority", "int32", "-", "Priority class; smaller is more urgent"),
 )
 """Columns of ``requests.parquet``."""
+
+TIMELINE_COLUMNS = (
+    Column("replica", "int32", "-", "Replica index within the fleet"),
+    Column("pool", "category", "-", "Pool of the replica"),
+    Column("start_ns", "int64", "ns", "Start of the bin, since the start of the workload"),
+    Column("bin_ns", "int64", "ns", "Width of the bin"),
+    Column("running", "float64", "request * ns", "Time integral of the requests running"),
+    Column("waiting", "float64", "request * ns", "Time integral of the requests waiting"),
+    Column("kv_blocks", "float64", "block * ns", "Time integral of the KV blocks in use"),
+    Column("prefill_tokens", "float64", "tokens", "Prompt tokens computed in the bin"),
+    Column("output_tokens", "float64", "tokens", "Output tokens delivered in the bin"),
+    Column("busy_ns", "float64", "ns", "Time in the bin during which a step was running"),
+)
+"""Columns of ``timelines.parquet``."""

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from llmsim.core.errors import InvariantError
+
 MAX_BINS = 2_000
 """Bins kept per replica; when time outgrows them, neighbours are merged."""
+
+FIRST_BIN_NS = 10_000_000
+"""Width of a bin at first [ns]: a run of 20 s or more ends with 1,000 to 2,000 bins."""
 
 LEVELS = ("running", "waiting", "kv_blocks")
 """Levels that are integrated over time."""
@@ -45,7 +50,7 @@ class Timeline:
 
     __slots__ = ("_rows", "bin_ns")
 
-    def __init__(self, bin_ns: int = 1_000_000_000) -> None:
+    def __init__(self, bin_ns: int = FIRST_BIN_NS) -> None:
         self.bin_ns = bin_ns
         self._rows: list[list[float]] = []
 
@@ -76,6 +81,11 @@ class Timeline:
         """
         width = end_ns - start_ns
         if width <= 0:
+            if width < 0:
+                raise InvariantError(f"a span of a timeline ends {-width} ns before its start")
+            if prefill_tokens or output_tokens:
+                # a step rounded to no time at all still delivered its tokens
+                self.span(start_ns, start_ns + 1, 0, 0, 0, 0, prefill_tokens, output_tokens, False)
             return
         rows = self._rows
         bin_ns = self.bin_ns

@@ -1,0 +1,67 @@
+"""Service-level objectives: what a request must keep, and how many requests must keep it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Gt, Le
+
+from llmsim.core.errors import Fault, InputError
+
+OBJECTIVES = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
+"""Limits an `Slo` may set, by field name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Limits per request, and the share of requests that must keep all that are set.
+
+    Parameters
+    ----------
+    ttft_s : float or None [s]
+        Longest time to first token; None sets no limit.
+    tpot_s : float or None [s]
+        Longest mean time per output token after the first.
+    itl_s : float or None [s]
+        Longest gap between any two consecutive output tokens.
+    e2e_s : float or None [s]
+        Longest time from arrival to the last output token.
+    attained_frac : float
+        Share of requests that must keep every limit, above 0 and at most 1.
+
+    Raises
+    ------
+    InputError
+        If a limit is not a positive finite number; lists all that are wrong.
+    """
+
+    ttft_s: Annotated[float, Gt(0)] | None = None
+    tpot_s: Annotated[float, Gt(0)] | None = None
+    itl_s: Annotated[float, Gt(0)] | None = None
+    e2e_s: Annotated[float, Gt(0)] | None = None
+    attained_frac: Annotated[float, Gt(0), Le(1)] = 0.99
+
+    def __post_init__(self) -> None:
+        faults = [
+            Fault("", f"slo.{name}", f"read {limit}, but a limit is a positive number of seconds")
+            for name, limit in self.limits().items()
+            if not (limit > 0 and math.isfinite(limit))
+        ]
+        if not 0 < self.attained_frac <= 1:
+            faults.append(
+                Fault("", "slo.attained_frac", f"read {self.attained_frac}, not in (0, 1]")
+            )
+        if faults:
+            raise InputError("slo", faults)
+
+    def limits(self) -> dict[str, float]:
+        """Return the limits that are set, by field name [s]."""
+        found = {name: getattr(self, name) for name in OBJECTIVES}
+        return {name: float(limit) for name, limit in found.items() if limit is not None}
+
+    @property
+    def is_set(self) -> bool:
+        """Whether any limit is set."""
+        return bool(self.limits())

@@ -1,0 +1,254 @@
+"""Ended requests at rest: rows of integers in, columns out, in a file or in memory."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from llmsim.core.errors import Fault, InputError, InvariantError, nearest
+from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, REQUEST_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+FLUSH_ROWS: Final = 65_536
+"""Rows after which the engine calls `RequestSink.flush`; one Parquet row group."""
+
+_FINISHED: Final = OUTCOMES.index("finished")
+_RAW: Final = {name: i for i, name in enumerate(RAW_COLUMNS)}
+_CATEGORIES: Final = tuple(c.name for c in REQUEST_COLUMNS if c.dtype == "category")
+
+
+class RequestSink:
+    """Takes one row per ended request and keeps them as columns.
+
+    Parameters
+    ----------
+    pools, clients : sequence of str
+        Names that the `pool` and `client` integers of a row point into.
+    path : Path or None
+        Parquet file to stream into; None keeps the columns in memory as Arrow tables
+        (about 130 bytes per request).
+
+    Attributes
+    ----------
+    rows : list of tuple of int
+        The engine appends here, in the order of `columns.RAW_COLUMNS`, and calls `flush` once
+        `FLUSH_ROWS` have gathered. The list is emptied in place, so a bound ``rows.append`` stays
+        good.
+
+    Notes
+    -----
+    The file becomes valid Parquet with `close`, which must therefore run in a ``finally``: after
+    Ctrl-C it holds every request that had ended by then.
+    """
+
+    def __init__(
+        self, pools: Sequence[str], clients: Sequence[str], path: Path | None = None
+    ) -> None:
+        self.rows: list[tuple[int, ...]] = []
+        self._names = {"pool": ("", *pools), "client": ("", *clients), "outcome": OUTCOMES}
+        self._path = path
+        self._writer: Any = None
+        self._tables: list[pa.Table] = []
+        self._closed: RequestTable | None = None
+
+    def flush(self) -> None:
+        """Turn the gathered rows into columns and empty `rows`.
+
+        Raises
+        ------
+        InvariantError
+            If a row has the wrong length or points at a name that does not exist.
+        """
+        if not self.rows:
+            return
+        if self._closed is not None:
+            raise InvariantError("requests were recorded after the sink was closed")
+        self._put(self._columns())
+        self.rows.clear()
+
+    def close(self) -> RequestTable:
+        """Write what there is and return it as a table; a second call returns the same table."""
+        if self._closed is None:
+            self.flush()
+            if self._writer is None and not self._tables:
+                self._put(_arrow_schema().empty_table())
+            if self._path is not None:
+                self._writer.close()
+                self._closed = RequestTable(self._path)
+            else:
+                import pyarrow as pa
+
+                self._closed = RequestTable(pa.concat_tables(self._tables))
+        return self._closed
+
+    def _put(self, table: pa.Table) -> None:
+        if self._path is None:
+            self._tables.append(table)
+            return
+        if self._writer is None:
+            self._writer = _parquet_writer(self._path)
+        self._writer.write_table(table, row_group_size=FLUSH_ROWS)
+
+    def _columns(self) -> pa.Table:
+        import pyarrow as pa
+
+        flat = np.fromiter(itertools.chain.from_iterable(self.rows), dtype=np.int64)
+        if flat.size != len(self.rows) * len(RAW_COLUMNS):
+            raise InvariantError(
+                f"a request was recorded without exactly {len(RAW_COLUMNS)} values"
+            )
+        # One contiguous column at a time is several times faster to work on than a strided one.
+        raw = np.ascontiguousarray(flat.reshape(len(self.rows), len(RAW_COLUMNS)).T)
+        made = _derive(raw)
+        schema = _arrow_schema()
+        arrays = []
+        for column in REQUEST_COLUMNS:
+            values = made[column.name]
+            if column.dtype == "category":
+                arrays.append(self._category(column.name, values))
+            else:
+                arrays.append(pa.array(values.astype(column.dtype, copy=False)))
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    def _category(self, name: str, codes: npt.NDArray[Any]) -> pa.Array:
+        import pyarrow as pa
+
+        names = self._names[name]
+        # "never" (-1) is the empty name at index 0 of pools and clients; outcomes have no empty one
+        shifted = codes if name == "outcome" else codes + 1
+        if shifted.min() < 0 or shifted.max() >= len(names):
+            wrong = int(codes[(shifted < 0) | (shifted >= len(names))][0])
+            raise InvariantError(f"a request was recorded with {name} {wrong}, which has no name")
+        return pa.DictionaryArray.from_arrays(pa.array(shifted.astype(np.int32)), pa.array(names))
+
+
+def _derive(raw: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    """Turn raw columns (18, n) into `REQUEST_COLUMNS`; categories stay integers."""
+    column = {name: raw[i] for name, i in _RAW.items()}
+    arrival, first, end = column["arrival_ns"], column["first_token_ns"], column["end_ns"]
+    scheduled, tokens = column["scheduled_ns"], column["output_tokens"]
+    finished = column["outcome"] == _FINISHED
+    gaps = np.maximum(tokens - 1, 1)
+    return column | {
+        "arrival_s": arrival * 1e-9,
+        "queue_s": np.where(scheduled >= 0, (scheduled - arrival) * 1e-9, np.nan),
+        "ttft_s": np.where(first >= 0, (first - arrival) * 1e-9, np.nan),
+        "tpot_s": np.where(finished & (tokens >= 2), (end - first) * 1e-9 / gaps, np.nan),
+        "itl_max_s": column["itl_max_ns"] * 1e-9,
+        "e2e_s": np.where(finished, (end - arrival) * 1e-9, np.nan),
+        "end_s": np.where(end >= 0, end * 1e-9, np.nan),
+    }
+
+
+def _arrow_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = {"category": pa.dictionary(pa.int32(), pa.string())}
+    return pa.schema(
+        [(c.name, kinds.get(c.dtype) or pa.from_numpy_dtype(c.dtype)) for c in REQUEST_COLUMNS]
+    )
+
+
+def _parquet_writer(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(
+        path,
+        _arrow_schema(),
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[*_CATEGORIES, "replica", "preemptions", "priority"],
+    )
+
+
+class RequestTable:
+    """One row per request, in the order in which they ended; read one column at a time.
+
+    Parameters
+    ----------
+    source : Path or pyarrow.Table
+        A Parquet file, or the columns themselves.
+
+    Raises
+    ------
+    InputError
+        If the columns are not `columns.REQUEST_COLUMNS`; lists all that differ.
+    """
+
+    def __init__(self, source: Path | pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        self._source = source
+        if isinstance(source, Path):
+            described = pq.read_schema(source)
+            self.n: int = pq.read_metadata(source).num_rows
+        else:
+            described = source.schema
+            self.n = source.num_rows
+        _check_schema(str(source) if isinstance(source, Path) else "requests", described)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """Return a numeric column (n,), in the unit that `REQUEST_COLUMNS` gives."""
+        column: npt.NDArray[Any] = self._read([name]).column(0).to_numpy()
+        return column
+
+    def codes(self, name: str, names: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Return a category column (n,) as indices into `names`, -1 for a value not among them."""
+        place = {value: i for i, value in enumerate(names)}
+        found = [np.empty(0, dtype=np.int32)]
+        for chunk in self._read([name]).column(0).chunks:
+            # a file keeps one dictionary per row group, each in its own order
+            lut = [place.get(value, -1) for value in chunk.dictionary.to_pylist()]
+            found.append(np.asarray(lut, dtype=np.int32)[chunk.indices.to_numpy()])
+        return np.concatenate(found)
+
+    def frame(self) -> pd.DataFrame:
+        """Return all columns as a DataFrame (n, 20), sorted by request index."""
+        table = self._read([c.name for c in REQUEST_COLUMNS]).unify_dictionaries()
+        frame: pd.DataFrame = table.to_pandas()
+        return frame.sort_values("request", kind="stable", ignore_index=True)
+
+    def write(self, path: Path) -> None:
+        """Write the table as a Parquet file."""
+        if isinstance(self._source, Path):
+            shutil.copyfile(self._source, path)
+            return
+        with _parquet_writer(path) as writer:
+            writer.write_table(self._source, row_group_size=FLUSH_ROWS)
+
+    def _read(self, names: list[str]) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        if isinstance(self._source, Path):
+            with pq.ParquetFile(self._source) as file:
+                return file.read(columns=names)
+        return self._source.select(names)
+
+
+def _check_schema(source: str, found: pa.Schema) -> None:
+    wanted = _arrow_schema()
+    faults = [
+        Fault(source, name, "this column is unknown.", nearest(name, wanted.names))
+        for name in found.names
+        if name not in wanted.names
+    ]
+    for field in wanted:
+        if field.name not in found.names:
+            faults.append(Fault(source, field.name, "this column is missing"))
+        elif found.field(field.name).type != field.type:
+            kind = found.field(field.name).type
+            faults.append(Fault(source, field.name, f"has type {kind}, not {field.type}"))
+    if faults:
+        raise InputError(source, faults)
