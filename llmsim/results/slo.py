@@ -41,7 +41,7 @@ class Slo:
     tpot_s: Annotated[float, Gt(0)] | None = None
     itl_s: Annotated[float, Gt(0)] | None = None
     e2e_s: Annotated[float, Gt(0)] | None = None
-    attained_frac: Annotated[float, Gt(0), Le(1)] = 0.99
+    attained_frac: Annotated[float, Gt(0), Le(1)] = 0.95
 
     def __post_init__(self) -> None:
         faults = [

@@ -124,6 +124,15 @@ class Timeline:
             if busy:
                 row[5] += part
 
+    def waited(self, start_ns: int, end_ns: int) -> None:
+        """Record that one request waited from `start_ns` to `end_ns` [ns]."""
+        bin_ns = self.bin_ns
+        first = start_ns // bin_ns
+        if first == (end_ns - 1) // bin_ns and first < len(self._rows):
+            self._rows[first][1] += end_ns - start_ns
+            return
+        self.span(start_ns, end_ns, 0, 1, 0, 0, 0, 0, False)
+
     def _halve(self) -> None:
         rows = self._rows
         if len(rows) % 2:

@@ -1,0 +1,179 @@
+"""One table says what a metric means; it makes the docs and fixes the order of a summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from llmsim.results.columns import OUTCOMES
+
+QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+"""Quantiles reported of every latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDef:
+    """What a metric is.
+
+    Parameters
+    ----------
+    name : str
+    unit : str
+    meaning : str
+        One sentence.
+    interval : str
+        How its 95% interval is made; empty if it has none.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    interval: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric's value in one run.
+
+    Parameters
+    ----------
+    name : str
+    value : float
+        In `unit`; NaN when the run has nothing to measure it by.
+    unit : str
+    ci_low, ci_high : float
+        95% interval, in `unit`; NaN where there is none.
+    note : str
+        What must be known before the value is used; mostly empty.
+    """
+
+    name: str
+    value: float
+    unit: str
+    ci_low: float
+    ci_high: float
+    note: str = ""
+
+
+_OUTCOME_MEANING: Final = {
+    "finished": "delivered their last output token",
+    "rejected": "were turned away by admission",
+    "unservable": "could never fit: their KV exceeds a replica's",
+    "timed_out": "lost a client that had waited too long",
+    "aborted": "lost a client that went away, as the workload says",
+    "provider_failed": "failed in the recorded service and put no load on the fleet",
+    "queued_at_end": "had never run when the run ended",
+    "running_at_end": "had not delivered their last token when the run ended",
+}
+
+_LATENCIES: Final = {
+    "ttft": ("time to first token", "with a first token"),
+    "tpot": ("time per output token after the first", "that finished with two tokens or more"),
+    "itl": ("gap between two consecutive output tokens", ""),
+    "e2e": ("time from arrival to the last output token", "that finished"),
+    "queue": ("time from arrival to the first step that computed something", "that ever ran"),
+}
+
+_OBJECTIVES: Final = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL (every gap)", "e2e": "E2E"}
+
+
+def _latency_defs() -> list[MetricDef]:
+    found = []
+    for key, (what, over) in _LATENCIES.items():
+        where = f"requests {over}, arrived after the warm-up" if over else "all gaps of the run"
+        for stat in (*QUANTILES, "mean"):
+            word = "Mean" if stat == "mean" else f"{stat[1:]}th percentile"
+            how = "batch means" if stat == "mean" else "sectioning"
+            found.append(
+                MetricDef(f"{key}_{stat}_s", "s", f"{word} of the {what}; {where}", over and how)
+            )
+    return found
+
+
+METRICS: Final = (
+    MetricDef("requests", "requests", "Requests that arrived, whole run"),
+    *(
+        MetricDef(f"requests_{o}", "requests", f"Requests that {_OUTCOME_MEANING[o]}")
+        for o in OUTCOMES
+    ),
+    MetricDef("not_served_frac", "fraction", "Share rejected, timed out or not done at the end"),
+    *_latency_defs(),
+    MetricDef(
+        "throughput_rps", "requests/s", "Requests finished per second of the window", "window parts"
+    ),
+    MetricDef(
+        "output_tokens_per_s",
+        "tokens/s",
+        "Output tokens delivered to requests that ended in the window, per second of it",
+        "window parts",
+    ),
+    MetricDef(
+        "total_tokens_per_s",
+        "tokens/s",
+        "The same plus the prompt tokens of requests finished in the window",
+        "window parts",
+    ),
+    MetricDef(
+        "goodput_rps",
+        "requests/s",
+        "Requests finished in the window that met every objective set, per second of it",
+        "window parts",
+    ),
+    MetricDef(
+        "slo_attained_frac",
+        "fraction",
+        "Share of the requests arrived after the warm-up that finished and met every objective",
+        "batch means, at least Wilson's",
+    ),
+    *(
+        MetricDef(
+            f"slo_{key}_attained_frac",
+            "fraction",
+            f"Share of them that finished and met the {name} objective alone",
+            "batch means, at least Wilson's",
+        )
+        for key, name in _OBJECTIVES.items()
+    ),
+    MetricDef(
+        "kv_used_mean_frac",
+        "fraction",
+        "KV blocks in use over KV blocks there are, mean over the window",
+    ),
+    MetricDef("kv_used_peak_frac", "fraction", "Highest share any replica reached, whole run"),
+    MetricDef(
+        "prefix_hit_frac",
+        "fraction",
+        "Prompt tokens found in the prefix cache over those looked up, whole run",
+    ),
+    MetricDef("preemptions", "-", "Preemptions on all replicas, whole run"),
+    MetricDef(
+        "recomputed_tokens",
+        "tokens",
+        "Tokens computed again because preemption lost their KV, whole run",
+    ),
+    MetricDef(
+        "busy_mean_frac",
+        "fraction",
+        "Share of the window in which a replica ran a step, mean of the replicas",
+    ),
+    MetricDef("busy_min_frac", "fraction", "The same for the idlest replica"),
+    MetricDef("busy_max_frac", "fraction", "The same for the busiest replica"),
+    MetricDef("usd_per_hour", "USD/h", "Price of all GPUs of the fleet"),
+    MetricDef(
+        "usd_per_million_output_tokens",
+        "USD",
+        "Fleet price over output tokens per second, times a million",
+    ),
+    MetricDef(
+        "usd_per_million_tokens", "USD", "Fleet price over total tokens per second, times a million"
+    ),
+    MetricDef("window_s", "s", "From the end of the warm-up to the end of the last request"),
+)
+"""Every metric of a summary, in its order."""
+
+
+def metrics_table() -> str:
+    """Return the metrics as a Markdown table, as it stands in ``docs/metrics.md``."""
+    rows = ["| metric | unit | meaning | 95% interval |", "|---|---|---|---|"]
+    rows += [f"| `{m.name}` | {m.unit} | {m.meaning} | {m.interval or 'none'} |" for m in METRICS]
+    return "\n".join(rows)
