@@ -1,1 +1,58 @@
-""".""" 
+"""Cards: sourced descriptions of GPUs, links, models and prices.
+
+Start with `layers` and `model` (what a model is made of), then `huggingface` (how a config.json
+becomes one) and `load`. `gpu`, `kernels` and `link` describe hardware; `price` what it costs;
+`engine` how an engine is laid out on it. `cards` reads the YAML files: every number in them has a
+unit and a source, and everything wrong with a file is reported at once.
+"""
+
+from llmsim.specs.cards import CardRow
+from llmsim.specs.engine import EngineLimits, HostTerms, ParallelPlan
+from llmsim.specs.gpu import GpuCard, PowerPoints, gpu_names, load_gpu
+from llmsim.specs.kernels import KernelTerms, SmoothRoofline
+from llmsim.specs.layers import (
+    DenseMlp,
+    LatentAttention,
+    LayerSpec,
+    Linear,
+    MoeMlp,
+    RecurrentMixer,
+    SoftmaxAttention,
+    WeightFormat,
+)
+from llmsim.specs.link import AllReducePrior, LinkCard, link_names, load_link
+from llmsim.specs.load import load_model, model_names
+from llmsim.specs.model import KV_BYTES, ModelSpec
+from llmsim.specs.price import PriceCard, load_prices, price_of
+
+__all__ = [
+    "KV_BYTES",
+    "AllReducePrior",
+    "CardRow",
+    "DenseMlp",
+    "EngineLimits",
+    "GpuCard",
+    "HostTerms",
+    "KernelTerms",
+    "LatentAttention",
+    "LayerSpec",
+    "Linear",
+    "LinkCard",
+    "ModelSpec",
+    "MoeMlp",
+    "ParallelPlan",
+    "PowerPoints",
+    "PriceCard",
+    "RecurrentMixer",
+    "SmoothRoofline",
+    "SoftmaxAttention",
+    "WeightFormat",
+    "gpu_names",
+    "link_names",
+    "load_gpu",
+    "load_link",
+    "load_model",
+    "load_prices",
+    "model_names",
+    "price_of",
+]

@@ -1,0 +1,219 @@
+"""Cards: small YAML files in which every number stands with its unit and its source.
+
+A leaf of a card is ``{value: ..., unit: ..., source: ...}``. `Sheet` reads one file, hands out
+numbers by dotted path, and collects everything that is wrong, so that one `CardError` lists it
+all with file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from llmsim.core.errors import CardError, Fault, nearest
+from llmsim.core.paths import list_data
+
+
+class CardRow(NamedTuple):
+    """One fact of a card, as `llmsim show` prints it."""
+
+    field: str
+    value: float | str
+    unit: str
+    source: str
+
+
+def find_card(folder: str, name: str) -> Path:
+    """Return the shipped card of a name.
+
+    Parameters
+    ----------
+    folder : str
+        Such as ``profiles/gpus``.
+    name : str
+        Such as ``h100-sxm``.
+
+    Raises
+    ------
+    CardError
+        If there is no such card; the message gives the nearest name.
+    """
+    cards = list_data(folder, ".yaml")
+    if name not in cards:
+        kind = folder.rsplit("/", 1)[-1].removesuffix("s")
+        fault = Fault("", name, f"no {kind} card of this name.", nearest(name, cards))
+        raise CardError(f"{kind} '{name}'", [fault])
+    return cards[name]
+
+
+def is_path(name: str) -> bool:
+    """Say whether a card is named by path: it starts with ./ ../ or / or ends in a file suffix."""
+    return name.startswith(("./", "../", "/")) or name.endswith((".json", ".yaml", ".yml"))
+
+
+def resolve_path(name: str, near: Path | None) -> Path:
+    """Return the file that a path names, relative to the folder `near` or the current one.
+
+    Raises
+    ------
+    CardError
+        If there is no such file.
+    """
+    path = (near or Path()) / name
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        raise CardError(name, [Fault(str(path), "", "no such file.")])
+    return path
+
+
+class Sheet:
+    """One card file under reading.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    CardError
+        If the file is not a YAML mapping.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.faults: list[Fault] = []
+        self.rows: list[CardRow] = []
+        self._lines: dict[str, int] = {}
+        self._leaves: dict[str, Mapping[str, Any]] = {}
+        self._used: set[str] = set()
+        try:
+            tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            raise CardError(path.name, [Fault(str(path), "", f"not YAML: {error}")]) from None
+        if not isinstance(tree, yaml.MappingNode):
+            raise CardError(path.name, [Fault(str(path), "", "a card is a mapping.")])
+        self._walk(tree, "")
+
+    def _walk(self, node: yaml.MappingNode, prefix: str) -> None:
+        for key_node, value_node in node.value:
+            path = f"{prefix}{key_node.value}"
+            if path in self._lines:
+                self.fault(path, "stands twice.")
+            self._lines[path] = key_node.start_mark.line + 1
+            if isinstance(value_node, yaml.MappingNode):
+                keys = {child.value for child, _ in value_node.value}
+                if "value" in keys:
+                    self._leaves[path] = self._plain(value_node)
+                else:
+                    self._walk(value_node, f"{path}.")
+            else:
+                self._leaves[path] = {"value": self._plain(value_node)}
+
+    @staticmethod
+    def _plain(node: yaml.Node) -> Any:
+        return yaml.constructor.SafeConstructor().construct_document(node)
+
+    def fault(self, path: str, message: str, hint: str = "") -> None:
+        """Note that something at a dotted path is wrong."""
+        line = self._lines.get(path)
+        where = f"{self.path}:{line}" if line else str(self.path)
+        self.faults.append(Fault(where, path, message, hint))
+
+    def has(self, path: str) -> bool:
+        """Say whether the card has a leaf at this dotted path."""
+        return path in self._leaves
+
+    def under(self, prefix: str) -> tuple[str, ...]:
+        """Return the next words below a dotted prefix, in file order."""
+        head = f"{prefix}."
+        words = [path[len(head) :].split(".")[0] for path in self._leaves if path.startswith(head)]
+        return tuple(dict.fromkeys(words))
+
+    def text(self, path: str, default: str | None = None) -> str:
+        """Return a plain text leaf; it needs no unit or source."""
+        self._used.add(path)
+        if path not in self._leaves:
+            if default is None:
+                self.fault(path, "missing.")
+            return default or ""
+        value = self._leaves[path]["value"]
+        if not isinstance(value, str):
+            self.fault(path, f"must be text (got {value!r}).")
+            return ""
+        return value
+
+    def number(self, path: str, unit: str, low: float = 0.0, high: float = float("inf")) -> float:
+        """Return a sourced number; every fault is noted and yields `low`.
+
+        Parameters
+        ----------
+        path : str
+            Dotted path of the leaf.
+        unit : str
+            The one unit that is allowed; values are SI.
+        low, high : float [unit]
+            Smallest and largest allowed value.
+        """
+        self._used.add(path)
+        leaf = self._leaves.get(path)
+        if leaf is None:
+            self.fault(path, f"missing; needs {{value:, unit: {unit}, source:}}.")
+            return low
+        value = leaf["value"]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.fault(path, f"must be a number (got {value!r}).", "Powers of ten: 3.35e+12.")
+            return low
+        if leaf.get("unit") != unit:
+            self.fault(path, f"unit must be '{unit}' (got {leaf.get('unit')!r}).")
+        if not str(leaf.get("source") or "").strip():
+            self.fault(path, "has no source.")
+        for extra in set(leaf) - {"value", "unit", "source", "date"}:
+            self.fault(
+                path, f"unknown key '{extra}'.", nearest(extra, ("value", "unit", "source", "date"))
+            )
+        if not low <= value <= high:
+            self.fault(path, f"must be in [{low:g}, {high:g}] (got {value:g}).")
+        self.rows.append(CardRow(path, value, unit, " ".join(str(leaf.get("source")).split())))
+        return float(value)
+
+    def facts(self, prefix: str, source: str) -> dict[str, Any]:
+        """Return the plain mapping below a prefix, whose entries share one source."""
+        found: dict[str, Any] = {}
+        for path, leaf in self._leaves.items():
+            if not path.startswith(f"{prefix}."):
+                continue
+            self._used.add(path)
+            *parents, last = path[len(prefix) + 1 :].split(".")
+            place = found
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = leaf["value"]
+            self.rows.append(CardRow(path, leaf["value"], "", source))
+        return found
+
+    def finish(self) -> tuple[CardRow, ...]:
+        """Raise what was found wrong, unread keys included, or return the rows.
+
+        Raises
+        ------
+        CardError
+            With all faults.
+        """
+        known = self._used
+        for path in self._leaves:
+            if path not in known:
+                self.fault(path, "unknown key.", nearest(path, known))
+        if self.faults:
+            raise CardError(self.path.name, self.faults)
+        return tuple(self.rows)
+
+
+def overlay(rows: Iterable[CardRow], more: Iterable[CardRow]) -> tuple[CardRow, ...]:
+    """Return `rows` with those of `more` that they lack, in order."""
+    kept = list(rows)
+    seen = {row.field for row in kept}
+    return (*kept, *(row for row in more if row.field not in seen))

@@ -1,0 +1,153 @@
+"""How an engine instance is laid out and limited: the settings that memory and price depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsim.core.errors import Fault, InputError
+
+
+def _check(call: str, **least: tuple[float, float]) -> None:
+    """Raise one InputError that lists every number below its least value."""
+    faults = [
+        Fault("", name, f"is {value:g}, must be at least {lowest:g}.")
+        for name, (value, lowest) in least.items()
+        if not value >= lowest
+    ]
+    if faults:
+        raise InputError(call, faults)
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelPlan:
+    """How one replica is spread over GPUs.
+
+    Parameters
+    ----------
+    tp : int [GPUs]
+        Tensor-parallel degree; every layer is split over this many GPUs of one link domain.
+
+    Raises
+    ------
+    InputError
+        If a degree is below 1.
+    """
+
+    tp: int = 1
+
+    def __post_init__(self) -> None:
+        _check("parallel plan", tp=(self.tp, 1))
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that one replica occupies [GPUs]."""
+        return self.tp
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """The engine settings that bound a step and the KV cache; names and defaults as in vLLM.
+
+    Parameters
+    ----------
+    max_num_seqs : int [requests]
+        Most requests that run at once.
+    max_num_batched_tokens : int [tokens]
+        Token budget of one step.
+    max_model_len : int [tokens]
+        Longest context, prompt plus output, of one request.
+    block_tokens : int [tokens]
+        Size of a KV block.
+    cuda_graphs : bool
+        Whether steps of captured sizes replay a graph.
+    max_graph_tokens : int or None [tokens]
+        Largest captured size; None for vLLM's rule, see `graph_sizes`.
+
+    Raises
+    ------
+    InputError
+        If a limit is below 1; all of them are listed.
+    """
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    max_model_len: int = 8192
+    block_tokens: int = 16
+    cuda_graphs: bool = True
+    max_graph_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        top = 1 if self.max_graph_tokens is None else self.max_graph_tokens
+        _check(
+            "engine limits",
+            max_num_seqs=(self.max_num_seqs, 1),
+            max_num_batched_tokens=(self.max_num_batched_tokens, 1),
+            max_model_len=(self.max_model_len, 1),
+            block_tokens=(self.block_tokens, 1),
+            max_graph_tokens=(top, 1),
+        )
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Most tokens that a step can hold: the budget, or one per running request [tokens]."""
+        return max(self.max_num_batched_tokens, self.max_num_seqs)
+
+    def graph_sizes(self) -> tuple[int, ...]:
+        """Return the token counts for which a CUDA graph is captured, rising.
+
+        Returns
+        -------
+        tuple of int (n,) [tokens]
+            Empty without CUDA graphs.
+
+        Notes
+        -----
+        vLLM v1 (`VllmConfig._set_cudagraph_sizes`): 1, 2, 4, then every 8 below 256, then every
+        16 up to ``min(2 max_num_seqs, 512, max_num_batched_tokens)``.
+        """
+        if not self.cuda_graphs:
+            return ()
+        top = self.max_graph_tokens
+        if top is None:
+            top = min(2 * self.max_num_seqs, 512, self.max_num_batched_tokens)
+        sizes = [1, 2, 4, *range(8, 256, 8), *range(256, top + 1, 16)]
+        return tuple(size for size in sizes if size <= top)
+
+
+@dataclass(frozen=True, slots=True)
+class HostTerms:
+    """What the CPU does for a step.
+
+    ``host = base_s + per_request_s * requests``, plus ``eager_layer_s`` per layer when no graph
+    fits the step.
+
+    Parameters
+    ----------
+    base_s : float [s]
+        Scheduling, input preparation and output handling of any step.
+    per_request_s : float [s/request]
+        Per request in the step.
+    eager_layer_s : float [s/layer]
+        Launching one layer's kernels one by one.
+
+    Raises
+    ------
+    InputError
+        If a term is negative.
+
+    References
+    ----------
+    Defaults: fit of BLIS (inference-sim, commit f90a1e3a) to vLLM steps on H100.
+    """
+
+    base_s: float = 0.13e-3
+    per_request_s: float = 4e-6
+    eager_layer_s: float = 32e-6
+
+    def __post_init__(self) -> None:
+        _check(
+            "host terms",
+            base_s=(self.base_s, 0),
+            per_request_s=(self.per_request_s, 0),
+            eager_layer_s=(self.eager_layer_s, 0),
+        )

@@ -1,0 +1,207 @@
+"""GPU cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmsim.core.errors import CardError
+from llmsim.core.paths import list_data
+from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, overlay, resolve_path
+from llmsim.specs.kernels import (
+    DecodeAttentionTerms,
+    KernelTerms,
+    MoeTerms,
+    PrefillAttentionTerms,
+    SmoothRoofline,
+)
+
+COMPUTE_DTYPES = ("bf16", "fp16", "fp8", "int8", "fp4")
+
+
+@dataclass(frozen=True, slots=True)
+class PowerPoints:
+    """Three-point power model of one GPU.
+
+    Parameters
+    ----------
+    idle_w, memory_w, compute_w : float [W]
+        Model loaded and clocks up; memory-bound kernels; compute-bound kernels.
+    cap_w : float [W]
+        Board power limit.
+    """
+
+    idle_w: float
+    memory_w: float
+    compute_w: float
+    cap_w: float
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCard:
+    """One GPU type.
+
+    Parameters
+    ----------
+    name, vendor : str
+    memory_bytes : float [bytes]
+        Memory that the runtime reports as total, a little below the datasheet figure.
+    memory_bytes_per_s : float [bytes/s]
+        Datasheet bandwidth.
+    cache_bytes : float [bytes]
+        Last-level cache.
+    sm_count : int
+        Streaming multiprocessors or compute units.
+    peak_flops_per_s : mapping of str to float [FLOP/s]
+        Dense tensor peaks by dtype.
+    link, host_link : str
+        Names of the link cards to other GPUs of the node and to the host.
+    node_gpus : int [GPUs]
+        GPUs of a usual node.
+    power : PowerPoints
+    kernels : KernelTerms
+    sources : tuple of CardRow
+    """
+
+    name: str
+    vendor: str
+    memory_bytes: float
+    memory_bytes_per_s: float
+    cache_bytes: float
+    sm_count: int
+    peak_flops_per_s: Mapping[str, float]
+    link: str
+    host_link: str
+    node_gpus: int
+    power: PowerPoints
+    kernels: KernelTerms
+    sources: tuple[CardRow, ...]
+
+    def compute_dtype(self, dtype: str) -> str:
+        """Return the type a product of this dtype runs in: 16 bits where the chip lacks it.
+
+        Notes
+        -----
+        Engines then unpack the weights inside the kernel (weight-only, as Marlin does), which
+        keeps their bytes and loses their FLOP/s.
+        """
+        return dtype if dtype in self.peak_flops_per_s else "bf16"
+
+    def rows(self) -> list[CardRow]:
+        """Return (field, value, unit, source) of every number."""
+        return list(self.sources)
+
+
+class _Terms:
+    """Reads kernel terms from a GPU's sheet, and from the prior where the sheet is silent."""
+
+    def __init__(self, sheet: Sheet, prior: Sheet) -> None:
+        self.sheet = sheet
+        self.prior = prior
+
+    def number(self, path: str, unit: str, low: float = 0.0, high: float = float("inf")) -> float:
+        sheet = self.sheet if self.sheet.has(f"kernels.{path}") else self.prior
+        return sheet.number(f"kernels.{path}", unit, low, high)
+
+    def roofline(self, path: str) -> SmoothRoofline:
+        return SmoothRoofline(
+            t0_s=self.number(f"{path}.t0_s", "s"),
+            compute_frac=self.number(f"{path}.compute_frac", "1", 0.01, 1.0),
+            memory_frac=self.number(f"{path}.memory_frac", "1", 0.01, 1.0),
+            norm=self.number(f"{path}.norm", "1", 1.0, 20.0),
+        )
+
+    def decode(self, path: str) -> DecodeAttentionTerms:
+        return DecodeAttentionTerms(self.roofline(path), self.number(f"{path}.wave_s", "s"))
+
+    def moe(self, path: str) -> MoeTerms:
+        return MoeTerms(
+            self.roofline(path),
+            expert_s=self.number(f"{path}.expert_s", "s"),
+            half_rows=self.number(f"{path}.half_rows", "rows"),
+            permute_s_per_byte=self.number(f"{path}.permute_s_per_byte", "s/byte"),
+        )
+
+    def kernels(self) -> KernelTerms:
+        prefill = PrefillAttentionTerms(
+            self.roofline("prefill_attention"),
+            self.number("prefill_attention.half_tiles_per_sm", "1"),
+        )
+        return KernelTerms(
+            gemm={
+                dtype: self.roofline(f"gemm.{dtype}") for dtype in ("bf16", "fp8", "int8", "fp4")
+            },
+            decode_attention={
+                dtype: self.decode(f"decode_attention.{dtype}") for dtype in ("bf16", "fp8")
+            },
+            prefill_attention=prefill,
+            latent_decode=self.roofline("latent_decode"),
+            moe={dtype: self.moe(f"moe.{dtype}") for dtype in ("bf16", "fp8", "fp4")},
+            recurrent=self.roofline("recurrent"),
+            elementwise_floor_s=self.number("elementwise.floor_s", "s"),
+            cache_bandwidth_ratio=self.number("elementwise.cache_bandwidth_ratio", "1", 1.0),
+            sampler_t0_s=self.number("sampler.t0_s", "s"),
+            sampler_passes=self.number("sampler.passes", "1", 1.0),
+            mixed_launches=int(self.number("mixed_attention.launches", "1", 1, 2)),
+            mixed_slope_per_group=self.number("mixed_attention.slope_per_group", "1"),
+        )
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Return the names of all GPU cards, sorted."""
+    return tuple(sorted(list_data("profiles/gpus", ".yaml")))
+
+
+def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
+    """Read a GPU card.
+
+    Parameters
+    ----------
+    name_or_path : str
+        Card name, or a path to a card file.
+    near : Path or None
+        Folder that a relative path starts from.
+
+    Raises
+    ------
+    CardError
+        With every fault of the card, or the nearest name when there is none of this name.
+    """
+    by_path = is_path(name_or_path)
+    path = resolve_path(name_or_path, near) if by_path else find_card("profiles/gpus", name_or_path)
+    sheet = Sheet(path)
+    prior = Sheet(find_card("profiles/kernels", "prior"))
+    card = GpuCard(
+        name=sheet.text("name", path.stem),
+        vendor=sheet.text("vendor"),
+        memory_bytes=sheet.number("memory_bytes", "bytes", 1),
+        memory_bytes_per_s=sheet.number("memory_bytes_per_s", "bytes/s", 1),
+        cache_bytes=sheet.number("cache_bytes", "bytes", 1),
+        sm_count=int(sheet.number("sm_count", "1", 1)),
+        peak_flops_per_s=_peaks(sheet),
+        link=sheet.text("link"),
+        host_link=sheet.text("host_link"),
+        node_gpus=int(sheet.number("node_gpus", "1", 1)),
+        power=PowerPoints(
+            idle_w=sheet.number("power.idle_w", "W"),
+            memory_w=sheet.number("power.memory_w", "W"),
+            compute_w=sheet.number("power.compute_w", "W"),
+            cap_w=sheet.number("power.cap_w", "W", 1),
+        ),
+        kernels=_Terms(sheet, prior).kernels(),
+        sources=(),
+    )
+    rows = sheet.finish()
+    if prior.faults:
+        raise CardError(prior.path.name, prior.faults)
+    return replace(card, sources=overlay(rows, prior.rows))
+
+
+def _peaks(sheet: Sheet) -> dict[str, float]:
+    """Read the peaks the card has; bf16 is the one every card must state."""
+    peaks = {"bf16": sheet.number("peak_flops_per_s.bf16", "FLOP/s", 1)}
+    for dtype in COMPUTE_DTYPES[1:]:
+        if sheet.has(f"peak_flops_per_s.{dtype}"):
+            peaks[dtype] = sheet.number(f"peak_flops_per_s.{dtype}", "FLOP/s", 1)
+    return peaks

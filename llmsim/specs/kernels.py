@@ -1,0 +1,127 @@
+"""Coefficients of the latency functions: how close to the datasheet each kernel family comes.
+
+They are card data. `profiles/kernels/prior.yaml` holds the values for a chip of which nothing is
+known; a GPU card states the ones that were measured on it. Efficiencies are at most 1, so no
+operator can be priced below FLOP/peak or bytes/bandwidth: the physical floor holds by
+construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothRoofline:
+    """``t = t0 + [(F / (e_c P))^p + (X / (e_m BW))^p]^(1/p)``.
+
+    Parameters
+    ----------
+    t0_s : float [s]
+        Floor of one launch.
+    compute_frac, memory_frac : float
+        e_c and e_m: reachable share of peak and of bandwidth, in (0, 1].
+    norm : float
+        p, at least 1: how sharply the two limits meet.
+    """
+
+    t0_s: float
+    compute_frac: float
+    memory_frac: float
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeAttentionTerms:
+    """Decode attention: ``t = t0 + w B Hk / SM + norm(F, X)``, contexts rounded up to 128.
+
+    Parameters
+    ----------
+    roofline : SmoothRoofline
+    wave_s : float [s]
+        w: cost of one more KV head of one more request per SM.
+    """
+
+    roofline: SmoothRoofline
+    wave_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillAttentionTerms:
+    """Prefill attention: compute efficiency times ``C / (C + c SM)``, C tiles in flight.
+
+    Parameters
+    ----------
+    roofline : SmoothRoofline
+    half_tiles_per_sm : float
+        c: tiles per SM at which half of the efficiency is reached.
+    """
+
+    roofline: SmoothRoofline
+    half_tiles_per_sm: float
+
+
+@dataclass(frozen=True, slots=True)
+class MoeTerms:
+    """Grouped expert GEMMs: ``t = t0 + w_e E_act + norm(F / row_eff, X) + permute bytes``.
+
+    Parameters
+    ----------
+    roofline : SmoothRoofline
+    expert_s : float [s]
+        w_e: per expert that is hit.
+    half_rows : float [rows]
+        Rows per expert at which half of the compute efficiency is reached.
+    permute_s_per_byte : float [s/byte]
+        Gathering and scattering tokens.
+    """
+
+    roofline: SmoothRoofline
+    expert_s: float
+    half_rows: float
+    permute_s_per_byte: float
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTerms:
+    """All kernel families of one GPU.
+
+    Parameters
+    ----------
+    gemm : mapping of str to SmoothRoofline
+        By compute dtype: bf16, fp8, int8, fp4.
+    decode_attention : mapping of str to DecodeAttentionTerms
+        By KV dtype: bf16, fp8.
+    prefill_attention : PrefillAttentionTerms
+    latent_decode : SmoothRoofline
+        MLA decode with absorbed projections.
+    moe : mapping of str to MoeTerms
+        By compute dtype: bf16, fp8, fp4; int8 shares fp8.
+    recurrent : SmoothRoofline
+    elementwise_floor_s : float [s]
+        Least time of a norm, rotary embedding or activation kernel.
+    cache_bandwidth_ratio : float
+        Bandwidth of the last-level cache over that of memory, for warm activations.
+    sampler_t0_s : float [s]
+    sampler_passes : float
+        Times the fp32 logits are read or written.
+    mixed_launches : int
+        2 when prefill and decode attention of a mixed step are two launches, 1 when fused.
+    mixed_slope_per_group : float
+        kappa - 1 per query head that shares a KV head beyond the first: decode inside a fused
+        launch costs ``kappa (t_d - t0)``.
+    """
+
+    gemm: Mapping[str, SmoothRoofline]
+    decode_attention: Mapping[str, DecodeAttentionTerms]
+    prefill_attention: PrefillAttentionTerms
+    latent_decode: SmoothRoofline
+    moe: Mapping[str, MoeTerms]
+    recurrent: SmoothRoofline
+    elementwise_floor_s: float
+    cache_bandwidth_ratio: float
+    sampler_t0_s: float
+    sampler_passes: float
+    mixed_launches: int
+    mixed_slope_per_group: float

@@ -1,0 +1,198 @@
+"""`ModelSpec`: the architecture of one language model, as far as cost and memory depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsim.core.errors import Fault, InputError
+from llmsim.specs.cards import CardRow
+from llmsim.specs.layers import (
+    BF16,
+    LatentAttention,
+    LayerSpec,
+    Linear,
+    MoeMlp,
+    RecurrentMixer,
+    SoftmaxAttention,
+    WeightFormat,
+)
+
+KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
+"""Bytes of one KV cache entry by dtype [bytes]."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One decoder-only language model.
+
+    Parameters
+    ----------
+    name : str
+        Card name, or the path it was read from.
+    source : str
+        Where the facts come from.
+    model_type : str
+        HuggingFace ``model_type``.
+    hidden, vocab : int [elements]
+    layers : tuple of LayerSpec (kinds,)
+        Distinct layer kinds with counts, in order of first appearance.
+    tied_embeddings : bool
+        Whether the LM head is the embedding.
+    max_context_tokens : int [tokens]
+        Longest context the model was made for; 0 when its file does not say.
+    embedding_format, head_format : WeightFormat
+    kv_dtype : str
+        KV cache type that the checkpoint asks for: bf16 or fp8.
+    draft_layers : int [layers]
+        Multi-token-prediction layers in the checkpoint; not counted anywhere.
+    warnings : tuple of str
+        What the parser took for granted.
+    sources : tuple of CardRow
+        All facts with their source.
+    """
+
+    name: str
+    source: str
+    model_type: str
+    hidden: int
+    vocab: int
+    layers: tuple[LayerSpec, ...]
+    tied_embeddings: bool
+    max_context_tokens: int = 0
+    embedding_format: WeightFormat = BF16
+    head_format: WeightFormat = BF16
+    kv_dtype: str = "bf16"
+    draft_layers: int = 0
+    warnings: tuple[str, ...] = ()
+    sources: tuple[CardRow, ...] = ()
+
+    @property
+    def layer_count(self) -> int:
+        """All layers [layers]."""
+        return sum(layer.count for layer in self.layers)
+
+    @property
+    def window_tokens(self) -> int:
+        """Window of the windowed layers; 0 when no layer has one [tokens].
+
+        Raises
+        ------
+        InputError
+            If layers have different windows: one clipped sum cannot price them.
+        """
+        windows = {
+            layer.mixer.window_tokens
+            for layer in self.layers
+            if isinstance(layer.mixer, SoftmaxAttention | LatentAttention)
+        } - {0}
+        if len(windows) > 1:
+            raise InputError(self.name, [Fault("", "window", f"layers differ: {sorted(windows)}.")])
+        return max(windows, default=0)
+
+    def head(self, tp: int = 1) -> Linear:
+        """Return the LM head on one rank, split over the vocabulary."""
+        return Linear("lm_head", -(-self.vocab // tp), self.hidden, self.head_format)
+
+    def embedding(self, tp: int = 1) -> Linear:
+        """Return the embedding table on one rank, split over the vocabulary."""
+        return Linear("embed", -(-self.vocab // tp), self.hidden, self.embedding_format)
+
+    def _ends(self, tp: int) -> tuple[Linear, ...]:
+        return (self.head(tp),) if self.tied_embeddings else (self.embedding(tp), self.head(tp))
+
+    @property
+    def total_parameters(self) -> int:
+        """Weights of the language model, norms and biases left out (below 0.1%) [elements]."""
+        inner = sum(
+            layer.count * part.parameters
+            for layer in self.layers
+            for part in layer.linears(self.hidden, 1)
+        )
+        return inner + sum(part.parameters for part in self._ends(1))
+
+    @property
+    def active_parameters(self) -> int:
+        """`total_parameters` less the routed experts that a token does not visit [elements]."""
+        idle = 0
+        for layer in self.layers:
+            if isinstance(layer.mlp, MoeMlp):
+                moe = layer.mlp
+                routed = sum(part.parameters for part in moe.expert_linears(self.hidden, 1))
+                idle += layer.count * routed * (moe.experts - moe.active_experts) // moe.experts
+        return self.total_parameters - idle
+
+    def weight_bytes(self, tp: int = 1) -> float:
+        """Return the weights on one rank, scales included [bytes]."""
+        inner = sum(
+            layer.count * part.weight_bytes
+            for layer in self.layers
+            for part in layer.linears(self.hidden, tp)
+        )
+        return inner + sum(part.weight_bytes for part in self._ends(tp))
+
+    def kv_bytes_per_token(self, tp: int = 1, kv_dtype: str = "bf16") -> float:
+        """Return the KV cache of one token on one rank, all attention layers unclipped [bytes].
+
+        Raises
+        ------
+        InputError
+            If `kv_dtype` is not in `KV_BYTES`.
+        """
+        return sum(
+            layer.count * attention_kv_bytes(layer.mixer, tp, kv_dtype)
+            for layer in self.layers
+            if isinstance(layer.mixer, SoftmaxAttention | LatentAttention)
+        )
+
+    def state_bytes_per_sequence(self, tp: int = 1) -> float:
+        """Return the recurrent state of one sequence on one rank [bytes]."""
+        return sum(
+            layer.count * layer.mixer.state_bytes(tp)
+            for layer in self.layers
+            if isinstance(layer.mixer, RecurrentMixer)
+        )
+
+    def rows(self) -> list[CardRow]:
+        """Return (field, value, unit, source) of every fact, derived ones last."""
+        derived = "derived from the rows above"
+        return [
+            *self.sources,
+            CardRow("total_parameters", self.total_parameters, "1", derived),
+            CardRow("active_parameters", self.active_parameters, "1", derived),
+            CardRow("weights", self.weight_bytes(), "bytes", derived),
+            CardRow(
+                "kv_per_token",
+                self.kv_bytes_per_token(kv_dtype=self.kv_dtype),
+                "bytes/token",
+                derived,
+            ),
+        ]
+
+
+def attention_kv_bytes(mixer: SoftmaxAttention | LatentAttention, tp: int, kv_dtype: str) -> float:
+    """Return the KV cache of one token in one layer on one rank [bytes].
+
+    Parameters
+    ----------
+    mixer : SoftmaxAttention or LatentAttention
+    tp : int [GPUs]
+    kv_dtype : str
+        A key of `KV_BYTES`.
+
+    Raises
+    ------
+    InputError
+        If `kv_dtype` is unknown.
+
+    Notes
+    -----
+    The sparse indexer keeps one fp8 key and one fp32 scale per token (DeepSeek-V3.2 report).
+    """
+    if kv_dtype not in KV_BYTES:
+        raise InputError(
+            "kv_dtype", [Fault("", kv_dtype, f"unknown. Known: {', '.join(KV_BYTES)}.")]
+        )
+    size = mixer.kv_elements_per_token(tp) * KV_BYTES[kv_dtype]
+    if isinstance(mixer, LatentAttention) and mixer.indexer:
+        size += mixer.indexer.head_dim + 4
+    return size
