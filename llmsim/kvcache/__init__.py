@@ -1,1 +1,11 @@
-""".""" 
+"""Who holds which KV blocks: counts, or extents with content and an eviction order.
+
+Start with `ledger` (the plain count), then `content` (what makes two prompts share tokens) and
+`prefix` (the ledger with automatic prefix caching). Lookups that may fail come in pairs: ask
+(`match`, `free`), then act (`hold`, `take`).
+"""
+
+from llmsim.kvcache.ledger import NO_MATCH, CountLedger, Match
+from llmsim.kvcache.prefix import PrefixLedger
+
+__all__ = ["NO_MATCH", "CountLedger", "Match", "PrefixLedger"]

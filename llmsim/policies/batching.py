@@ -1,0 +1,132 @@
+"""What a replica computes in its next step: batching policies.
+
+A policy fills in a `StepDraft`, which offers the mechanisms (advance who is running, admit who is
+waiting) and keeps the state; the policy only decides. The draft never shows a true output length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from llmsim.core.registry import Registry
+from llmsim.policies.views import RequestView
+
+
+class StepDraft(Protocol):
+    """The next step of one replica, under construction.
+
+    Attributes
+    ----------
+    budget_tokens : int [tokens]
+        Tokens that still fit into this step.
+    running : int [requests]
+        Requests that hold KV, decoding or prefilling.
+    waiting : int [requests]
+        Requests in the queue.
+    admitted : int [requests]
+        Requests admitted into this step so far.
+    """
+
+    budget_tokens: int
+
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def admitted(self) -> int: ...
+
+    def advance_running(self) -> bool:
+        """Give running requests their next tokens, in running order, within the budget.
+
+        Decodes get one token, prefills as much as budget and chunk limit allow. Where KV runs out,
+        requests are preempted in the policy's victim order until the rest fits.
+
+        Returns
+        -------
+        bool
+            Whether everybody kept their KV: False if someone was preempted.
+        """
+        ...
+
+    def admit_waiting(self, whole_prompts: bool = False) -> None:
+        """Admit from the head of the queue until one does not fit.
+
+        Parameters
+        ----------
+        whole_prompts : bool
+            Never cut a prompt at the budget, even if the engine has chunked prefill on.
+        """
+        ...
+
+
+class BatchingPolicy(Protocol):
+    """Decides what a step computes.
+
+    Attributes
+    ----------
+    every_step : bool
+        Whether the plan may change without a decision point, so that steps cannot be merged.
+    """
+
+    every_step: ClassVar[bool]
+
+    def urgency(self, request: RequestView) -> tuple[int, ...] | None:
+        """Rank a request in the queue (least first) and among victims (greatest first).
+
+        None, for all requests alike, means first come first served: a preempted request returns
+        to the front and the victim is the one admitted last.
+        """
+        ...
+
+    def plan(self, step: StepDraft) -> None:
+        """Fill in the next step."""
+        ...
+
+
+BATCHING: Registry[BatchingPolicy] = Registry("batching")
+
+
+@BATCHING.register("vllm")
+@dataclass
+class VllmBatching:
+    """vLLM v1: one budget of tokens per step, running requests first, then the queue.
+
+    Nothing new is admitted in a step that preempted.
+    """
+
+    order: Literal["fcfs", "priority"] = "fcfs"
+    """Order of the queue: arrival, or (priority, arrival)."""
+
+    every_step: ClassVar[bool] = False
+
+    def urgency(self, request: RequestView) -> tuple[int, ...] | None:
+        """Rank by (priority, arrival) under ``order: priority``."""
+        if self.order == "fcfs":
+            return None
+        return (request.priority, request.arrival_ns, request.index)
+
+    def plan(self, step: StepDraft) -> None:
+        """Advance who is running; admit only if nobody had to be preempted."""
+        if step.advance_running() and step.waiting:
+            step.admit_waiting()
+
+
+@BATCHING.register("prefill-first")
+@dataclass
+class PrefillFirst:
+    """Whole prompts before decodes: a step either prefills new requests or decodes all others."""
+
+    every_step: ClassVar[bool] = False
+
+    def urgency(self, request: RequestView) -> tuple[int, ...] | None:
+        """First come, first served."""
+        return None
+
+    def plan(self, step: StepDraft) -> None:
+        """Admit who fits; decode only when nobody could be admitted."""
+        if step.waiting:
+            step.admit_waiting(whole_prompts=True)
+        if not step.admitted:
+            step.advance_running()

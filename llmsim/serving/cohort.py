@@ -1,0 +1,314 @@
+"""The decoding requests of a replica that advance together, priced without visiting them.
+
+One tick gives every member one token. A member that has `computed` tokens of KV at tick `t` has
+``computed = base + t`` for as long as it stays, so the whole cohort is four integers and two rings
+of counts: how many members stand at each position inside an attention tile, and inside a KV block.
+A tick costs O(1); the sum of padded contexts over k ticks costs O(min(k, tile, members)).
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import accumulate
+
+from llmsim.serving.request import Request
+
+FOREVER = 2**62
+"""A tick that is never reached."""
+
+
+class Cohort:
+    """Members, their finishing ticks, and the sums the cost model and the KV ledger ask for.
+
+    Parameters
+    ----------
+    tile : int [tokens]
+        Contexts count rounded up to multiples of this (`StepCost.context_tile`).
+    block_tokens : int [tokens]
+        Tokens per KV block.
+    window : int [tokens]
+        Attention window of the windowed layers; 0 for none.
+
+    Attributes
+    ----------
+    count : int
+        Members.
+    tick : int
+        Ticks scheduled so far; the next one has this number.
+    context : int [tokens]
+        Sum over members of the tokens computed before the next tick.
+    padded : int [tokens]
+        Sum over members of ``pad(computed + 1)`` at the next tick.
+    windowed : int [tokens]
+        The same with each term clipped at ``pad(window)``; 0 without a window.
+    """
+
+    __slots__ = (
+        "_block_ring",
+        "_block_tokens",
+        "_clip",
+        "_finishes",
+        "_saturations",
+        "_tile",
+        "_tile_ring",
+        "_saturated",
+        "_window_base",
+        "_window_growing",
+        "_window_ring",
+        "context",
+        "count",
+        "padded",
+        "tick",
+        "top_seat",
+        "windowed",
+    )
+
+    def __init__(self, tile: int, block_tokens: int, window: int) -> None:
+        self._tile = tile
+        self._block_tokens = block_tokens
+        self._clip = -(-window // tile) * tile
+        self._tile_ring = [0] * tile
+        self._block_ring = [0] * block_tokens
+        self._window_ring = [0] * tile if window else []
+        self._window_growing = 0
+        self._window_base = 0
+        self._saturated = 0
+        self._finishes: list[tuple[int, int, Request]] = []
+        self._saturations: list[tuple[int, int, Request]] = []
+        self.count = 0
+        self.tick = 0
+        self.context = 0
+        self.padded = 0
+        self.windowed = 0
+        self.top_seat = -1
+
+    # --- membership -------------------------------------------------------------------------
+
+    def join(self, request: Request) -> None:
+        """Take in a request that has one token per tick to compute from the next tick on."""
+        computed = request.computed
+        tick = self.tick
+        base = computed - tick
+        request.base = base
+        request.finish_tick = finish = tick + request.output - request.generated
+        request.join_tick = tick
+        self._tile_ring[-base % self._tile] += 1
+        self._block_ring[-base % self._block_tokens] += 1
+        self.count += 1
+        self.context += computed
+        padded = -(-(computed + 1) // self._tile) * self._tile
+        self.padded += padded
+        if self._clip:
+            self._join_window(request, padded)
+        if request.seat > self.top_seat:
+            self.top_seat = request.seat
+        heappush(self._finishes, (finish, request.seat, request))
+
+    def leave(self, request: Request) -> None:
+        """Let a member go; its own counters are brought up to the last scheduled tick."""
+        tick = self.tick
+        base = request.base
+        computed = base + tick
+        request.computed = computed
+        request.generated = request.output - (request.finish_tick - tick)
+        self._tile_ring[-base % self._tile] -= 1
+        self._block_ring[-base % self._block_tokens] -= 1
+        self.count -= 1
+        self.context -= computed
+        padded = -(-(computed + 1) // self._tile) * self._tile
+        self.padded -= padded
+        if self._clip:
+            self._leave_window(request, padded)
+        request.finish_tick = -1
+        if not self.count:
+            self.top_seat = -1
+            self._finishes.clear()
+
+    def next_finish(self) -> int:
+        """Return the tick count at which the next member will have all its tokens."""
+        heap = self._finishes
+        while heap:
+            tick, _, request = heap[0]
+            if request.finish_tick == tick:
+                return tick
+            heappop(heap)
+        return FOREVER
+
+    def pop_finished(self) -> Request | None:
+        """Remove and return a member that has all its tokens scheduled, in running order."""
+        if self.next_finish() > self.tick:
+            return None
+        request = heappop(self._finishes)[2]
+        self.leave(request)
+        return request
+
+    def computed(self, request: Request) -> int:
+        """Return a member's computed tokens before the next tick [tokens]."""
+        return request.base + self.tick
+
+    # --- time -------------------------------------------------------------------------------
+
+    def advance(self, ticks: int) -> None:
+        """Schedule `ticks` more ticks for every member."""
+        self.padded += self.growth(ticks)
+        if self._clip:
+            self.windowed += self._window_growth(ticks)
+        self.tick += ticks
+        self.context += ticks * self.count
+        while self._saturations and self._saturations[0][0] <= self.tick:
+            self._saturate()
+
+    def growth(self, ticks: int) -> int:
+        """Return how much the padded context sum grows over the next `ticks` ticks [tokens]."""
+        tile = self._tile
+        if tile == 1:
+            return ticks * self.count
+        cycles, rest = divmod(ticks, tile)
+        crossed = cycles * self.count
+        if rest:
+            crossed += sum(_ahead(self._tile_ring, self.tick + 1, rest))
+        return crossed * tile
+
+    def padded_sum(self, ticks: int) -> int:
+        """Return the sum of the padded context sums of the next `ticks` ticks [tokens]."""
+        return _sum_over_ticks(
+            ticks, self._tile, self.count, self.context + self.count, self.padded,
+            self._tile_ring, self.tick,
+        )
+
+    def windowed_sum(self, ticks: int) -> int:
+        """Return the sum of the clipped context sums of the next `ticks` ticks [tokens].
+
+        Valid up to `next_saturation`, where a member's context reaches the window.
+        """
+        growing = self._window_growing
+        if not growing:
+            return ticks * self.windowed
+        # everyone in a lock-step cohort who is past the window adds a constant
+        tick = self.tick
+        contexts = self._window_base + growing * (tick + 1)
+        saturated = self._saturated * self._clip
+        return ticks * saturated + _sum_over_ticks(
+            ticks, self._tile, growing, contexts, self.windowed - saturated,
+            self._window_ring, tick,
+        )
+
+    def next_saturation(self) -> int:
+        """Return the tick at which the next member's context reaches the attention window."""
+        heap = self._saturations
+        while heap:
+            tick, _, request = heap[0]
+            if request.window_tick == tick:
+                return tick
+            heappop(heap)
+        return FOREVER
+
+    # --- KV blocks --------------------------------------------------------------------------
+
+    def blocks_needed(self, ticks: int) -> int:
+        """Return how many new KV blocks the next `ticks` ticks take [blocks]."""
+        cycles, rest = divmod(ticks, self._block_tokens)
+        need = cycles * self.count
+        if rest:
+            need += sum(_ahead(self._block_ring, self.tick, rest))
+        return need
+
+    def ticks_within(self, blocks: int, limit: int) -> int:
+        """Return how many of the next `limit` ticks can run with `blocks` free KV blocks."""
+        size = self._block_tokens
+        if (limit + size - 1) // size * self.count <= blocks:
+            return limit
+        cycles = blocks // self.count
+        ticks = cycles * size
+        blocks -= cycles * self.count
+        ring = self._block_ring
+        at = self.tick
+        while ticks < limit:
+            blocks -= ring[(at + ticks) % size]
+            if blocks < 0:
+                return ticks
+            ticks += 1
+        return limit
+
+    # --- windows ----------------------------------------------------------------------------
+
+    def _join_window(self, request: Request, padded: int) -> None:
+        if padded >= self._clip:
+            request.window_tick = -1
+            self.windowed += self._clip
+            self._saturated += 1
+            return
+        self.windowed += padded
+        self._window_growing += 1
+        self._window_base += request.base
+        self._window_ring[-request.base % self._tile] += 1
+        # computed + 1 exceeds clip - tile, so that pad() equals clip, at this tick
+        request.window_tick = self._clip - self._tile - request.base
+        heappush(self._saturations, (request.window_tick, request.seat, request))
+
+    def _leave_window(self, request: Request, padded: int) -> None:
+        if request.window_tick < 0:
+            self.windowed -= self._clip
+            self._saturated -= 1
+            return
+        self.windowed -= padded
+        self._window_growing -= 1
+        self._window_base -= request.base
+        self._window_ring[-request.base % self._tile] -= 1
+        request.window_tick = -1
+
+    def _saturate(self) -> None:
+        tick, _, request = heappop(self._saturations)
+        if request.window_tick == tick:
+            self._window_growing -= 1
+            self._window_base -= request.base
+            self._window_ring[-request.base % self._tile] -= 1
+            request.window_tick = -1
+            self._saturated += 1
+
+    def _window_growth(self, ticks: int) -> int:
+        ring = self._window_ring
+        cycles, rest = divmod(ticks, self._tile)
+        crossed = cycles * self._window_growing
+        if rest:
+            crossed += sum(_ahead(ring, self.tick + 1, rest))
+        return crossed * self._tile
+
+
+def _ahead(ring: list[int], start: int, length: int) -> list[int]:
+    """Return the next `length` < len(ring) counts of a ring from tick `start` on.
+
+    A ring has the members that reach a multiple of its size at tick t at index ``t % size``.
+    """
+    size = len(ring)
+    low = start % size
+    high = low + length
+    if high <= size:
+        return ring[low:high]
+    return ring[low:] + ring[: high - size]
+
+
+def _sum_over_ticks(
+    ticks: int, tile: int, count: int, contexts: int, padded: int, ring: list[int], tick: int
+) -> int:
+    """Sum the padded context sums of `ticks` ticks.
+
+    Notes
+    -----
+    Over one full cycle of `tile` ticks a member with context s, padded to p, spends p - s + 1 ticks
+    at p and the rest at p + tile, which adds up to ``tile * (tile - 1 + s)`` whatever its position.
+    """
+    cycles, rest = divmod(ticks, tile)
+    total = 0
+    if cycles:
+        total = cycles * tile * ((tile - 1) * count + contexts)
+        total += tile * tile * count * (cycles * (cycles - 1) // 2)
+        padded += cycles * tile * count
+    if rest:
+        total += rest * padded
+        if tile == 1:
+            total += count * (rest * (rest - 1) // 2)
+        elif rest > 1:
+            # a member that jumps at tick t counts `tile` more in every tick from t on
+            total += tile * sum(accumulate(_ahead(ring, tick + 1, rest - 1)))
+    return total

@@ -1,0 +1,442 @@
+"""The next step of a replica: the mechanisms a batching policy decides with.
+
+Rules of admission, preemption and block registration are vLLM v1's; where releases differ, the
+difference is a field of `EngineRules`. The plain case, decodes plus at most one prompt in
+progress, never visits the decoding requests; `_scan` does, and runs only when order matters:
+when KV runs out or the budget does not reach everybody.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from llmsim.kvcache import NO_MATCH, CountLedger, PrefixLedger
+from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.rules import EngineRules
+from llmsim.serving.cohort import Cohort
+from llmsim.serving.meter import Meter
+from llmsim.serving.queue import FcfsQueue, UrgencyQueue
+from llmsim.serving.request import DECODE, FINISHING, PARKED, PREFILL, WAITING, Request
+
+UNLIMITED = 2**62
+
+ADMIT, RESUME, PREEMPT, FINISH, DROP = 1, 2, 3, 4, 5
+"""Kinds of decision in the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of one engine instance.
+
+    Parameters
+    ----------
+    max_num_seqs : int [requests]
+        Most requests that run at a time.
+    max_num_batched_tokens : int [tokens]
+        Most tokens computed in a step.
+    max_model_len : int [tokens]
+        Longest prompt plus output.
+    block_tokens : int [tokens]
+        Tokens per KV block.
+    kv_blocks : int [blocks]
+        Usable KV blocks.
+    prefix_caching, chunked_prefill : bool
+    chunk_limit_tokens : int [tokens]
+        Most tokens of one prompt per step (vLLM: long_prefill_token_threshold); 0 for no limit.
+    watermark_blocks : int [blocks]
+        Free blocks that an admission must leave, unless nothing runs.
+    reserve_prompt : bool
+        Admit only if the whole known text would fit, not just its first chunk.
+    lookahead : int
+        0: plan a step when the one before has ended. 1: plan it while that one runs.
+    fast_forward : bool
+        Merge steps whose composition does not change; exact either way.
+    rules : EngineRules
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_tokens: int
+    kv_blocks: int
+    prefix_caching: bool
+    chunked_prefill: bool
+    chunk_limit_tokens: int
+    watermark_blocks: int
+    reserve_prompt: bool
+    lookahead: int
+    fast_forward: bool
+    rules: EngineRules
+
+
+class Draft:
+    """The step under construction, and the mechanisms that build it.
+
+    Attributes
+    ----------
+    chunks : list of (Request, int, int)
+        Prefill slices of this step: request, new tokens, tokens before them.
+    logits : int [rows]
+        Prefills that produce a token in this step.
+    decoding : bool
+        Whether the cohort ticks in this step. Its first tick's KV blocks are taken.
+    preempted : list of Request
+        Who lost its KV in this step.
+    late : list of Request
+        Members of the cohort whose next gap differs from everybody else's.
+    blocked_on_writer : bool
+        The head of the queue may fit once a running request has published more blocks.
+    """
+
+    __slots__ = (
+        "_chunk_limit",
+        "_chunked",
+        "_config",
+        "_max_seqs",
+        "_policy",
+        "_reserve",
+        "_scheduled",
+        "_size",
+        "_watermark",
+        "admitted",
+        "blocked_on_writer",
+        "budget_tokens",
+        "chunks",
+        "cohort",
+        "decoding",
+        "decisions",
+        "exec_end_ns",
+        "first_need",
+        "hit_tokens",
+        "late",
+        "ledger",
+        "limit_now",
+        "line",
+        "logits",
+        "lookup_tokens",
+        "meter",
+        "now",
+        "parked",
+        "preempted",
+        "preemptions",
+        "prefilling",
+        "running_set",
+        "seats",
+        "timeline_waited",
+    )
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        policy: BatchingPolicy,
+        ledger: CountLedger | PrefixLedger,
+        cohort: Cohort,
+        line: FcfsQueue | UrgencyQueue,
+        meter: Meter,
+        decisions: array[int],
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._size = config.block_tokens
+        self._max_seqs = config.max_num_seqs
+        self._watermark = config.watermark_blocks
+        self._reserve = config.reserve_prompt
+        self._chunked = config.chunked_prefill
+        self._chunk_limit = config.chunk_limit_tokens
+        self._scheduled: set[Request] = set()
+        self.ledger = ledger
+        self.cohort = cohort
+        self.line = line
+        self.meter = meter
+        self.decisions = decisions
+        self.running_set: dict[Request, None] = {}
+        self.prefilling: dict[Request, None] = {}
+        self.parked: dict[Request, None] = {}
+        self.seats = 0
+        self.preemptions = 0
+        self.lookup_tokens = 0
+        self.hit_tokens = 0
+        self.timeline_waited = meter.timeline.waited
+        self.exec_end_ns = 0
+        self.late: list[Request] = []
+        self.begin(0)
+
+    def begin(self, now: int) -> None:
+        """Start a new step at time `now` [ns]."""
+        self.now = now
+        self.budget_tokens = self._config.max_num_batched_tokens
+        self.chunks: list[tuple[Request, int, int]] = []
+        self.preempted: list[Request] = []
+        self.logits = 0
+        self.admitted = 0
+        self.first_need = 0
+        self.decoding = False
+        self.blocked_on_writer = False
+        limit = self._chunk_limit
+        if limit and self._config.rules.lone_request_unchunked:
+            limit = 0 if len(self.running_set) + self.line.count == 1 else limit
+        self.limit_now = limit
+
+    @property
+    def running(self) -> int:
+        """Requests that hold KV."""
+        return len(self.running_set)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self.line.count
+
+    # --- who is running ---------------------------------------------------------------------
+
+    def advance_running(self) -> bool:
+        """Give running requests their next tokens, in running order, within the budget."""
+        cohort = self.cohort
+        if self.parked:
+            return self._scan()
+        count = cohort.count
+        if self.prefilling:
+            return self._advance_prefills(count) or self._scan()
+        if not count:
+            return True
+        if count <= self.budget_tokens:
+            need = cohort.blocks_needed(1)
+            ledger = self.ledger
+            if need <= ledger.free:
+                if need:
+                    ledger.take(need)
+                self.first_need = need
+                self.decoding = True
+                self.budget_tokens -= count
+                return True
+        return self._scan()
+
+    def _advance_prefills(self, count: int) -> bool:
+        """Advance decodes and prefills together where running order makes no difference."""
+        prefilling = self.prefilling
+        left = self.budget_tokens - count
+        if left < 0 or next(iter(prefilling)).seat < self.cohort.top_seat:
+            return False
+        size = self._size
+        limit = self.limit_now
+        need = first = self.cohort.blocks_needed(1)
+        slices = []
+        for request in prefilling:
+            tokens = request.prompt + request.generated - request.computed
+            if limit and tokens > limit:
+                tokens = limit
+            if tokens > left:
+                tokens = left
+            if not tokens:
+                break
+            past = request.computed
+            need += -(-(past + tokens) // size) + (-past // size)
+            slices.append((request, tokens))
+            left -= tokens
+        if need > self.ledger.free:
+            return False
+        self.ledger.take(need)
+        self.first_need = first
+        self.decoding = count > 0
+        self.budget_tokens -= count
+        for request, tokens in slices:
+            self._compute(request, request.computed, tokens)
+        return True
+
+    def _scan(self) -> bool:
+        """Walk the running list in order, preempting where KV runs out: the exact slow path."""
+        cohort = self.cohort
+        ledger = self.ledger
+        size = self._size
+        scheduled = self._scheduled
+        scheduled.clear()
+        fcfs = self._policy_is_fcfs()
+        self.decoding = cohort.count > 0
+        tick = cohort.tick
+        for request in list(self.running_set):
+            if self.budget_tokens <= 0:
+                break
+            state = request.state
+            if state == WAITING or state == FINISHING:
+                continue
+            if state == PREFILL:
+                past = request.computed
+                tokens = request.prompt + request.generated - past
+                if self.limit_now:
+                    tokens = min(tokens, self.limit_now)
+                tokens = min(tokens, self.budget_tokens)
+            else:
+                past = request.base + tick if state == DECODE else request.computed
+                tokens = 1
+            need = -(-(past + tokens) // size) + (-past // size)
+            kept = True
+            while need > ledger.free:
+                victim = self._victim()
+                self._preempt(victim)
+                if victim is request:
+                    kept = False
+                    break
+            if not kept:
+                if fcfs or self._config.rules.scan_ends_on_self_preemption:
+                    break
+                continue
+            if need:
+                ledger.take(need)
+            scheduled.add(request)
+            if state == PREFILL:
+                self._compute(request, past, tokens)
+            else:
+                if state == PARKED:
+                    del self.parked[request]
+                    request.state = DECODE
+                    cohort.join(request)
+                    self.late.append(request)
+                self.budget_tokens -= 1
+        for request in self.running_set:  # decodes that the budget did not reach sit this one out
+            if request.state == DECODE and request not in scheduled:
+                cohort.leave(request)
+                self.meter.left(request, self.exec_end_ns)
+                request.state = PARKED
+                self.parked[request] = None
+        self.decoding = cohort.count > 0
+        self.first_need = -1  # already taken, request by request
+        scheduled.clear()
+        return not self.preempted
+
+    def _policy_is_fcfs(self) -> bool:
+        return isinstance(self.line, FcfsQueue)
+
+    def _victim(self) -> Request:
+        if self._policy_is_fcfs():
+            return next(reversed(self.running_set))
+        urgency = self._policy.urgency
+        return max(self.running_set, key=lambda request: urgency(request.view) or ())
+
+    def _preempt(self, victim: Request) -> None:
+        """Take a request's KV away and put it back in line; its generated tokens stay."""
+        size = self._size
+        scheduled = victim in self._scheduled
+        lookahead = self._config.lookahead
+        state = victim.state
+        del self.running_set[victim]
+        if state == DECODE:
+            self.cohort.leave(victim)
+            self.meter.left(victim, self.exec_end_ns)
+            allocated = cached = victim.computed
+            if scheduled:
+                self._scheduled.discard(victim)
+                self.budget_tokens += 1
+                allocated = cached = victim.computed + 1
+            cached -= lookahead
+        elif state == PARKED:
+            del self.parked[victim]
+            allocated = cached = victim.computed
+        else:
+            allocated = cached = victim.computed
+            if state == FINISHING:
+                cached -= lookahead
+            else:
+                del self.prefilling[victim]
+                if scheduled:
+                    self._scheduled.discard(victim)
+                    self._unschedule(victim)
+        if self.late and victim in self.late:
+            self.late.remove(victim)
+        self.ledger.release(victim, -(-allocated // size), cached)
+        victim.recomputed += victim.computed
+        victim.preemptions += 1
+        victim.held_blocks = 0
+        self.preempted.append(victim)
+        self.preemptions += 1
+        self.decisions.extend((PREEMPT, victim.view.index, self.now))
+        if state == FINISHING:
+            return  # its last token is on the way; it ends without its KV
+        victim.computed = 0
+        victim.state = WAITING
+        victim.queued_ns = self.now
+        self.line.push_back(victim)
+
+    def _unschedule(self, victim: Request) -> None:
+        for at, (request, tokens, past) in enumerate(self.chunks):
+            if request is victim:
+                self.budget_tokens += tokens
+                if past + tokens == victim.prompt + victim.generated:
+                    self.logits -= 1
+                victim.computed = past
+                del self.chunks[at]
+                return
+
+    # --- who is waiting ---------------------------------------------------------------------
+
+    def admit_waiting(self, whole_prompts: bool = False) -> None:
+        """Admit from the head of the queue until one does not fit."""
+        running = self.running_set
+        line = self.line
+        ledger = self.ledger
+        size = self._size
+        chunked = self._chunked and not whole_prompts
+        caches = ledger.caches
+        while self.budget_tokens > 0 and len(running) < self._max_seqs:
+            request = line.head()
+            if request is None:
+                return
+            known = request.prompt + request.generated
+            match = ledger.match(request, known) if caches else NO_MATCH
+            hit = match.blocks * size
+            tokens = known - hit
+            if self.limit_now and tokens > self.limit_now:
+                tokens = self.limit_now
+            if tokens > self.budget_tokens:
+                if not chunked:
+                    self._blocked(request, match)
+                    return
+                tokens = self.budget_tokens
+            spared = match.unreferenced - match.blocks
+            room = ledger.free - (self._watermark if running else 0)
+            blocks = -(-(hit + tokens) // size)
+            if blocks + spared > room or (
+                self._reserve and -(-known // size) + spared > room
+            ):
+                self._blocked(request, match)
+                return
+            line.pop()
+            if hit:
+                ledger.hold(request, match)
+            ledger.take(blocks - match.blocks)
+            self._seat(request, hit)
+            self._compute(request, hit, tokens)
+
+    def _blocked(self, request: Request, match: object) -> None:
+        ledger = self.ledger
+        if isinstance(ledger, PrefixLedger) and ledger.may_grow(request, match):  # type: ignore[arg-type]
+            self.blocked_on_writer = True
+
+    def _seat(self, request: Request, hit: int) -> None:
+        now = self.now
+        self.admitted += 1
+        request.seat = self.seats
+        self.seats += 1
+        request.state = PREFILL
+        self.running_set[request] = None
+        self.prefilling[request] = None
+        if request.queued_ns < now:
+            self.timeline_waited(request.queued_ns, now)
+        if request.scheduled_ns < 0:
+            request.scheduled_ns = now
+            request.cached_tokens = hit
+            self.lookup_tokens += request.prompt
+            self.hit_tokens += hit
+            self.decisions.extend((ADMIT, request.view.index, now))
+        else:
+            self.decisions.extend((RESUME, request.view.index, now))
+
+    def _compute(self, request: Request, past: int, tokens: int) -> None:
+        computed = past + tokens
+        request.computed = computed
+        self.budget_tokens -= tokens
+        self.chunks.append((request, tokens, past))
+        if computed == request.prompt + request.generated:
+            self.logits += 1
+        if self.ledger.caches:
+            self.ledger.register(request, computed)

@@ -1,0 +1,95 @@
+"""The waiting line of a replica: first come first served, or by urgency."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from llmsim.policies.views import RequestView
+from llmsim.serving.request import WAITING, Request
+
+Urgency = Callable[[RequestView], tuple[int, ...] | None]
+
+
+class FcfsQueue:
+    """First come, first served; a preempted request returns to the front."""
+
+    __slots__ = ("_line", "count")
+
+    def __init__(self) -> None:
+        self._line: deque[Request] = deque()
+        self.count = 0
+
+    def push(self, request: Request) -> None:
+        """Add an arrival at the end."""
+        self._line.append(request)
+        self.count += 1
+
+    def push_back(self, request: Request) -> None:
+        """Return a preempted request to the front."""
+        self._line.appendleft(request)
+        self.count += 1
+
+    def head(self) -> Request | None:
+        """Return the next request without removing it."""
+        line = self._line
+        while line:
+            if not line[0].ended:
+                return line[0]
+            line.popleft()
+        return None
+
+    def pop(self) -> Request:
+        """Remove the request that `head` returned."""
+        self.count -= 1
+        return self._line.popleft()
+
+    def withdraw(self, request: Request) -> None:
+        """Take out a request that has ended; its place is skipped when it comes up."""
+        self.count -= 1
+
+    def requests(self) -> list[Request]:
+        """Return everybody in line, in order."""
+        return [request for request in self._line if not request.ended]
+
+
+class UrgencyQueue:
+    """Least urgency value first; ties cannot occur because it ends in the request's index."""
+
+    __slots__ = ("_heap", "_urgency", "count")
+
+    def __init__(self, urgency: Urgency) -> None:
+        self._urgency = urgency
+        self._heap: list[tuple[tuple[int, ...], Request]] = []
+        self.count = 0
+
+    def push(self, request: Request) -> None:
+        """Add a request at its place."""
+        heappush(self._heap, (self._urgency(request.view) or (), request))
+        self.count += 1
+
+    push_back = push
+
+    def head(self) -> Request | None:
+        """Return the next request without removing it."""
+        heap = self._heap
+        while heap:
+            request = heap[0][1]
+            if not request.ended and request.state == WAITING:
+                return request
+            heappop(heap)
+        return None
+
+    def pop(self) -> Request:
+        """Remove the request that `head` returned."""
+        self.count -= 1
+        return heappop(self._heap)[1]
+
+    def withdraw(self, request: Request) -> None:
+        """Take out a request that has ended; its place is skipped when it comes up."""
+        self.count -= 1
+
+    def requests(self) -> list[Request]:
+        """Return everybody in line, in order."""
+        return [request for _, request in sorted(self._heap) if not request.ended]

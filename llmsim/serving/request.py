@@ -1,0 +1,101 @@
+"""A request in flight: the only live object per request, gone when it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmsim.policies.views import RequestView
+
+
+class Request:
+    """What the engine knows about a request.
+
+    Attributes
+    ----------
+    view : RequestView
+        What policies and routers may see.
+    output : int [tokens]
+        Output length; latent, known to the engine alone.
+    generated : int [tokens]
+        Output tokens scheduled so far; brought up to date when the request leaves a cohort.
+    computed : int [tokens]
+        Tokens whose KV is computed or being computed; stale while in a cohort.
+    seat : int
+        Rank in the running list: admissions count up.
+    base, finish_tick, join_tick, window_tick : int
+        Cohort bookkeeping, see `Cohort`.
+    registered : int [blocks]
+        Blocks of its KV that the prefix cache knows.
+    path, held
+        The prefix ledger's bookkeeping.
+    """
+
+    __slots__ = (
+        "arrival_ns",
+        "base",
+        "cached_tokens",
+        "computed",
+        "ended",
+        "finish_tick",
+        "first_token_ns",
+        "generated",
+        "held",
+        "held_blocks",
+        "itl_max_ns",
+        "itl_over",
+        "itl_over_at_join",
+        "join_tick",
+        "last_token_ns",
+        "output",
+        "path",
+        "preemptions",
+        "prompt",
+        "queued_ns",
+        "recomputed",
+        "replica",
+        "scheduled_ns",
+        "seat",
+        "slot",
+        "state",
+        "view",
+        "window_tick",
+    )
+
+    def __init__(self, view: RequestView, output: int) -> None:
+        self.view = view
+        self.arrival_ns = view.arrival_ns
+        self.prompt = view.prompt_tokens
+        self.output = output
+        self.generated = 0
+        self.computed = 0
+        self.seat = -1
+        self.state = WAITING
+        self.finish_tick = -1
+        self.window_tick = -1
+        self.scheduled_ns = -1
+        self.first_token_ns = -1
+        self.last_token_ns = -1
+        self.cached_tokens = 0
+        self.preemptions = 0
+        self.recomputed = 0
+        self.itl_max_ns = 0
+        self.itl_over = 0
+        self.itl_over_at_join = 0
+        self.queued_ns = view.arrival_ns
+        self.ended = False
+        self.replica: Any = None
+        self.path: Any = None
+        self.held: Any = None
+        self.held_blocks = 0
+
+    def __lt__(self, other: Request) -> bool:
+        return self.view.index < other.view.index
+
+
+# States of a request inside a replica.
+WAITING = 0
+PREFILL = 1
+DECODE = 2
+PARKED = 3
+FINISHING = 4
+"""All tokens scheduled, the last one not yet delivered (lookahead 1)."""
