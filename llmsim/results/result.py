@@ -186,7 +186,7 @@ class Result:
         source = Path(folder)
         info, facts, slo, warmup_s = folders.read_run(source)
         table = RequestTable(source / folders.REQUESTS)
-        if len(table) != facts.requests:
+        if len(table) != facts.requests:  # `summarize` holds a run to this before it is saved
             message = f"holds {len(table)} rows, but meta.json says {facts.requests} requests"
             fault = Fault(str(source / folders.REQUESTS), "", message)
             raise InputError(str(source), [fault])
@@ -203,7 +203,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         shown = self.summary()[["metric", "value", "unit", "ci_low", "ci_high"]]
-        table = shown[shown["value"].notna()].to_html(index=False, na_rep="", float_format="%.4g")
+        table = shown[shown["value"].notna()].to_html(
+            index=False, na_rep="", float_format="{:.4g}".format
+        )
         warned = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
         title = html.escape(self.info.scenario)
         return (

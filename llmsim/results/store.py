@@ -181,19 +181,16 @@ class RequestTable:
     Raises
     ------
     InputError
-        If the columns are not `columns.REQUEST_COLUMNS`; lists all that differ.
+        If it is no Parquet file, or its columns are not `columns.REQUEST_COLUMNS`; lists all
+        that differ.
     """
 
     def __init__(self, source: Path | pa.Table) -> None:
-        import pyarrow.parquet as pq
-
         self._source = source
         if isinstance(source, Path):
-            described = pq.read_schema(source)
-            self.n: int = pq.read_metadata(source).num_rows
+            described, self.n = _describe(source)
         else:
-            described = source.schema
-            self.n = source.num_rows
+            described, self.n = source.schema, int(source.num_rows)
         _check_schema(str(source) if isinstance(source, Path) else "requests", described)
 
     def __len__(self) -> int:
@@ -235,6 +232,18 @@ class RequestTable:
             with pq.ParquetFile(self._source) as file:
                 return file.read(columns=names)
         return self._source.select(names)
+
+
+def _describe(path: Path) -> tuple[pa.Schema, int]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.schema_arrow, int(file.metadata.num_rows)
+    except (OSError, pa.ArrowInvalid) as error:
+        fault = Fault(str(path), "", f"cannot be read as Parquet: {error}")
+        raise InputError(str(path), [fault]) from error
 
 
 def _check_schema(source: str, found: pa.Schema) -> None:

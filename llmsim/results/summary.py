@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from llmsim.core.errors import Fault, InputError
+from llmsim.core.errors import Fault, InputError, InvariantError
 from llmsim.core.units import NS_PER_S
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.facts import RunFacts
@@ -138,10 +138,14 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     ------
     InputError
         If `warmup_s` is negative or not finite.
+    InvariantError
+        If the table does not hold every request that arrived exactly once.
     """
     if not (warmup_s >= 0 and math.isfinite(warmup_s)):
         message = f"read {warmup_s}, but a warm-up is a number of seconds from 0 up"
         raise InputError("summary", [Fault("", "warmup_s", message)])
+    if len(table) != facts.requests:
+        raise InvariantError(f"{facts.requests} requests arrived, but {len(table)} have an outcome")
     reading = _Reading(table, facts, warmup_s)
     counts = reading.outcomes()
     verdict = judge(facts, counts, *reading.arrival_period())

@@ -14,6 +14,7 @@ from llmsim.results.facts import RunFacts
 from llmsim.results.intervals import BATCHES, Interval, slope_interval
 from llmsim.results.series import fleet_integrals
 from llmsim.results.slo import Slo
+from llmsim.results.wording import share
 
 Saturation = Literal["stable", "overloaded", "too short to tell"]
 Claim = Literal["met", "missed", "undecided", "not claimed", "not set"]
@@ -177,9 +178,9 @@ def claim(slo: Slo, attained: Interval, verdict: Verdict) -> SloClaim:
     if not slo.is_set:
         return SloClaim("not set", "the scenario sets no objective.")
     target = slo.attained_frac
-    told = f"{attained.value:.2%} of the requests met every objective (target {target:.4g})"
+    told = f"{share(attained.value)} of the requests met every objective (target {share(target)})"
     if not math.isnan(attained.low):
-        told += f", 95% interval {attained.low:.2%} to {attained.high:.2%}"
+        told += f", 95% interval {share(attained.low)} to {share(attained.high)}"
     if verdict.value == "overloaded":
         return SloClaim(
             "not claimed",

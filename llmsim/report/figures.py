@@ -1,0 +1,193 @@
+"""Drawings of a run as inline SVG: no browser plug-in, no request, light and dark alike.
+
+matplotlib draws with stand-in colours that `_inline` replaces by CSS: text and axes take the
+page's own colour, lines take one of its variables.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from llmsim.results.result import Result
+from llmsim.results.wording import duration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.float64]
+
+CDF_POINTS: Final = 400
+"""Points a cumulative curve is drawn with."""
+
+SERIES_POINTS: Final = 500
+"""Points a curve over time is drawn with; bins are averaged, not dropped."""
+
+_INK: Final = "#010203"
+_FAINT: Final = "#010204"
+_LINES: Final = {"#010211": "--line-1", "#010212": "--line-2", "#010213": "--line-3"}
+_COLOURS: Final = tuple(_LINES)
+
+_STYLE: Final[dict[Any, Any]] = {
+    "svg.fonttype": "none",  # text stays text: it can be searched and takes the page's font
+    "svg.hashsalt": "llmsim",  # ids that do not change from run to run
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _FAINT,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "path.simplify": True,
+}
+
+
+def cdf_svg(result: Result) -> str:
+    """Return cumulative curves of TTFT, TPOT and E2E over a logarithmic time axis, as SVG."""
+    named = {"TTFT": "ttft_s", "TPOT": "tpot_s", "E2E": "e2e_s"}
+    late = result.table.numbers("arrival_s") >= result.warmup_s
+    curves, told = {}, []
+    for name, column in named.items():
+        values = result.table.numbers(column)[late]
+        values = values[~np.isnan(values) & (values > 0)]
+        if len(values):
+            curves[name] = cdf(values)
+            told.append(f"{name} median {duration(float(np.median(values)))}")
+    alt = f"Cumulative share of requests by latency: {', '.join(told) or 'no request to show'}"
+
+    def draw(axes: Axes) -> None:
+        for colour, (name, (x, y)) in zip(_COLOURS, curves.items(), strict=False):
+            axes.plot(x, 100 * y, color=colour, label=name)
+        if curves:
+            _log_time(axes, curves)
+            axes.legend(loc="upper left")
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("latency")
+        axes.set_ylabel("requests [%]")
+
+    return _svg(draw, alt, "cdf")
+
+
+def _log_time(axes: Axes, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
+    """Lay a logarithmic axis over what all but the fastest thousandth of requests need."""
+    low = min(float(x[np.searchsorted(y, 0.001)]) for x, y in curves.values())
+    high = max(float(x[-1]) for x, _ in curves.values())
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ticks = [10.0**e for e in range(first, max(last, first + 1) + 1)]
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    # own labels: matplotlib would typeset powers of ten, which takes longer than the whole page
+    axes.set_xticks(ticks, [duration(tick) for tick in ticks])
+    axes.set_xlim(ticks[0], ticks[-1])
+
+
+def cdf(values: Floats) -> tuple[Floats, Floats]:
+    """Return a cumulative curve in at most `CDF_POINTS` points that keeps both tails.
+
+    Parameters
+    ----------
+    values : ndarray of float64 (n,)
+
+    Returns
+    -------
+    x, y : ndarray of float64 (m,)
+        Values, rising, and the share of all values that are not greater.
+    """
+    rank = np.arange(1, len(values) + 1) / len(values)
+    x = np.sort(values)
+    if len(values) <= CDF_POINTS:
+        return x, rank
+    # even in rank for the body, and on both ends ever finer so that p99.9 stays in sight
+    tail = np.geomspace(1, len(values) / 2, CDF_POINTS // 4).astype(np.int64)
+    body = np.linspace(0, len(values) - 1, CDF_POINTS // 2).astype(np.int64)
+    kept = np.unique(np.concatenate((tail - 1, body, len(values) - tail)))
+    return x[kept], rank[kept]
+
+
+def load_svg(result: Result, load: Mapping[str, Floats]) -> str:
+    """Return requests running and waiting over time, as SVG."""
+    peak = float(load["waiting"].max(initial=0.0))
+    alt = f"Requests running and waiting over time; at most {peak:.0f} waited in one bin"
+
+    def draw(axes: Axes) -> None:
+        _over_time(axes, load, {"running": "running", "waiting": "waiting"}, 1.0)
+        axes.set_ylabel("requests")
+        axes.legend(loc="upper left")
+
+    return _svg(draw, alt, "load")
+
+
+def kv_svg(result: Result, load: Mapping[str, Floats]) -> str:
+    """Return KV use and busy share over time, as SVG."""
+    peak = float(load["kv_used_frac"].max(initial=0.0))
+    alt = f"KV memory in use and busy share over time; KV use reached {peak:.0%} in one bin"
+
+    def draw(axes: Axes) -> None:
+        _over_time(axes, load, {"kv_used_frac": "KV in use", "busy_frac": "busy"}, 100.0)
+        axes.set_ylim(0, 105)
+        axes.set_ylabel("share [%]")
+        axes.legend(loc="lower left")
+
+    return _svg(draw, alt, "kv")
+
+
+def _over_time(
+    axes: Axes, load: Mapping[str, Floats], names: Mapping[str, str], scale: float
+) -> None:
+    step = -(-len(load["t_s"]) // SERIES_POINTS) or 1
+    starts = np.arange(0, len(load["t_s"]), step)
+    size = np.diff([*starts, len(load["t_s"])])
+    for colour, (name, label) in zip(_COLOURS, names.items(), strict=False):
+        mean = np.add.reduceat(load[name], starts) / size if len(starts) else load[name]
+        axes.plot(load["t_s"][starts], scale * mean, color=colour, label=label)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("time [s]")
+
+
+def _svg(draw: Any, alt: str, name: str) -> str:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure: Figure = Figure(figsize=(7.2, 3.0))
+        FigureCanvasSVG(figure)
+        # fixed margins: an automatic layout draws everything twice
+        draw(figure.add_axes((0.09, 0.16, 0.88, 0.8)))
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return _inline(buffer.getvalue(), alt, name)
+
+
+def _inline(svg: str, alt: str, name: str) -> str:
+    """Return matplotlib's SVG file as an element of a page."""
+    from html import escape
+
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", body)
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(r"font-family: [^;\"]*", "font-family: inherit", body)
+    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    body = re.sub(r'\s(width|height)="[\d.]+pt"', "", body, count=2)
+    # several drawings share a page, so their ids must differ
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'href="#', f'href="#{name}-', body)
+    body = re.sub(r"url\(#", f"url(#{name}-", body)
+    for colour, variable in _LINES.items():
+        body = body.replace(colour, f"var({variable})")
+    body = body.replace(_INK, "currentColor").replace(_FAINT, "var(--grid)")
+    return body.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1).strip()

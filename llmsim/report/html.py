@@ -1,0 +1,100 @@
+"""``report.html``: one page about a run that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import math
+from importlib.resources import files
+from typing import Any
+
+from llmsim.report.figures import cdf_svg, kv_svg, load_svg
+from llmsim.report.terminal import LATENCIES, fact_rows
+from llmsim.results.metrics import METRICS, QUANTILES
+from llmsim.results.result import Result
+from llmsim.results.series import load_over_time
+from llmsim.results.summary import Summary
+from llmsim.results.wording import NONE, duration, number, share, usd
+
+
+def render_html(result: Result) -> str:
+    """Return the text of ``report.html``.
+
+    Parameters
+    ----------
+    result : Result
+
+    Returns
+    -------
+    str
+        Self-contained HTML: styles and drawings are inside, nothing is fetched.
+    """
+    from jinja2 import Environment
+
+    summary = result.evaluate()
+    load = load_over_time(result.facts)
+    text = files("llmsim.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    return template.render(
+        info=result.info,
+        facts=result.facts,
+        headline=result.headline(),
+        summary=summary,
+        latencies=_latency_rows(summary),
+        heads=[*QUANTILES, "mean"],
+        rows=fact_rows(summary),
+        metrics=_metric_rows(summary),
+        cdf=cdf_svg(result),
+        load=load_svg(result, load),
+        kv=kv_svg(result, load),
+    )
+
+
+def _latency_rows(summary: Summary) -> list[dict[str, Any]]:
+    found = {m.name: m for m in summary.metrics}
+    limits = summary.slo.limits()
+    rows = []
+    for key, name in LATENCIES.items():
+        metrics = [found[f"{key}_{head}_s"] for head in (*QUANTILES, "mean")]
+        limit = limits.get(f"{key}_s")
+        rows.append(
+            {
+                "name": name,
+                "cells": [
+                    (duration(m.value), _interval(m.ci_low, m.ci_high, "s")) for m in metrics
+                ],
+                "limit": "" if limit is None else f"≤ {duration(limit)}",
+                "kept": "" if limit is None else share(found[f"slo_{key}_attained_frac"].value),
+            }
+        )
+    return rows
+
+
+def _metric_rows(summary: Summary) -> list[dict[str, str]]:
+    meaning = {d.name: d.meaning for d in METRICS}
+    return [
+        {
+            "name": m.name,
+            "value": _worded(m.value, m.unit),
+            "interval": _interval(m.ci_low, m.ci_high, m.unit),
+            "note": m.note,
+            "meaning": meaning[m.name],
+        }
+        for m in summary.metrics
+    ]
+
+
+def _interval(low: float, high: float, unit: str) -> str:
+    if math.isnan(low):
+        return ""
+    return f"{_worded(low, unit)} to {_worded(high, unit)}"
+
+
+def _worded(value: float, unit: str) -> str:
+    if math.isnan(value):
+        return NONE
+    if unit == "s":
+        return duration(value)
+    if unit == "fraction":
+        return share(value)
+    if unit.startswith("USD"):
+        return usd(value) + ("/h" if unit == "USD/h" else "")
+    return f"{number(value)} {unit}" if unit != "-" else number(value)

@@ -1,0 +1,171 @@
+"""The summary of a run for a terminal, 80 columns wide."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmsim.results.metrics import QUANTILES
+from llmsim.results.result import Result
+from llmsim.results.summary import Summary
+from llmsim.results.wording import NONE, duration, number, objectives, share, usd
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E"}
+"""Latencies shown, with their headings."""
+
+_COLOURS = {
+    "stable": "green",
+    "overloaded": "bold red",
+    "too short to tell": "yellow",
+    "met": "green",
+    "missed": "bold red",
+    "undecided": "yellow",
+    "not claimed": "yellow",
+    "not set": "dim",
+}
+
+
+def print_summary(
+    result: Result, folder: Path | None = None, console: Console | None = None
+) -> None:
+    """Print the summary of a run.
+
+    Parameters
+    ----------
+    result : Result
+    folder : Path, optional
+        Where the run was saved.
+    console : rich.console.Console, optional
+        Standard output when absent, at most 100 columns wide.
+    """
+    from rich.console import Console as RichConsole
+
+    if console is None:
+        console = RichConsole()
+        console.width = min(console.width, 100)
+    for part in summary_parts(result, folder):
+        console.print(part)
+
+
+def summary_parts(result: Result, folder: Path | None = None) -> list[RenderableType]:
+    """Return the parts of the summary, for a `rich` console, top to bottom.
+
+    Parameters
+    ----------
+    result : Result
+    folder : Path, optional
+    """
+    from rich.text import Text
+
+    summary = result.evaluate()
+    info = result.info
+    title = Text.assemble(
+        (info.scenario, "bold"), f"  {info.model} on {info.fleet}, seed {info.seed}"
+    )
+    parts: list[RenderableType] = [title, _latency_table(summary), _fact_table(summary)]
+    parts += [Text.assemble(("warning: ", "yellow"), text) for text in summary.warnings]
+    if folder is not None:
+        parts.append(Text.assemble(("saved in ", "dim"), str(folder)))
+    return parts
+
+
+def _latency_table(summary: Summary) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    value = summary.values()
+    marked = summary.verdict.value == "overloaded"
+    heads = [*QUANTILES, "mean"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("latency")
+    for head in heads:
+        table.add_column(f"{head} *" if marked else head, justify="right", min_width=9)
+    limits = summary.slo.limits()
+    if limits:
+        table.add_column("objective", justify="right")
+        table.add_column("kept by", justify="right")
+    for key, name in LATENCIES.items():
+        cells = [duration(value[f"{key}_{head}_s"]) for head in heads]
+        if limits:
+            limit = limits.get(f"{key}_s")
+            cells.append("" if limit is None else f"≤ {duration(limit)}")
+            cells.append("" if limit is None else share(value[f"slo_{key}_attained_frac"]))
+        table.add_row(name, *cells)
+    if marked:
+        table.caption = "* depends on run length: the fleet was overloaded"
+    return table
+
+
+def _fact_table(summary: Summary) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, told in fact_rows(summary):
+        colour = _COLOURS.get(told.split(": ")[0], "")
+        head, _, rest = told.partition(": ")
+        text = Text.assemble((head, colour), f": {rest}") if colour and rest else Text(told)
+        table.add_row(name, text)
+    return table
+
+
+def fact_rows(summary: Summary) -> list[tuple[str, str]]:
+    """Return what is said besides latencies, as (name, text), for a terminal and for a page."""
+    value = summary.values()
+    per_million = (
+        f"{usd(value['usd_per_million_output_tokens'])} per million output tokens, "
+        f"{usd(value['usd_per_million_tokens'])} per million tokens"
+    )
+    cost = f"{usd(value['usd_per_hour'])}/h; {per_million}"
+    return [
+        ("requests", _requests(summary)),
+        (
+            "throughput",
+            f"{number(value['throughput_rps'])} requests/s, "
+            f"{number(value['output_tokens_per_s'])} output tokens/s, "
+            f"{number(value['total_tokens_per_s'])} tokens/s in all",
+        ),
+        ("goodput", _goodput(summary)),
+        ("SLO", f"{summary.claim.value}: {summary.claim.reason}"),
+        ("saturation", f"{summary.verdict.value}: {summary.verdict.reason}"),
+        (
+            "KV use",
+            f"{share(value['kv_used_mean_frac'])} mean, {share(value['kv_used_peak_frac'])} peak",
+        ),
+        ("prefix hits", f"{share(value['prefix_hit_frac'])} of the prompt tokens looked up"),
+        (
+            "preemptions",
+            f"{number(value['preemptions'])}; {number(value['recomputed_tokens'])} tokens "
+            "computed again",
+        ),
+        (
+            "busy",
+            f"{share(value['busy_mean_frac'])} of the time; {share(value['busy_min_frac'])} to "
+            f"{share(value['busy_max_frac'])} by replica",
+        ),
+        ("cost", NONE if math.isnan(value["usd_per_hour"]) else cost),
+    ]
+
+
+def _requests(summary: Summary) -> str:
+    value = summary.values()
+    parts = [
+        f"{number(amount)} {name.removeprefix('requests_').replace('_', ' ')}"
+        for name, amount in value.items()
+        if name.startswith("requests_") and amount
+    ]
+    return f"{number(value['requests'])} arrived: {', '.join(parts) or 'none'}"
+
+
+def _goodput(summary: Summary) -> str:
+    if not summary.slo.is_set:
+        return "no objective is set"
+    told = number(summary.values()["goodput_rps"])
+    return f"{told} requests/s within {objectives(summary.slo)}"
