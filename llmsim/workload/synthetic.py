@@ -77,7 +77,10 @@ class SyntheticWorkload:
         """Yield the requests in arrival order; every call starts anew and gives the same rows."""
         arrive = self.arrivals.sampler(self.seed)
         measure = self.lengths.sampler(self.seed, self.near, "requests")
-        name = self.prompts.sampler(self.seed, self.lengths.sampler(self.seed, self.near, "pool"))
+        # Made only when asked for: a length law may read a file first.
+        name = self.prompts.sampler(
+            self.seed, lambda rows: self.lengths.sampler(self.seed, self.near, "pool")(rows)
+        )
         made = 0
         while self.total is None or made < self.total:
             wanted = self.chunk_rows if self.total is None else self.total - made
