@@ -1,0 +1,206 @@
+"""Which replica takes a request: routing policies over a view that may be old."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+
+from llmsim.core.registry import Registry
+from llmsim.policies.views import RequestView
+
+
+class FleetView(Protocol):
+    """What a router sees of the replicas: the load reports that have reached it.
+
+    Attributes
+    ----------
+    replicas : int
+        Number of replicas.
+    """
+
+    replicas: int
+
+    def outstanding(self, replica: int) -> int:
+        """Return how many requests a replica has in line or running, as last reported."""
+        ...
+
+    def least_outstanding(self) -> int:
+        """Return the replica with the fewest requests, as last reported; the lowest of equals."""
+        ...
+
+
+class RoutingPolicy(Protocol):
+    """Chooses a replica when a request arrives."""
+
+    def start(self, fleet: FleetView, rng: np.random.Generator) -> None:
+        """Get to know the fleet; called once per run, before the first request.
+
+        Parameters
+        ----------
+        fleet : FleetView
+            Stays valid for the whole run; every read shows the then visible state.
+        rng : numpy.random.Generator
+            The policy's own stream.
+        """
+        ...
+
+    def choose(self, request: RequestView) -> int:
+        """Return the index of the replica that takes the request."""
+        ...
+
+
+ROUTING: Registry[RoutingPolicy] = Registry("routing")
+
+
+@ROUTING.register("round-robin")
+@dataclass
+class RoundRobin:
+    """Each replica in turn."""
+
+    _next: int = field(default=0, init=False, repr=False)
+    _replicas: int = field(default=1, init=False, repr=False)
+
+    def start(self, fleet: FleetView, rng: np.random.Generator) -> None:
+        """Note how many replicas there are."""
+        self._replicas = fleet.replicas
+
+    def choose(self, request: RequestView) -> int:
+        """Return the next replica in the circle."""
+        chosen = self._next
+        self._next = (chosen + 1) % self._replicas
+        return chosen
+
+
+@ROUTING.register("least-loaded")
+@dataclass
+class LeastLoaded:
+    """The replica with the fewest requests in line or running."""
+
+    _fleet: FleetView = field(init=False, repr=False)
+
+    def start(self, fleet: FleetView, rng: np.random.Generator) -> None:
+        """Keep the view."""
+        self._fleet = fleet
+
+    def choose(self, request: RequestView) -> int:
+        """Return the replica with the least outstanding requests."""
+        return self._fleet.least_outstanding()
+
+
+@ROUTING.register("power-of-two")
+@dataclass
+class PowerOfTwo:
+    """The less loaded of two replicas drawn at random."""
+
+    _fleet: FleetView = field(init=False, repr=False)
+    _rng: np.random.Generator = field(init=False, repr=False)
+    _draws: list[int] = field(default_factory=list, init=False, repr=False)
+
+    def start(self, fleet: FleetView, rng: np.random.Generator) -> None:
+        """Keep the view and the stream."""
+        self._fleet = fleet
+        self._rng = rng
+
+    def choose(self, request: RequestView) -> int:
+        """Draw two replicas, return the one with fewer requests; the first of equals."""
+        fleet = self._fleet
+        if fleet.replicas == 1:
+            return 0
+        if not self._draws:
+            # one vectorised draw for many requests: single draws cost more than the routing
+            first = self._rng.integers(0, fleet.replicas, 2048)
+            second = self._rng.integers(0, fleet.replicas - 1, 2048)
+            second += second >= first
+            self._draws = np.column_stack((second, first)).ravel().tolist()
+        one = self._draws.pop()
+        other = self._draws.pop()
+        return one if fleet.outstanding(one) <= fleet.outstanding(other) else other
+
+
+@ROUTING.register("session-sticky")
+@dataclass
+class SessionSticky:
+    """All requests of a session go where its first one went; new ones to the least loaded."""
+
+    _fleet: FleetView = field(init=False, repr=False)
+    _home: dict[int, int] = field(default_factory=dict, init=False, repr=False)
+
+    def start(self, fleet: FleetView, rng: np.random.Generator) -> None:
+        """Keep the view."""
+        self._fleet = fleet
+
+    def choose(self, request: RequestView) -> int:
+        """Return the session's replica."""
+        if request.session < 0:
+            return self._fleet.least_outstanding()
+        home = self._home.get(request.session)
+        if home is None:
+            home = self._home[request.session] = self._fleet.least_outstanding()
+        return home
+
+
+@ROUTING.register("prefix-affinity")
+@dataclass
+class PrefixAffinity:
+    """The replica that last served the longest prefix of this prompt, unless it is swamped.
+
+    The router remembers which prompts it sent where; it does not look into any cache, so what a
+    replica has evicted since is believed to be there still, as in real gateways.
+    """
+
+    min_match_frac: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Share of the prompt that must match; below it the least loaded replica is chosen."""
+
+    max_imbalance: Annotated[int, Ge(0)] = 16
+    """How many more requests than the least loaded the matching replica may have [requests]."""
+
+    max_nodes: Annotated[int, Gt(0)] = 2_000_000
+    """Prompt pieces remembered; the oldest are forgotten beyond it."""
+
+    _fleet: FleetView = field(init=False, repr=False)
+    _nodes: dict[tuple[int, int], list[int]] = field(default_factory=dict, init=False, repr=False)
+    _count: int = field(default=0, init=False, repr=False)
+
+    def start(self, fleet: FleetView, rng: np.random.Generator) -> None:
+        """Keep the view."""
+        self._fleet = fleet
+
+    def choose(self, request: RequestView) -> int:
+        """Return the replica with the longest remembered prefix."""
+        fleet = self._fleet
+        least = fleet.least_outstanding()
+        segments = request.segments
+        if not segments:
+            return least
+        nodes = self._nodes
+        parent = matched = 0
+        best = -1
+        for key, length in segments:
+            node = nodes.get((parent, key))
+            if node is None:
+                break
+            parent, best = node
+            matched += length
+        if best < 0 or matched < self.min_match_frac * request.prompt_tokens:
+            best = least
+        elif fleet.outstanding(best) > fleet.outstanding(least) + self.max_imbalance:
+            best = least
+        self._remember(segments, best)
+        return best
+
+    def _remember(self, segments: tuple[tuple[int, int], ...], replica: int) -> None:
+        nodes = self._nodes
+        parent = 0
+        for key, _ in segments:
+            node = nodes.get((parent, key))
+            if node is None:
+                self._count += 1
+                node = nodes[(parent, key)] = [self._count, replica]
+            else:
+                node[1] = replica
+            parent = node[0]
+        while len(nodes) > self.max_nodes:
+            del nodes[next(iter(nodes))]

@@ -1,0 +1,59 @@
+"""What a router sees of the fleet: loads as they were some time ago."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import simpy
+
+
+class LoadBoard:
+    """Outstanding requests per replica, as visible to a router after a delay.
+
+    A report is one entry in a queue, applied when it is old enough and somebody looks: nothing is
+    scraped, and idle time costs nothing.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+    replicas : int
+    age_ns : int [ns]
+        How long a change takes to become visible; 0 for at once.
+    """
+
+    __slots__ = ("_age_ns", "_env", "_loads", "_reports", "replicas")
+
+    def __init__(self, env: simpy.Environment, replicas: int, age_ns: int) -> None:
+        self._env = env
+        self._age_ns = age_ns
+        self._loads = [0] * replicas
+        self._reports: deque[tuple[float, int, int]] = deque()
+        self.replicas = replicas
+
+    def change(self, replica: int, delta: int) -> None:
+        """Note that a replica's outstanding requests changed by `delta` now."""
+        if self._age_ns:
+            self._reports.append((self._env.now + self._age_ns, replica, delta))
+        else:
+            self._loads[replica] += delta
+
+    def outstanding(self, replica: int) -> int:
+        """Return the visible load of a replica [requests]."""
+        if self._reports:
+            self._catch_up()
+        return self._loads[replica]
+
+    def least_outstanding(self) -> int:
+        """Return the replica with the least visible load; the lowest of equals."""
+        if self._reports:
+            self._catch_up()
+        loads = self._loads
+        return loads.index(min(loads))
+
+    def _catch_up(self) -> None:
+        now = self._env.now
+        reports = self._reports
+        loads = self._loads
+        while reports and reports[0][0] <= now:
+            _, replica, delta = reports.popleft()
+            loads[replica] += delta

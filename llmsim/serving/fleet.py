@@ -1,0 +1,313 @@
+"""The front of the fleet: arrivals come in, are routed, and leave as rows."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import simpy
+
+from llmsim.policies.routing import RoutingPolicy
+from llmsim.policies.views import RequestView
+from llmsim.results.columns import OUTCOMES
+from llmsim.results.store import RequestSink
+from llmsim.serving.board import LoadBoard
+from llmsim.serving.replica import ARRIVAL_PRIORITY, Replica, Wake
+from llmsim.serving.request import WAITING, Request
+from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
+
+OUTCOME_CODE = {name: code for code, name in enumerate(OUTCOMES)}
+
+FLUSH_ROWS = 65_536
+_HASH_EVERY = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRules:
+    """What clients do by themselves.
+
+    Parameters
+    ----------
+    timeout_ns : int [ns]
+        A client gives up when its response is not complete this long after it was sent; 0: never.
+    """
+
+    timeout_ns: int = 0
+
+
+class Fleet:
+    """Arrivals, routing, departures.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+    workload : Workload
+    router : RoutingPolicy
+        Started with the board by the caller.
+    board : LoadBoard
+    clients : ClientRules
+    sink : RequestSink
+    progress : callable or None
+        Called now and then with (requests ended, total or None).
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        workload: Workload,
+        router: RoutingPolicy,
+        board: LoadBoard,
+        clients: ClientRules,
+        sink: RequestSink,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> None:
+        self.env = env
+        self.replicas: list[Replica] = []
+        self.done = env.event()
+        self.arrived = 0
+        self.ended = 0
+        self.truncated = 0
+        self.last_end_ns = 0
+        self._choose = router.choose
+        self._board = board
+        self._timeout_ns = clients.timeout_ns
+        self._sink = sink
+        self._rows = sink.rows
+        self._progress = progress
+        self._total = workload.total
+        self._live: set[Request] = set()
+        self._timeouts: deque[Request] = deque()
+        self._timeout_pending = False
+        self._loop: ClosedLoop | None = workload.closed_loop
+        self._chunks: Iterator[RequestChunk] = workload.chunks()
+        self._at = 0
+        self._size = 0
+        self._exhausted = False
+        self._routes = array("q")
+        self._route_hash = hashlib.blake2b(digest_size=16)
+        self._replica_hashes: list[hashlib.blake2b] = []
+        self._arrive_cb = self._arrive
+
+    # --- arrivals ---------------------------------------------------------------------------
+
+    def start(self, replicas: list[Replica]) -> None:
+        """Schedule the first arrival (of every slot, in a closed loop)."""
+        self.replicas = replicas
+        self._replica_hashes = [hashlib.blake2b(digest_size=16) for _ in replicas]
+        if not self._next_chunk():
+            self._exhausted = True
+            self.done.succeed()
+            return
+        if self._loop is None:
+            self._at_time(self._arrivals[0], self._arrive_cb)
+        else:
+            self._start_loop(self._loop)
+
+    def _next_chunk(self) -> bool:
+        chunk = next(self._chunks, None)
+        while chunk is not None and not len(chunk):
+            chunk = next(self._chunks, None)
+        if chunk is None:
+            return False
+        # lists of Python ints: indexing a NumPy array costs several times as much
+        self._arrivals: list[int] = chunk.arrival_ns.tolist()
+        self._prompts: list[int] = chunk.prompt_tokens.tolist()
+        self._outputs: list[int] = chunk.output_tokens.tolist()
+        self._sessions: list[int] = chunk.session.tolist()
+        self._clients: list[int] = chunk.client.tolist()
+        self._priorities: list[int] = chunk.priority.tolist()
+        self._failed: list[bool] | None = chunk.failed.tolist() if chunk.failed.any() else None
+        aborts = chunk.abort_ns
+        self._aborts: list[int] | None = aborts.tolist() if (aborts >= 0).any() else None
+        self._segments = chunk.segments
+        self._at = 0
+        self._size = len(chunk)
+        return True
+
+    def _at_time(self, time_ns: int, callback: Callable[[simpy.Event], None]) -> None:
+        env = self.env
+        env.schedule(Wake(env, callback, 0), ARRIVAL_PRIORITY, time_ns - env.now)  # type: ignore[arg-type]
+
+    def _arrive(self, _: simpy.Event) -> None:
+        """Take in everything that arrives now, then wait for the next."""
+        now = self.env.now
+        arrivals = self._arrivals
+        while True:
+            self._admit(now)  # type: ignore[arg-type]
+            at = self._at = self._at + 1
+            if at >= self._size:
+                if not self._next_chunk():
+                    self._exhausted = True
+                    self._check_done()
+                    return
+                arrivals = self._arrivals
+                at = 0
+            if arrivals[at] > now:
+                self._at_time(arrivals[at], self._arrive_cb)
+                return
+
+    def _admit(self, now: int) -> Request | None:
+        """Route the request at the cursor."""
+        at = self._at
+        index = self.arrived
+        self.arrived = index + 1
+        segments = self._segments
+        view = RequestView(
+            index,
+            now,
+            self._prompts[at],
+            self._sessions[at],
+            self._clients[at],
+            self._priorities[at],
+            segments[at] if segments is not None else None,
+        )
+        request = Request(view, self._outputs[at])
+        if self._failed is not None and self._failed[at]:
+            self._row(request, "provider_failed", now)
+            return None
+        chosen = self._choose(view)
+        self._routes.append(chosen)
+        replica = self.replicas[chosen]
+        refusal = self._refusal(request, replica)
+        if refusal is not None:
+            request.replica = replica
+            self._row(request, refusal, now)
+            return None
+        self._live.add(request)
+        self._board.change(chosen, 1)
+        replica.enqueue(request)
+        if self._timeout_ns:
+            self._watch_timeout(request)
+        if self._aborts is not None and self._aborts[at] >= 0:
+            self._at_time(now + self._aborts[at], lambda _: self._abort(request))
+        return request
+
+    def _refusal(self, request: Request, replica: Replica) -> str | None:
+        """Say why a replica cannot take a request; clip an output that would be too long."""
+        config = replica.config
+        room = config.max_model_len - request.prompt
+        if room < 1:
+            return "rejected"
+        if request.output > room:
+            request.output = room
+            self.truncated += 1
+        needed = -(-(request.prompt + request.output - 1) // config.block_tokens)
+        return "unservable" if needed > config.kv_blocks else None
+
+    # --- clients ----------------------------------------------------------------------------
+
+    def _start_loop(self, loop: ClosedLoop) -> None:
+        for _ in range(loop.in_flight):
+            self._at_time(0, self._send_next)
+
+    def _send_next(self, _: simpy.Event) -> None:
+        """A slot of the closed loop sends the next request."""
+        while not self._exhausted:
+            request = self._admit(self.env.now)  # type: ignore[arg-type]
+            self._at += 1
+            if self._at >= self._size and not self._next_chunk():
+                self._exhausted = True
+                self._check_done()
+            if request is not None:
+                return
+
+    def _watch_timeout(self, request: Request) -> None:
+        # all clients wait equally long, so they give up in order: one pending event serves all
+        self._timeouts.append(request)
+        if not self._timeout_pending:
+            self._timeout_pending = True
+            self._at_time(request.arrival_ns + self._timeout_ns, self._time_out)
+
+    def _time_out(self, _: simpy.Event) -> None:
+        now = self.env.now
+        line = self._timeouts
+        while line and (line[0].ended or line[0].arrival_ns + self._timeout_ns <= now):
+            request = line.popleft()
+            if not request.ended:
+                request.replica.drop(request, "timed_out")
+        self._timeout_pending = bool(line)
+        if line:
+            self._at_time(line[0].arrival_ns + self._timeout_ns, self._time_out)
+
+    def _abort(self, request: Request) -> None:
+        if not request.ended:
+            request.replica.drop(request, "aborted")
+
+    # --- departures -------------------------------------------------------------------------
+
+    def on_end(self, request: Request, outcome: str, time_ns: int) -> None:
+        """Record a request that ended on a replica."""
+        self._board.change(request.replica.index, -1)
+        self._live.discard(request)
+        self._row(request, outcome, time_ns)
+        if self._loop is not None:
+            self._at_time(time_ns + self._loop.think_ns, self._send_next)
+
+    def _row(self, request: Request, outcome: str, time_ns: int) -> None:
+        view = request.view
+        replica = request.replica
+        rows = self._rows
+        rows.append(
+            (
+                view.index,
+                replica.pool if replica is not None else -1,
+                replica.index if replica is not None else -1,
+                OUTCOME_CODE[outcome],
+                request.arrival_ns,
+                request.scheduled_ns,
+                request.first_token_ns,
+                time_ns,
+                request.prompt,
+                request.generated,
+                request.cached_tokens,
+                request.preemptions,
+                request.recomputed,
+                request.itl_max_ns,
+                request.itl_over,
+                view.session,
+                view.client,
+                view.priority,
+            )
+        )
+        request.ended = True
+        self.ended += 1
+        if time_ns > self.last_end_ns:
+            self.last_end_ns = time_ns
+        if len(rows) >= FLUSH_ROWS:
+            self._sink.flush()
+            self._rows = self._sink.rows
+        if self.ended % _HASH_EVERY == 0:
+            self._hash()
+            if self._progress is not None:
+                self._progress(self.ended, self._total)
+        self._check_done()
+
+    def _check_done(self) -> None:
+        if self._exhausted and self.ended == self.arrived and not self.done.triggered:
+            self.done.succeed()
+
+    def _hash(self) -> None:
+        for replica, digest in zip(self.replicas, self._replica_hashes, strict=True):
+            digest.update(replica.decisions.tobytes())
+            del replica.decisions[:]
+        self._route_hash.update(self._routes.tobytes())
+        del self._routes[:]
+
+    def digest(self) -> str:
+        """Return the hash over all decisions so far."""
+        self._hash()
+        whole = self._route_hash.copy()
+        for part in self._replica_hashes:
+            whole.update(part.digest())
+        return whole.hexdigest()
+
+    def close(self) -> None:
+        """Record whoever is still here when the run stops early."""
+        now = int(self.env.now)
+        for request in sorted(self._live):
+            outcome = "queued_at_end" if request.state == WAITING else "running_at_end"
+            self._row(request, outcome, now)
+        self._live.clear()
