@@ -137,7 +137,7 @@ class _Terms:
             },
             prefill_attention=prefill,
             latent_decode=self.roofline("latent_decode"),
-            moe={dtype: self.moe(f"moe.{dtype}") for dtype in ("bf16", "fp8", "fp4")},
+            moe={dtype: self.moe(f"moe.{dtype}") for dtype in ("bf16", "fp8", "fp4", "w4a16")},
             recurrent=self.roofline("recurrent"),
             elementwise_floor_s=self.number("elementwise.floor_s", "s"),
             cache_bandwidth_ratio=self.number("elementwise.cache_bandwidth_ratio", "1", 1.0),

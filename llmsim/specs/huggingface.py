@@ -29,17 +29,28 @@ from llmsim.specs.model import ModelSpec
 from llmsim.specs.quantisation import Quantisation, read_quantisation
 
 _TIED_BY_DEFAULT = {
-    **dict.fromkeys(
-        (
-            "llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe qwen3_vl_text qwen3_vl_moe_text "
-            "qwen3_5_moe_text deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 glm_moe_dsa gpt_oss "
-            "minimax_m2 llama4_text nemotron_h"
-        ).split(),
-        False,
-    ),
+    "deepseek_v2": False,
+    "deepseek_v3": False,
+    "deepseek_v32": False,
     "gemma4_text": True,
+    "glm_moe_dsa": False,
+    "gpt_oss": False,
+    "kimi_k2": False,
+    "llama": False,
+    "llama4_text": False,
+    "minimax_m2": False,
+    "mistral": False,
+    "mixtral": False,
+    "nemotron_h": False,
+    "qwen2": False,
+    "qwen2_moe": False,
+    "qwen3": False,
+    "qwen3_5_moe_text": False,
+    "qwen3_moe": False,
+    "qwen3_vl_moe_text": False,
+    "qwen3_vl_text": False,
 }
-"""Model types whose keys were checked, with the default of ``tie_word_embeddings`` in their class."""
+"""Model types whose keys were checked; whether their class ties embeddings by default."""
 
 _LLAMA4_FULL_EVERY = 4  # Llama4TextConfig: no_rope_layer_interval
 
@@ -340,7 +351,8 @@ def _is_sparse(text: _Config, index: int) -> bool:
     step = text.count("decoder_sparse_step", "interleave_moe_layer_step", default=1) or 1
     if (index + 1) % step:
         return False
-    return index % (every or 1) == 0
+    stride = int(every or 1)
+    return index % stride == 0
 
 
 def _moe(text: _Config, index: int) -> MoeMlp:

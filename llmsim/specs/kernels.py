@@ -97,7 +97,7 @@ class KernelTerms:
     latent_decode : SmoothRoofline
         MLA decode with absorbed projections.
     moe : mapping of str to MoeTerms
-        By compute dtype: bf16, fp8, fp4; int8 shares fp8.
+        By family: bf16, fp8 (int8 shares it), fp4, and w4a16: 4-bit weights, 16-bit products.
     recurrent : SmoothRoofline
     elementwise_floor_s : float [s]
         Least time of a norm, rotary embedding or activation kernel.

@@ -1,4 +1,4 @@
-"""On-demand prices: `profiles/prices/on_demand.csv`, one row per offer, each with date and source."""
+"""On-demand prices: `profiles/prices/on_demand.csv`, one dated and sourced row per offer."""
 
 from __future__ import annotations
 
