@@ -1,0 +1,378 @@
+"""Every key of a scenario file, with its unit and its default.
+
+The docstring under a field is its documentation: it feeds the JSON schema and docs/scenario.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt, Le, Len
+from pydantic import BaseModel, ConfigDict, PrivateAttr, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from llmsim.results.slo import Slo as Objectives
+from llmsim.scenario.component import Component, Seam
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""Becomes part of a folder's name."""
+
+PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
+"""Becomes part of a dotted path, so it has no dot."""
+
+Seconds = Annotated[float, Gt(0)]
+Count = Annotated[int, Ge(1)]
+Frac = Annotated[float, Gt(0), Le(1)]
+WeightDtype = Literal["bf16", "fp16", "fp8", "int8", "fp4", "int4"]
+KvDtype = Literal["bf16", "fp16", "fp8", "int8"]
+
+
+class Section(BaseModel):
+    """A part of a scenario: frozen, and a key it does not know is a fault."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+def _complain(wrong: Mapping[str, str]) -> None:
+    """Raise one error that carries a message for each key that clashes with others."""
+    if wrong:
+        errors: list[dict[str, Any]] = [
+            {"type": "cross", "loc": (key,), "msg": text, "ctx": {}, "input": None}
+            for key, text in wrong.items()
+        ]
+        told = "; ".join(f"{key} {text}" for key, text in wrong.items())
+        raise PydanticCustomError("crossed", "{told}", {"told": told, "errors": errors})
+
+
+class Slo(Section):
+    """What the service promises; a request attains it when it meets every limit given here."""
+
+    ttft_s: Seconds | None = None
+    """[s] Longest time to first token."""
+    tpot_s: Seconds | None = None
+    """[s] Longest mean time per output token after the first."""
+    itl_s: Seconds | None = None
+    """[s] Longest gap between two consecutive output tokens."""
+    e2e_s: Seconds | None = None
+    """[s] Longest time from arrival to the last token."""
+    attained_frac: Frac = 0.95
+    """[fraction] Share of requests that must attain the SLO."""
+
+    def objectives(self) -> Objectives:
+        """Return the limits as the results evaluate them."""
+        return Objectives(**self.model_dump())
+
+
+class Abort(Section):
+    """Clients that go away before their answer is complete (closed tab, stopped generation)."""
+
+    frac: Frac
+    """[fraction] Share of requests whose client goes away, if the answer takes that long."""
+    mean_s: Seconds
+    """[s] Mean time from arrival until such a client goes away."""
+    law: Literal["exponential", "fixed"] = "exponential"
+    """How that time is distributed: `exponential` with this mean, or `fixed` at it."""
+
+
+class Traffic(Section):
+    """Where requests come from: a recorded trace, or synthetic arrivals with lengths."""
+
+    trace: Annotated[Component, Seam("trace")] | None = None
+    """A recorded trace to replay; excludes `arrivals`, `lengths` and `prompts`."""
+    arrivals: Annotated[Component, Seam("arrivals")] | None = None
+    """When synthetic requests arrive."""
+    lengths: Annotated[Component, Seam("lengths")] | None = None
+    """How long synthetic prompts and outputs are."""
+    prompts: Annotated[Component, Seam("prompts")] | None = None
+    """Which synthetic prompts share a prefix; without it no two prompts share a token."""
+    requests: Count | None = None
+    """[requests] How many synthetic requests arrive; either this or `duration_s`."""
+    duration_s: Seconds | None = None
+    """[s] For how long synthetic requests arrive."""
+    warmup_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Requests that arrive earlier are simulated but left out of the metrics."""
+    timeout_s: Seconds | None = None
+    """[s] A client that has not got its last token by then gives up; absent: it never does."""
+    abort: Abort | None = None
+    """Clients that leave before the end, apart from any timeout."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        wrong: dict[str, str] = {}
+        synthetic = [key for key in ("arrivals", "lengths", "prompts") if getattr(self, key)]
+        if self.trace is not None:
+            wrong |= dict.fromkeys(synthetic, "excludes traffic.trace; set one of the two to null")
+            cut = {"requests": "limit", "duration_s": "end_s"}
+            wrong |= {
+                key: f"is for synthetic traffic; a trace is cut with traffic.trace.{right}"
+                for key, right in cut.items()
+                if getattr(self, key) is not None
+            }
+        elif not synthetic:
+            wrong["arrivals"] = "is missing; traffic needs a trace, or arrivals and lengths"
+        else:
+            missing = [key for key in ("arrivals", "lengths") if getattr(self, key) is None]
+            wrong |= dict.fromkeys(missing, "is missing; synthetic traffic needs it")
+        if self.duration_s is not None and self.warmup_s >= self.duration_s:
+            wrong["warmup_s"] = f"leaves nothing to measure of {self.duration_s:g} s"
+        _complain(wrong)
+        return self
+
+
+class Engine(Section):
+    """One replica's serving engine; names follow vLLM where vLLM has the same setting."""
+
+    version: Literal["vllm-0.33", "vllm-0.20"] = "vllm-0.33"
+    """Whose scheduling rules hold where versions differ."""
+    block_tokens: Count = 16
+    """[tokens] Tokens per KV block."""
+    kv_blocks: Count | None = None
+    """[blocks] Pin the number of usable KV blocks per replica; absent: found from the memory."""
+    gpu_memory_utilization_frac: Frac = 0.9
+    """[fraction] Share of GPU memory that the engine may use."""
+    max_num_seqs: Count = 256
+    """[requests] Most requests in one step."""
+    max_num_batched_tokens: Count = 8192
+    """[tokens] Most tokens computed in one step."""
+    max_model_len: Count | None = None
+    """[tokens] Longest prompt plus output; absent: the model's own limit."""
+    prefix_caching: bool = True
+    """Keep the KV of finished requests for prompts that begin the same way."""
+    chunked_prefill: bool = True
+    """Split a prompt that does not fit the token budget of a step."""
+    long_prefill_threshold_tokens: Annotated[int, Ge(0)] = 0
+    """[tokens] Most tokens of one prompt in one step; 0: no such limit."""
+    reserve_full_prompt: bool = True
+    """Admit a prompt only if all of it fits the free KV blocks, not just its first chunk."""
+    cuda_graphs: bool = True
+    """Replay captured graphs for steps of captured sizes."""
+    watermark_frac: Annotated[float, Ge(0), Le(1)] | None = None
+    """[fraction] KV blocks kept free at admission; absent: as the version does."""
+    lookahead: Literal[0, 1] = 0
+    """[steps] How many steps the scheduler runs ahead of the GPU: 1 for asynchronous scheduling."""
+    fast_forward: bool = True
+    """Price steps of unchanged composition together; false: one event per step, same results."""
+    weight_dtype: WeightDtype | None = None
+    """Number format of the weights; absent: as the model's card says."""
+    kv_dtype: KvDtype | None = None
+    """Number format of the KV cache; absent: as the model's card says."""
+
+    @model_validator(mode="after")
+    def _budget_suffices(self) -> Self:
+        # vLLM's SchedulerConfig refuses both at start.
+        wrong: dict[str, str] = {}
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            wrong["max_num_batched_tokens"] = (
+                f"{self.max_num_batched_tokens} is less than max_num_seqs {self.max_num_seqs}: "
+                "every running request needs a token per step"
+            )
+        elif (
+            not self.chunked_prefill
+            and self.max_model_len is not None
+            and self.max_num_batched_tokens < self.max_model_len
+        ):
+            wrong["max_num_batched_tokens"] = (
+                f"{self.max_num_batched_tokens} is less than max_model_len {self.max_model_len}: "
+                "without chunked_prefill a prompt must fit one step"
+            )
+        _complain(wrong)
+        return self
+
+
+class Pool(Section):
+    """Identical replicas with one role."""
+
+    role: Literal["mixed"] = "mixed"
+    """What the replicas do: `mixed` computes prefill and decode."""
+    replicas: Count = 1
+    """[replicas] How many."""
+    gpu: str
+    """GPU card, such as `h100-sxm`; a path that begins with `./` or `/` is a card of your own."""
+    tp: Count = 1
+    """[GPUs] Tensor-parallel GPUs per replica."""
+    price: str | None = None
+    """Whose price per GPU-hour counts, where the price card knows more than one."""
+    gpu_price_usd_per_hour: Annotated[float, Ge(0)] | None = None
+    """[USD/h] Price of one GPU; replaces the price card."""
+    engine: Engine = Engine()
+    """Settings of this pool's engines; what is absent comes from the scenario's `engine`."""
+    batching: Annotated[Component, Seam("batching")] = Component("batching", "vllm")
+    """Which requests a step computes, and how many tokens of each."""
+    cost: Annotated[Component, Seam("cost")] = Component("cost", "roofline")
+    """How a step is priced."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole pool [GPUs]."""
+        return self.replicas * self.tp
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if self.price is not None and self.gpu_price_usd_per_hour is not None:
+            _complain({"price": "excludes gpu_price_usd_per_hour"})
+        return self
+
+
+class Fleet(Section):
+    """The replicas, and who sends which request where."""
+
+    routing: Annotated[Component, Seam("routing")] = Component("routing", "round-robin")
+    """Which replica gets a request."""
+    view_age_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Age of what the router sees of the replicas."""
+    pools: Annotated[dict[PoolName, Pool], Len(1)]
+    """The pools by name."""
+
+
+class Record(Section):
+    """What is written down beyond one row per request."""
+
+    tokens: bool = False
+    """Keep the time of every output token: large."""
+
+
+class Scenario(Section):
+    """One simulation: a model, its traffic, the fleet that serves it, what it promises."""
+
+    llmsim: Literal[1]
+    """Version of this file format."""
+    name: Name
+    """Names the run; the file's name when absent."""
+    description: str = ""
+    """One line for the report."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of every random stream."""
+    model: str
+    """Model card, such as `llama-3.1-8b`, or a path to a HuggingFace config.json (`./...`)."""
+    slo: Slo = Slo()
+    """What the service promises."""
+    traffic: Traffic
+    """Where requests come from."""
+    engine: Engine = Engine()
+    """Engine settings of every pool that does not say otherwise."""
+    fleet: Fleet
+    """What serves them."""
+    record: Record = Record()
+    """What is written down."""
+
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit_engine(cls, data: Any) -> Any:
+        """Give every pool the engine settings that it does not set itself."""
+        engine = data.get("engine") if isinstance(data, dict) else None
+        fleet = data.get("fleet") if isinstance(data, dict) else None
+        pools = fleet.get("pools") if isinstance(fleet, dict) else None
+        if not (isinstance(engine, dict) and isinstance(fleet, dict) and isinstance(pools, dict)):
+            return data
+        full = {}
+        for name, pool in pools.items():
+            own = pool.get("engine", {}) if isinstance(pool, dict) else None
+            full[name] = pool if not isinstance(own, dict) else {**pool, "engine": engine | own}
+        return {**data, "fleet": {**fleet, "pools": full}}
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is simulated; where it was read from does not count."""
+        return isinstance(other, Scenario) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash(self.resolved_yaml())
+
+    @classmethod
+    def load(
+        cls, path_or_name: str | Path, overrides: Mapping[str, object] | None = None
+    ) -> Scenario:
+        """Read a scenario file, or a shipped scenario by its bare name.
+
+        Parameters
+        ----------
+        path_or_name : str or Path
+        overrides : mapping of str to object, optional
+            Values by dotted path; they come on top of the file.
+
+        Raises
+        ------
+        ScenarioError
+            With every fault of the file, its parents and the overrides.
+        """
+        from llmsim.scenario.loader import load_scenario
+
+        return load_scenario(path_or_name, overrides)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], folder: Path | None = None) -> Scenario:
+        """Check a scenario given as a mapping; see `load`.
+
+        Parameters
+        ----------
+        data : mapping
+            What a file would say, without ``extends``.
+        folder : Path, optional
+            Where relative file names start from; the current directory when absent.
+        """
+        from llmsim.scenario.loader import build_scenario
+
+        return build_scenario(data, folder=folder)
+
+    def override(self, overrides: Mapping[str, object]) -> Scenario:
+        """Return a scenario in which some values differ.
+
+        Parameters
+        ----------
+        overrides : mapping of str to object
+            Values by dotted path. A mapping is merged key by key; one with a ``kind`` replaces
+            the component; None takes a value back to its default.
+
+        Raises
+        ------
+        ScenarioError
+            With every fault.
+        """
+        from llmsim.scenario.loader import build_scenario
+
+        return build_scenario(self.resolved(), overrides, self._folder)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the scenario as plain values with every default filled in.
+
+        Notes
+        -----
+        A pool's ``engine`` holds only what differs from the scenario's, so that overriding
+        ``engine.*`` still reaches every pool.
+        """
+        data = self.model_dump(mode="json")
+        for pool in data["fleet"]["pools"].values():
+            own = {k: v for k, v in pool.pop("engine").items() if v != data["engine"][k]}
+            if own:
+                pool["engine"] = own
+        return data
+
+    def resolved_yaml(self) -> str:
+        """Return YAML text with every default filled in; it loads back to an equal scenario."""
+        from llmsim.scenario.document import dump_yaml
+
+        return dump_yaml(self.resolved())
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the file it was read from; None if it came from Python.
+
+        File names inside the scenario are absolute, so nothing needs it to find them.
+        """
+        return self._folder
+
+    def located(self, folder: Path | None) -> Scenario:
+        """Return this scenario with another `folder`."""
+        found = self.model_copy()
+        found._folder = folder
+        return found
