@@ -34,6 +34,12 @@ def _middle_s(bins: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return middles
 
 
+def _bins_of(durations_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    ratio = np.log(np.maximum(durations_ns, _FLOOR_NS) / _FLOOR_NS) / _LOG_RATIO
+    bins: npt.NDArray[np.int64] = np.minimum(ratio.astype(np.int64), BINS - 1)
+    return bins
+
+
 class LogHistogram:
     """Weighted counts of durations in bins of equal ratio.
 
@@ -52,6 +58,45 @@ class LogHistogram:
         """Count a duration [ns] `weight` times."""
         index = bin_of(duration_ns)
         self.counts[index] = self.counts.get(index, 0) + weight
+
+    def add_runs(
+        self,
+        first_ns: npt.NDArray[np.int64],
+        last_ns: npt.NDArray[np.int64],
+        steps: npt.NDArray[np.int64],
+        weight: npt.NDArray[np.int64],
+    ) -> None:
+        """Count runs of durations that grow evenly from a first to a last one.
+
+        Parameters
+        ----------
+        first_ns, last_ns : ndarray of int64 (n,) [ns]
+        steps : ndarray of int64 (n,)
+            Durations in each run, at least 1.
+        weight : ndarray of int64 (n,)
+            How often each duration of a run counts.
+
+        Notes
+        -----
+        Where a run crosses a bin's edge, the crossing is found by linear interpolation, so a
+        duration may fall one bin off; totals are exact.
+        """
+        low, high = _bins_of(first_ns), _bins_of(last_ns)
+        pieces = high - low + 1
+        owner = np.repeat(np.arange(len(low)), pieces)
+        bins = low[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        edge = _FLOOR_NS * np.exp((bins + 1) * _LOG_RATIO)
+        slope = np.maximum(last_ns - first_ns, 1)
+        upto = np.floor((edge - first_ns[owner]) / slope[owner] * (steps[owner] - 1)) + 1
+        upto = np.where(bins == high[owner], steps[owner], np.clip(upto, 1, steps[owner]))
+        before = np.concatenate(([0], upto[:-1]))
+        before[bins == low[owner]] = 0
+        counts = np.maximum(upto - before, 0).astype(np.int64) * weight[owner]
+        offset = int(bins.min()) if len(bins) else 0
+        sums = np.bincount(bins - offset, weights=counts)
+        for index in np.flatnonzero(sums).tolist():
+            at = index + offset
+            self.counts[at] = self.counts.get(at, 0) + int(sums[index])
 
     def merge(self, other: LogHistogram) -> None:
         """Add another histogram's counts to this one."""

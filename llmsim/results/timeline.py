@@ -15,6 +15,8 @@ MAX_BINS = 2_000
 FIRST_BIN_NS = 10_000_000
 """Width of a bin at first [ns]: a run of 20 s or more ends with 1,000 to 2,000 bins."""
 
+Ints = npt.NDArray[np.int64]
+
 LEVELS = ("running", "waiting", "kv_blocks")
 """Levels that are integrated over time."""
 
@@ -124,14 +126,65 @@ class Timeline:
             if busy:
                 row[5] += part
 
-    def waited(self, start_ns: int, end_ns: int) -> None:
-        """Record that one request waited from `start_ns` to `end_ns` [ns]."""
-        bin_ns = self.bin_ns
-        first = start_ns // bin_ns
-        if first == (end_ns - 1) // bin_ns and first < len(self._rows):
-            self._rows[first][1] += end_ns - start_ns
+    def spans(
+        self,
+        start_ns: Ints,
+        end_ns: Ints,
+        running: Ints,
+        waiting: Ints,
+        kv_start: Ints,
+        kv_end: Ints,
+        prefill_tokens: Ints,
+        output_tokens: Ints,
+        busy: bool,
+    ) -> None:
+        """Record many spans at once; each argument as in `span`.
+
+        Parameters
+        ----------
+        start_ns, end_ns, running, waiting, kv_start, kv_end : ndarray of int64 (n,)
+        prefill_tokens, output_tokens : ndarray of int64 (n,) [tokens]
+        busy : bool
+            Whether a step was running, in all of them.
+        """
+        kept = end_ns > start_ns
+        if not kept.any():
             return
-        self.span(start_ns, end_ns, 0, 1, 0, 0, 0, 0, False)
+        columns = [start_ns, end_ns, running, waiting, kv_start, kv_end]
+        columns += [prefill_tokens, output_tokens]
+        start, end, runs, waits, kv0, kv1, prefill, output = (c[kept] for c in columns)
+        last_ns = int(end.max()) - 1
+        while last_ns // self.bin_ns >= MAX_BINS:
+            self._halve()
+        bin_ns = self.bin_ns
+        first = start // bin_ns
+        pieces = (end - 1) // bin_ns - first + 1
+        owner = np.repeat(np.arange(len(start)), pieces)
+        bins = first[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        low = np.maximum(start[owner], bins * bin_ns)
+        high = np.minimum(end[owner], (bins + 1) * bin_ns)
+        part = (high - low).astype(np.float64)
+        width = (end - start).astype(np.float64)
+        share = part / width[owner]
+        kv = kv0[owner] + ((kv1 - kv0) / width)[owner] * (0.5 * (low + high) - start[owner])
+        weights = (
+            runs[owner] * part,
+            waits[owner] * part,
+            kv * part,
+            prefill[owner] * share,
+            output[owner] * share,
+            part if busy else np.zeros_like(part),
+        )
+        rows = self._rows
+        count = int(bins.max()) + 1
+        while len(rows) < count:
+            rows.append([0.0] * 6)
+        offset = int(bins.min())
+        sums = [np.bincount(bins - offset, weights=w, minlength=count - offset) for w in weights]
+        for at, added in enumerate(np.column_stack(sums).tolist(), offset):
+            row = rows[at]
+            for column in range(6):
+                row[column] += added[column]
 
     def _halve(self) -> None:
         rows = self._rows

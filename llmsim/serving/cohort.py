@@ -41,10 +41,18 @@ class Cohort:
         Sum over members of ``pad(computed + 1)`` at the next tick.
     windowed : int [tokens]
         The same with each term clipped at ``pad(window)``; 0 without a window.
+    block_ring : list of int
+        Members that need a new KV block at tick t, at index ``t % block_tokens``.
+    due : int
+        Tick count at which the next member will have all its tokens.
+    top_seat : int
+        No member has a higher seat.
+    grown, grown_last : int [tokens]
+        See `padded_sum`.
     """
 
     __slots__ = (
-        "_block_ring",
+        "block_ring",
         "_block_tokens",
         "_clip",
         "_finishes",
@@ -57,6 +65,9 @@ class Cohort:
         "_window_ring",
         "context",
         "count",
+        "due",
+        "grown",
+        "grown_last",
         "padded",
         "tick",
         "top_seat",
@@ -68,7 +79,7 @@ class Cohort:
         self._block_tokens = block_tokens
         self._clip = -(-window // tile) * tile
         self._tile_ring = [0] * tile
-        self._block_ring = [0] * block_tokens
+        self.block_ring = [0] * block_tokens
         self._window_ring = [0] * tile if window else []
         self._window_growing = 0
         self._window_base = 0
@@ -81,6 +92,9 @@ class Cohort:
         self.padded = 0
         self.windowed = 0
         self.top_seat = -1
+        self.due = FOREVER
+        self.grown = 0
+        self.grown_last = 0
 
     # --- membership -------------------------------------------------------------------------
 
@@ -93,7 +107,7 @@ class Cohort:
         request.finish_tick = finish = tick + request.output - request.generated
         request.join_tick = tick
         self._tile_ring[-base % self._tile] += 1
-        self._block_ring[-base % self._block_tokens] += 1
+        self.block_ring[-base % self._block_tokens] += 1
         self.count += 1
         self.context += computed
         padded = -(-(computed + 1) // self._tile) * self._tile
@@ -103,6 +117,8 @@ class Cohort:
         if request.seat > self.top_seat:
             self.top_seat = request.seat
         heappush(self._finishes, (finish, request.seat, request))
+        if finish < self.due:
+            self.due = finish
 
     def leave(self, request: Request) -> None:
         """Let a member go; its own counters are brought up to the last scheduled tick."""
@@ -112,20 +128,23 @@ class Cohort:
         request.computed = computed
         request.generated = request.output - (request.finish_tick - tick)
         self._tile_ring[-base % self._tile] -= 1
-        self._block_ring[-base % self._block_tokens] -= 1
+        self.block_ring[-base % self._block_tokens] -= 1
         self.count -= 1
         self.context -= computed
         padded = -(-(computed + 1) // self._tile) * self._tile
         self.padded -= padded
         if self._clip:
             self._leave_window(request, padded)
+        due = request.finish_tick == self.due
         request.finish_tick = -1
         if not self.count:
             self.top_seat = -1
             self._finishes.clear()
+            self.due = FOREVER
+        elif due:
+            self.due = self._next_finish()
 
-    def next_finish(self) -> int:
-        """Return the tick count at which the next member will have all its tokens."""
+    def _next_finish(self) -> int:
         heap = self._finishes
         while heap:
             tick, _, request = heap[0]
@@ -136,7 +155,7 @@ class Cohort:
 
     def pop_finished(self) -> Request | None:
         """Remove and return a member that has all its tokens scheduled, in running order."""
-        if self.next_finish() > self.tick:
+        if self.due > self.tick:
             return None
         request = heappop(self._finishes)[2]
         self.leave(request)
@@ -148,15 +167,51 @@ class Cohort:
 
     # --- time -------------------------------------------------------------------------------
 
-    def advance(self, ticks: int) -> None:
-        """Schedule `ticks` more ticks for every member."""
-        self.padded += self.growth(ticks)
+    def advance(self, ticks: int, growth: int) -> None:
+        """Schedule `ticks` more ticks for every member.
+
+        Parameters
+        ----------
+        ticks : int
+        growth : int [tokens]
+            What `growth` returns for them.
+        """
+        self.padded += growth
         if self._clip:
             self.windowed += self._window_growth(ticks)
         self.tick += ticks
         self.context += ticks * self.count
         while self._saturations and self._saturations[0][0] <= self.tick:
             self._saturate()
+
+    def padded_sum(self, ticks: int) -> int:
+        """Return the sum of the padded context sums of the next `ticks` ticks [tokens].
+
+        Leaves the growth of the padded context sum over them in `grown`, and over all but the
+        last of them in `grown_last`.
+        """
+        tile = self._tile
+        if ticks == 1:
+            self.grown_last = 0
+            self.grown = tile * self._tile_ring[(self.tick + 1) % tile]
+            return self.padded
+        if ticks < tile:
+            part = list(accumulate(_ahead(self._tile_ring, self.tick + 1, ticks)))
+            crossed = part[-1]
+            self.grown = tile * crossed
+            self.grown_last = tile * part[-2]
+            return ticks * self.padded + tile * (sum(part) - crossed)
+        self.grown = self.growth(ticks)
+        self.grown_last = self.growth(ticks - 1)
+        return _sum_over_ticks(
+            ticks,
+            tile,
+            self.count,
+            self.context + self.count,
+            self.padded,
+            self._tile_ring,
+            self.tick,
+        )
 
     def growth(self, ticks: int) -> int:
         """Return how much the padded context sum grows over the next `ticks` ticks [tokens]."""
@@ -168,13 +223,6 @@ class Cohort:
         if rest:
             crossed += sum(_ahead(self._tile_ring, self.tick + 1, rest))
         return crossed * tile
-
-    def padded_sum(self, ticks: int) -> int:
-        """Return the sum of the padded context sums of the next `ticks` ticks [tokens]."""
-        return _sum_over_ticks(
-            ticks, self._tile, self.count, self.context + self.count, self.padded,
-            self._tile_ring, self.tick,
-        )
 
     def windowed_sum(self, ticks: int) -> int:
         """Return the sum of the clipped context sums of the next `ticks` ticks [tokens].
@@ -210,7 +258,7 @@ class Cohort:
         cycles, rest = divmod(ticks, self._block_tokens)
         need = cycles * self.count
         if rest:
-            need += sum(_ahead(self._block_ring, self.tick, rest))
+            need += sum(_ahead(self.block_ring, self.tick, rest))
         return need
 
     def ticks_within(self, blocks: int, limit: int) -> int:
@@ -221,7 +269,7 @@ class Cohort:
         cycles = blocks // self.count
         ticks = cycles * size
         blocks -= cycles * self.count
-        ring = self._block_ring
+        ring = self.block_ring
         at = self.tick
         while ticks < limit:
             blocks -= ring[(at + ticks) % size]

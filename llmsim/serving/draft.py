@@ -8,7 +8,6 @@ when KV runs out or the budget does not reach everybody.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 
 from llmsim.kvcache import NO_MATCH, CountLedger, PrefixLedger
@@ -90,6 +89,8 @@ class Draft:
     """
 
     __slots__ = (
+        "_block_ring",
+        "_budget",
         "_chunk_limit",
         "_chunked",
         "_config",
@@ -123,7 +124,6 @@ class Draft:
         "prefilling",
         "running_set",
         "seats",
-        "timeline_waited",
     )
 
     def __init__(
@@ -134,7 +134,7 @@ class Draft:
         cohort: Cohort,
         line: FcfsQueue | UrgencyQueue,
         meter: Meter,
-        decisions: array[int],
+        decisions: list[int],
     ) -> None:
         self._config = config
         self._policy = policy
@@ -157,22 +157,24 @@ class Draft:
         self.preemptions = 0
         self.lookup_tokens = 0
         self.hit_tokens = 0
-        self.timeline_waited = meter.timeline.waited
         self.exec_end_ns = 0
         self.late: list[Request] = []
+        self.chunks: list[tuple[Request, int, int]] = []
+        self.preempted: list[Request] = []
+        self._budget = config.max_num_batched_tokens
+        self._block_ring = cohort.block_ring
         self.begin(0)
 
     def begin(self, now: int) -> None:
         """Start a new step at time `now` [ns]."""
         self.now = now
-        self.budget_tokens = self._config.max_num_batched_tokens
-        self.chunks: list[tuple[Request, int, int]] = []
-        self.preempted: list[Request] = []
-        self.logits = 0
-        self.admitted = 0
-        self.first_need = 0
-        self.decoding = False
-        self.blocked_on_writer = False
+        self.budget_tokens = self._budget
+        if self.chunks:
+            self.chunks = []
+        if self.preempted:
+            self.preempted = []
+        self.logits = self.admitted = self.first_need = 0
+        self.decoding = self.blocked_on_writer = False
         limit = self._chunk_limit
         if limit and self._config.rules.lone_request_unchunked:
             limit = 0 if len(self.running_set) + self.line.count == 1 else limit
@@ -201,7 +203,7 @@ class Draft:
         if not count:
             return True
         if count <= self.budget_tokens:
-            need = cohort.blocks_needed(1)
+            need = self._block_ring[cohort.tick % self._size]
             ledger = self.ledger
             if need <= ledger.free:
                 if need:
@@ -421,7 +423,7 @@ class Draft:
         self.running_set[request] = None
         self.prefilling[request] = None
         if request.queued_ns < now:
-            self.timeline_waited(request.queued_ns, now)
+            self.meter.waited(request.queued_ns, now)
         if request.scheduled_ns < 0:
             request.scheduled_ns = now
             request.cached_tokens = hit

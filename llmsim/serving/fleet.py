@@ -15,7 +15,8 @@ from llmsim.policies.views import RequestView
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
-from llmsim.serving.replica import ARRIVAL_PRIORITY, Replica, Wake
+from llmsim.serving.clock import ARRIVAL_PRIORITY, Wake
+from llmsim.serving.replica import Replica
 from llmsim.serving.request import WAITING, Request
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 
@@ -86,7 +87,7 @@ class Fleet:
         self._at = 0
         self._size = 0
         self._exhausted = False
-        self._routes = array("q")
+        self._routes: list[int] = []
         self._route_hash = hashlib.blake2b(digest_size=16)
         self._replica_hashes: list[hashlib.blake2b] = []
         self._arrive_cb = self._arrive
@@ -129,7 +130,7 @@ class Fleet:
 
     def _at_time(self, time_ns: int, callback: Callable[[simpy.Event], None]) -> None:
         env = self.env
-        env.schedule(Wake(env, callback, 0), ARRIVAL_PRIORITY, time_ns - env.now)  # type: ignore[arg-type]
+        env.schedule(Wake(callback), ARRIVAL_PRIORITY, time_ns - env.now)  # type: ignore[arg-type]
 
     def _arrive(self, _: simpy.Event) -> None:
         """Take in everything that arrives now, then wait for the next."""
@@ -291,10 +292,10 @@ class Fleet:
 
     def _hash(self) -> None:
         for replica, digest in zip(self.replicas, self._replica_hashes, strict=True):
-            digest.update(replica.decisions.tobytes())
-            del replica.decisions[:]
-        self._route_hash.update(self._routes.tobytes())
-        del self._routes[:]
+            digest.update(array("q", replica.decisions).tobytes())
+            replica.decisions.clear()
+        self._route_hash.update(array("q", self._routes).tobytes())
+        self._routes.clear()
 
     def digest(self) -> str:
         """Return the hash over all decisions so far."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable
 
-from llmsim.results.histogram import LogHistogram, bin_of, upper_edge_ns
-from llmsim.results.timeline import Timeline
+import numpy as np
+
+from llmsim.results.histogram import LogHistogram
+from llmsim.results.timeline import Timeline, TimelineData
 from llmsim.serving.request import Request
 
 NEVER = 2**62
+
+_FLUSH = 4_096
+_FIELDS = 11
 
 
 class Meter:
@@ -17,7 +23,8 @@ class Meter:
 
     All members of a cohort get a token at the end of each tick, so one number per tick serves
     them all. The longest gap since a request joined is a suffix maximum over ticks, kept as a
-    stack of falling maxima; the count of gaps above the objective is a running total.
+    stack of falling maxima; the count of gaps above the objective is a running total. What was
+    run is logged as rows of integers and turned into histogram and timeline many rows at a time.
 
     Parameters
     ----------
@@ -30,63 +37,76 @@ class Meter:
         Cohort ticks so far whose gap exceeded the objective.
     itl : LogHistogram
         Gaps, one count per token.
-    timeline : Timeline
     """
 
     __slots__ = (
-        "_bin",
-        "_bin_high",
-        "_bin_low",
+        "_log",
         "_maxima",
-        "_slo",
         "_ticks",
+        "_timeline",
+        "_waits",
         "itl",
         "over",
-        "timeline",
+        "slo",
     )
 
     def __init__(self, itl_slo_ns: int) -> None:
-        self._slo = itl_slo_ns
+        self.slo = itl_slo_ns
         self._ticks: list[int] = []
         self._maxima: list[int] = []
-        self._bin = -1
-        self._bin_low = 0.0
-        self._bin_high = 0.0
+        self._log = array("q")
+        self._waits = array("q")
+        self._timeline = Timeline()
         self.over = 0
         self.itl = LogHistogram()
-        self.timeline = Timeline()
 
-    def ticks(
-        self,
-        last_tick: int,
-        ticks: int,
-        members: int,
-        first_gap: int,
-        last_gap: int,
-        gap_at: Callable[[int], int],
-    ) -> None:
-        """Record consecutive cohort ticks whose gaps do not fall.
+    # --- what was run -----------------------------------------------------------------------
+
+    def log(self, row: tuple[int, ...]) -> None:
+        """Note work that has been run.
 
         Parameters
         ----------
-        last_tick : int
-            Number of the last of them.
-        ticks : int
-            How many.
-        members : int [requests]
-        first_gap, last_gap : int [ns]
-        gap_at : callable
-            Returns the gap of the i-th of them, from 0.
+        row : tuple of int (11,)
+            Start and end [ns], cohort ticks, members, running requests, KV blocks in use at both
+            ends, prefill tokens, prefills that gave a token, gap of the first and of the last
+            tick [ns].
         """
-        if self._bin_low < first_gap and last_gap <= self._bin_high:
-            self.itl.counts[self._bin] += ticks * members
-        else:
-            self._spread(ticks, members, first_gap, last_gap, gap_at)
-        if last_gap > self._slo:
-            if first_gap > self._slo:
-                self.over += ticks
-            else:
-                self.over += ticks - _first_above(gap_at, 0, ticks - 1, self._slo)
+        self._log.extend(row)
+        if len(self._log) >= _FLUSH * _FIELDS:
+            self._absorb()
+
+    def waited(self, start_ns: int, end_ns: int) -> None:
+        """Note that one request waited from `start_ns` to `end_ns` [ns]."""
+        self._waits.extend((start_ns, end_ns))
+
+    def finish(self) -> TimelineData:
+        """Return the timeline; the histogram is complete then."""
+        self._absorb()
+        return self._timeline.finish()
+
+    def _absorb(self) -> None:
+        waits = np.frombuffer(self._waits, dtype=np.int64).reshape(-1, 2)
+        none = np.zeros(len(waits), dtype=np.int64)
+        one = np.ones(len(waits), dtype=np.int64)
+        self._timeline.spans(
+            waits[:, 0], waits[:, 1], none, one, none, none, none, none, busy=False
+        )
+        self._waits = array("q")
+        rows = np.frombuffer(self._log, dtype=np.int64).reshape(-1, _FIELDS)
+        start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last = rows.T
+        self._timeline.spans(
+            start, end, running, np.zeros_like(running), kv0, kv1,
+            prefill, ticks * members + logits, busy=True,
+        )
+        counted = ticks * members > 0
+        self.itl.add_runs(first[counted], last[counted], ticks[counted], members[counted])
+        self._log = array("q")
+
+    # --- gaps between tokens ----------------------------------------------------------------
+
+    def ticked(self, last_tick: int, last_gap: int) -> None:
+        """Note the largest gap of the ticks up to `last_tick` since the last call [ns]."""
         stack = self._maxima
         while stack and stack[-1] <= last_gap:
             stack.pop()
@@ -94,19 +114,39 @@ class Meter:
         stack.append(last_gap)
         self._ticks.append(last_tick)
 
+    def exceeded(self, ticks: int, first_gap: int, gap_at: Callable[[int], int]) -> None:
+        """Count the gaps above the objective among ticks whose last gap exceeds it.
+
+        Parameters
+        ----------
+        ticks : int
+        first_gap : int [ns]
+        gap_at : callable
+            Returns the gap of the i-th tick, from 0; never falls.
+        """
+        low, high = 0, ticks - 1
+        if first_gap > self.slo:
+            high = 0
+        while low < high:
+            middle = (low + high) // 2
+            if gap_at(middle) > self.slo:
+                high = middle
+            else:
+                low = middle + 1
+        self.over += ticks - low
+
     def clear(self) -> None:
         """Forget the maxima; called when nobody is in the cohort."""
-        self._ticks.clear()
-        self._maxima.clear()
-
-    def joined(self, request: Request) -> None:
-        """Note that a request joins the cohort before the next tick."""
-        request.itl_over_at_join = self.over
+        if self._ticks:
+            self._ticks.clear()
+            self._maxima.clear()
 
     def left(self, request: Request, last_token_ns: int) -> None:
         """Bring a request's own figures up to date when it leaves the cohort."""
         request.last_token_ns = last_token_ns
-        request.itl_over += self.over - request.itl_over_at_join
+        over = self.over
+        if over:
+            request.itl_over += over - request.itl_over_at_join
         at = bisect_left(self._ticks, request.join_tick)
         if at < len(self._ticks) and self._maxima[at] > request.itl_max_ns:
             request.itl_max_ns = self._maxima[at]
@@ -116,44 +156,5 @@ class Meter:
         self.itl.add(gap_ns)
         if gap_ns > request.itl_max_ns:
             request.itl_max_ns = gap_ns
-        if gap_ns > self._slo:
+        if gap_ns > self.slo:
             request.itl_over += 1
-
-    def _spread(
-        self,
-        ticks: int,
-        members: int,
-        first_gap: int,
-        last_gap: int,
-        gap_at: Callable[[int], int],
-    ) -> None:
-        counts = self.itl.counts
-        at = 0
-        gap = first_gap
-        while at < ticks:
-            index = bin_of(gap)
-            high = upper_edge_ns(index)
-            if last_gap <= high:
-                upto = ticks
-            else:
-                upto = _first_above(gap_at, at, ticks - 1, high)
-                if upto == at:  # the bin edge and its logarithm disagree in the last digit
-                    upto = at + 1
-            counts[index] = counts.get(index, 0) + (upto - at) * members
-            at = upto
-            if at < ticks:
-                gap = gap_at(at)
-        self._bin = index
-        self._bin_low = upper_edge_ns(index - 1) if index else 0.0
-        self._bin_high = high
-
-
-def _first_above(gap_at: Callable[[int], int], low: int, high: int, bound: float) -> int:
-    """Return the first index in [low, high] whose gap exceeds `bound`; gap(high) does."""
-    while low < high:
-        middle = (low + high) // 2
-        if gap_at(middle) > bound:
-            high = middle
-        else:
-            low = middle + 1
-    return low

@@ -9,7 +9,6 @@ a stretch is slept through or stepped through.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,33 +19,13 @@ from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.results.facts import ReplicaFacts
-from llmsim.serving.cohort import FOREVER, Cohort
+from llmsim.serving.clock import CALL_PRIORITY, Wake
+from llmsim.serving.cohort import FOREVER as UNBOUNDED
+from llmsim.serving.cohort import Cohort
 from llmsim.serving.draft import DROP, FINISH, Draft, EngineConfig
 from llmsim.serving.meter import Meter
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.request import DECODE, FINISHING, PARKED, PREFILL, WAITING, Request
-
-ARRIVAL_PRIORITY = 0
-"""Arrivals and client events come before any replica's call at the same instant."""
-
-CALL_PRIORITY = 16
-"""Calls at one instant go in order of replica index."""
-
-
-class Wake(simpy.Event):
-    """A pending call; superseded ones carry an old version and are ignored."""
-
-    def __init__(
-        self, env: simpy.Environment, callback: Callable[[simpy.Event], None], version: int
-    ) -> None:
-        # an event that is already decided, scheduled by hand: half the cost of a Timeout
-        self.env = env
-        self.callbacks = [callback]
-        self._ok = True
-        self._value = None
-        self._defused = False
-        self.version = version
-
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
@@ -109,7 +88,7 @@ class Replica:
         self.line = FcfsQueue() if fcfs else UrgencyQueue(policy.urgency)
         self._fcfs = fcfs
         self.meter = Meter(itl_slo_ns)
-        self.decisions = array("q")
+        self.decisions: list[int] = []
         self.draft = Draft(
             config, policy, self.ledger, self.cohort, self.line, self.meter, self.decisions
         )
@@ -133,6 +112,8 @@ class Replica:
         self._padded_done = 0  # sum of padded sums over these ticks
         self._windowed_done = 0
         self._gap = 0  # gap of the first planned tick
+        self._ahead = 0  # ticks the cohort's sums were last asked for
+        self._ahead_sum = 0
         self._tick_end_ns = 0  # end of the latest cohort tick
         self._stalled = False  # the cohort sat out a step
         self._unticked: list[Request] = []  # joined since the latest cohort tick
@@ -172,7 +153,7 @@ class Replica:
         line.push(request)
         if self._asleep:
             self._asleep = False
-            self._call_at(self.env.now)
+            self._call_at(int(self.env.now))
         elif self._merged and (alone or not self._fcfs):
             if len(self.running_set) < self.config.max_num_seqs:
                 self._cut()
@@ -183,14 +164,15 @@ class Replica:
         A request that still waits ends at once.
         """
         if request.state == WAITING:
+            now = int(self.env.now)
             was_head = self.line.head() is request
             request.ended = True
             self.line.withdraw(request)
-            if request.queued_ns < self.env.now:
-                self.meter.timeline.waited(request.queued_ns, self.env.now)
-            self.decisions.extend((DROP, request.view.index, self.env.now))
+            if request.queued_ns < now:
+                self.meter.waited(request.queued_ns, now)
+            self.decisions.extend((DROP, request.view.index, now))
             self.ledger.forget(request)
-            self._on_end(request, outcome, self.env.now)
+            self._on_end(request, outcome, now)
             if was_head and self._merged:
                 self._cut()
             return
@@ -219,45 +201,52 @@ class Replica:
     # --- the clock --------------------------------------------------------------------------
 
     def _call_at(self, time_ns: int) -> None:
-        self._version += 1
+        self._version = version = self._version + 1
         self._call_ns = time_ns
         env = self.env
-        env.schedule(
-            Wake(env, self._wake_cb, self._version), self._priority, time_ns - env.now  # type: ignore[arg-type]
-        )
+        env.schedule(Wake(self._wake_cb, version), self._priority, time_ns - env.now)  # type: ignore[arg-type]
 
     def _boundary(self, ticks: int) -> int:
         """Return when the next `ticks` planned ticks will have run [ns]."""
         line = self._line_price
         cohort = self.cohort
+        self._ahead = ticks
+        self._ahead_sum = padded = cohort.padded_sum(ticks) if ticks else 0
         time = line.base_ns * (self._offset + ticks) + line.per_token_ns * (
-            self._padded_done + cohort.padded_sum(ticks)
+            self._padded_done + padded
         )
-        if self._windowed:
+        if self._windowed and ticks:
             time += line.per_windowed_ns * (self._windowed_done + cohort.windowed_sum(ticks))
         return self._anchor_ns + round(time)
 
     def _gap_at(self, step: int) -> int:
         """Return the duration of the `step`-th planned tick, from 0 [ns]."""
-        line = self._line_price
         cohort = self.cohort
-        time = line.base_ns + line.per_token_ns * (cohort.padded + cohort.growth(step))
+        return self._gap_of(cohort.padded + cohort.growth(step), step)
+
+    def _gap_of(self, padded: int, step: int) -> int:
+        line = self._line_price
+        time = line.base_ns + line.per_token_ns * padded
         if self._windowed:
-            time += line.per_windowed_ns * (cohort.windowed_sum(step + 1) - cohort.windowed_sum(step))
+            sums = self.cohort.windowed_sum
+            time += line.per_windowed_ns * (sums(step + 1) - sums(step))
         return round(time)
 
     def _ticks_before(self, time_ns: int) -> int:
         """Return how many planned ticks a call at or after `time_ns` has behind it, at least 1.
 
         A call stands at the end of tick j (at its start with lookahead); found from the first
-        gap, which is the shortest, and corrected downwards.
+        gap, which is the shortest, and corrected.
         """
         ahead = self._lookahead
         elapsed = time_ns - self._front_ns
+        most = self._ticks
         if elapsed <= 0:
             return 1
-        step = min(-(-elapsed // self._gap) + ahead, self._ticks)
-        while step < self._ticks and self._boundary(step - ahead) < time_ns:
+        step = -(-elapsed // self._gap) + ahead
+        if step > most:
+            step = most
+        while step < most and self._boundary(step - ahead) < time_ns:
             step += 1  # the first gap was rounded up
         while step > 1 and self._boundary(step - 1 - ahead) >= time_ns:
             step -= 1
@@ -265,99 +254,123 @@ class Replica:
 
     def _cut(self) -> None:
         """End the stretch under way at the first call that can see what has just happened."""
-        ticks = self._ticks_before(self.env.now)
-        if ticks >= self._ticks:
-            self._merged = False  # the pending call is the one
-            return
-        self._ticks = ticks
         self._merged = False
-        self._exec_end_ns = self._boundary(ticks)
-        self._call_at(self._boundary(ticks - 1) if self._lookahead else self._exec_end_ns)
+        ticks = self._ticks_before(int(self.env.now))
+        if ticks >= self._ticks:
+            return  # the pending call is the one
+        self._ticks = ticks
+        call = self._boundary(ticks - 1) if self._lookahead else 0
+        self._exec_end_ns = end = self._boundary(ticks)
+        self._call_at(call if self._lookahead else end)
 
     # --- the call ---------------------------------------------------------------------------
 
-    def _wake(self, event: simpy.Event) -> None:
-        if event.version != self._version:  # type: ignore[attr-defined]
+    def _wake(self, event: Wake) -> None:
+        if event.version != self._version:
             return
-        now = self.env.now
+        now = self._call_ns
         self.events += 1
         self._merged = False
-        if self._front_ns < self._exec_end_ns and (self._ticks or self._chunked_step):
+        if self._ticks or self._chunked_step:
             self._account()
-        self._settle(now)
+        cohort = self.cohort
+        if (
+            self._completing
+            or cohort.due <= cohort.tick
+            or self._pending
+            or self._leaving
+            or not cohort.count
+        ):
+            self._settle(now)
         draft = self.draft
-        draft.exec_end_ns = max(self._exec_end_ns, now)  # type: ignore[assignment]
-        draft.begin(now)  # type: ignore[arg-type]
+        end = self._exec_end_ns
+        draft.exec_end_ns = end if end > now else now
+        draft.begin(now)
         if self.running_set or self.line.count:
             self._policy.plan(draft)
         self._launch(now)
 
     def _account(self) -> None:
-        """Bring cohort, KV, gaps and timeline up to the end of the planned work."""
+        """Bring cohort, KV, gaps and log up to the end of the planned work."""
         ticks = self._ticks
         cohort = self.cohort
         draft = self.draft
         count = cohort.count
-        ledger = self.ledger
-        used = self._kv_used
+        meter = self.meter
+        first = last = self._gap
         if ticks:
+            if self._ahead != ticks or self._chunked_step:
+                self._ahead_sum = cohort.padded_sum(ticks)
+            growth = cohort.grown
             if ticks > 1:
                 more = cohort.blocks_needed(ticks) - draft.first_need
                 if more:
-                    ledger.take(more)
-            self._meter_ticks(ticks, count)
+                    self.ledger.take(more)
+                last = self._gap_of(cohort.padded + cohort.grown_last, ticks - 1)
+            if self._stalled or draft.late:
+                self._account_late(count)
+                count = 0
+            else:
+                tick = cohort.tick + ticks - 1
+                if last > meter.slo:
+                    meter.exceeded(ticks, first, self._gap_at)
+                meter.ticked(tick, last)
             if self._anchored:
                 self._offset += ticks
-                self._padded_done += cohort.padded_sum(ticks)
+                self._padded_done += self._ahead_sum
                 if self._windowed:
                     self._windowed_done += cohort.windowed_sum(ticks)
-            cohort.advance(ticks)
+            cohort.advance(ticks, growth)
             self._tick_end_ns = self._exec_end_ns
-            self._unticked.clear()
+            if self._unticked:
+                self._unticked.clear()
             self.steps += ticks
+            self._ahead = 0
         else:
             self.steps += 1
-        in_use = self.config.kv_blocks - ledger.free
+        in_use = self.config.kv_blocks - self.ledger.free
         if in_use > self.peak_blocks:
             self.peak_blocks = in_use
-        self.meter.timeline.span(
-            self._front_ns,
-            self._exec_end_ns,
-            len(self.running_set),
-            0,
-            used,
-            in_use,
-            self._prefill_tokens,
-            ticks * count + draft.logits,
-            True,
+        meter.log(
+            (
+                self._front_ns,
+                self._exec_end_ns,
+                ticks,
+                count,
+                len(self.running_set),
+                self._kv_used,
+                in_use,
+                self._prefill_tokens,
+                draft.logits,
+                first,
+                last,
+            )
         )
         self._ticks = 0
         self._chunked_step = False
 
-    def _meter_ticks(self, ticks: int, count: int) -> None:
+    def _account_late(self, count: int) -> None:
+        """One tick in which members have waited unequally long for their token."""
         meter = self.meter
-        first = self._gap
         late = self.draft.late
-        if self._stalled or late:
-            end = self._exec_end_ns
-            gap = end - self._tick_end_ns if self._stalled else first
-            self._stalled = False
-            regular = count - len(late)
-            if regular:
-                meter.ticks(self.cohort.tick, 1, regular, gap, gap, lambda _: gap)
-            for request in late:
-                meter.lone_gap(request, end - request.last_token_ns)
-                request.itl_over_at_join = meter.over
-                request.join_tick = self.cohort.tick + 1
-            late.clear()
-            return
-        last = first if ticks == 1 else self._gap_at(ticks - 1)
-        meter.ticks(
-            self.cohort.tick + ticks - 1, ticks, count, first, last,
-            self._gap_at if ticks > 1 else (lambda _: first),
-        )
+        start, end = self._front_ns, self._exec_end_ns
+        gap = end - self._tick_end_ns if self._stalled else self._gap
+        self._stalled = False
+        tick = self.cohort.tick
+        regular = count - len(late)
+        if regular:
+            if gap > meter.slo:
+                meter.over += 1
+            meter.ticked(tick, gap)
+            row = (start, start, 1, regular, 0, 0, 0, 0, 0, gap, gap)  # no time: gaps alone
+            meter.log(row)
+        for request in late:
+            meter.lone_gap(request, end - request.last_token_ns)
+            request.itl_over_at_join = meter.over
+            request.join_tick = tick + 1
+        late.clear()
 
-    def _settle(self, now: float) -> None:
+    def _settle(self, now: int) -> None:
         """Deliver outputs, seat the prefilled among the decodes, let the finished go."""
         if self._pending:
             for request in self._pending:
@@ -365,7 +378,7 @@ class Replica:
             self._pending = []
         cohort = self.cohort
         done: list[Request] = []
-        if cohort.count and cohort.next_finish() <= cohort.tick:
+        if cohort.due <= cohort.tick:
             request = cohort.pop_finished()
             while request is not None:
                 self.meter.left(request, self._exec_end_ns)
@@ -401,8 +414,10 @@ class Replica:
                 done.append(request)
                 continue
             request.state = DECODE
-            self._watch(request)
-            self.meter.joined(request)
+            path = request.path
+            if path and path[-1][0].slot is not None:
+                path[-1][0].writer = request  # lookups ask for the blocks it is writing
+            request.itl_over_at_join = self.meter.over
             cohort.join(request)
             if stalled:
                 self.draft.late.append(request)
@@ -411,16 +426,9 @@ class Replica:
         self._completing = []
         self._anchored = False
 
-    def _watch(self, request: Request) -> None:
-        """Let the prefix cache ask for the blocks that a decoding request is writing."""
-        path = request.path
-        if path and path[-1][0].slot is not None:
-            path[-1][0].writer = request
-
     def _finish(self, request: Request, time_ns: int) -> None:
-        if request.state == FINISHING and request not in self.running_set:
-            pass  # its KV was taken away while its last token was on the way
-        else:
+        # a request may lose its KV to a preemption while its last token is on the way
+        if request.state != FINISHING or request in self.running_set:
             del self.running_set[request]
             computed = request.computed
             self.ledger.release(request, -(-computed // self.config.block_tokens), computed)
@@ -429,7 +437,7 @@ class Replica:
         self.decisions.extend((FINISH, request.view.index, request.first_token_ns, time_ns))
         self._on_end(request, "finished", time_ns)
 
-    def _let_go(self, now: float) -> None:
+    def _let_go(self, now: int) -> None:
         for request, outcome in self._leaving:
             if request.ended:
                 continue
@@ -443,8 +451,8 @@ class Replica:
                 self._remove_running(request, state)
             request.ended = True
             self.ledger.forget(request)
-            self.decisions.extend((DROP, request.view.index, int(now)))
-            self._on_end(request, outcome, int(now))
+            self.decisions.extend((DROP, request.view.index, now))
+            self._on_end(request, outcome, now)
         self._leaving = []
 
     def _remove_running(self, request: Request, state: int) -> None:
@@ -466,12 +474,12 @@ class Replica:
 
     # --- launch -----------------------------------------------------------------------------
 
-    def _launch(self, now: float) -> None:
+    def _launch(self, now: int) -> None:
         """Price what was planned and sleep until the next call."""
         draft = self.draft
         front = self._exec_end_ns
         if front < now:
-            front = now  # type: ignore[assignment]
+            front = now
         self._front_ns = front
         if draft.preempted:
             self._anchored = False
@@ -488,7 +496,7 @@ class Replica:
         if self.recorder is not None:
             self._record(now)
 
-    def _rest(self, now: float) -> None:
+    def _rest(self, now: int) -> None:
         """Nothing was planned: wait for work in flight, or sleep."""
         self._anchored = False
         if self.recorder is not None and (self._exec_end_ns > now or self.draft.preempted):
@@ -498,7 +506,7 @@ class Replica:
         else:
             self._asleep = not self.running_set and not self.line.count
             if self.draft.preempted:
-                self._call_at(int(now))  # everybody lost their KV; the queue is looked at next
+                self._call_at(now)  # everybody lost their KV; the queue is looked at next
             elif not self._asleep:
                 self._stuck()
 
@@ -564,7 +572,7 @@ class Replica:
             self._offset = 0
             self._padded_done = 0
             self._windowed_done = 0
-        self._gap = self._gap_at(0)
+        self._gap = self._gap_of(cohort.padded, 0)
         self._prefill_tokens = 0
         self._kv_used = self.config.kv_blocks - self.ledger.free
         ticks = 1
@@ -573,19 +581,26 @@ class Replica:
         ):
             ticks = self._stretch_ticks(line)
         self._ticks = ticks
-        end = self._exec_end_ns = self._boundary(ticks)
         self._merged = ticks > 1
-        if self._lookahead:
-            end = self._boundary(ticks - 1) if ticks > 1 else front
-        self._call_at(end)
+        call = front
+        if self._lookahead and ticks > 1:
+            call = self._boundary(ticks - 1)
+        self._exec_end_ns = end = self._boundary(ticks)
+        self._call_at(call if self._lookahead else end)
 
     def _stretch_ticks(self, line: PriceLine) -> int:
         cohort = self.cohort
-        ticks = cohort.next_finish() - cohort.tick
+        ticks = cohort.due - cohort.tick
         if self._windowed:
             ticks = min(ticks, max(1, cohort.next_saturation() - cohort.tick))
-        ticks = cohort.ticks_within(self.ledger.free + self.draft.first_need, ticks)
-        if cohort.padded + cohort.growth(ticks - 1) > line.until_tokens:
+        room = self.ledger.free + self.draft.first_need
+        size = self.config.block_tokens
+        if (ticks // size + 1) * cohort.count > room:
+            ticks = cohort.ticks_within(room, ticks)
+        if (
+            line.until_tokens != UNBOUNDED
+            and cohort.padded + cohort.growth(ticks - 1) > line.until_tokens
+        ):
             low, high = 1, ticks
             while low < high:
                 middle = (low + high) // 2
@@ -594,16 +609,16 @@ class Replica:
                 else:
                     low = middle + 1
             ticks = low
-        return ticks if ticks < FOREVER else 1
+        return ticks
 
     # --- reports ----------------------------------------------------------------------------
 
-    def _record(self, now: float) -> None:
+    def _record(self, now: int) -> None:
         draft = self.draft
         if self.recorder is not None:
             self.recorder(
                 CallRecord(
-                    int(now),
+                    now,
                     self._front_ns,
                     self._exec_end_ns,
                     tuple(draft.chunks),
@@ -621,7 +636,7 @@ class Replica:
         return ReplicaFacts(
             pool,
             self.index,
-            self.meter.timeline.finish(),
+            self.meter.finish(),
             self.steps,
             self.events,
             draft.preemptions,

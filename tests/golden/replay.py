@@ -15,7 +15,8 @@ from llmsim.policies.batching import VllmBatching
 from llmsim.policies.rules import ENGINE_RULES
 from llmsim.policies.views import RequestView
 from llmsim.serving.draft import EngineConfig
-from llmsim.serving.replica import ARRIVAL_PRIORITY, CallRecord, Replica, Wake
+from llmsim.serving.clock import ARRIVAL_PRIORITY, Wake
+from llmsim.serving.replica import CallRecord, Replica
 from llmsim.serving.request import DECODE, PARKED, Request
 
 RULES = {"0.33.0": ENGINE_RULES["vllm-0.33"], "0.20.1": ENGINE_RULES["vllm-0.20"]}
@@ -116,7 +117,7 @@ class Player:
                 int(r["priority"]), tuple(segments),
             )
             request = Request(view, int(r["output_tokens"]))
-            event = Wake(self.env, lambda _, q=request: self.replica.enqueue(q), 0)
+            event = Wake(lambda _, q=request: self.replica.enqueue(q))
             self.env.schedule(event, ARRIVAL_PRIORITY, view.arrival_ns)
 
     def run(self) -> None:
