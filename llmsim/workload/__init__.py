@@ -6,6 +6,7 @@ is built, from named streams, so that every policy meets the same world.
 """
 
 from llmsim.workload.arrivals import ARRIVALS, Arrivals
+from llmsim.workload.burstgpt_like import BurstGPTLike
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Segments, Workload
 from llmsim.workload.lengths import LENGTHS, Lengths
 from llmsim.workload.prompts import PROMPTS, Prompts
@@ -19,6 +20,7 @@ __all__ = [
     "PROMPTS",
     "TRACES",
     "Arrivals",
+    "BurstGPTLike",
     "ClosedLoop",
     "Lengths",
     "Prompts",

@@ -136,7 +136,7 @@ class ReplayWorkload:
         origin_ns: int | None = None
         for part in rechunked(kept, self.options.chunk_rows):
             origin_ns = int(part.time_ns[0]) if origin_ns is None else origin_ns
-            yield self._chunk(part, origin_ns)
+            yield to_chunk(part, origin_ns, self.options.rate_scale)
         if origin_ns is None:
             raise TraceError(str(self.path), [self._nothing_left()])
 
@@ -203,24 +203,6 @@ class ReplayWorkload:
             if end < whole or left == 0:
                 return
 
-    def _chunk(self, rows: Rows, origin_ns: int) -> RequestChunk:
-        n = len(rows)
-        arrival_ns = rows.time_ns - origin_ns
-        if self.options.rate_scale != 1.0:
-            arrival_ns = np.rint(arrival_ns / self.options.rate_scale).astype(np.int64)
-        return RequestChunk(
-            arrival_ns=arrival_ns,
-            # A failed row may have no lengths at all; the contract wants at least one token.
-            prompt_tokens=np.maximum(rows.prompt_tokens, 1).astype(np.int32),
-            output_tokens=np.maximum(rows.output_tokens, 1).astype(np.int32),
-            session=rows.session,
-            client=rows.client,
-            priority=np.zeros(n, dtype=np.int32),
-            failed=rows.failed,
-            abort_ns=np.full(n, -1, dtype=np.int64),
-            segments=None if rows.segments is None else rows.segments.tolist(),
-        )
-
     def _nothing_left(self) -> Fault:
         options = self.options
         chosen = [
@@ -235,6 +217,35 @@ class ReplayWorkload:
         why = f" with {', '.join(chosen)}" if chosen else ""
         skipped = f"; {self.skipped_rows} damaged rows were skipped" if self.skipped_rows else ""
         return Fault(str(self.path), "", f"no request is left{why}{skipped}")
+
+
+def to_chunk(rows: Rows, origin_ns: int = 0, rate_scale: float = 1.0) -> RequestChunk:
+    """Return rows as a chunk of a workload.
+
+    Parameters
+    ----------
+    rows : Rows
+    origin_ns : int [ns]
+        What the rows call time 0.
+    rate_scale : float
+        Divides the times.
+    """
+    n = len(rows)
+    arrival_ns = rows.time_ns - origin_ns
+    if rate_scale != 1.0:
+        arrival_ns = np.rint(arrival_ns / rate_scale).astype(np.int64)
+    return RequestChunk(
+        arrival_ns=arrival_ns,
+        # A failed row may have no lengths at all; the contract wants at least one token.
+        prompt_tokens=np.maximum(rows.prompt_tokens, 1).astype(np.int32),
+        output_tokens=np.maximum(rows.output_tokens, 1).astype(np.int32),
+        session=rows.session,
+        client=rows.client,
+        priority=np.zeros(n, dtype=np.int32),
+        failed=rows.failed,
+        abort_ns=np.full(n, -1, dtype=np.int64),
+        segments=None if rows.segments is None else rows.segments.tolist(),
+    )
 
 
 def in_order(rows: Iterator[Rows], max_disorder_s: float) -> Iterator[Rows]:

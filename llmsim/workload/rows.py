@@ -63,6 +63,10 @@ class Rows:
         """Return the same rows at other times."""
         return replace(self, time_ns=time_ns)
 
+    def all_answered(self) -> Rows:
+        """Return the same rows, none of them failed."""
+        return replace(self, failed=np.zeros(len(self), dtype=np.bool_))
+
 
 def plain_rows(
     time_ns: npt.NDArray[np.int64],
