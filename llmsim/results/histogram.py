@@ -110,10 +110,12 @@ class LogHistogram:
 
     def mean_s(self) -> float:
         """Return the mean [s], each duration taken as the middle of its bin; NaN when empty."""
-        weights = np.array(list(self.counts.values()), dtype=np.float64)
-        if not weights.sum():
+        if not self.total:
             return math.nan
-        return float(np.average(_middle_s(np.array(list(self.counts))), weights=weights))
+        # in order, so that equal histograms have equal means to the last digit
+        bins = np.array(sorted(self.counts), dtype=np.int64)
+        weights = np.array([self.counts[int(b)] for b in bins], dtype=np.float64)
+        return float(np.average(_middle_s(bins), weights=weights))
 
     def quantiles_s(self, fractions: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return quantiles.

@@ -180,8 +180,9 @@ def slope_interval(parts: Floats, width_s: float) -> Interval:
     Notes
     -----
     Least squares over the parts. The lag-1 correlation of the residuals, freed of the downward
-    bias that fitting a line gives it (Kendall's correction, about (2 + 4 r) / n for a line),
-    widens the interval as in [2]: a queue that wanders is not taken for one that grows.
+    bias that fitting a line gives it (about (2 + 4 r) / n) and taken one standard error
+    (1 / sqrt(n)) higher, widens the interval as in [2]: a queue that wanders is not taken for one
+    that grows. ``docs/metrics.md`` has how often that is right for M/M/1 queues.
     """
     n = len(parts)
     time = (np.arange(n) - (n - 1) / 2) * width_s
@@ -192,7 +193,7 @@ def slope_interval(parts: Floats, width_s: float) -> Interval:
     if squares <= 1e-24 * float(parts @ parts):
         return Interval(slope, slope, slope)
     found = float(residuals[:-1] @ residuals[1:]) / squares
-    factor = _widening((found + 2 / n) / (1 - 4 / n))
+    factor = _widening((found + 2 / n) / (1 - 4 / n) + 1 / math.sqrt(n))
     half = _T95[n - 2] * factor * math.sqrt(squares / (n - 2) / spread)
     return Interval(slope, slope - half, slope + half)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from llmsim.results.columns import OUTCOMES
+from llmsim.results.columns import OUTCOMES, Column
 
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 """Quantiles reported of every latency."""
@@ -176,4 +177,11 @@ def metrics_table() -> str:
     """Return the metrics as a Markdown table, as it stands in ``docs/metrics.md``."""
     rows = ["| metric | unit | meaning | 95% interval |", "|---|---|---|---|"]
     rows += [f"| `{m.name}` | {m.unit} | {m.meaning} | {m.interval or 'none'} |" for m in METRICS]
+    return "\n".join(rows)
+
+
+def columns_table(columns: Sequence[Column]) -> str:
+    """Return columns of a result table as a Markdown table, as it stands in the docs."""
+    rows = ["| column | dtype | unit | meaning |", "|---|---|---|---|"]
+    rows += [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning} |" for c in columns]
     return "\n".join(rows)

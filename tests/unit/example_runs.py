@@ -48,7 +48,11 @@ def table_of(rows: list[tuple[int, ...]], path: Any = None) -> Any:
 
 
 def facts_of(
-    n: int, end_ns: int, timeline: Timeline | None = None, itl: LogHistogram | None = None, **given: Any
+    n: int,
+    end_ns: int,
+    timeline: Timeline | None = None,
+    itl: LogHistogram | None = None,
+    **given: Any,
 ) -> RunFacts:
     replica = ReplicaFacts(
         "main", 0, (timeline or Timeline()).finish(), 10, 11, 3, 80, 1_000, 250, 5
