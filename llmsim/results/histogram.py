@@ -66,7 +66,7 @@ class LogHistogram:
         steps: npt.NDArray[np.int64],
         weight: npt.NDArray[np.int64],
     ) -> None:
-        """Count runs of durations that grow evenly from a first to a last one.
+        """Count runs of durations that change evenly from a first to a last one.
 
         Parameters
         ----------
@@ -81,6 +81,8 @@ class LogHistogram:
         Where a run crosses a bin's edge, the crossing is found by linear interpolation, so a
         duration may fall one bin off; totals are exact.
         """
+        # a histogram knows no order: count every run upwards
+        first_ns, last_ns = np.minimum(first_ns, last_ns), np.maximum(first_ns, last_ns)
         low, high = _bins_of(first_ns), _bins_of(last_ns)
         pieces = high - low + 1
         owner = np.repeat(np.arange(len(low)), pieces)

@@ -148,6 +148,9 @@ class Timeline:
             Whether a step was running, in all of them.
         """
         kept = end_ns > start_ns
+        for i in np.flatnonzero(~kept).tolist():
+            tokens = int(prefill_tokens[i]), int(output_tokens[i])
+            self.span(int(start_ns[i]), int(end_ns[i]), 0, 0, 0, 0, *tokens, busy)
         if not kept.any():
             return
         columns = [start_ns, end_ns, running, waiting, kv_start, kv_end]

@@ -23,6 +23,26 @@ def test_a_quantile_is_known_to_0_4_percent(durations, fraction):
     assert low / 1.004 <= found <= high * 1.004
 
 
+RUN = st.tuples(
+    st.integers(1, 10**9), st.integers(1, 10**9), st.integers(1, 300), st.integers(1, 64)
+)
+
+
+@given(st.lists(RUN, min_size=1, max_size=20), st.floats(0.0, 1.0))
+def test_runs_count_like_their_durations_one_by_one(runs, fraction):
+    one, many = LogHistogram(), LogHistogram()
+    for first, last, steps, weight in runs:
+        for duration in np.linspace(first, last, steps) if steps > 1 else [max(first, last)]:
+            one.add(duration, weight)
+    # one step has one duration
+    rows = [(max(f, t), max(f, t), s, w) if s == 1 else (f, t, s, w) for f, t, s, w in runs]
+    many.add_runs(*np.array(rows, dtype=np.int64).T)
+    assert many.total == one.total == sum(steps * weight for _, _, steps, weight in runs)
+    # a duration may fall one bin off
+    wanted, found = one.quantiles_s(fraction)[0], many.quantiles_s(fraction)[0]
+    assert found == pytest.approx(wanted, rel=0.0081)
+
+
 def test_weights_count_like_repeats():
     one, many = LogHistogram(), LogHistogram()
     one.add(5_000_000, 3)

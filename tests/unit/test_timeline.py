@@ -45,6 +45,27 @@ def test_integrals_are_conserved_however_often_bins_merge(spans, bin_ns):
         assert found[name].sum() == pytest.approx(amount, rel=1e-9)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 60_000_000_000), SPAN), min_size=1, max_size=40),
+    st.booleans(),
+)
+def test_many_spans_at_once_are_the_same_as_one_by_one(spans, busy):
+    one, many = Timeline(), Timeline()
+    rows = []
+    for start, (width, running, waiting, kv_start, kv_end, prefill, output, some) in spans:
+        # every other span has no length at all
+        rows.append(
+            (start, start + width * some, running, waiting, kv_start, kv_end, prefill, output)
+        )
+        one.span(*rows[-1], busy)
+    many.spans(*np.array(rows, dtype=np.int64).T, busy)
+    left, right = one.finish(), many.finish()
+    assert left.bin_ns == right.bin_ns
+    for name, values in {**left.levels, **left.totals}.items():
+        found = {**right.levels, **right.totals}[name]
+        assert found == pytest.approx(values, rel=1e-9, abs=1e-3), name
+
+
 def test_bins_hold_what_happened_in_them():
     timeline = Timeline(10)
     timeline.span(5, 25, 2, 1, 0, 20, 40, 8, True)
