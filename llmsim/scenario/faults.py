@@ -109,7 +109,7 @@ def _where_it_belongs(keys: Keys, known: Sequence[str], root: type[BaseModel]) -
     elsewhere = [path for path in all_keys(root) if path.rsplit(".", 1)[-1] == keys[-1]]
     if hint.startswith("Did") or not elsewhere:
         return hint
-    return f"It belongs into {' or '.join(elsewhere)}."
+    return f"It belongs under {' or '.join(elsewhere)}."
 
 
 def fields_at(root: type[BaseModel], keys: Keys) -> tuple[str, ...]:

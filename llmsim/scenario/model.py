@@ -111,10 +111,9 @@ class Traffic(Section):
         synthetic = [key for key in ("arrivals", "lengths", "prompts") if getattr(self, key)]
         if self.trace is not None:
             wrong |= dict.fromkeys(synthetic, "excludes traffic.trace; set one of the two to null")
-            cut = {"requests": "limit", "duration_s": "end_s"}
             wrong |= {
-                key: f"is for synthetic traffic; a trace is cut with traffic.trace.{right}"
-                for key, right in cut.items()
+                key: "is for synthetic traffic; cut a trace by its own keys, such as limit or end_s"
+                for key in ("requests", "duration_s")
                 if getattr(self, key) is not None
             }
         elif not synthetic:

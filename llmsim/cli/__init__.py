@@ -1,0 +1,11 @@
+"""The command line: a thin skin over `llmsim.api`.
+
+Start with `app` (every command and its options); `running` is `llmsim run`, `looking` is
+`llmsim list` and `llmsim show`. Results go to standard output, talk to standard error. Exit code
+0: done; 2: the input is wrong, and the message says what; 3: the machine failed (disk full, no
+permission); 130: interrupted.
+"""
+
+from llmsim.cli.app import app, main
+
+__all__ = ["app", "main"]

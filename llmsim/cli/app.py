@@ -1,0 +1,162 @@
+"""Every command with its options. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmsim.cli.ending import exit_code_for_errors
+
+app = typer.Typer(
+    name="llmsim",
+    help="How will this model, on these GPUs, with this scheduler, serve this traffic?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+show_app = typer.Typer(
+    help="Show a card with the unit and the source of each number, or what a step costs.",
+    no_args_is_help=True,
+)
+app.add_typer(show_app, name="show")
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value, such as fleet.pools.main.replicas=4. The value is YAML.",
+    ),
+]
+ScenarioArgument = Annotated[
+    str, typer.Argument(metavar="SCENARIO", help="A YAML file, or a shipped name.")
+]
+
+
+@app.command()
+def run(
+    scenario: ScenarioArgument,
+    set_: SetOption = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random stream.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder. Default: runs/<scenario>-<time>."),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace a run folder that is not empty.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Print the name of the run folder only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Simulate a scenario: every latency, cost and failure of this fleet under this traffic."""
+    with exit_code_for_errors():
+        from llmsim.cli.running import RunOrder, run_scenario
+
+        order = RunOrder(scenario, tuple(set_ or ()), seed, out, force, quiet, as_json)
+        code = run_scenario(order)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(
+    scenarios: Annotated[
+        list[str], typer.Argument(metavar="SCENARIO...", help="YAML files or shipped names.")
+    ],
+    set_: SetOption = None,
+) -> None:
+    """Say whether scenarios are right; if not, everything that is wrong, with its line."""
+    with exit_code_for_errors():
+        from llmsim.cli.running import check_scenarios
+
+        right = check_scenarios(scenarios, set_ or [])
+    raise typer.Exit(0 if right else 2)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="gpus, models, links, scenarios, routing, batching, arrivals, ..."),
+    ] = None,
+) -> None:
+    """List what exists: cards, shipped scenarios, and the kinds of every seam."""
+    with exit_code_for_errors():
+        from llmsim.cli.looking import list_things
+
+        list_things(what)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    with exit_code_for_errors():
+        from llmsim.cli.looking import version_line
+
+        typer.echo(version_line())
+
+
+NameArgument = Annotated[str, typer.Argument(help="Name of a card, or a path.")]
+
+
+@show_app.command(name="gpu")
+def show_gpu(name: NameArgument) -> None:
+    """Show a GPU card."""
+    _show("gpu", name)
+
+
+@show_app.command(name="model")
+def show_model(name: NameArgument) -> None:
+    """Show a model: a card's name, or a path to a HuggingFace config.json."""
+    _show("model", name)
+
+
+@show_app.command(name="link")
+def show_link(name: NameArgument) -> None:
+    """Show a link card."""
+    _show("link", name)
+
+
+@show_app.command(name="price")
+def show_price(gpu: Annotated[str, typer.Argument(help="Name of a GPU card.")]) -> None:
+    """Show what a GPU costs, by cloud."""
+    _show("price", gpu)
+
+
+@show_app.command(name="scenario")
+def show_scenario(scenario: ScenarioArgument, set_: SetOption = None) -> None:
+    """Show a scenario with every default filled in."""
+    with exit_code_for_errors():
+        from llmsim.cli.looking import show_resolved
+
+        show_resolved(scenario, set_ or [])
+
+
+@show_app.command(name="step")
+def show_step(
+    model: Annotated[str, typer.Option(help="Model card, or a path to a config.json.")],
+    gpu: Annotated[str, typer.Option(help="GPU card.")],
+    tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")] = 1,
+    batch: Annotated[int, typer.Option(min=0, help="Decoding requests.")] = 0,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of context of each of them.")] = 1024,
+    prefill: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NEW:PAST", help="A prompt slice: tokens now, tokens before."),
+    ] = None,
+) -> None:
+    """Show what one step costs, operator by operator, and what bounds each."""
+    with exit_code_for_errors():
+        from llmsim.cli.stepping import StepOrder, show_step_cost
+
+        show_step_cost(StepOrder(model, gpu, tp, batch, context, tuple(prefill or ())))
+
+
+def _show(what: str, name: str) -> None:
+    with exit_code_for_errors():
+        from llmsim.cli.looking import show_card
+
+        show_card(what, name)
+
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    app()

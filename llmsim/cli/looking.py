@@ -1,0 +1,171 @@
+"""`llmsim list` and `llmsim show`: what exists, and where each number comes from."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from inspect import getdoc
+from pathlib import Path
+
+import typer
+
+from llmsim.core.errors import InputError, RegistryError, nearest
+from llmsim.core.paths import list_data
+from llmsim.core.units import GIB
+
+CARDS = ("gpus", "models", "links")
+
+
+def print_rows(rows: Iterable[Sequence[str]], indent: str = "") -> None:
+    """Print rows in aligned columns; the last column runs on."""
+    table = [tuple(row) for row in rows]
+    if not table:
+        return
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        typer.echo((indent + "  ".join([*cells, row[-1]])).rstrip())
+
+
+def list_things(what: str | None) -> None:
+    """Print what exists of one sort, or of all.
+
+    Parameters
+    ----------
+    what : str or None
+        A folder of cards, ``scenarios``, or a seam.
+
+    Raises
+    ------
+    RegistryError
+        If there is no such sort of thing; gives the nearest.
+    """
+    from llmsim.scenario.component import SEAMS
+
+    sorts = (*CARDS, "scenarios", *SEAMS)
+    if what is not None and what not in sorts:
+        raise RegistryError(f"cannot list '{what}'. {nearest(what, sorts)}")
+    if what is not None:
+        print_rows(_things(what))
+        return
+    for each in sorts:
+        typer.echo(each)
+        print_rows(_things(each), indent="  ")
+
+
+def _things(what: str) -> list[tuple[str, str]]:
+    """Return (name, one line about it)."""
+    if what in CARDS:
+        return [
+            (name, _card_line(what, name))
+            for name in sorted(list_data(f"profiles/{what}", ".yaml"))
+        ]
+    if what == "scenarios":
+        return [
+            (name, _told(path)) for name, path in sorted(list_data("scenarios", ".yaml").items())
+        ]
+    from llmsim.scenario.component import parameters_of, registry
+
+    found = registry(what)
+    rows = []
+    for name in found.names():
+        cls = found.get(name)
+        line = (getdoc(cls) or "").split("\n")[0]
+        keys = ", ".join(parameters_of(cls).model_fields)
+        rows.append((name, f"{line} [{keys}]" if keys else line))
+    return rows
+
+
+def _card_line(what: str, name: str) -> str:
+    """Return the facts of a card that tell it from the others."""
+    from llmsim import specs
+
+    try:
+        if what == "gpus":
+            gpu = specs.load_gpu(name)
+            peak = gpu.peak_flops_per_s["bf16"] / 1e12
+            memory, speed = gpu.memory_bytes / GIB, gpu.memory_bytes_per_s / 1e12
+            return f"{gpu.vendor}, {memory:.0f} GiB at {speed:.2f} TB/s, bf16 {peak:.0f} TFLOP/s"
+        if what == "links":
+            return f"{specs.load_link(name).bytes_per_s / 1e9:.0f} GB/s per direction"
+        model = specs.load_model(name)
+        total, active = model.total_parameters / 1e9, model.active_parameters / 1e9
+        return f"{total:.1f}B parameters" + (f", {active:.1f}B active" if active < total else "")
+    except InputError as error:
+        return f"cannot be read: {error.faults[0]}"
+
+
+def _told(path: Path) -> str:
+    """Return a shipped scenario's own description."""
+    from llmsim.scenario.document import read_document
+
+    try:
+        return str(read_document(path).data.get("description", ""))
+    except InputError:
+        return f"cannot be read: llmsim check {path}"
+
+
+def show_card(what: str, name: str) -> None:
+    """Print each number of a card with unit and source.
+
+    Parameters
+    ----------
+    what : str
+        ``gpu``, ``model``, ``link`` or ``price``.
+    name : str
+        Name of the card, a path, or for prices a GPU's name.
+
+    Raises
+    ------
+    CardError
+        If there is no such card, or it is wrong.
+    """
+    from llmsim import specs
+
+    if what == "price":
+        specs.price_of(name)
+        rows = [row for offer in specs.load_prices() if offer.gpu == name for row in offer.rows()]
+    elif what == "gpu":
+        rows = specs.load_gpu(name).rows()
+    elif what == "link":
+        rows = specs.load_link(name).rows()
+    else:
+        rows = list(specs.load_model(name).sources)
+    print_rows(
+        [("field", "value", "unit", "source")]
+        + [(r.field, _text(r.value), r.unit, r.source) for r in rows]
+    )
+
+
+def _text(value: float | str) -> str:
+    return (
+        value
+        if isinstance(value, str)
+        else f"{value:.6g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def show_resolved(scenario: str, assignments: Sequence[str]) -> None:
+    """Print a scenario with every default filled in.
+
+    Raises
+    ------
+    ScenarioError
+        With everything that is wrong with it.
+    """
+    from llmsim.scenario import Scenario, parse_assignments
+
+    found = Scenario.load(scenario, parse_assignments(tuple(assignments)))
+    typer.echo(found.resolved_yaml(), nl=False)
+
+
+def version_line() -> str:
+    """Return the versions of llmsim and Python."""
+    try:
+        own = version("llmsim")
+    except PackageNotFoundError:
+        own = "of a checkout that is not installed"
+    return f"llmsim {own}, Python {platform.python_version()}"

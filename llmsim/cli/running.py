@@ -1,0 +1,166 @@
+"""`llmsim run` and `llmsim check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import typer
+
+from llmsim.cli.ending import INTERRUPTED
+from llmsim.core.errors import InputError
+from llmsim.scenario import Scenario, parse_assignments
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrder:
+    """What `llmsim run` was told.
+
+    Parameters
+    ----------
+    scenario : str
+        A file or a shipped name.
+    assignments : tuple of str
+        Texts of ``--set``.
+    seed : int or None
+    out : Path or None
+    force, quiet, as_json : bool
+    """
+
+    scenario: str
+    assignments: tuple[str, ...]
+    seed: int | None
+    out: Path | None
+    force: bool
+    quiet: bool
+    as_json: bool
+
+
+def run_scenario(order: RunOrder) -> int:
+    """Simulate, save and print; return the exit code.
+
+    Raises
+    ------
+    ScenarioError
+        With everything that is wrong with the scenario.
+    OutputError
+        If the run folder is taken; raised before anything is simulated.
+    """
+    overrides = parse_assignments(order.assignments)
+    if order.seed is not None:
+        overrides["seed"] = order.seed
+    scenario = Scenario.load(order.scenario, overrides)
+    folder = order.out or default_folder(scenario.name)
+
+    from llmsim.results.folder import check_free
+
+    check_free(folder, order.force)
+    from llmsim import api
+
+    with progress_bar(scenario.name, quiet=order.quiet or order.as_json) as progress:
+        result = api.run(scenario, out=folder, force=order.force, progress=progress)
+    if order.as_json:
+        told = {"scenario": scenario.name, "folder": str(folder), "digest": result.digest}
+        typer.echo(json.dumps(told | result.evaluate().as_json(), indent=1))
+    elif order.quiet:
+        typer.echo(str(folder))
+    else:
+        from llmsim.report.terminal import print_summary
+
+        print_summary(result, folder)
+    if result.facts.interrupted:
+        typer.echo("Interrupted: the result covers the run up to that point.", err=True)
+        return INTERRUPTED
+    return 0
+
+
+def default_folder(name: str) -> Path:
+    """Return a run folder in the current directory that does not exist yet.
+
+    Parameters
+    ----------
+    name : str
+        Name of the scenario.
+    """
+    stem = f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    folder, number = Path("runs") / stem, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stem}-{number}"
+    return folder
+
+
+@contextmanager
+def progress_bar(name: str, quiet: bool) -> Iterator[Progress | None]:
+    """Give a callable that draws progress on standard error; None where nobody would see it.
+
+    Parameters
+    ----------
+    name : str
+        What to write in front of the bar.
+    quiet : bool
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeLeft(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None, count="")
+
+        def show(done: int, total: int | None) -> None:
+            count = f"{done:,} requests" if total is None else f"{done:,} of {total:,} requests"
+            bar.update(task, completed=done, total=total, count=count)
+
+        yield show
+
+
+def check_scenarios(scenarios: Sequence[str], assignments: Sequence[str]) -> bool:
+    """Say of each scenario whether it is right; return whether all are.
+
+    Parameters
+    ----------
+    scenarios : sequence of str
+        Files or shipped names.
+    assignments : sequence of str
+        Texts of ``--set``, applied to each.
+    """
+    overrides = parse_assignments(tuple(assignments))
+    right = True
+    for named in scenarios:
+        try:
+            scenario = Scenario.load(named, overrides)
+        except InputError as error:
+            typer.echo(str(error), err=True)
+            right = False
+        else:
+            typer.echo(f"ok  {named}  {describe(scenario)}")
+    return right
+
+
+def describe(scenario: Scenario) -> str:
+    """Return one line that says what is simulated."""
+    traffic = scenario.traffic
+    source = traffic.trace or traffic.arrivals
+    fleet = ", ".join(
+        f"{pool.replicas} x {pool.tp} {pool.gpu}" if pool.tp > 1 else f"{pool.replicas} {pool.gpu}"
+        for pool in scenario.fleet.pools.values()
+    )
+    return f"{scenario.model} on {fleet}; {source.kind if source else 'no'} traffic"
