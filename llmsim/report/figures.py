@@ -35,6 +35,13 @@ _FAINT: Final = "#010204"
 _LINES: Final = {"#010211": "--line-1", "#010212": "--line-2", "#010213": "--line-3"}
 _COLOURS: Final = tuple(_LINES)
 
+_ABOVE: Final[dict[str, Any]] = {
+    "loc": "lower left",
+    "bbox_to_anchor": (0, 0.99),
+    "ncols": 3,
+    "borderaxespad": 0.2,
+}
+"""Legends stand above the axes, where no curve runs through them."""
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",  # text stays text: it can be searched and takes the page's font
     "svg.hashsalt": "llmsim",  # ids that do not change from run to run
@@ -72,7 +79,7 @@ def cdf_svg(result: Result) -> str:
             axes.plot(x, 100 * y, color=colour, label=name)
         if curves:
             _log_time(axes, curves)
-            axes.legend(loc="upper left")
+            axes.legend(**_ABOVE)
         axes.set_ylim(0, 100)
         axes.set_xlabel("latency")
         axes.set_ylabel("requests [%]")
@@ -116,7 +123,7 @@ def cdf(values: Floats) -> tuple[Floats, Floats]:
     return x[kept], rank[kept]
 
 
-def load_svg(result: Result, load: Mapping[str, Floats]) -> str:
+def load_svg(load: Mapping[str, Floats]) -> str:
     """Return requests running and waiting over time, as SVG."""
     peak = float(load["waiting"].max(initial=0.0))
     alt = f"Requests running and waiting over time; at most {peak:.0f} waited in one bin"
@@ -124,12 +131,12 @@ def load_svg(result: Result, load: Mapping[str, Floats]) -> str:
     def draw(axes: Axes) -> None:
         _over_time(axes, load, {"running": "running", "waiting": "waiting"}, 1.0)
         axes.set_ylabel("requests")
-        axes.legend(loc="upper left")
+        axes.legend(**_ABOVE)
 
     return _svg(draw, alt, "load")
 
 
-def kv_svg(result: Result, load: Mapping[str, Floats]) -> str:
+def kv_svg(load: Mapping[str, Floats]) -> str:
     """Return KV use and busy share over time, as SVG."""
     peak = float(load["kv_used_frac"].max(initial=0.0))
     alt = f"KV memory in use and busy share over time; KV use reached {peak:.0%} in one bin"
@@ -138,7 +145,7 @@ def kv_svg(result: Result, load: Mapping[str, Floats]) -> str:
         _over_time(axes, load, {"kv_used_frac": "KV in use", "busy_frac": "busy"}, 100.0)
         axes.set_ylim(0, 105)
         axes.set_ylabel("share [%]")
-        axes.legend(loc="lower left")
+        axes.legend(**_ABOVE)
 
     return _svg(draw, alt, "kv")
 
@@ -165,7 +172,7 @@ def _svg(draw: Any, alt: str, name: str) -> str:
         figure: Figure = Figure(figsize=(7.2, 3.0))
         FigureCanvasSVG(figure)
         # fixed margins: an automatic layout draws everything twice
-        draw(figure.add_axes((0.09, 0.16, 0.88, 0.8)))
+        draw(figure.add_axes((0.11, 0.17, 0.86, 0.71)))
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -43,8 +43,8 @@ def render_html(result: Result) -> str:
         rows=fact_rows(summary),
         metrics=_metric_rows(summary),
         cdf=cdf_svg(result),
-        load=load_svg(result, load),
-        kv=kv_svg(result, load),
+        load=load_svg(load),
+        kv=kv_svg(load),
     )
 
 

@@ -32,7 +32,7 @@ def number(value: float) -> str:
     if math.isnan(value):
         return NONE
     size = abs(value)
-    if size >= 99.95 or value == int(value):
+    if size >= 99.95 or math.isclose(value, round(value), rel_tol=1e-9):
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}" if size >= 0.9995 else f"{value:.3g}"
 

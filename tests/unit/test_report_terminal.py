@@ -88,6 +88,7 @@ def test_odd_names_are_not_markup(stable):
         (0.0123, "12.3 ms"),
         (0.5, "500 ms"),
         (1e-3, "1 ms"),
+        (1e-5, "10 us"),
         (4.56e-5, "45.6 us"),
         (1234, "1,234 s"),
         (math.nan, NONE),
