@@ -322,7 +322,7 @@ def _mamba2(text: _Config, index: int) -> RecurrentMixer:
 
 def _gated(text: _Config) -> bool:
     """Every activation of known decoders gates, ReLU squared alone does not."""
-    return text.get("mlp_hidden_act", "hidden_act") != "relu2"
+    return bool(text.get("mlp_hidden_act", "hidden_act") != "relu2")
 
 
 def _dense(text: _Config, index: int, width: int) -> DenseMlp:

@@ -1,0 +1,241 @@
+"""The operators of a step whose cost depends on the number of tokens alone.
+
+One function per operator kind, vectorised over token counts: the cost model prices all counts
+once at construction, `explain` prices a single one through the same code.
+
+References
+----------
+F and X are the FLOPs and bytes of one rank, 2 FLOP per multiply-add, as in the operator lists of
+GenZ and LLM-Viewer; the smooth roofline is described in `llmsim.specs.kernels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsim.specs import (
+    DenseMlp,
+    GpuCard,
+    LatentAttention,
+    LayerSpec,
+    Linear,
+    ModelSpec,
+    MoeMlp,
+    RecurrentMixer,
+    SmoothRoofline,
+    SoftmaxAttention,
+    WeightFormat,
+)
+
+Floats = NDArray[np.float64]
+
+ACTIVATION_BYTES = 2.0
+"""Activations are 16 bits between operators [bytes]."""
+
+LOGIT_BYTES = 4.0
+"""The sampler works on fp32 logits [bytes]."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpTable:
+    """One operator, priced for several sizes at once.
+
+    Parameters
+    ----------
+    name : str
+    count : int
+        Times that the operator runs in a step.
+    dtype : str
+        Compute dtype, or ``elementwise`` or ``network``.
+    flops, bytes : ndarray (n,) [FLOP], [bytes]
+        Of one call.
+    fixed_s, compute_s, memory_s : ndarray (n,) [s]
+        Launch floor, and the time either limit alone would take.
+    seconds : ndarray (n,) [s]
+        Time of one call.
+    """
+
+    name: str
+    count: int
+    dtype: str
+    flops: Floats
+    bytes: Floats
+    fixed_s: Floats
+    compute_s: Floats
+    memory_s: Floats
+    seconds: Floats
+
+
+def smooth(
+    name: str,
+    count: int,
+    dtype: str,
+    flops: Floats,
+    moved: Floats,
+    terms: SmoothRoofline,
+    gpu: GpuCard,
+    extra_s: Floats | float = 0.0,
+) -> OpTable:
+    """Price an operator by the smooth roofline.
+
+    Parameters
+    ----------
+    name, count, dtype
+        See `OpTable`.
+    flops, moved : ndarray (n,) [FLOP], [bytes]
+    terms : SmoothRoofline
+    gpu : GpuCard
+    extra_s : ndarray or float [s]
+        Added to the launch floor.
+    """
+    compute = flops / (terms.compute_frac * gpu.peak_flops_per_s[dtype])
+    memory = moved / (terms.memory_frac * gpu.memory_bytes_per_s)
+    fixed = np.zeros_like(compute) + terms.t0_s + extra_s
+    joined = (compute**terms.norm + memory**terms.norm) ** (1.0 / terms.norm)
+    return OpTable(name, count, dtype, flops, moved, fixed, compute, memory, fixed + joined)
+
+
+def elementwise(name: str, count: int, moved: Floats, gpu: GpuCard) -> OpTable:
+    """Price a norm, rotary embedding, gather or activation.
+
+    Notes
+    -----
+    Its input was just written: while the set fits the last-level cache it moves at cache speed,
+    above at memory speed; never below the launch floor.
+    """
+    kernels = gpu.kernels
+    warm = moved / (kernels.cache_bandwidth_ratio * gpu.memory_bytes_per_s)
+    cold = moved / (kernels.gemm["bf16"].memory_frac * gpu.memory_bytes_per_s)
+    memory = np.where(moved < gpu.cache_bytes, warm, cold)
+    fixed = np.zeros_like(moved) + kernels.elementwise_floor_s
+    zero = np.zeros_like(moved)
+    return OpTable(
+        name, count, "elementwise", zero, moved, fixed, zero, memory, np.maximum(fixed, memory)
+    )
+
+
+def gemm(linear: Linear, count: int, rows: Floats, gpu: GpuCard) -> OpTable:
+    """Price ``rows`` tokens through one weight matrix."""
+    dtype = gpu.compute_dtype(linear.format.compute_dtype)
+    flops = 2.0 * linear.n * linear.k * rows
+    moved = linear.weight_bytes + ACTIVATION_BYTES * (linear.n + linear.k) * rows
+    return smooth(linear.name, count, dtype, flops, moved, gpu.kernels.gemm[dtype], gpu)
+
+
+def experts_hit(experts: int, active: int, tokens: Floats) -> Floats:
+    """Return how many distinct experts a batch is expected to hit under uniform routing.
+
+    Notes
+    -----
+    ``E (1 - (1 - k / E)^T)``.
+    """
+    return experts * (1.0 - (1.0 - active / experts) ** tokens)
+
+
+def moe_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
+    """Return which coefficients and which compute dtype a routed expert runs with."""
+    dtype = gpu.compute_dtype(form.compute_dtype)
+    if dtype == "bf16" and form.bytes_per_weight < 1.0:
+        return "w4a16", dtype
+    return ("fp8" if dtype == "int8" else dtype), dtype
+
+
+def routed_experts(
+    moe: MoeMlp, count: int, hidden: int, tp: int, tokens: Floats, gpu: GpuCard
+) -> OpTable:
+    """Price permute, grouped GEMMs of the experts that are hit, and un-permute.
+
+    Notes
+    -----
+    Rows per expert below ``half_rows`` lower the reachable FLOP/s.
+    """
+    family, dtype = moe_family(moe.format, gpu)
+    terms = gpu.kernels.moe[family]
+    hit = experts_hit(moe.experts, moe.active_experts, tokens)
+    rows = moe.active_experts * tokens
+    per_expert = sum(part.weight_bytes for part in moe.expert_linears(hidden, tp)) / moe.experts
+    width = moe.intermediate // tp
+    matrices = 3 if moe.gated else 2
+    flops = 2.0 * matrices * hidden * width * rows
+    moved = hit * per_expert + ACTIVATION_BYTES * rows * (2.0 * hidden + matrices * width)
+    per_hit = np.divide(rows, hit, out=np.ones_like(rows), where=hit > 0)
+    slowed = flops * (per_hit + terms.half_rows) / per_hit
+    permute = terms.permute_s_per_byte * 4.0 * rows * hidden * ACTIVATION_BYTES
+    priced = smooth(
+        "experts", count, dtype, slowed, moved, terms.roofline, gpu, terms.expert_s * hit + permute
+    )
+    return OpTable(
+        "experts",
+        count,
+        dtype,
+        flops,
+        moved,
+        priced.fixed_s,
+        priced.compute_s,
+        priced.memory_s,
+        priced.seconds,
+    )
+
+
+def layer_operators(
+    layer: LayerSpec, hidden: int, tp: int, tokens: Floats, gpu: GpuCard
+) -> Iterator[OpTable]:
+    """Yield the token-wise operators of one layer kind, attention and collectives excepted."""
+    count = layer.count
+    parts = (layer.mixer is not None) + (layer.mlp is not None)
+    row = ACTIVATION_BYTES * tokens
+    yield elementwise("norm", parts * count, 4.0 * hidden * row, gpu)
+    mixer, mlp = layer.mixer, layer.mlp
+    if isinstance(mixer, SoftmaxAttention):
+        turned = (mixer.heads // tp + 2 * mixer.kv_heads_per_rank(tp)) * mixer.head_dim
+        yield elementwise("rope+kv write", count, 2.0 * turned * row, gpu)
+    elif isinstance(mixer, LatentAttention):
+        turned = mixer.heads // tp * mixer.rope_dim + mixer.kv_rank + mixer.rope_dim
+        yield elementwise("rope+kv write", count, 2.0 * turned * row, gpu)
+    elif isinstance(mixer, RecurrentMixer):
+        yield elementwise("conv+gate", count, 4.0 * mixer.conv_channels(tp) * row, gpu)
+    if mixer is not None:
+        for linear in mixer.linears(hidden, tp):
+            if linear.name != "conv":
+                yield gemm(linear, count, tokens, gpu)
+    if isinstance(mlp, MoeMlp):
+        yield from _moe_operators(mlp, count, hidden, tp, tokens, gpu)
+    elif isinstance(mlp, DenseMlp):
+        yield from _dense_operators(mlp, "", count, hidden, tp, tokens, gpu)
+
+
+def _dense_operators(
+    mlp: DenseMlp, prefix: str, count: int, hidden: int, tp: int, tokens: Floats, gpu: GpuCard
+) -> Iterator[OpTable]:
+    for linear in mlp.linears(hidden, tp):
+        named = Linear(prefix + linear.name, linear.n, linear.k, linear.format)
+        yield gemm(named, count, tokens, gpu)
+    width = (2.0 + mlp.gated) * (mlp.intermediate // tp)
+    yield elementwise(f"{prefix}act", count, width * ACTIVATION_BYTES * tokens, gpu)
+
+
+def _moe_operators(
+    mlp: MoeMlp, count: int, hidden: int, tp: int, tokens: Floats, gpu: GpuCard
+) -> Iterator[OpTable]:
+    router = next(part for part in mlp.linears(hidden, tp) if part.name == "router")
+    yield gemm(router, count, tokens, gpu)
+    yield elementwise("top-k", count, LOGIT_BYTES * mlp.experts * tokens, gpu)
+    yield routed_experts(mlp, count, hidden, tp, tokens, gpu)
+    shared = mlp.shared()
+    if shared is not None:
+        yield from _dense_operators(shared, "shared_", count, hidden, tp, tokens, gpu)
+
+
+def head_operators(model: ModelSpec, tp: int, rows: Floats, gpu: GpuCard) -> Iterator[OpTable]:
+    """Yield LM head and sampler for several counts of logit rows."""
+    yield gemm(model.head(tp), 1, rows, gpu)
+    kernels = gpu.kernels
+    moved = kernels.sampler_passes * LOGIT_BYTES * model.vocab * rows
+    memory = moved / (kernels.gemm["bf16"].memory_frac * gpu.memory_bytes_per_s)
+    fixed = np.zeros_like(moved) + kernels.sampler_t0_s
+    zero = np.zeros_like(moved)
+    yield OpTable("sampler", 1, "elementwise", zero, moved, fixed, zero, memory, fixed + memory)

@@ -1,0 +1,370 @@
+"""`RooflineCost`: the step price without any profile of the machine at hand.
+
+Everything that depends on token counts alone is tabulated at construction; what depends on
+contexts is a closed form. A step then costs a few list lookups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from llmsim.core.units import NS_PER_S
+from llmsim.costmodel.attention import CONTEXT_TILE, ChunkSums, MixerPrice, price_mixer
+from llmsim.costmodel.communication import all_gather, all_reduce
+from llmsim.costmodel.contract import Chunk, PriceLine
+from llmsim.costmodel.explain import StepBreakdown, explain_step
+from llmsim.costmodel.layout import check_layout, check_link
+from llmsim.costmodel.operators import (
+    ACTIVATION_BYTES,
+    Floats,
+    OpTable,
+    elementwise,
+    head_operators,
+    layer_operators,
+)
+from llmsim.specs import (
+    EngineLimits,
+    GpuCard,
+    HostTerms,
+    LinkCard,
+    ModelSpec,
+    MoeMlp,
+    ParallelPlan,
+)
+
+Operators = Callable[[Floats], Iterator[OpTable]]
+
+
+def _prefill_weights(mixer: MixerPrice) -> tuple[float, ...]:
+    """Flatten a mixer's prefill form for the hot path, context terms folded into new and past."""
+    c, m = mixer.compute_ns, mixer.memory_ns
+    return (
+        mixer.prefill_fixed_ns,
+        c.pairs,
+        c.clipped_pairs,
+        c.new + c.context + c.clipped_context,
+        c.past + c.context,
+        m.pairs,
+        m.new + m.context + m.clipped_context,
+        m.past + m.context,
+        m.clipped_context,
+        mixer.starved,
+        mixer.norm,
+        1.0 / mixer.norm,
+    )
+
+
+def _decode_sums(mixers: Sequence[MixerPrice], mixed: bool) -> tuple[float, float, float, float]:
+    """Add up all mixers' decode terms: fixed, per request, per token, per windowed token [ns]."""
+    fixed = request = token = windowed = 0.0
+    for mixer in mixers:
+        scale = mixer.mixed_scale if mixed else 1.0
+        fixed += mixer.mixed_fixed_ns if mixed else mixer.decode_fixed_ns
+        request += scale * mixer.decode_ns.request
+        token += scale * mixer.decode_ns.padded
+        windowed += scale * mixer.decode_ns.windowed
+    return fixed, request, token, windowed
+
+
+class RooflineCost:
+    """Smooth roofline over the operator list; implements `StepCost`.
+
+    Parameters
+    ----------
+    model : ModelSpec
+    gpu : GpuCard
+    link : LinkCard or None
+        Between the GPUs of the plan; needed when there are several.
+    plan : ParallelPlan
+    limits : EngineLimits
+    kv_dtype : str or None
+        KV cache type, a key of `KV_BYTES`; None for what the checkpoint asks for.
+    lookahead : int
+        1 for asynchronous scheduling, ``step = max(gpu, host)``; 0 for their sum.
+    host : HostTerms
+
+    Raises
+    ------
+    InputError
+        If the model does not split over the plan, or its layers have different windows.
+
+    Notes
+    -----
+    Launching kernels one by one, for steps larger than the largest captured graph, runs beside
+    the GPU: it counts as host work that the GPU can hide, with and without lookahead. Steps up to
+    that size are padded to a captured size, mixed ones too (piecewise graphs of vLLM v1).
+
+    With windowed layers the switch between host-bound and GPU-bound decode is placed for equal
+    contexts; of the two sums it is given, `decode_line` needs only the padded one.
+    """
+
+    context_tile: int = CONTEXT_TILE
+    window_tokens: int
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        gpu: GpuCard,
+        link: LinkCard | None = None,
+        plan: ParallelPlan | None = None,
+        limits: EngineLimits | None = None,
+        kv_dtype: str | None = None,
+        lookahead: int = 1,
+        host: HostTerms | None = None,
+    ) -> None:
+        self.model = model
+        self.gpu = gpu
+        self.link = link
+        self.plan = plan or ParallelPlan()
+        self.limits = limits or EngineLimits()
+        self.kv_dtype = kv_dtype or model.kv_dtype
+        self.lookahead = lookahead
+        self.host = host or HostTerms()
+        check_layout(model, gpu, self.plan)
+        check_link(self.plan, link)
+        self.window_tokens = model.window_tokens
+        self.mixers = tuple(
+            price
+            for layer in model.layers
+            for price in price_mixer(layer, gpu, self.plan.tp, self.kv_dtype)
+        )
+        self._tabulate()
+        self._prefill = tuple(_prefill_weights(mixer) for mixer in self.mixers)
+        self._decode = _decode_sums(self.mixers, mixed=False)
+        self._mixed = _decode_sums(self.mixers, mixed=True)
+        self._lines: dict[int, tuple[PriceLine, PriceLine]] = {}
+
+    def _tabulate(self) -> None:
+        """Price every token count and every count of logit rows once."""
+        limits = self.limits
+        self._graph_sizes = limits.graph_sizes()
+        self.graph_tokens = max(self._graph_sizes, default=0)
+        top = limits.max_num_batched_tokens + limits.max_num_seqs
+        self._token_ns = self._sum_ns(self.token_operators, self.padded(np.arange(top + 1.0)))
+        self._head_ns = self._sum_ns(self.head_tables, np.arange(limits.max_num_seqs + 1.0))
+        self._eager_ns = self.host.eager_layer_s * self.model.layer_count * NS_PER_S
+        self._host_base_ns = self.host.base_s * NS_PER_S
+        self._host_request_ns = self.host.per_request_s * NS_PER_S
+
+    @staticmethod
+    def _sum_ns(operators: Operators, sizes: Floats) -> list[float]:
+        total = np.zeros_like(sizes)
+        for table in operators(sizes):
+            total += table.count * table.seconds
+        total[sizes == 0] = 0.0
+        priced: list[float] = (total * NS_PER_S).tolist()
+        return priced
+
+    def padded(self, tokens: Floats) -> Floats:
+        """Round token counts up to captured graph sizes; larger ones stay.
+
+        Parameters
+        ----------
+        tokens : ndarray of float (n,) [tokens]
+        """
+        sizes = np.array([0.0, *self._graph_sizes])
+        index = np.searchsorted(sizes, tokens).clip(max=len(sizes) - 1)
+        return np.where(tokens <= self.graph_tokens, sizes[index], tokens)
+
+    def token_operators(self, tokens: Floats) -> Iterator[OpTable]:
+        """Yield every operator that depends on the number of tokens alone.
+
+        Parameters
+        ----------
+        tokens : ndarray of float (n,) [tokens]
+            As computed, graph padding included.
+        """
+        model, tp = self.model, self.plan.tp
+        row = ACTIVATION_BYTES * model.hidden * tokens
+        yield elementwise("embed", 1, 2.0 * row, self.gpu)
+        for layer in model.layers:
+            yield from layer_operators(layer, model.hidden, tp, tokens, self.gpu)
+        yield elementwise("final norm", 1, 2.0 * row, self.gpu)
+        if self.link is not None and tp > 1:
+            parts = sum(
+                layer.count * ((layer.mixer is not None) + (layer.mlp is not None))
+                for layer in model.layers
+            )
+            yield all_reduce("all-reduce", parts, row, self.link, tp)
+
+    def head_tables(self, rows: Floats) -> Iterator[OpTable]:
+        """Yield LM head, its gather and the sampler.
+
+        Parameters
+        ----------
+        rows : ndarray of float (n,) [rows]
+            Logit rows.
+        """
+        tp = self.plan.tp
+        yield from head_operators(self.model, tp, rows, self.gpu)
+        if self.link is not None and tp > 1:
+            size = ACTIVATION_BYTES * self.model.vocab * rows
+            yield all_gather("gather logits", 1, size, self.link, tp)
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        """Price a decode-only step; see `StepCost.decode_line`."""
+        try:
+            low, high = self._lines[batch]
+        except KeyError:
+            low, high = self._lines[batch] = self._build_lines(batch)
+        return low if padded_tokens <= low.until_tokens else high
+
+    def step_ns(
+        self,
+        chunks: Sequence[Chunk],
+        decode: int,
+        padded_tokens: int,
+        windowed_tokens: int,
+        logits: int,
+    ) -> int:
+        """Price one step of any composition; see `StepCost.step_ns`."""
+        if not chunks and decode and logits == decode:
+            line = self.decode_line(decode, padded_tokens)
+            return max(
+                1,
+                round(
+                    line.base_ns
+                    + line.per_token_ns * padded_tokens
+                    + line.per_windowed_ns * windowed_tokens
+                ),
+            )
+        tokens = decode
+        gpu_ns = 0.0
+        if decode:
+            fixed, request, token, windowed = self._mixed if chunks else self._decode
+            gpu_ns = fixed + request * decode + token * padded_tokens + windowed * windowed_tokens
+        if chunks:
+            sums = self.chunk_sums(chunks)
+            new, past, pairs, clipped_past, clipped_pairs, tiles = sums
+            tokens += new
+            for weights in self._prefill:
+                fixed, c1, c2, c3, c4, m1, m2, m3, m4, starved, norm, root = weights
+                compute = c1 * pairs + c2 * clipped_pairs + c3 * new + c4 * past
+                compute *= 1.0 + starved / tiles
+                memory = m1 * pairs + m2 * new + m3 * past + m4 * clipped_past
+                gpu_ns += fixed + (compute**norm + memory**norm) ** root
+        gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
+        gpu_ns += self._at(self._head_ns, logits, self.head_tables)
+        return max(1, round(self._with_host(gpu_ns, tokens, decode + len(chunks))))
+
+    def chunk_sums(self, chunks: Sequence[Chunk]) -> ChunkSums:
+        """Sum what prefill attention depends on.
+
+        Parameters
+        ----------
+        chunks : sequence of (new, past) [tokens]
+        """
+        new = past = tiles = 0
+        pairs = 0.0
+        for c, s in chunks:
+            new += c
+            past += s
+            pairs += c * (s + 0.5 * (c + 1))
+            tiles += (c + 127) // 128
+        window = self.window_tokens
+        if not window:
+            return ChunkSums(new, past, pairs, past, pairs, tiles)
+        clipped_past = 0
+        clipped_pairs = 0.0
+        for c, s in chunks:
+            clipped_past += min(s, window)
+            rising = min(c, max(0, window - s))
+            clipped_pairs += rising * (s + 0.5 * (rising + 1)) + (c - rising) * window
+        return ChunkSums(new, past, pairs, clipped_past, clipped_pairs, tiles)
+
+    def explain(
+        self,
+        chunks: Sequence[Chunk] = (),
+        contexts: Sequence[int] = (),
+        logits: int | None = None,
+    ) -> StepBreakdown:
+        """Split the price of a step by operator.
+
+        Parameters
+        ----------
+        chunks : sequence of (new, past) [tokens]
+        contexts : sequence of int [tokens]
+            Context of each decoding request, this step's token included: ``[1024] * 64`` for 64
+            requests at 1,024.
+        logits : int or None [rows]
+            Rows through the LM head; None for the decodes plus one per chunk.
+
+        Returns
+        -------
+        StepBreakdown
+            Rows whose seconds add up to the price.
+        """
+        rows = len(contexts) + len(chunks) if logits is None else logits
+        return explain_step(self, chunks, contexts, rows)
+
+    def host_ns(self, tokens: int, requests: int) -> tuple[float, float]:
+        """Return host work that adds to the GPU's, and host work that runs beside it [ns].
+
+        Parameters
+        ----------
+        tokens, requests : int [tokens], [requests]
+            In the step.
+        """
+        work = self._host_base_ns + self._host_request_ns * requests
+        launch = self._eager_ns if tokens > self.graph_tokens else 0.0
+        return (0.0, work + launch) if self.lookahead else (work, launch)
+
+    def _with_host(self, gpu_ns: float, tokens: int, requests: int) -> float:
+        added, beside = self.host_ns(tokens, requests)
+        return added + (gpu_ns if gpu_ns > beside else beside)
+
+    def _at(self, table: list[float], size: int, operators: Operators) -> float:
+        """Look a size up; one beyond the engine's limits is priced on the spot, exactly."""
+        if size < len(table):
+            return table[size]
+        sizes = np.array([float(size)])
+        return self._sum_ns(operators, sizes)[0]
+
+    def _build_lines(self, batch: int) -> tuple[PriceLine, PriceLine]:
+        """Return the host-bound and the GPU-bound piece; twice the latter if it is the only one."""
+        fixed, request, token, windowed = self._decode
+        gpu_ns = (
+            fixed
+            + request * batch
+            + self._at(self._token_ns, batch, self.token_operators)
+            + self._at(self._head_ns, batch, self.head_tables)
+        )
+        added, beside = self.host_ns(batch, batch)
+        line = PriceLine(added + gpu_ns, token, windowed)
+        until = self._knot(beside - gpu_ns, batch)
+        if until < 1:
+            return line, line
+        if until >= line.until_tokens:
+            flat = PriceLine(added + beside, 0.0)
+            return flat, flat
+        return PriceLine(added + beside, 0.0, 0.0, until), line
+
+    def _knot(self, slack_ns: float, batch: int) -> int:
+        """Return the largest padded sum whose attention fits into `slack_ns`, contexts equal."""
+        _, _, token, windowed = self._decode
+        if slack_ns < 0:
+            return 0
+        tile = self.context_tile
+        edge = batch * (-(-self.window_tokens // tile) * tile)
+        if windowed and slack_ns <= (token + windowed) * edge:
+            return int(slack_ns / (token + windowed))
+        slack_ns -= windowed * edge
+        return int(slack_ns / token) if token else 2**62
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what was taken for granted: the model's notes, and formats the chip lacks."""
+        names = {self.model.head_format.name: self.model.head_format}
+        for layer in self.model.layers:
+            for part in layer.linears(self.model.hidden, self.plan.tp):
+                names[part.format.name] = part.format
+        notes = [
+            f"{self.gpu.name} has no {form.compute_dtype} products: {name} weights are unpacked "
+            f"to 16 bits"
+            for name, form in names.items()
+            if self.gpu.compute_dtype(form.compute_dtype) != form.compute_dtype
+        ]
+        if any(isinstance(layer.mlp, MoeMlp) for layer in self.model.layers):
+            notes.append("experts are hit uniformly: no load skew")
+        return (*self.model.warnings, *notes)
