@@ -74,7 +74,7 @@ def _card(
         return
     if is_path(name):
         if not Path(name).exists():
-            yield Complaint(keys, f"no such file: {name}")
+            yield Complaint(keys, f"no such file: '{name}'.")
             return
     elif name not in names():
         yield Complaint(keys, f"unknown {what} '{name}'.", nearest(name, names()))
@@ -95,7 +95,27 @@ def _files(at: Keys, section: Mapping[str, Any]) -> Iterator[Complaint]:
         what = "is a folder" if Path(path).is_dir() else "no such file"
         keys = (*at, key, "path")
         hint = f"Say where it is with --set {'.'.join(keys)}=FILE."
-        yield Complaint(keys, f"{what}: {path}", hint)
+        yield Complaint(keys, f"{what}: '{path}'.", hint)
+
+
+def layouts(scenario: Scenario) -> Iterator[Complaint]:
+    """Yield the pools over whose GPUs the model does not split.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its keys, types and cards are right.
+    """
+    from llmsim.costmodel import check_layout
+    from llmsim.specs import ParallelPlan, load_gpu, load_model
+
+    model = load_model(scenario.model)
+    for name, pool in scenario.fleet.pools.items():
+        try:
+            check_layout(model, load_gpu(pool.gpu), ParallelPlan(pool.tp))
+        except InputError as error:
+            for fault in error.faults:
+                yield Complaint(("fleet", "pools", name, "tp"), fault.message, fault.hint)
 
 
 def traffic_laws(scenario: Scenario) -> Iterator[Complaint]:

@@ -26,7 +26,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "arrivals": ("llmsim.workload", "ARRIVALS"),
     "lengths": ("llmsim.workload", "LENGTHS"),
     "prompts": ("llmsim.workload", "PROMPTS"),
-    "cost": ("llmsim.costmodel", "COST"),
+    "cost": ("llmsim.scenario.costs", "COST"),
     "batching": ("llmsim.policies", "BATCHING"),
     "routing": ("llmsim.policies", "ROUTING"),
 }

@@ -89,7 +89,8 @@ def _words(error: Mapping[str, Any], keys: Keys, root: type[BaseModel]) -> tuple
         return "unknown key.", _where_it_belongs(keys, known, root)
     if kind == "literal_error":
         words = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        return _got(error), _guess(error["input"], words)
+        guess = _guess(error["input"], words)
+        return f"{_got(error)}{'.' if guess else ''}", guess
     if kind.startswith("component") or kind == "cross":
         return str(context.get("problem", error["msg"])), str(context.get("hint", ""))
     return _got(error), ""
@@ -101,7 +102,7 @@ def _got(error: Mapping[str, Any]) -> str:
 
 def _guess(word: Any, known: Sequence[str]) -> str:
     hint = nearest(str(word), known)
-    return hint[: hint.index(" Known:")] + "" if hint.startswith("Did") else ""
+    return hint[: hint.index(" Known:")] if hint.startswith("Did") else ""
 
 
 def _where_it_belongs(keys: Keys, known: Sequence[str], root: type[BaseModel]) -> str:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from llmsim.core.errors import Fault, ScenarioError, nearest
 from llmsim.core.paths import find_data, list_data
-from llmsim.scenario.checks import named_things, traffic_laws
+from llmsim.scenario.checks import layouts, named_things, traffic_laws
 from llmsim.scenario.document import Document, parse_value, read_document
 from llmsim.scenario.faults import faults_of
 from llmsim.scenario.layers import SET, Layers, anchor_paths, ordered, plain
@@ -204,6 +204,7 @@ def _finish(
     try:
         scenario = Scenario.model_validate_json(json.dumps(layers.data))
         found += traffic_laws(scenario)
+        found += layouts(scenario) if not found else []
     except ValidationError as error:
         faults += faults_of(error.errors(include_url=False), layers, source, Scenario)
     for keys, message, hint in found:

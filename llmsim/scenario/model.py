@@ -156,7 +156,7 @@ class Engine(Section):
     """Replay captured graphs for steps of captured sizes."""
     watermark_frac: Annotated[float, Ge(0), Le(1)] | None = None
     """[fraction] KV blocks kept free at admission; absent: as the version does."""
-    lookahead: Literal[0, 1] = 0
+    lookahead: Literal[0, 1] = 1
     """[steps] How many steps the scheduler runs ahead of the GPU: 1 for asynchronous scheduling."""
     fast_forward: bool = True
     """Price steps of unchanged composition together; false: one event per step, same results."""

@@ -1,0 +1,111 @@
+"""`llmsim show step`: the price of one step, operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import typer
+
+from llmsim.cli.looking import print_rows
+from llmsim.core.errors import Fault, InputError
+from llmsim.costmodel import Chunk, RooflineCost, StepBreakdown
+from llmsim.specs import EngineLimits, ParallelPlan, load_gpu, load_link, load_model
+
+
+@dataclass(frozen=True, slots=True)
+class StepOrder:
+    """Which step to show.
+
+    Parameters
+    ----------
+    model, gpu : str
+        Cards.
+    tp : int [GPUs]
+    batch : int [requests]
+        Decoding requests.
+    context : int [tokens]
+        Of each of them, this step's token included.
+    prefill : tuple of str
+        ``NEW:PAST`` [tokens].
+    """
+
+    model: str
+    gpu: str
+    tp: int
+    batch: int
+    context: int
+    prefill: tuple[str, ...]
+
+
+def show_step_cost(order: StepOrder) -> None:
+    """Print what a step costs and what bounds each operator.
+
+    Raises
+    ------
+    InputError
+        If a card or an option is wrong, or the model does not split over the GPUs.
+    """
+    chunks = _chunks(order.prefill)
+    if not chunks and not order.batch:
+        fault = Fault("", "", "the step is empty.", "Give --batch, --prefill, or both.")
+        raise InputError("show step", [fault])
+    model, gpu = load_model(order.model), load_gpu(order.gpu)
+    tokens = order.batch + sum(new for new, _ in chunks)
+    usual = EngineLimits()
+    limits = EngineLimits(
+        max_num_seqs=max(usual.max_num_seqs, order.batch + len(chunks)),
+        max_num_batched_tokens=max(usual.max_num_batched_tokens, tokens),
+        max_model_len=max(order.context, *(sum(chunk) for chunk in chunks), 1),
+    )
+    link = load_link(gpu.link) if order.tp > 1 else None
+    cost = RooflineCost(model, gpu, link, ParallelPlan(order.tp), limits)
+    step = cost.explain(chunks, [order.context] * order.batch)
+    print_rows(_table(step))
+    typer.echo("")
+    for line in _facts(order, cost, step, chunks):
+        typer.echo(line)
+    for warning in cost.warnings():
+        typer.echo(f"note: {warning}", err=True)
+
+
+def _chunks(texts: tuple[str, ...]) -> list[Chunk]:
+    """Read ``NEW:PAST``; PAST may be left out."""
+    found: list[Chunk] = []
+    faults: list[Fault] = []
+    for text in texts:
+        new, _, past = text.partition(":")
+        if new.isdecimal() and int(new) > 0 and (past or "0").isdecimal():
+            found.append((int(new), int(past or 0)))
+        else:
+            message = f"'{text}' is not NEW:PAST."
+            faults.append(Fault("", "--prefill", message, "Write it like 512:0, in tokens."))
+    if faults:
+        raise InputError("show step", faults)
+    return found
+
+
+def _table(step: StepBreakdown) -> Iterator[tuple[str, ...]]:
+    yield ("operator", "calls", "time [us]", "share", "GFLOP", "MB", "dtype", "bound by")
+    for row in step.rows:
+        yield (
+            row.name,
+            f"{row.count:,}",
+            f"{row.seconds * 1e6:,.1f}",
+            f"{row.share_frac:.1%}",
+            f"{row.flops / 1e9:,.2f}",
+            f"{row.bytes / 1e6:,.1f}",
+            row.dtype,
+            row.bound,
+        )
+
+
+def _facts(
+    order: StepOrder, cost: RooflineCost, step: StepBreakdown, chunks: list[Chunk]
+) -> Iterator[str]:
+    prompt = sum(new for new, _ in chunks)
+    gpus = f"{order.tp} x {cost.gpu.name}" if order.tp > 1 else cost.gpu.name
+    yield f"step      {step.seconds * 1e3:.3f} ms on {gpus}, of which GPU {step.gpu_s * 1e3:.3f} ms"
+    yield f"tokens    {order.batch} decoded, {prompt} of prompts; {step.tokens} with padding"
+    if order.batch:
+        yield f"output    {order.batch / step.seconds:,.0f} tokens/s at this batch and context"
