@@ -56,6 +56,7 @@ class Cohort:
         "_block_tokens",
         "_clip",
         "_finishes",
+        "_joins",
         "_saturations",
         "_tile",
         "_tile_ring",
@@ -84,8 +85,9 @@ class Cohort:
         self._window_growing = 0
         self._window_base = 0
         self._saturated = 0
-        self._finishes: list[tuple[int, int, Request]] = []
+        self._finishes: list[tuple[int, int, int, Request]] = []
         self._saturations: list[tuple[int, int, Request]] = []
+        self._joins = 0
         self.count = 0
         self.tick = 0
         self.context = 0
@@ -112,11 +114,12 @@ class Cohort:
         self.context += computed
         padded = -(-(computed + 1) // self._tile) * self._tile
         self.padded += padded
+        self._joins += 1  # makes heap entries unique
         if self._clip:
             self._join_window(request, padded)
         if request.seat > self.top_seat:
             self.top_seat = request.seat
-        heappush(self._finishes, (finish, request.seat, request))
+        heappush(self._finishes, (finish, request.seat, self._joins, request))
         if finish < self.due:
             self.due = finish
 
@@ -147,17 +150,15 @@ class Cohort:
     def _next_finish(self) -> int:
         heap = self._finishes
         while heap:
-            tick, _, request = heap[0]
+            tick, _, _, request = heap[0]
             if request.finish_tick == tick:
                 return tick
             heappop(heap)
         return FOREVER
 
-    def pop_finished(self) -> Request | None:
-        """Remove and return a member that has all its tokens scheduled, in running order."""
-        if self.due > self.tick:
-            return None
-        request = heappop(self._finishes)[2]
+    def pop_finished(self) -> Request:
+        """Remove and return the next member that has all its tokens scheduled."""
+        request = heappop(self._finishes)[3]
         self.leave(request)
         return request
 
@@ -292,7 +293,7 @@ class Cohort:
         self._window_ring[-request.base % self._tile] += 1
         # computed + 1 exceeds clip - tile, so that pad() equals clip, at this tick
         request.window_tick = self._clip - self._tile - request.base
-        heappush(self._saturations, (request.window_tick, request.seat, request))
+        heappush(self._saturations, (request.window_tick, self._joins, request))
 
     def _leave_window(self, request: Request, padded: int) -> None:
         if request.window_tick < 0:

@@ -308,7 +308,7 @@ class Fleet:
     def close(self) -> None:
         """Record whoever is still here when the run stops early."""
         now = int(self.env.now)
-        for request in sorted(self._live):
+        for request in sorted(self._live, key=lambda live: live.view.index):
             outcome = "queued_at_end" if request.state == WAITING else "running_at_end"
             self._row(request, outcome, now)
         self._live.clear()

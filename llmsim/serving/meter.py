@@ -36,7 +36,11 @@ class Meter:
     over : int [ticks]
         Cohort ticks so far whose gap exceeded the objective.
     itl : LogHistogram
-        Gaps, one count per token.
+        Gaps, one count per token; complete after `finish`, as are the next two.
+    steps : int
+        Steps run.
+    peak_kv_blocks : int [blocks]
+        Most KV blocks in use.
     """
 
     __slots__ = (
@@ -47,7 +51,9 @@ class Meter:
         "_waits",
         "itl",
         "over",
+        "peak_kv_blocks",
         "slo",
+        "steps",
     )
 
     def __init__(self, itl_slo_ns: int) -> None:
@@ -58,6 +64,8 @@ class Meter:
         self._waits = array("q")
         self._timeline = Timeline()
         self.over = 0
+        self.steps = 0
+        self.peak_kv_blocks = 0
         self.itl = LogHistogram()
 
     # --- what was run -----------------------------------------------------------------------
@@ -99,6 +107,10 @@ class Meter:
             start, end, running, np.zeros_like(running), kv0, kv1,
             prefill, ticks * members + logits, busy=True,
         )
+        if len(rows):
+            ran = end > start
+            self.steps += int(np.maximum(ticks[ran], 1).sum())
+            self.peak_kv_blocks = max(self.peak_kv_blocks, int(kv1.max()))
         counted = ticks * members > 0
         self.itl.add_runs(first[counted], last[counted], ticks[counted], members[counted])
         self._log = array("q")

@@ -94,14 +94,13 @@ class Replica:
         )
         self.running_set = self.draft.running_set
         self.recorder: Callable[[CallRecord], None] | None = None
-        self.steps = 0
         self.events = 0
-        self.peak_blocks = 0
         self._version = 0
         self._asleep = True  # nothing planned, nothing in flight
         self._call_ns = -1  # when the pending call is due
         self._front_ns = 0  # when the planned work starts
         self._exec_end_ns = 0  # when all planned work has run
+        self._kv_blocks = config.kv_blocks
         self._ticks = 0  # decode ticks of the planned work
         self._merged = False  # the planned work is a stretch that an arrival may cut
         self._chunked_step = False
@@ -194,7 +193,7 @@ class Replica:
         """Share of KV blocks in use now, inside a stretch too."""
         used = self.config.kv_blocks - self.ledger.free
         if self._merged and self._ticks > 1:
-            done = max(0, self._ticks_before(self.env.now) - 1)
+            done = max(0, self._ticks_before(int(self.env.now)) - 1)
             used += self.cohort.blocks_needed(done + 1) - self.cohort.blocks_needed(1)
         return used / self.config.kv_blocks
 
@@ -210,10 +209,11 @@ class Replica:
         """Return when the next `ticks` planned ticks will have run [ns]."""
         line = self._line_price
         cohort = self.cohort
-        self._ahead = ticks
-        self._ahead_sum = padded = cohort.padded_sum(ticks) if ticks else 0
+        if ticks != self._ahead:
+            self._ahead = ticks
+            self._ahead_sum = cohort.padded_sum(ticks) if ticks else 0
         time = line.base_ns * (self._offset + ticks) + line.per_token_ns * (
-            self._padded_done + padded
+            self._padded_done + self._ahead_sum
         )
         if self._windowed and ticks:
             time += line.per_windowed_ns * (self._windowed_done + cohort.windowed_sum(ticks))
@@ -235,8 +235,9 @@ class Replica:
     def _ticks_before(self, time_ns: int) -> int:
         """Return how many planned ticks a call at or after `time_ns` has behind it, at least 1.
 
-        A call stands at the end of tick j (at its start with lookahead); found from the first
-        gap, which is the shortest, and corrected.
+        A call stands at the end of tick j (at its start with lookahead). The first gap is the
+        shortest and the last the longest, which bounds j from both sides; what is left is
+        stepped through.
         """
         ahead = self._lookahead
         elapsed = time_ns - self._front_ns
@@ -246,9 +247,14 @@ class Replica:
         step = -(-elapsed // self._gap) + ahead
         if step > most:
             step = most
-        while step < most and self._boundary(step - ahead) < time_ns:
+        while self._boundary(step - ahead) < time_ns and step < most:
             step += 1  # the first gap was rounded up
-        while step > 1 and self._boundary(step - 1 - ahead) >= time_ns:
+        longest = self._gap_of(self.cohort.padded + self.cohort.grown_last, step - 1)
+        while (
+            step > 1
+            and (step - 1 - ahead) * (longest + 1) >= elapsed
+            and self._boundary(step - 1 - ahead) >= time_ns
+        ):
             step -= 1
         return step
 
@@ -259,9 +265,12 @@ class Replica:
         if ticks >= self._ticks:
             return  # the pending call is the one
         self._ticks = ticks
-        call = self._boundary(ticks - 1) if self._lookahead else 0
-        self._exec_end_ns = end = self._boundary(ticks)
-        self._call_at(call if self._lookahead else end)
+        if self._lookahead:
+            call = self._boundary(ticks - 1)
+            self._exec_end_ns = self._boundary(ticks)
+        else:
+            call = self._exec_end_ns = self._boundary(ticks)
+        self._call_at(call)
 
     # --- the call ---------------------------------------------------------------------------
 
@@ -295,42 +304,39 @@ class Replica:
         ticks = self._ticks
         cohort = self.cohort
         draft = self.draft
-        count = cohort.count
         meter = self.meter
+        count = cohort.count
         first = last = self._gap
         if ticks:
-            if self._ahead != ticks or self._chunked_step:
-                self._ahead_sum = cohort.padded_sum(ticks)
-            growth = cohort.grown
-            if ticks > 1:
-                more = cohort.blocks_needed(ticks) - draft.first_need
-                if more:
-                    self.ledger.take(more)
-                last = self._gap_of(cohort.padded + cohort.grown_last, ticks - 1)
-            if self._stalled or draft.late:
-                self._account_late(count)
-                count = 0
+            if self._chunked_step:
+                cohort.padded_sum(1)
+                grown = cohort.grown
             else:
-                tick = cohort.tick + ticks - 1
-                if last > meter.slo:
-                    meter.exceeded(ticks, first, self._gap_at)
-                meter.ticked(tick, last)
-            if self._anchored:
+                if ticks != self._ahead:
+                    self._ahead = ticks
+                    self._ahead_sum = cohort.padded_sum(ticks)
+                grown = cohort.grown
                 self._offset += ticks
                 self._padded_done += self._ahead_sum
                 if self._windowed:
                     self._windowed_done += cohort.windowed_sum(ticks)
-            cohort.advance(ticks, growth)
+                if ticks > 1:
+                    more = cohort.blocks_needed(ticks) - draft.first_need
+                    if more:
+                        self.ledger.take(more)
+                    last = self._gap_of(cohort.padded + cohort.grown_last, ticks - 1)
+            if self._stalled or draft.late:
+                self._account_late(count)
+                count = 0
+            else:
+                if last > meter.slo:
+                    meter.exceeded(ticks, first, self._gap_at)
+                meter.ticked(cohort.tick + ticks - 1, last)
+            cohort.advance(ticks, grown)
             self._tick_end_ns = self._exec_end_ns
             if self._unticked:
                 self._unticked.clear()
-            self.steps += ticks
-            self._ahead = 0
-        else:
-            self.steps += 1
-        in_use = self.config.kv_blocks - self.ledger.free
-        if in_use > self.peak_blocks:
-            self.peak_blocks = in_use
+        in_use = self._kv_blocks - self.ledger.free
         meter.log(
             (
                 self._front_ns,
@@ -379,11 +385,10 @@ class Replica:
         cohort = self.cohort
         done: list[Request] = []
         if cohort.due <= cohort.tick:
-            request = cohort.pop_finished()
-            while request is not None:
-                self.meter.left(request, self._exec_end_ns)
-                done.append(request)
-                request = cohort.pop_finished()
+            while cohort.due <= cohort.tick:
+                finished = cohort.pop_finished()
+                self.meter.left(finished, self._exec_end_ns)
+                done.append(finished)
             self._anchored = False
         if self._completing:
             self._seat_completed(done)
@@ -540,7 +545,7 @@ class Replica:
         if cohort.count and not decoding and not self._stalled:
             self._stalled = True
             draft.late.extend(r for r in self._unticked if r.state == DECODE)
-        self._kv_used = self.config.kv_blocks - self.ledger.free
+        self._kv_used = self._kv_blocks - self.ledger.free
         total = 0
         for request, tokens, _ in chunks:
             total += tokens
@@ -573,8 +578,9 @@ class Replica:
             self._padded_done = 0
             self._windowed_done = 0
         self._gap = self._gap_of(cohort.padded, 0)
+        self._ahead = -1
         self._prefill_tokens = 0
-        self._kv_used = self.config.kv_blocks - self.ledger.free
+        self._kv_used = self._kv_blocks - self.ledger.free
         ticks = 1
         if self._steady and not (
             self._pending or self._stalled or draft.late or draft.blocked_on_writer or self._leaving
@@ -637,10 +643,10 @@ class Replica:
             pool,
             self.index,
             self.meter.finish(),
-            self.steps,
+            self.meter.steps,
             self.events,
             draft.preemptions,
-            self.peak_blocks,
+            self.meter.peak_kv_blocks,
             draft.lookup_tokens,
             draft.hit_tokens,
             self.ledger.evicted,

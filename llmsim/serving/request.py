@@ -55,7 +55,6 @@ class Request:
         "replica",
         "scheduled_ns",
         "seat",
-        "slot",
         "state",
         "view",
         "window_tick",
@@ -70,6 +69,8 @@ class Request:
         self.computed = 0
         self.seat = -1
         self.state = WAITING
+        self.base = 0
+        self.join_tick = 0
         self.finish_tick = -1
         self.window_tick = -1
         self.scheduled_ns = -1
@@ -87,9 +88,6 @@ class Request:
         self.path: Any = None
         self.held: Any = None
         self.held_blocks = 0
-
-    def __lt__(self, other: Request) -> bool:
-        return self.view.index < other.view.index
 
 
 # States of a request inside a replica.

@@ -138,6 +138,7 @@ def _facts(
     names: Sequence[str],
     interrupted: bool,
 ) -> RunFacts:
+    parts = tuple(replica.facts(name) for replica, name in zip(replicas, names, strict=True))
     itl = LogHistogram()
     for replica in replicas:
         itl.merge(replica.meter.itl)
@@ -155,9 +156,7 @@ def _facts(
         events=sum(replica.events for replica in replicas) + fleet.arrived,
         itl=itl,
         pools=tuple(pool.facts for pool in pools),
-        replicas=tuple(
-            replica.facts(name) for replica, name in zip(replicas, names, strict=True)
-        ),
+        replicas=parts,
         interrupted=interrupted,
         warnings=tuple(warnings),
     )
