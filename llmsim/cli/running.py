@@ -13,8 +13,9 @@ from pathlib import Path
 import typer
 
 from llmsim.cli.ending import INTERRUPTED
-from llmsim.core.errors import InputError
+from llmsim.core.errors import InputError, ModelDoesNotFitError
 from llmsim.scenario import Scenario, parse_assignments
+from llmsim.scenario.checks import prove
 
 Progress = Callable[[int, int | None], None]
 
@@ -147,8 +148,12 @@ def check_scenarios(scenarios: Sequence[str], assignments: Sequence[str]) -> boo
     for named in scenarios:
         try:
             scenario = Scenario.load(named, overrides)
+            prove(scenario)
         except InputError as error:
             typer.echo(str(error), err=True)
+            right = False
+        except ModelDoesNotFitError as error:
+            typer.echo(f"1 problem in {named}:\n  {error}", err=True)
             right = False
         else:
             typer.echo(f"ok  {named}  {describe(scenario)}")

@@ -2,7 +2,8 @@
 
 Start with `model` (every key of the file, with unit and default), then `component` (how
 ``kind:`` and its parameters become a policy), `document` (YAML with line numbers) and `loader`
-(``extends``, overrides and all faults at once). `docs` makes the reference page.
+(``extends``, overrides and all faults at once). `traffic` makes the workload, `costs` the step
+prices, `docs` the reference page.
 """
 
 from llmsim.scenario.component import Component
@@ -18,6 +19,7 @@ from llmsim.scenario.model import (
     Traffic,
 )
 from llmsim.scenario.schema import schema
+from llmsim.scenario.traffic import build_workload
 
 __all__ = [
     "Abort",
@@ -29,6 +31,7 @@ __all__ = [
     "Scenario",
     "Slo",
     "Traffic",
+    "build_workload",
     "find_scenario",
     "load_scenario",
     "parse_assignments",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsim.core.errors import CardError, InputError, nearest
+from llmsim.core.paths import list_data
+from llmsim.costmodel import check_layout
+from llmsim.costmodel.memory import plan_memory
 from llmsim.scenario.document import Keys
+from llmsim.specs import ParallelPlan, load_gpu, load_model, load_prices, price_of
+from llmsim.specs.cards import is_path
+from llmsim.workload import SyntheticWorkload
 
 if TYPE_CHECKING:
     from llmsim.scenario.model import Scenario
@@ -30,12 +36,10 @@ def named_things(data: Mapping[str, Any]) -> list[Complaint]:
         The scenario as plain values. Whatever has the wrong type is passed over: that is another
         fault, and the rest can be checked all the same.
     """
-    from llmsim.specs import gpu_names, load_gpu, load_model, model_names
-
-    found = list(_card(("model",), data.get("model"), "model", load_model, model_names))
+    found = list(_card(("model",), "model", data.get("model")))
     for name, pool in _mapping(_mapping(data.get("fleet")).get("pools")).items():
         at = ("fleet", "pools", name)
-        wrong = list(_card((*at, "gpu"), _mapping(pool).get("gpu"), "gpu", load_gpu, gpu_names))
+        wrong = list(_card((*at, "gpu"), "gpu", _mapping(pool).get("gpu")))
         found += wrong or _price(at, _mapping(pool))
         found += _files(at, _mapping(pool))
     return [*found, *_files(("traffic",), _mapping(data.get("traffic")))]
@@ -46,8 +50,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _price(at: Keys, pool: Mapping[str, Any]) -> list[Complaint]:
-    from llmsim.specs import load_prices, price_of
-
     gpu, cloud = pool.get("gpu"), pool.get("price")
     if not isinstance(gpu, str) or not isinstance(cloud, str):
         return []
@@ -60,30 +62,35 @@ def _price(at: Keys, pool: Mapping[str, Any]) -> list[Complaint]:
     return []
 
 
-def _card(
-    keys: Keys,
-    name: Any,
-    what: str,
-    load: Callable[[str], Any],
-    names: Callable[[], tuple[str, ...]],
-) -> Iterator[Complaint]:
+def _card(keys: Keys, what: str, name: Any) -> Iterator[Complaint]:
     """Check that a card exists and can be read."""
-    from llmsim.specs.cards import is_path
-
     if not isinstance(name, str):
         return
-    if is_path(name):
-        if not Path(name).exists():
-            yield Complaint(keys, f"no such file: '{name}'.")
-            return
-    elif name not in names():
-        yield Complaint(keys, f"unknown {what} '{name}'.", nearest(name, names()))
-        return
-    try:
-        load(name)
-    except InputError as error:
-        for fault in error.faults:
-            yield Complaint(keys, f"the card is wrong: {fault}")
+    shipped = list_data(f"profiles/{what}s", ".yaml")
+    path = Path(name) if is_path(name) else shipped.get(name)
+    if path is None:
+        yield Complaint(keys, f"unknown {what} '{name}'.", nearest(name, shipped))
+    elif not path.exists():
+        yield Complaint(keys, f"no such file: '{name}'.")
+    else:
+        try:
+            _load(what, name)
+        except InputError as error:
+            for fault in error.faults:
+                yield Complaint(keys, f"the card is wrong: {fault}")
+
+
+_READ: dict[tuple[str, str, int], Any] = {}
+"""Cards read so far, by file and time of change: a sweep checks hundreds of scenarios."""
+
+
+def _load(what: str, name: str) -> Any:
+    """Read a model or GPU card, or return it as it was read before."""
+    path = Path(name) if is_path(name) else list_data(f"profiles/{what}s", ".yaml")[name]
+    key = (what, str(path), path.stat().st_mtime_ns)
+    if key not in _READ:
+        _READ[key] = (load_model if what == "model" else load_gpu)(name)
+    return _READ[key]
 
 
 def _files(at: Keys, section: Mapping[str, Any]) -> Iterator[Complaint]:
@@ -99,23 +106,56 @@ def _files(at: Keys, section: Mapping[str, Any]) -> Iterator[Complaint]:
 
 
 def layouts(scenario: Scenario) -> Iterator[Complaint]:
-    """Yield the pools over whose GPUs the model does not split.
+    """Yield the pools whose model does not split over their GPUs, or not into their engine.
 
     Parameters
     ----------
     scenario : Scenario
         Its keys, types and cards are right.
     """
-    from llmsim.costmodel import check_layout
-    from llmsim.specs import ParallelPlan, load_gpu, load_model
-
-    model = load_model(scenario.model)
+    model = _load("model", scenario.model)
     for name, pool in scenario.fleet.pools.items():
+        at = ("fleet", "pools", name)
         try:
-            check_layout(model, load_gpu(pool.gpu), ParallelPlan(pool.tp))
+            check_layout(model, _load("gpu", pool.gpu), ParallelPlan(pool.tp))
         except InputError as error:
             for fault in error.faults:
-                yield Complaint(("fleet", "pools", name, "tp"), fault.message, fault.hint)
+                yield Complaint((*at, "tp"), fault.message, fault.hint)
+        wrong = pool.engine.clashes(model)
+        for key, message in wrong.items():
+            yield Complaint((*at, "engine", key), message)
+
+
+def prove(scenario: Scenario) -> None:
+    """Check what takes a look at large files and at memory: more than loading a scenario does.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its keys, types and cards are right.
+
+    Raises
+    ------
+    TraceError
+        If the first rows of the trace are damaged, or it is of another format.
+    ModelDoesNotFitError
+        If a pool's model or one longest request does not fit its GPUs.
+    """
+    trace = scenario.traffic.trace
+    if trace is not None:
+        next(iter(trace.build().open(scenario.seed, scenario.folder).chunks()), None)
+    model = _load("model", scenario.model)
+    for pool in scenario.fleet.pools.values():
+        engine = pool.engine
+        plan_memory(
+            model,
+            _load("gpu", pool.gpu),
+            ParallelPlan(pool.tp),
+            engine.limits(model),
+            engine.gpu_memory_utilization_frac,
+            engine.kv_dtype,
+            engine.kv_blocks,
+        )
 
 
 def traffic_laws(scenario: Scenario) -> Iterator[Complaint]:
@@ -126,8 +166,6 @@ def traffic_laws(scenario: Scenario) -> Iterator[Complaint]:
     scenario : Scenario
         Its keys and types are right.
     """
-    from llmsim.workload import SyntheticWorkload
-
     traffic = scenario.traffic
     if traffic.arrivals is None or traffic.lengths is None:
         return

@@ -13,8 +13,10 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 from llmsim.core.errors import Fault, nearest
+from llmsim.core.paths import find_data
 from llmsim.scenario.component import SEAMS, Component
 from llmsim.scenario.document import Document, Keys, shown
+from llmsim.specs.cards import is_path
 
 SET: Final = "--set"
 """Place of a value that came from an override."""
@@ -69,7 +71,14 @@ class Layers:
         return None
 
     def place(self, keys: Keys) -> str:
-        """Return where a key, or the nearest one above it, was written; may be empty."""
+        """Return where a key, or the nearest one above it, was written; may be empty.
+
+        A key of a pool's engine that the pool leaves out was written in the scenario's engine.
+        """
+        if keys[:2] == ("fleet", "pools") and keys[3:4] == ("engine",) and keys not in self.places:
+            inherited = keys[3:]
+            if inherited in self.places:
+                return self.places[inherited]
         for depth in range(len(keys), 0, -1):
             if keys[:depth] in self.places:
                 return self.places[keys[:depth]]
@@ -159,8 +168,6 @@ def anchor_paths(data: dict[str, Any], folder: Path) -> None:
     folder : Path
         Folder of the file, or the current one for overrides.
     """
-    from llmsim.specs.cards import is_path
-
     traffic, fleet = data.get("traffic"), data.get("fleet")
     pools = fleet.get("pools") if isinstance(fleet, dict) else None
     cards = [(data, "model")]
@@ -190,8 +197,6 @@ def _absolute(folder: Path, name: str) -> Path:
 
 def _trace(folder: Path, name: str) -> Path:
     """Return the file meant: beside the scenario, else shipped; the former if there is neither."""
-    from llmsim.core.paths import find_data
-
     own = _absolute(folder, name)
     shipped = None if own.exists() or "/" in name else find_data("traces", name)
     return own if shipped is None else shipped.resolve()

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from llmsim.results.slo import Slo as Objectives
 from llmsim.scenario.component import Component, Seam
+from llmsim.specs import EngineLimits, ModelSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Becomes part of a folder's name."""
@@ -167,24 +168,50 @@ class Engine(Section):
 
     @model_validator(mode="after")
     def _budget_suffices(self) -> Self:
-        # vLLM's SchedulerConfig refuses both at start.
-        wrong: dict[str, str] = {}
+        # vLLM's SchedulerConfig refuses this at start.
         if self.max_num_batched_tokens < self.max_num_seqs:
-            wrong["max_num_batched_tokens"] = (
-                f"{self.max_num_batched_tokens} is less than max_num_seqs {self.max_num_seqs}: "
-                "every running request needs a token per step"
+            _complain(
+                {
+                    "max_num_batched_tokens": f"{self.max_num_batched_tokens} is less than "
+                    f"max_num_seqs {self.max_num_seqs}: every running request needs a token a step"
+                }
             )
-        elif (
-            not self.chunked_prefill
-            and self.max_model_len is not None
-            and self.max_num_batched_tokens < self.max_model_len
-        ):
-            wrong["max_num_batched_tokens"] = (
-                f"{self.max_num_batched_tokens} is less than max_model_len {self.max_model_len}: "
-                "without chunked_prefill a prompt must fit one step"
-            )
-        _complain(wrong)
         return self
+
+    def limits(self, model: ModelSpec) -> EngineLimits:
+        """Return the limits that memory and prices depend on, for one model.
+
+        Parameters
+        ----------
+        model : ModelSpec
+            Gives the longest context where the scenario does not.
+        """
+        return EngineLimits(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_model_len=self.max_model_len or model.max_context_tokens,
+            block_tokens=self.block_tokens,
+            cuda_graphs=self.cuda_graphs,
+        )
+
+    def clashes(self, model: ModelSpec) -> dict[str, str]:
+        """Return what does not go with a model, by key; vLLM refuses to start with each.
+
+        Parameters
+        ----------
+        model : ModelSpec
+        """
+        longest, own = model.max_context_tokens, self.max_model_len
+        if own is None and not longest:
+            return {"max_model_len": f"is missing; {model.name} does not say how long it may get"}
+        if own is not None and longest and own > longest:
+            return {"max_model_len": f"{own} exceeds the {longest} tokens of {model.name}"}
+        top = own or longest
+        if not self.chunked_prefill and self.max_num_batched_tokens < top:
+            budget = f"{self.max_num_batched_tokens} is less than max_model_len {top}"
+            reason = "without chunked_prefill a prompt must fit one step"
+            return {"max_num_batched_tokens": f"{budget}: {reason}"}
+        return {}
 
 
 class Pool(Section):

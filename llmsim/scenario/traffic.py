@@ -1,0 +1,91 @@
+"""From the section ``traffic`` to a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmsim.core.rng import stream
+from llmsim.core.units import NS_PER_S
+from llmsim.workload import ClosedLoop, RequestChunk, SyntheticWorkload, Workload
+
+if TYPE_CHECKING:
+    from llmsim.scenario.model import Abort, Scenario
+
+
+def build_workload(scenario: Scenario) -> Workload:
+    """Return the requests of a scenario; every call makes a fresh workload of the same requests.
+
+    Parameters
+    ----------
+    scenario : Scenario
+
+    Raises
+    ------
+    InputError
+        If a trace cannot be read, or laws contradict each other.
+    """
+    traffic = scenario.traffic
+    workload: Workload
+    if traffic.trace is not None:
+        workload = traffic.trace.build().open(scenario.seed, scenario.folder)
+    else:
+        assert traffic.arrivals is not None and traffic.lengths is not None  # checked at load
+        workload = SyntheticWorkload(
+            traffic.arrivals.build(),
+            traffic.lengths.build(),
+            seed=scenario.seed,
+            prompts=traffic.prompts.build() if traffic.prompts is not None else None,
+            requests=traffic.requests,
+            duration_s=traffic.duration_s,
+            near=scenario.folder,
+        )
+    return workload if traffic.abort is None else Aborting(workload, traffic.abort, scenario.seed)
+
+
+class Aborting:
+    """A workload some of whose clients go away before their answer is complete.
+
+    Parameters
+    ----------
+    inner : Workload
+    abort : Abort
+    seed : int
+    """
+
+    def __init__(self, inner: Workload, abort: Abort, seed: int) -> None:
+        self._inner = inner
+        self._abort = abort
+        self._seed = seed
+        self.total: int | None = inner.total
+        self.closed_loop: ClosedLoop | None = inner.closed_loop
+
+    # Read through: a trace meets clients and damaged rows while it is read.
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Client names met so far."""
+        return self._inner.clients
+
+    @property
+    def skipped_rows(self) -> int:
+        """Damaged rows skipped so far."""
+        return self._inner.skipped_rows
+
+    def chunks(self) -> Iterator[RequestChunk]:
+        """Yield the requests in arrival order; every call starts anew and gives the same rows."""
+        # Two streams, one number per request each: the draws do not depend on where chunks end.
+        who = stream(self._seed, "abort", "who")
+        when = stream(self._seed, "abort", "when")
+        mean_ns = self._abort.mean_s * NS_PER_S
+        for chunk in self._inner.chunks():
+            leaves = who.random(len(chunk)) < self._abort.frac
+            scale = 1.0
+            if self._abort.law == "exponential":
+                scale = -np.log1p(-when.random(len(chunk)))
+            after_ns = np.maximum(np.rint(mean_ns * scale), 1).astype(np.int64)
+            own = chunk.abort_ns
+            first = np.where(own < 0, after_ns, np.minimum(own, after_ns))
+            yield replace(chunk, abort_ns=np.where(leaves, first, own))
