@@ -16,6 +16,8 @@ import yaml
 from llmsim.core.errors import CardError, Fault, nearest
 from llmsim.core.paths import list_data
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster
+
 
 class CardRow(NamedTuple):
     """One fact of a card, as `llmsim show` prints it."""
@@ -91,7 +93,7 @@ class Sheet:
         self._leaves: dict[str, Mapping[str, Any]] = {}
         self._used: set[str] = set()
         try:
-            tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=_LOADER)
         except yaml.YAMLError as error:
             raise CardError(path.name, [Fault(str(path), "", f"not YAML: {error}")]) from None
         if not isinstance(tree, yaml.MappingNode):

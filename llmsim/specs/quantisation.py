@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -17,6 +18,13 @@ from llmsim.core.errors import Fault
 from llmsim.specs.layers import BF16, WeightFormat
 
 _SCALE16_BYTES = 2.0
+_HEADS = (
+    "language_model.model.",
+    "model.language_model.",
+    "model.",
+    "backbone.",
+    "language_model.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +58,40 @@ class Quantisation:
         """
         if self.format is BF16:
             return BF16
+        everywhere, by_layer = _sorted_patterns(self.kept)
+        patterns = (*everywhere, *by_layer.get(layer, ()))
         names = [f"layers.{layer}.{module}" for module in modules]
-        held = any(_matches(pattern, name) for pattern in self.kept for name in names)
+        held = any(_matches(pattern, name) for pattern in patterns for name in names)
         return BF16 if held else self.format
+
+
+@lru_cache(maxsize=64)
+def _sorted_patterns(kept: tuple[str, ...]) -> tuple[tuple[str, ...], dict[int, tuple[str, ...]]]:
+    """Split patterns into those for any layer and those that name one.
+
+    Checkpoints list up to a thousand modules; trying each on each layer would take seconds.
+    """
+    everywhere: list[str] = []
+    by_layer: dict[int, tuple[str, ...]] = {}
+    for pattern in kept:
+        named = re.search(r"(?:^|\.)layers\.(\d+)(?:\.|$)", pattern)
+        if named and not pattern.startswith("re:"):
+            layer = int(named.group(1))
+            by_layer[layer] = (*by_layer.get(layer, ()), pattern)
+        else:
+            everywhere.append(pattern)
+    return tuple(everywhere), by_layer
 
 
 def _matches(pattern: str, name: str) -> bool:
     if pattern.startswith("re:"):
-        return any(
-            re.match(pattern[3:], head + name) for head in ("", "model.", "language_model.model.")
-        )
-    start = pattern.find("layers.")
-    tail = pattern[start:] if start > 0 else pattern
+        heads = ("", "model.", "language_model.model.")
+        return any(re.match(pattern[3:], head + name) for head in heads)
+    head = next((head for head in _HEADS if pattern.startswith(head)), "")
+    tail = pattern[len(head) :]  # another head, such as mtp., names no layer of the decoder
     words = name.split(".")
-    heads = (".".join(words[: count + 1]) for count in range(len(words)))
-    return any(fnmatchcase(head, tail) or head.endswith(f".{tail}") for head in heads)
+    parents = (".".join(words[: count + 1]) for count in range(len(words)))
+    return any(fnmatchcase(parent, tail) or parent.endswith(f".{tail}") for parent in parents)
 
 
 def read_quantisation(

@@ -1,0 +1,133 @@
+"""GPU, link and price cards: every number sourced, every fault reported at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmsim.core.errors import CardError, InputError
+from llmsim.core.paths import find_data
+from llmsim.specs import (
+    EngineLimits,
+    HostTerms,
+    ParallelPlan,
+    gpu_names,
+    link_names,
+    load_gpu,
+    load_link,
+    load_prices,
+    price_of,
+)
+
+
+def card_text(name: str) -> str:
+    path = find_data("profiles", "gpus", f"{name}.yaml")
+    assert path is not None
+    return path.read_text()
+
+
+@pytest.mark.parametrize("name", gpu_names())
+def test_every_gpu_number_has_unit_and_source(name: str) -> None:
+    card = load_gpu(name)
+    rows = card.rows()
+    assert len(rows) > 60
+    assert all(row.unit and row.source.strip() for row in rows)
+    assert card.name == name
+    assert load_link(card.link).bytes_per_s > 0
+    assert load_link(card.host_link).bytes_per_s > 0
+    assert card.power.idle_w < card.power.memory_w < card.power.compute_w <= card.power.cap_w
+
+
+@pytest.mark.parametrize("name", link_names())
+def test_every_link_number_has_unit_and_source(name: str) -> None:
+    card = load_link(name)
+    assert all(row.unit and row.source.strip() for row in card.rows())
+    assert all(prior.bus_bytes_per_s <= card.bytes_per_s for prior in card.all_reduce)
+
+
+def test_start_set() -> None:
+    gpus = {"a100-80gb-sxm", "h100-sxm", "h200-sxm", "l40s", "b200", "mi300x"}
+    assert gpus <= set(gpu_names())
+    links = {"nvlink3", "nvlink4", "nvlink5", "xgmi", "pcie-gen4", "pcie-gen5", "ib-ndr", "ib-hdr"}
+    assert links <= set(link_names())
+    assert {card.gpu for card in load_prices()} == set(gpu_names())
+
+
+def test_datasheet_ratios() -> None:
+    h100, h200 = load_gpu("h100-sxm"), load_gpu("h200-sxm")
+    assert h100.peak_flops_per_s == h200.peak_flops_per_s
+    assert h200.memory_bytes_per_s / h100.memory_bytes_per_s == pytest.approx(4.8 / 3.35)
+    assert h100.compute_dtype("fp8") == "fp8"
+    assert load_gpu("a100-80gb-sxm").compute_dtype("fp8") == "bf16"
+
+
+def test_all_faults_of_a_card_at_once(tmp_path: Path) -> None:
+    text = card_text("h100-sxm")
+    text = text.replace(
+        "memory_bytes_per_s: {value: 3.35e+12", "memory_bytes_per_s: {value: 3.35e12"
+    )
+    text = text.replace('sm_count: {value: 132, unit: "1"', 'sm_count: {value: 132, unit: "SM"')
+    text = text.replace("cache_bytes:", "cash_bytes:")
+    text = text.replace("compute_frac: {value: 0.808", "compute_frac: {value: 1.808")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(CardError) as caught:
+        load_gpu("./mine.yaml", near=tmp_path)
+    faults = {fault.path: fault for fault in caught.value.faults}
+    assert {
+        "memory_bytes_per_s",
+        "sm_count",
+        "cache_bytes",
+        "cash_bytes",
+        "kernels.gemm.bf16.compute_frac",
+    } == set(faults)
+    assert faults["memory_bytes_per_s"].where.endswith("mine.yaml:4")
+    assert "cache_bytes" in faults["cash_bytes"].hint
+
+
+def test_unsourced_number_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        card_text("mi300x").replace('source: "AMD Instinct MI300X datasheet"', 'source: ""')
+    )
+    with pytest.raises(CardError, match="has no source"):
+        load_gpu(str(path))
+
+
+def test_prices(tmp_path: Path) -> None:
+    cheapest = price_of("h100-sxm")
+    offers = [card for card in load_prices() if card.gpu == "h100-sxm"]
+    assert cheapest.usd_per_gpu_hour == min(card.usd_per_gpu_hour for card in offers)
+    assert price_of("h100-sxm", cloud="aws").instance == "p5.48xlarge"
+    with pytest.raises(CardError, match="Did you mean 'h100-sxm'"):
+        price_of("h100")
+    with pytest.raises(CardError, match="this cloud has no offer"):
+        price_of("l40s", cloud="azure")
+    table = tmp_path / "prices.csv"
+    table.write_text(
+        "gpu,cloud,instance,usd_per_gpu_hour,date,source\n"
+        "h100-sxm,here,x,-1,2026-01-01,me\n"
+        "h100-sxm,here,x,2,soon,me\n"
+        "h100-sxm,here,x,2,2026-01-01,\n"
+    )
+    with pytest.raises(CardError) as caught:
+        load_prices(table)
+    assert [fault.where[-2:] for fault in caught.value.faults] == [":2", ":3", ":4"]
+
+
+def test_engine_limits() -> None:
+    sizes = EngineLimits(max_num_seqs=256, max_num_batched_tokens=8192).graph_sizes()
+    assert sizes[:5] == (1, 2, 4, 8, 16)
+    assert sizes[-1] == 512
+    assert {248, 256, 272} <= set(sizes)
+    assert 264 not in sizes
+    assert EngineLimits(max_num_seqs=10).graph_sizes() == (1, 2, 4, 8, 16)
+    assert EngineLimits(cuda_graphs=False).graph_sizes() == ()
+    with pytest.raises(InputError) as caught:
+        EngineLimits(max_num_seqs=0, block_tokens=0)
+    assert {fault.path for fault in caught.value.faults} == {"max_num_seqs", "block_tokens"}
+    with pytest.raises(InputError, match="base_s"):
+        HostTerms(base_s=-1.0)
+    with pytest.raises(InputError, match="tp"):
+        ParallelPlan(tp=0)

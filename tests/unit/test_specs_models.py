@@ -1,0 +1,256 @@
+"""Model reader: parameter counts against published totals, quantisation, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmsim.core.errors import CardError
+from llmsim.core.units import GIB
+from llmsim.specs import (
+    LatentAttention,
+    ModelSpec,
+    MoeMlp,
+    RecurrentMixer,
+    SoftmaxAttention,
+    load_model,
+    model_names,
+)
+
+CONFIGS = Path(__file__).resolve().parents[2].parent / "shared" / "models"
+needs_configs = pytest.mark.skipif(not CONFIGS.is_dir(), reason="shared configs are not here")
+
+# (config, published total, source)
+TOTALS = [
+    ("Qwen--Qwen3-0.6B", 0.6e9, "huggingface.co/Qwen/Qwen3-0.6B"),
+    ("Qwen--Qwen3-8B", 8.2e9, "huggingface.co/Qwen/Qwen3-8B"),
+    ("qwen3-14b", 14.8e9, "huggingface.co/Qwen/Qwen3-14B"),
+    ("qwen2.5-7b-instruct", 7.61e9, "huggingface.co/Qwen/Qwen2.5-7B-Instruct"),
+    ("Qwen--Qwen3-32B-FP8", 32.8e9, "huggingface.co/Qwen/Qwen3-32B"),
+    ("Qwen--Qwen3-30B-A3B", 30.5e9, "huggingface.co/Qwen/Qwen3-30B-A3B"),
+    ("Qwen--Qwen3-235B-A22B", 235e9, "huggingface.co/Qwen/Qwen3-235B-A22B"),
+    ("Qwen--Qwen3-Coder-480B-A35B-Instruct", 480e9, "huggingface.co/Qwen/Qwen3-Coder-480B-A35B"),
+    ("Qwen--Qwen3.5-397B-A17B", 397e9, "huggingface.co/Qwen/Qwen3.5-397B-A17B"),
+    ("meta-llama--Meta-Llama-3.1-405B", 405e9, "huggingface.co/meta-llama/Llama-3.1-405B"),
+    ("meta-llama--Llama-4-Maverick-17B-128E-Instruct", 400e9, "Llama 4 model card"),
+    ("codellama-34b-instruct-hf", 33.7e9, "huggingface.co/codellama/CodeLlama-34b-Instruct-hf"),
+    ("mistral-nemo-instruct-2407", 12.2e9, "huggingface.co/mistralai/Mistral-Nemo-Instruct-2407"),
+    ("mistralai--Mixtral-8x22B-v0.1", 141e9, "mistral.ai/news/mixtral-8x22b"),
+    ("yi-34b", 34.4e9, "huggingface.co/01-ai/Yi-34B"),
+    ("deepseek-v2-lite", 15.7e9, "arXiv 2405.04434"),
+    ("deepseek-ai--DeepSeek-R1", 671e9, "arXiv 2501.12948"),
+    ("openai--gpt-oss-120b", 116.83e9, "gpt-oss model card, table 1"),
+    ("openai--gpt-oss-20b", 20.91e9, "gpt-oss model card, table 1"),
+    ("MiniMaxAI--MiniMax-M2.5", 230e9, "huggingface.co/MiniMaxAI/MiniMax-M2"),
+    ("zai-org--GLM-5", 744e9, "huggingface.co/zai-org/GLM-5"),
+    ("google--gemma-4-26B-A4B", 25.2e9, "Gemma 4 model card"),
+    ("nvidia--NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 31.6e9, "Nemotron 3 Nano report"),
+    ("nvidia--Nemotron-H-56B-Base-8K", 56.3e9, "arXiv 2504.03624: Nemotron-H-56B"),
+]
+
+# (config, published active, whether the owner counts the input embedding, source)
+ACTIVE = [
+    ("openai--gpt-oss-120b", 5.13e9, False, "gpt-oss model card, table 1"),
+    ("openai--gpt-oss-20b", 3.61e9, False, "gpt-oss model card, table 1"),
+    ("mistralai--Mixtral-8x22B-v0.1", 39e9, True, "mistral.ai/news/mixtral-8x22b"),
+    ("Qwen--Qwen3-235B-A22B", 22e9, True, "huggingface.co/Qwen/Qwen3-235B-A22B"),
+    ("moonshotai--Kimi-K2.5", 32.6e9, True, "arXiv 2507.20534"),
+    ("google--gemma-4-26B-A4B", 3.8e9, True, "Gemma 4 model card"),
+    ("nvidia--NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 3.6e9, True, "Nemotron 3 Nano report"),
+]
+
+
+def read(name: str) -> ModelSpec:
+    for tail in ("_config.json", ".config.json"):
+        if (CONFIGS / (name + tail)).is_file():
+            return load_model(str(CONFIGS / (name + tail)))
+    raise AssertionError(f"no config {name}")
+
+
+def without_embedding(model: ModelSpec) -> int:
+    return model.active_parameters - model.embedding().parameters
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_card_matches_published_parameters(name: str) -> None:
+    model = load_model(name)
+    published = {row.field: float(row.value) for row in model.sources if "published" in row.field}
+    total = published["published.total_parameters"]
+    assert model.total_parameters == pytest.approx(total, rel=0.01)
+    active = published.get("published.active_parameters")
+    if active:  # DeepSeek counts the head but not the embedding, Mistral counts both
+        nearest = min(
+            (model.active_parameters, without_embedding(model)), key=lambda n: abs(n - active)
+        )
+        assert nearest == pytest.approx(active, rel=0.01)
+    assert model.warnings == ()
+
+
+@needs_configs
+@pytest.mark.parametrize(("name", "total", "source"), TOTALS)
+def test_config_matches_published_total(name: str, total: float, source: str) -> None:
+    assert source
+    assert read(name).total_parameters == pytest.approx(total, rel=0.01)
+
+
+@needs_configs
+@pytest.mark.parametrize(("name", "active", "with_embedding", "source"), ACTIVE)
+def test_config_matches_published_active(
+    name: str, active: float, with_embedding: bool, source: str
+) -> None:
+    model = read(name)
+    assert source
+    counted = model.active_parameters if with_embedding else without_embedding(model)
+    assert counted == pytest.approx(active, rel=0.01)
+
+
+@needs_configs
+def test_every_config_is_read() -> None:
+    paths = [path for path in CONFIGS.glob("*config.json") if "hf_quant" not in path.name]
+    assert len(paths) > 50
+    for path in paths:
+        model = load_model(str(path))
+        assert model.layer_count > 0
+        assert not any("generic decoder" in note for note in model.warnings), path.name
+
+
+@needs_configs
+def test_kv_of_a_token() -> None:
+    assert load_model("llama-3.1-8b").kv_bytes_per_token() == 2 * 32 * 8 * 128 * 2
+    # DeepSeek-V3 report: 70.272 KB per token in bf16, whatever the tensor-parallel degree
+    assert read("deepseek-ai--DeepSeek-V3").kv_bytes_per_token(8) == 70_272
+    qwen = read("Qwen--Qwen3-235B-A22B")  # 4 KV heads: replicated beyond tp 4
+    assert qwen.kv_bytes_per_token(8) == qwen.kv_bytes_per_token(4)
+
+
+@needs_configs
+def test_quantised_sizes() -> None:
+    # gpt-oss model card: checkpoints of 60.8 and 12.8 GiB
+    assert read("openai--gpt-oss-120b").weight_bytes() / GIB == pytest.approx(60.8, rel=0.01)
+    assert read("openai--gpt-oss-20b").weight_bytes() / GIB == pytest.approx(12.8, rel=0.01)
+    # block-quantised fp8: one byte and one fp32 scale per 128 x 128 block
+    fp8, bf16 = read("Qwen--Qwen3-32B-FP8"), read("Qwen--Qwen3-32B")
+    saved = bf16.weight_bytes() - fp8.weight_bytes()
+    linear = bf16.total_parameters - 2 * bf16.head().parameters
+    assert saved == pytest.approx(linear * (1 - 4 / 128**2))
+
+
+@needs_configs
+def test_quantisation_reaches_the_right_tensors() -> None:
+    kimi = read("moonshotai--Kimi-K2.5")  # int4 experts alone
+    dense, sparse = kimi.layers
+    assert dense.mlp is not None
+    assert dense.mlp.format.name == "bf16"
+    assert isinstance(sparse.mlp, MoeMlp)
+    assert sparse.mixer is not None
+    formats = (sparse.mlp.format.name, sparse.mlp.shared_format.name, sparse.mixer.format.name)
+    assert formats == ("int4", "bf16", "bf16")
+    minimax = read("nvidia--MiniMax-M2.5-NVFP4")  # attention of every layer is left out
+    assert minimax.layers[0].mixer is not None
+    assert minimax.layers[0].mixer.format.name == "bf16"
+    assert minimax.layers[0].mlp is not None
+    assert minimax.layers[0].mlp.format.name == "nvfp4"
+    assert minimax.kv_dtype == "fp8"
+    # hf_quant_config.json beside the config, which itself says nothing
+    llama = read("nvidia--Llama-3.1-70B-Instruct-FP8")
+    assert llama.layers[0].mlp is not None
+    assert llama.layers[0].mlp.format.name == "fp8"
+    assert llama.head_format.name == "bf16"
+    qwen = read("nvidia--Qwen3.5-397B-A17B-NVFP4")  # `mtp.layers.0*` is no decoder layer
+    experts = [layer.mlp.format.name for layer in qwen.layers if layer.mlp]
+    assert experts == ["nvfp4", "nvfp4"]
+    nemotron = read("nvidia--NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4")
+    mamba = {
+        layer.mixer.format.name: layer.count
+        for layer in nemotron.layers
+        if isinstance(layer.mixer, RecurrentMixer)
+    }
+    assert set(mamba) == {"bf16", "nvfp4"}  # those before an attention layer are kept
+    assert sum(mamba.values()) == 23
+
+
+@needs_configs
+def test_layer_kinds() -> None:
+    oss = read("openai--gpt-oss-120b")
+    assert [(layer.count, layer.mixer.window_tokens) for layer in oss.layers] == [  # type: ignore[union-attr]
+        (18, 128),
+        (18, 0),
+    ]
+    deepseek = read("deepseek-ai--DeepSeek-V3.2")
+    assert [layer.count for layer in deepseek.layers] == [3, 58]
+    assert isinstance(deepseek.layers[0].mixer, LatentAttention)
+    assert deepseek.window_tokens == 2048
+    qwen = read("Qwen--Qwen3.5-397B-A17B")
+    assert {type(layer.mixer): layer.count for layer in qwen.layers} == {
+        RecurrentMixer: 45,
+        SoftmaxAttention: 15,
+    }
+    maverick = read("meta-llama--Llama-4-Maverick-17B-128E-Instruct")
+    sparse = sum(layer.count for layer in maverick.layers if isinstance(layer.mlp, MoeMlp))
+    assert sparse == 24
+    assert any("chunked" in note for note in maverick.warnings)
+
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+    "torch_dtype": "bfloat16",
+}
+
+
+def write(tmp_path: Path, **changes: object) -> str:
+    config = {key: value for key, value in {**LLAMA, **changes}.items() if value is not None}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+def test_defaults_of_the_class(tmp_path: Path) -> None:
+    model = load_model(write(tmp_path))
+    attention = model.layers[0].mixer
+    assert isinstance(attention, SoftmaxAttention)
+    assert (attention.kv_heads, attention.head_dim) == (4, 16)
+    assert not model.tied_embeddings
+    assert load_model("./config.json", near=tmp_path).layers == model.layers
+    assert load_model(str(tmp_path)).layers == model.layers  # the folder that holds it
+
+
+def test_missing_keys_are_all_named(tmp_path: Path) -> None:
+    path = write(tmp_path, hidden_size=None, vocab_size=None, num_attention_heads=None)
+    with pytest.raises(CardError) as caught:
+        load_model(path)
+    named = {fault.path for fault in caught.value.faults}
+    assert {"hidden_size", "vocab_size", "num_attention_heads"} <= named
+    assert "config.json" in str(caught.value)
+
+
+def test_unknown_type_is_noted_and_never_guessed(tmp_path: Path) -> None:
+    model = load_model(write(tmp_path, model_type="newcomer", tie_word_embeddings=True))
+    assert any("newcomer" in note for note in model.warnings)
+    with pytest.raises(CardError, match="tie_word_embeddings"):
+        load_model(write(tmp_path, model_type="newcomer"))
+    with pytest.raises(CardError, match="'squeeze' is not known"):
+        load_model(write(tmp_path, quantization_config={"quant_method": "squeeze"}))
+    with pytest.raises(CardError, match="layer_types"):
+        load_model(write(tmp_path, layer_types=["full_attention", "moonlight"]))
+
+
+def test_sliding_window_rules(tmp_path: Path) -> None:
+    assert load_model(write(tmp_path, sliding_window=32)).window_tokens == 32
+    off = write(tmp_path, sliding_window=32, use_sliding_window=False)
+    assert load_model(off).window_tokens == 0
+    half = load_model(write(tmp_path, sliding_window=32, sliding_window_pattern=2))
+    assert [layer.count for layer in half.layers] == [1, 1]
+
+
+def test_unknown_names_give_the_nearest() -> None:
+    with pytest.raises(CardError, match=r"Did you mean 'llama-3.1-8b'"):
+        load_model("lama-3.1-8b")
+    with pytest.raises(CardError, match="no such file"):
+        load_model("./nowhere/config.json")
