@@ -33,7 +33,9 @@ def build_workload(scenario: Scenario) -> Workload:
     if traffic.trace is not None:
         workload = traffic.trace.build().open(scenario.seed, scenario.folder)
     else:
-        assert traffic.arrivals is not None and traffic.lengths is not None  # checked at load
+        # The schema lets no scenario through that has neither a trace nor both of these.
+        assert traffic.arrivals is not None
+        assert traffic.lengths is not None
         workload = SyntheticWorkload(
             traffic.arrivals.build(),
             traffic.lengths.build(),
@@ -62,17 +64,12 @@ class Aborting:
         self._seed = seed
         self.total: int | None = inner.total
         self.closed_loop: ClosedLoop | None = inner.closed_loop
+        self._read_through()
 
-    # Read through: a trace meets clients and damaged rows while it is read.
-    @property
-    def clients(self) -> tuple[str, ...]:
-        """Client names met so far."""
-        return self._inner.clients
-
-    @property
-    def skipped_rows(self) -> int:
-        """Damaged rows skipped so far."""
-        return self._inner.skipped_rows
+    def _read_through(self) -> None:
+        """Take over what the workload inside has met so far: a trace learns while it is read."""
+        self.clients: tuple[str, ...] = self._inner.clients
+        self.skipped_rows: int = self._inner.skipped_rows
 
     def chunks(self) -> Iterator[RequestChunk]:
         """Yield the requests in arrival order; every call starts anew and gives the same rows."""
@@ -82,10 +79,12 @@ class Aborting:
         mean_ns = self._abort.mean_s * NS_PER_S
         for chunk in self._inner.chunks():
             leaves = who.random(len(chunk)) < self._abort.frac
-            scale = 1.0
+            share = np.ones(len(chunk))
             if self._abort.law == "exponential":
-                scale = -np.log1p(-when.random(len(chunk)))
-            after_ns = np.maximum(np.rint(mean_ns * scale), 1).astype(np.int64)
+                share = -np.log1p(-when.random(len(chunk)))
+            after_ns = np.maximum(np.rint(mean_ns * share), 1).astype(np.int64)
             own = chunk.abort_ns
             first = np.where(own < 0, after_ns, np.minimum(own, after_ns))
+            self._read_through()
             yield replace(chunk, abort_ns=np.where(leaves, first, own))
+        self._read_through()
