@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -31,11 +32,14 @@ class RequestSink:
 
     Parameters
     ----------
-    pools, clients : sequence of str
-        Names that the `pool` and `client` integers of a row point into.
+    pools : sequence of str
+        Names that the `pool` integers of a row point into.
+    clients : sequence of str, or callable
+        The same for `client`; a callable returns the names known so far, for traces whose
+        clients turn up while they are read.
     path : Path or None
         Parquet file to stream into; None keeps the columns in memory as Arrow tables
-        (about 130 bytes per request).
+        (about 130 bytes per request), and in a temporary file beyond `SPILL_ROWS`.
 
     Attributes
     ----------
@@ -51,11 +55,16 @@ class RequestSink:
     """
 
     def __init__(
-        self, pools: Sequence[str], clients: Sequence[str], path: Path | None = None
+        self,
+        pools: Sequence[str],
+        clients: Sequence[str] | Callable[[], Sequence[str]],
+        path: Path | None = None,
     ) -> None:
         self.rows: list[tuple[int, ...]] = []
-        self._names = {"pool": ("", *pools), "client": ("", *clients), "outcome": OUTCOMES}
+        self._names = {"pool": ("", *pools), "outcome": OUTCOMES}
+        self._clients = clients
         self._path = path
+        self._scratch: TemporaryDirectory[str] | None = None
         self._writer: Any = None
         self._tables: list[pa.Table] = []
         self._closed: RequestTable | None = None
@@ -83,20 +92,31 @@ class RequestSink:
                 self._put(_arrow_schema().empty_table())
             if self._path is not None:
                 self._writer.close()
-                self._closed = RequestTable(self._path)
+                self._closed = RequestTable(self._path, self._scratch)
             else:
                 import pyarrow as pa
 
-                self._closed = RequestTable(pa.concat_tables(self._tables))
+                whole = pa.concat_tables(self._tables).unify_dictionaries()
+                self._closed = RequestTable(whole)
         return self._closed
 
     def _put(self, table: pa.Table) -> None:
         if self._path is None:
             self._tables.append(table)
+            if len(self._tables) * FLUSH_ROWS > SPILL_ROWS:
+                self._spill()
             return
         if self._writer is None:
             self._writer = _parquet_writer(self._path)
         self._writer.write_table(table, row_group_size=FLUSH_ROWS)
+
+    def _spill(self) -> None:
+        """Move what is in memory to a temporary file and stream there from now on."""
+        self._scratch = TemporaryDirectory(prefix="llmsim-")
+        self._path = Path(self._scratch.name) / "requests.parquet"
+        tables, self._tables = self._tables, []
+        for table in tables:
+            self._put(table)
 
     def _columns(self) -> pa.Table:
         import pyarrow as pa
@@ -122,7 +142,11 @@ class RequestSink:
     def _category(self, name: str, codes: npt.NDArray[Any]) -> pa.Array:
         import pyarrow as pa
 
-        names = self._names[name]
+        if name == "client":
+            known = self._clients() if callable(self._clients) else self._clients
+            names: tuple[str, ...] = ("", *known)
+        else:
+            names = self._names[name]
         # "never" (-1) is the empty name at index 0 of pools and clients; outcomes have no empty one
         shifted = codes if name == "outcome" else codes + 1
         if shifted.min() < 0 or shifted.max() >= len(names):
@@ -177,6 +201,8 @@ class RequestTable:
     ----------
     source : Path or pyarrow.Table
         A Parquet file, or the columns themselves.
+    scratch : TemporaryDirectory or None
+        Kept alive as long as the table, when the file lies in it.
 
     Raises
     ------
@@ -185,8 +211,11 @@ class RequestTable:
         that differ.
     """
 
-    def __init__(self, source: Path | pa.Table) -> None:
+    def __init__(
+        self, source: Path | pa.Table, scratch: TemporaryDirectory[str] | None = None
+    ) -> None:
         self._source = source
+        self._scratch = scratch
         if isinstance(source, Path):
             described, self.n = _describe(source)
         else:
