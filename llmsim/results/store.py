@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FLUSH_ROWS: Final = 65_536
 """Rows after which the engine calls `RequestSink.flush`; one Parquet row group."""
 
+SPILL_ROWS: Final = 1_000_000
+"""Rows kept in memory [requests]; a longer run goes to a temporary file."""
+
 _FINISHED: Final = OUTCOMES.index("finished")
 _RAW: Final = {name: i for i, name in enumerate(RAW_COLUMNS)}
 _CATEGORIES: Final = tuple(c.name for c in REQUEST_COLUMNS if c.dtype == "category")
