@@ -1,0 +1,130 @@
+"""KV blocks against real engine logs, what does not fit and what would, windows and state."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from llmsim.core.errors import InputError, ModelDoesNotFitError
+from llmsim.core.units import GIB
+from llmsim.costmodel import plan_memory
+from llmsim.specs import EngineLimits, ParallelPlan, load_gpu, load_model
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+CONFIGS = SHARED / "models"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="shared data is not here")
+H100 = load_gpu("h100-sxm")
+LOGGED = {
+    "meta-llama/Llama-2-7b-hf": "llama-2-7b-hf",
+    "mistralai/Mistral-Nemo-Instruct-2407": "mistral-nemo-instruct-2407",
+    "Qwen/Qwen2.5-7B-Instruct": "qwen2.5-7b-instruct",
+    "01-ai/Yi-34B": "yi-34b",
+    "codellama/CodeLlama-34b-Instruct-hf": "codellama-34b-instruct-hf",
+}
+
+
+@needs_shared
+def test_blocks_that_vllm_found() -> None:
+    seen = 0
+    table = (SHARED / "ground_truth" / "kv_memory.csv").read_text().splitlines()
+    for row in csv.DictReader(table):
+        if row["model"] not in LOGGED or not row["num_gpu_blocks"]:
+            continue
+        found = plan_memory(
+            load_model(str(CONFIGS / f"{LOGGED[row['model']]}.config.json")),
+            H100,
+            ParallelPlan(int(row["tp"])),
+            EngineLimits(
+                max_num_seqs=int(row["max_num_seqs"]),
+                max_num_batched_tokens=int(row["max_num_batched_tokens"]),
+                max_model_len=int(row["max_model_len"]),
+                block_tokens=int(row["block_size"]),
+            ),
+            gpu_memory_utilization_frac=float(row["gpu_memory_utilization"]),
+        )
+        assert found.kv_blocks == pytest.approx(int(row["num_gpu_blocks"]), rel=0.03)
+        seen += 1
+    assert seen >= 8
+
+
+def test_parts_add_up() -> None:
+    found = plan_memory(load_model("llama-3.1-8b"), H100)
+    used = found.weights_bytes + found.activation_bytes + found.reserve_bytes + found.kv_bytes
+    assert 0 <= found.budget_bytes - used < found.block_bytes
+    assert found.weights_bytes / GIB == pytest.approx(14.96, abs=0.05)  # vLLM log: 14.99 GiB
+    assert found.block_bytes == 16 * 131_072
+    assert found.kv_tokens == found.kv_blocks * 16
+    assert found.windowed == "none"
+    fp8 = plan_memory(load_model("llama-3.1-8b"), H100, kv_dtype="fp8")
+    assert fp8.kv_blocks == pytest.approx(2 * found.kv_blocks, abs=1)
+
+
+def test_pin() -> None:
+    pinned = plan_memory(load_model("llama-2-7b"), H100, kv_blocks=7463)
+    assert (pinned.kv_blocks, pinned.pinned) == (7463, True)
+    with pytest.raises(ModelDoesNotFitError):  # more than the GPU has
+        plan_memory(load_model("llama-2-7b"), H100, kv_blocks=10_000)
+    with pytest.raises(ModelDoesNotFitError):  # not one longest request
+        plan_memory(load_model("llama-2-7b"), H100, kv_blocks=100)
+    with pytest.raises(InputError, match="kv_blocks"):
+        plan_memory(load_model("llama-2-7b"), H100, kv_blocks=0)
+    with pytest.raises(InputError, match="gpu_memory_utilization_frac"):
+        plan_memory(load_model("llama-2-7b"), H100, gpu_memory_utilization_frac=1.2)
+
+
+def test_what_would_fit() -> None:
+    with pytest.raises(ModelDoesNotFitError) as caught:
+        plan_memory(load_model("llama-3.1-70b"), H100)
+    text = str(caught.value)
+    assert "65.1 GiB per GPU too large" in text
+    assert "tp: 2 on h100-sxm" in text
+    assert "b200 or mi300x" in text
+    assert "fp8 weights" not in text  # 66 GiB and the rest do not fit 71 GiB
+    plan_memory(load_model("llama-3.1-70b"), H100, ParallelPlan(2))
+    plan_memory(load_model("llama-3.1-70b"), load_gpu("b200"))
+    with pytest.raises(ModelDoesNotFitError, match="fp8 weights"):
+        plan_memory(load_model("qwen3-32b"), load_gpu("l40s"))
+    with pytest.raises(ModelDoesNotFitError, match=r"would make it fit|Would fit"):
+        plan_memory(load_model("deepseek-v3"), load_gpu("l40s"))
+
+
+def test_context_too_long_names_the_longest_that_fits() -> None:
+    limits = EngineLimits(max_model_len=1_000_000)
+    with pytest.raises(ModelDoesNotFitError) as caught:
+        plan_memory(load_model("llama-3.1-8b"), H100, limits=limits)
+    longest = int(str(caught.value).rsplit("max_model_len: ", 1)[1].rstrip("."))
+    plan_memory(load_model("llama-3.1-8b"), H100, limits=EngineLimits(max_model_len=longest))
+    over = EngineLimits(max_model_len=longest + 16)
+    with pytest.raises(ModelDoesNotFitError):
+        plan_memory(load_model("llama-3.1-8b"), H100, limits=over)
+
+
+@needs_shared
+def test_windowed_layers_take_the_better_safe_count() -> None:
+    model = load_model(str(CONFIGS / "openai--gpt-oss-20b_config.json"))
+    many = plan_memory(model, H100)
+    assert many.windowed == "per request"
+    per_token = model.kv_bytes_per_token()
+    assert many.kv_bytes_per_token == per_token / 2  # half of the layers are windowed
+    assert many.sequence_bytes == per_token / 2 * (128 + 16)
+    short = EngineLimits(max_model_len=128, max_num_seqs=4096)
+    tight = plan_memory(model, load_gpu("l40s"), limits=short)
+    fixed = tight.weights_bytes + tight.activation_bytes + tight.reserve_bytes
+    assert fixed + tight.sequence_reserve_bytes + tight.kv_bytes <= tight.budget_bytes
+
+
+@needs_shared
+def test_recurrent_state_is_set_aside_per_request() -> None:
+    model = load_model(str(CONFIGS / "nvidia--NVIDIA-Nemotron-3-Nano-30B-A3B-BF16_config.json"))
+    found = plan_memory(model, load_gpu("h200-sxm"), limits=EngineLimits(max_num_seqs=100))
+    # 23 Mamba layers of 64 heads x 64 x 128 in fp32, and three tokens of 6,144 channels in bf16
+    state = 23 * (64 * 64 * 128 * 4 + 3 * 6144 * 2)
+    assert found.sequence_bytes == state
+    assert found.sequence_reserve_bytes == 100 * state
+
+
+def test_layout_is_checked_first() -> None:
+    with pytest.raises(InputError, match="tp"):
+        plan_memory(load_model("llama-3.1-8b"), H100, ParallelPlan(6))
