@@ -32,7 +32,7 @@ def rows(kind: str, gpu: str, every: int) -> Iterator[dict[str, str]]:
 def test_gemm(gpu: str) -> None:
     card = load_gpu(gpu)
     errors = []
-    for row in rows("gemm", gpu, 37):
+    for row in rows("gemm", gpu, 41):
         if row["dtype"] == "bfloat16":
             shape = Linear("gemm", int(row["n"]), int(row["k"]), BF16)
             priced = gemm(shape, 1, np.array([float(row["m"])]), card).seconds[0]
