@@ -31,9 +31,9 @@ def faults_of(
     """
     found: dict[Keys, tuple[list[str], str]] = {}
     for error in _flat(errors):
-        keys = _keys(error, layers.data)
-        if _inherited(keys, layers.data):
+        if _inherited(error, layers.data):
             continue
+        keys = _keys(error, layers.data)
         message, hint = _words(error, keys, root)
         messages, _ = found.setdefault(keys, ([], hint))
         if message not in messages:
@@ -71,12 +71,17 @@ def _keys(error: Mapping[str, Any], data: Any) -> Keys:
     return tuple(kept)
 
 
-def _inherited(keys: Keys, data: Any) -> bool:
+def _inherited(error: Mapping[str, Any], data: Any) -> bool:
     """Say whether this is a fault of the top-level engine, met again in a pool."""
-    if len(keys) < 4 or keys[:2] != ("fleet", "pools") or keys[3] != "engine":
+    path = [str(part) for part in error["loc"]]
+    if path[:2] != ["fleet", "pools"] or path[3:4] != ["engine"] or "engine" not in data:
         return False
-    own = data["fleet"]["pools"][keys[2]].get("engine")
-    return own is None
+    own = data["fleet"]["pools"][path[2]].get("engine")
+    if own is None:
+        return True
+    # Keys that clash may stand one here and one there: that is no repetition.
+    inside = isinstance(own, dict) and len(path) > 4
+    return error["type"] != "cross" and inside and path[4] not in own
 
 
 def _words(error: Mapping[str, Any], keys: Keys, root: type[BaseModel]) -> tuple[str, str]:
