@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import typer
 
-from llmsim.core.errors import InvariantError, LlmsimError
+from llmsim.core.errors import InvariantError, LlmsimError, OutputError
 
 WRONG_INPUT, MACHINE_FAULT, INTERRUPTED = 2, 3, 130
 
@@ -22,7 +22,8 @@ def exit_code_for_errors() -> Iterator[None]:
         raise typer.Exit(WRONG_INPUT) from None
     except LlmsimError as error:
         typer.echo(str(error), err=True)
-        raise typer.Exit(WRONG_INPUT) from None
+        failed = isinstance(error, OutputError) and isinstance(error.__cause__, OSError)
+        raise typer.Exit(MACHINE_FAULT if failed else WRONG_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("Interrupted; nothing was written.", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -51,7 +51,6 @@ TITLES: Final = {
     "Engine": "engine, and fleet.pools.*name*.engine",
     "Fleet": "fleet",
     "Pool": "fleet.pools.*name*",
-    "Record": "record",
 }
 """Headings of the sections, in order of appearance."""
 

@@ -96,20 +96,20 @@ def read_document(path: Path) -> Document:
         raw = file.read(LARGEST_BYTES + 1)
     if len(raw) > LARGEST_BYTES:
         message = f"is longer than {LARGEST_BYTES:,} bytes: not a scenario"
-        raise ScenarioError(str(path), [Fault(path.name, "", message)])
+        raise ScenarioError(brief(path), [Fault(path.name, "", message)])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         fault = Fault(f"{path.name}:{line}", "", "is not UTF-8 text.", "Save it as UTF-8.")
-        raise ScenarioError(str(path), [fault]) from None
+        raise ScenarioError(brief(path), [fault]) from None
     return parse_document(text, path)
 
 
 def parse_document(text: str, source: Path | None = None) -> Document:
     """Read YAML text; see `read_document`."""
     name = source.name if source else "<text>"
-    title = str(source) if source else name
+    title = brief(source) if source else name
     try:
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -153,6 +153,12 @@ def dump_yaml(data: Any) -> str:
         width=99,
     )
     return text
+
+
+def brief(path: Path) -> str:
+    """Return a file's name for a message: from the current folder where it lies inside that."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def shown(value: Any) -> str:
@@ -228,7 +234,7 @@ class _Walk:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
                 read = getattr(key_node, "value", "")
                 got = shown(read) if isinstance(read, str) else "a list or a mapping"
-                self.fault(key_node, keys, f"a key must be text (got {got})", "Put it in quotes.")
+                self.fault(key_node, keys, f"a key must be text (got {got}).", "Put it in quotes.")
                 continue
             key, line = key_node.value, key_node.start_mark.line + 1
             inner = (*keys, key)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from llmsim.core.errors import Fault, ScenarioError, nearest
 from llmsim.core.paths import find_data, list_data
 from llmsim.scenario.checks import layouts, named_things, traffic_laws
-from llmsim.scenario.document import Document, parse_value, read_document
+from llmsim.scenario.document import Document, brief, parse_value, read_document
 from llmsim.scenario.faults import faults_of
 from llmsim.scenario.layers import SET, Layers, anchor_paths, ordered, plain
 
@@ -162,19 +162,19 @@ def _chain(path: Path) -> list[Document]:
         if path in met:
             way = [each.name for each in reversed(met) if each is not None] + [path.name]
             fault = Fault(where, "extends", f"goes in a circle: {' -> '.join(way)}")
-            raise ScenarioError(str(document.source), [fault])
+            raise ScenarioError(brief(document.source or path), [fault])
 
 
 def _parent(named: Any, child: Path, where: str) -> Path:
     if not isinstance(named, str) or not named:
         fault = Fault(where, "extends", f"should be a file or a shipped name (got {named!r})")
-        raise ScenarioError(str(child), [fault])
+        raise ScenarioError(brief(child), [fault])
     if not _is_path(named):
         shipped = list_data("scenarios", ".yaml")
         if named in shipped:
             return shipped[named].resolve()
         message, hint = f"no shipped scenario is called '{named}'.", nearest(named, shipped)
-        raise ScenarioError(str(child), [Fault(where, "extends", message, hint)])
+        raise ScenarioError(brief(child), [Fault(where, "extends", message, hint)])
     path = (child.parent / named).resolve()
     if path.is_file():
         return path
@@ -182,8 +182,8 @@ def _parent(named: Any, child: Path, where: str) -> Path:
     if fallback is not None and fallback.is_file():
         return fallback.resolve()
     beside = [each.name for each in child.parent.glob("*.y*ml") if each != child]
-    fault = Fault(where, "extends", f"no such file: {path}.", nearest(Path(named).name, beside))
-    raise ScenarioError(str(child), [fault])
+    fault = Fault(where, "extends", f"no such file: '{path}'.", nearest(Path(named).name, beside))
+    raise ScenarioError(brief(child), [fault])
 
 
 def _finish(

@@ -26,7 +26,6 @@ PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*
 Seconds = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
 Frac = Annotated[float, Gt(0), Le(1)]
-WeightDtype = Literal["bf16", "fp16", "fp8", "int8", "fp4", "int4"]
 KvDtype = Literal["bf16", "fp16", "fp8", "int8"]
 
 
@@ -161,8 +160,6 @@ class Engine(Section):
     """[steps] How many steps the scheduler runs ahead of the GPU: 1 for asynchronous scheduling."""
     fast_forward: bool = True
     """Price steps of unchanged composition together; false: one event per step, same results."""
-    weight_dtype: WeightDtype | None = None
-    """Number format of the weights; absent: as the model's card says."""
     kv_dtype: KvDtype | None = None
     """Number format of the KV cache; absent: as the model's card says."""
 
@@ -259,13 +256,6 @@ class Fleet(Section):
     """The pools by name."""
 
 
-class Record(Section):
-    """What is written down beyond one row per request."""
-
-    tokens: bool = False
-    """Keep the time of every output token: large."""
-
-
 class Scenario(Section):
     """One simulation: a model, its traffic, the fleet that serves it, what it promises."""
 
@@ -287,8 +277,6 @@ class Scenario(Section):
     """Engine settings of every pool that does not say otherwise."""
     fleet: Fleet
     """What serves them."""
-    record: Record = Record()
-    """What is written down."""
 
     _folder: Path | None = PrivateAttr(default=None)
 

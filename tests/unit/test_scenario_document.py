@@ -78,7 +78,7 @@ def test_every_key_has_its_line(tmp_path):
         ("a: 1\nb: 2\na: 3\n", "s.yaml:3", "a", "stands twice, first in line 1"),
         ("a:\n  b: 1\n  b: 2\n", "s.yaml:3", "a.b", "stands twice, first in line 2"),
         ("a: 1\n\tb: 2\n", "s.yaml:2", "", "tab"),
-        ("a:\n  1: x\n", "s.yaml:2", "a", "a key must be text (got '1')"),
+        ("a:\n  1: x\n", "s.yaml:2", "a", "a key must be text (got '1')."),
         ("a:\n  true: x\n", "s.yaml:2", "a", "a key must be text"),
         ("a:\n  [b, c]: x\n", "s.yaml:2", "a", "a list or a mapping"),
         ("base: &b {x: 1}\nc:\n  <<: *b\n", "s.yaml:3", "c", "merge keys"),

@@ -92,7 +92,6 @@ scenarios = st.fixed_dictionaries(
             {}, optional={"ttft_s": seconds, "attained_frac": st.floats(0.01, 1)}
         ),
         "engine": engines,
-        "record": st.fixed_dictionaries({"tokens": st.booleans()}),
     },
 )
 
