@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -24,12 +23,14 @@ COMPILED = (
     "llmsim/policies/views.py",
     "llmsim/serving/board.py",
     "llmsim/serving/cohort.py",
+    "llmsim/serving/delivery.py",
     "llmsim/serving/draft.py",
     "llmsim/serving/fleet.py",
     "llmsim/serving/meter.py",
     "llmsim/serving/queue.py",
     "llmsim/serving/replica.py",
     "llmsim/serving/request.py",
+    "llmsim/serving/stretch.py",
 )
 
 
@@ -77,7 +78,11 @@ def _compile(root: Path, work: Path) -> list[Path]:
     before = Path.cwd()
     os.chdir(source)
     try:
-        options = ["--follow-imports=silent", "--ignore-missing-imports", "--no-warn-unused-ignores"]
+        options = [
+            "--follow-imports=silent",
+            "--ignore-missing-imports",
+            "--no-warn-unused-ignores",
+        ]
         extensions = mypycify([*options, *COMPILED], opt_level="3", target_dir=str(work / "c"))
         command = build_ext(Distribution({"name": "llmsim", "ext_modules": extensions}))
         command.build_lib = str(work / "out")
@@ -90,5 +95,4 @@ def _compile(root: Path, work: Path) -> list[Path]:
     found = sorted((work / "out").rglob(f"*{suffix}"))
     if len(found) <= len(COMPILED):
         raise RuntimeError(f"{len(found)} of {len(COMPILED) + 1} libraries were built")
-    print(f"llmsim: compiled {len(COMPILED)} engine modules", file=sys.stderr)
     return found

@@ -1,4 +1,4 @@
-"""llmsim: how will this model, on these GPUs, with this scheduler, serve this traffic?
+"""Say how a model, on given GPUs, with a given scheduler, will serve given traffic.
 
 Typical use::
 

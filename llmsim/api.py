@@ -15,14 +15,9 @@ from llmsim.results.facts import PoolFacts
 from llmsim.results.folder import RunInfo, check_free
 from llmsim.results.result import Result
 from llmsim.results.store import RequestSink
-from llmsim.scenario import Scenario
+from llmsim.scenario import Scenario, build_workload
 from llmsim.scenario.component import registry
-from llmsim.serving.build import (
-    build_pools,
-    build_workload,
-    fingerprint,
-    itl_objective_ns,
-)
+from llmsim.serving.build import build_pools, fingerprint, itl_objective_ns
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.meter import NEVER
 from llmsim.serving.simulate import simulate

@@ -29,13 +29,17 @@ class StepDraft(Protocol):
     """
 
     budget_tokens: int
+    admitted: int
 
     @property
-    def running(self) -> int: ...
+    def running(self) -> int:
+        """Requests that hold KV."""
+        ...
+
     @property
-    def waiting(self) -> int: ...
-    @property
-    def admitted(self) -> int: ...
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        ...
 
     def advance_running(self) -> bool:
         """Give running requests their next tokens, in running order, within the budget.

@@ -184,9 +184,11 @@ class PrefixAffinity:
                 break
             parent, best = node
             matched += length
-        if best < 0 or matched < self.min_match_frac * request.prompt_tokens:
-            best = least
-        elif fleet.outstanding(best) > fleet.outstanding(least) + self.max_imbalance:
+        if (
+            best < 0
+            or matched < self.min_match_frac * request.prompt_tokens
+            or fleet.outstanding(best) > fleet.outstanding(least) + self.max_imbalance
+        ):
             best = least
         self._remember(segments, best)
         return best

@@ -27,13 +27,13 @@ class LoadBoard:
         self._env = env
         self._age_ns = age_ns
         self._loads = [0] * replicas
-        self._reports: deque[tuple[float, int, int]] = deque()
+        self._reports: deque[tuple[int, int, int]] = deque()
         self.replicas = replicas
 
-    def change(self, replica: int, delta: int) -> None:
-        """Note that a replica's outstanding requests changed by `delta` now."""
+    def change(self, replica: int, delta: int, now_ns: int) -> None:
+        """Note that a replica's outstanding requests changed by `delta` at `now_ns`."""
         if self._age_ns:
-            self._reports.append((self._env.now + self._age_ns, replica, delta))
+            self._reports.append((now_ns + self._age_ns, replica, delta))
         else:
             self._loads[replica] += delta
 

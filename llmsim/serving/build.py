@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from llmsim.core.errors import CardError
-from llmsim.core.rng import stream
-from llmsim.core.units import NS_PER_S, seconds_to_ns
+from llmsim.core.units import seconds_to_ns
 from llmsim.costmodel import RooflineCost, plan_memory
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
-from llmsim.scenario.model import Abort, Pool
+from llmsim.scenario.model import Pool
 from llmsim.serving.draft import EngineConfig
 from llmsim.serving.simulate import PoolPlan
 from llmsim.specs import ModelSpec, ParallelPlan, load_gpu, load_link, load_model, price_of
-from llmsim.workload import SyntheticWorkload
-from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 
 
 def build_pools(scenario: Scenario) -> tuple[list[PoolPlan], list[str]]:
@@ -107,74 +101,6 @@ def _price(pool: Pool) -> tuple[float, str]:
     except CardError:
         return math.nan, "no price card for this GPU"
     return card.usd_per_gpu_hour, f"{card.cloud} {card.instance}, {card.date}, {card.source}"
-
-
-def build_workload(scenario: Scenario) -> Workload:
-    """Return a scenario's traffic.
-
-    Raises
-    ------
-    TraceError
-        If the trace is missing or of another format.
-    """
-    traffic = scenario.traffic
-    workload: Workload
-    if traffic.trace is not None:
-        workload = traffic.trace.build().open(scenario.seed, scenario.folder)
-    else:
-        assert traffic.arrivals is not None and traffic.lengths is not None  # the schema checks
-        workload = SyntheticWorkload(
-            traffic.arrivals.build(),
-            traffic.lengths.build(),
-            seed=scenario.seed,
-            prompts=traffic.prompts.build() if traffic.prompts is not None else None,
-            requests=traffic.requests,
-            duration_s=traffic.duration_s,
-            near=scenario.folder,
-        )
-    return workload if traffic.abort is None else Leaving(workload, traffic.abort, scenario.seed)
-
-
-@dataclass
-class Leaving:
-    """A workload some of whose clients go away by themselves.
-
-    Parameters
-    ----------
-    inner : Workload
-    law : Abort
-        Who leaves, and when.
-    seed : int
-    """
-
-    inner: Workload
-    law: Abort
-    seed: int
-
-    def __post_init__(self) -> None:
-        self.clients: tuple[str, ...] = self.inner.clients
-        self.closed_loop: ClosedLoop | None = self.inner.closed_loop
-
-    @property
-    def total(self) -> int | None:
-        """Number of requests, if known."""
-        return self.inner.total
-
-    @property
-    def skipped_rows(self) -> int:
-        """Damaged rows skipped so far."""
-        return self.inner.skipped_rows
-
-    def chunks(self) -> Iterator[RequestChunk]:
-        """Yield the inner workload's requests with a time of leaving for some."""
-        rng = stream(self.seed, "aborts")
-        law = self.law
-        for chunk in self.inner.chunks():
-            leaves = rng.random(len(chunk)) < law.frac
-            waits = rng.exponential(law.mean_s, len(chunk))
-            after_s = waits if law.law == "exponential" else np.full(len(chunk), law.mean_s)
-            after_ns = np.where(leaves, np.rint(after_s * NS_PER_S), -1).astype(np.int64)
-            yield replace(chunk, abort_ns=after_ns)
 
 
 def itl_objective_ns(scenario: Scenario, default_ns: int) -> int:

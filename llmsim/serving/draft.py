@@ -105,8 +105,8 @@ class Draft:
         "budget_tokens",
         "chunks",
         "cohort",
-        "decoding",
         "decisions",
+        "decoding",
         "exec_end_ns",
         "first_need",
         "hit_tokens",
@@ -260,7 +260,7 @@ class Draft:
             if self.budget_tokens <= 0:
                 break
             state = request.state
-            if state == WAITING or state == FINISHING:
+            if state in (WAITING, FINISHING):
                 continue
             if state == PREFILL:
                 past = request.computed
@@ -397,9 +397,7 @@ class Draft:
             spared = match.unreferenced - match.blocks
             room = ledger.free - (self._watermark if running else 0)
             blocks = -(-(hit + tokens) // size)
-            if blocks + spared > room or (
-                self._reserve and -(-known // size) + spared > room
-            ):
+            if blocks + spared > room or (self._reserve and -(-known // size) + spared > room):
                 self._blocked(request, match)
                 return
             line.pop()

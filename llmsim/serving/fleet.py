@@ -178,7 +178,7 @@ class Fleet:
             self._row(request, refusal, now)
             return None
         self._live.add(request)
-        self._board.change(chosen, 1)
+        self._board.change(chosen, 1, now)
         replica.enqueue(request)
         if self._timeout_ns:
             self._watch_timeout(request)
@@ -205,7 +205,7 @@ class Fleet:
             self._at_time(0, self._send_next)
 
     def _send_next(self, _: simpy.Event) -> None:
-        """A slot of the closed loop sends the next request."""
+        """Send the next request of a slot of the closed loop."""
         while not self._exhausted:
             request = self._admit(self.env.now)  # type: ignore[arg-type]
             self._at += 1
@@ -241,7 +241,7 @@ class Fleet:
 
     def on_end(self, request: Request, outcome: str, time_ns: int) -> None:
         """Record a request that ended on a replica."""
-        self._board.change(request.replica.index, -1)
+        self._board.change(request.replica.index, -1, time_ns)
         self._live.discard(request)
         self._row(request, outcome, time_ns)
         if self._loop is not None:

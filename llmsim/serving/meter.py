@@ -104,8 +104,15 @@ class Meter:
         rows = np.frombuffer(self._log, dtype=np.int64).reshape(-1, _FIELDS)
         start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last = rows.T
         self._timeline.spans(
-            start, end, running, np.zeros_like(running), kv0, kv1,
-            prefill, ticks * members + logits, busy=True,
+            start,
+            end,
+            running,
+            np.zeros_like(running),
+            kv0,
+            kv1,
+            prefill,
+            ticks * members + logits,
+            busy=True,
         )
         if len(rows):
             ran = end > start

@@ -146,9 +146,7 @@ def _facts(
     if workload.skipped_rows:
         warnings.append(f"{workload.skipped_rows} damaged rows of the trace were skipped")
     if fleet.truncated:
-        warnings.append(
-            f"{fleet.truncated} outputs were cut at max_model_len, as the engine would"
-        )
+        warnings.append(f"{fleet.truncated} outputs were cut at max_model_len, as the engine would")
     return RunFacts(
         digest=fleet.digest(),
         end_ns=fleet.last_end_ns,

@@ -1,0 +1,207 @@
+"""What happens to requests when a step has run: tokens out, decodes seated, the finished gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmsim.serving.draft import DROP, FINISH, Draft
+from llmsim.serving.request import DECODE, FINISHING, PARKED, PREFILL, WAITING, Request
+from llmsim.serving.stretch import Stretch
+
+
+class Delivery:
+    """The end of a step on one replica.
+
+    Parameters
+    ----------
+    draft : Draft
+        Whose running requests, cohort, ledger and meter are served.
+    stretch : Stretch
+        Loses its anchor when the cohort changes.
+    block_tokens : int [tokens]
+    lookahead : int
+    on_end : callable
+        Called with (request, outcome name, time) when a request ends.
+
+    Attributes
+    ----------
+    completing : list of Request
+        Prefills that give a token in the step under way.
+    pending : list of Request
+        Requests whose last token is on the way (lookahead 1).
+    leaving : list of (Request, str)
+        Requests whose clients have left, with their outcome.
+    unticked : list of Request
+        Members of the cohort that have not had a tick yet.
+    stalled : bool
+        The cohort has sat out a step since its latest tick.
+    """
+
+    __slots__ = (
+        "_block_tokens",
+        "_cohort",
+        "_draft",
+        "_ledger",
+        "_lookahead",
+        "_meter",
+        "_on_end",
+        "_stretch",
+        "completing",
+        "leaving",
+        "pending",
+        "stalled",
+        "unticked",
+    )
+
+    def __init__(
+        self,
+        draft: Draft,
+        stretch: Stretch,
+        block_tokens: int,
+        lookahead: int,
+        on_end: Callable[[Request, str, int], None],
+    ) -> None:
+        self._draft = draft
+        self._cohort = draft.cohort
+        self._ledger = draft.ledger
+        self._meter = draft.meter
+        self._stretch = stretch
+        self._block_tokens = block_tokens
+        self._lookahead = lookahead
+        self._on_end = on_end
+        self.completing: list[Request] = []
+        self.pending: list[Request] = []
+        self.leaving: list[tuple[Request, str]] = []
+        self.unticked: list[Request] = []
+        self.stalled = False
+
+    def emit_first(self, request: Request, end_ns: int) -> None:
+        """Note that a prefill gives its token at the end of its step [ns]."""
+        if request.generated:
+            self._meter.lone_gap(request, end_ns - request.last_token_ns)
+        else:
+            request.first_token_ns = end_ns
+        request.generated += 1
+        request.last_token_ns = end_ns
+        self.completing.append(request)
+
+    def withdraw(self, request: Request, outcome: str, now: int) -> None:
+        """End a request that still waits."""
+        draft = self._draft
+        request.ended = True
+        draft.line.withdraw(request)
+        if request.queued_ns < now:
+            self._meter.waited(request.queued_ns, now)
+        draft.decisions.extend((DROP, request.view.index, now))
+        self._ledger.forget(request)
+        self._on_end(request, outcome, now)
+
+    def sit_out(self) -> None:
+        """Note that the cohort sits out a step: its members wait unequally long from now on."""
+        if not self.stalled:
+            self.stalled = True
+            self._draft.late.extend(r for r in self.unticked if r.state == DECODE)
+
+    def settle(self, now: int, exec_end_ns: int) -> None:
+        """Deliver outputs, seat the prefilled among the decodes, let the finished go."""
+        if self.pending:
+            for request in self.pending:
+                self._finish(request, request.last_token_ns)
+            self.pending = []
+        cohort = self._cohort
+        done: list[Request] = []
+        if cohort.due <= cohort.tick:
+            while cohort.due <= cohort.tick:
+                finished = cohort.pop_finished()
+                self._meter.left(finished, exec_end_ns)
+                done.append(finished)
+            self._stretch.anchored = False
+        if self.completing:
+            self._seat_completed(done)
+        if not cohort.count:
+            self._meter.clear()
+        if done:
+            if len(done) > 1:
+                done.sort(key=_seat_of)
+            if self._lookahead and exec_end_ns > now:
+                for request in done:
+                    request.state = FINISHING
+                self.pending = done
+            else:
+                for request in done:
+                    self._finish(request, request.last_token_ns)
+        if self.leaving:
+            self._let_go(now, exec_end_ns)
+
+    def _seat_completed(self, done: list[Request]) -> None:
+        """Prefills whose step ran (or runs) become decodes, or are done with one token."""
+        cohort = self._cohort
+        stalled = self.stalled
+        for request in self.completing:
+            if request.state != PREFILL:
+                continue  # preempted or gone meanwhile
+            del self._draft.prefilling[request]
+            if request.generated >= request.output:
+                done.append(request)
+                continue
+            request.state = DECODE
+            path = request.path
+            if path and path[-1][0].slot is not None:
+                path[-1][0].writer = request  # lookups ask for the blocks it is writing
+            request.itl_over_at_join = self._meter.over
+            cohort.join(request)
+            if stalled:
+                self._draft.late.append(request)
+            else:
+                self.unticked.append(request)
+        self.completing = []
+        self._stretch.anchored = False
+
+    def _finish(self, request: Request, time_ns: int) -> None:
+        # a request may lose its KV to a preemption while its last token is on the way
+        if request.state != FINISHING or request in self._draft.running_set:
+            del self._draft.running_set[request]
+            computed = request.computed
+            self._ledger.release(request, -(-computed // self._block_tokens), computed)
+        request.ended = True
+        self._ledger.forget(request)
+        self._draft.decisions.extend((FINISH, request.view.index, request.first_token_ns, time_ns))
+        self._on_end(request, "finished", time_ns)
+
+    def _let_go(self, now: int, exec_end_ns: int) -> None:
+        for request, outcome in self.leaving:
+            if request.ended:
+                continue
+            state = request.state
+            if state == FINISHING:
+                continue  # all its tokens are computed; it ends as finished
+            if state == WAITING:  # preempted meanwhile
+                self.withdraw(request, outcome, now)
+                continue
+            self._remove_running(request, state, exec_end_ns)
+            request.ended = True
+            self._ledger.forget(request)
+            self._draft.decisions.extend((DROP, request.view.index, now))
+            self._on_end(request, outcome, now)
+        self.leaving = []
+
+    def _remove_running(self, request: Request, state: int, exec_end_ns: int) -> None:
+        if state == DECODE:
+            self._cohort.leave(request)
+            self._meter.left(request, exec_end_ns)
+            self._stretch.anchored = False
+            late = self._draft.late
+            if request in late:
+                late.remove(request)
+        elif state == PARKED:
+            del self._draft.parked[request]
+        else:
+            del self._draft.prefilling[request]
+        del self._draft.running_set[request]
+        computed = request.computed
+        cached = computed - self._lookahead if state == DECODE else computed
+        self._ledger.release(request, -(-computed // self._block_tokens), cached)
+
+
+def _seat_of(request: Request) -> int:
+    return request.seat
