@@ -88,7 +88,7 @@ def list_(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version, and whether the engine is compiled or pure Python."""
     with exit_code_for_errors():
         from llmsim.cli.looking import version_line
 

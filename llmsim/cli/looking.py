@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from inspect import getdoc
 from pathlib import Path
 
 import typer
 
+import llmsim
 from llmsim.core.errors import InputError, RegistryError, nearest
 from llmsim.core.paths import list_data
 from llmsim.core.units import GIB
@@ -162,10 +164,17 @@ def show_resolved(scenario: str, assignments: Sequence[str]) -> None:
     typer.echo(found.resolved_yaml(), nl=False)
 
 
+def engine_is_compiled() -> bool:
+    """Return whether the engine of this llmsim is compiled; its results do not depend on it."""
+    found = PathFinder.find_spec("replica", [f"{path}/serving" for path in llmsim.__path__])
+    return str(found and found.origin).endswith(tuple(EXTENSION_SUFFIXES))
+
+
 def version_line() -> str:
-    """Return the versions of llmsim and Python."""
+    """Return the versions of llmsim and Python, and whether the engine is compiled."""
     try:
         own = version("llmsim")
     except PackageNotFoundError:
         own = "of a checkout that is not installed"
-    return f"llmsim {own}, Python {platform.python_version()}"
+    engine = "compiled" if engine_is_compiled() else "pure Python"
+    return f"llmsim {own}, Python {platform.python_version()}, {engine} engine"

@@ -206,9 +206,11 @@ class Cohort:
             self.grown_last = 0
             self.grown = tile * self._tile_ring[(self.tick + 1) % tile]
             return self.padded
-        if ticks < tile and 2 * self.count < ticks:
-            return self._sparse_sum(ticks)
         if ticks < tile:
+            if 2 * self.count < ticks:
+                return self._sparse_sum(ticks)
+            if ticks <= 16:
+                return self._short_sum(ticks)
             part = list(accumulate(_ahead(self._tile_ring, self.tick + 1, ticks)))
             crossed = part[-1]
             self.grown = tile * crossed
@@ -225,6 +227,25 @@ class Cohort:
             self._tile_ring,
             self.tick,
         )
+
+    def _short_sum(self, ticks: int) -> int:
+        """Do what `padded_sum` does, tick by tick."""
+        tile = self._tile
+        ring = self._tile_ring
+        at = self.tick % tile
+        crossed = total = 0
+        for _ in range(ticks - 1):
+            at += 1
+            if at == tile:
+                at = 0
+            crossed += ring[at]
+            total += crossed
+        self.grown_last = tile * crossed
+        at += 1
+        if at == tile:
+            at = 0
+        self.grown = tile * (crossed + ring[at])
+        return ticks * self.padded + tile * total
 
     def _sparse_sum(self, ticks: int) -> int:
         """Do what `padded_sum` does, member by member: less work in a small cohort."""

@@ -384,7 +384,10 @@ class Draft:
             if request is None:
                 return
             known = request.prompt + request.generated
-            match = ledger.match(request, known) if caches else NO_MATCH
+            view = request.view
+            match = NO_MATCH
+            if caches and (view.segments is not None or request.preemptions):
+                match = ledger.match(request, known)
             hit = match.blocks * size
             tokens = known - hit
             if self.limit_now and tokens > self.limit_now:
@@ -438,5 +441,6 @@ class Draft:
         self.chunks.append((request, tokens, past))
         if computed == request.prompt + request.generated:
             self.logits += 1
-        if self.ledger.caches:
+        # a prompt unlike all others is found by nobody but itself, and registered on release
+        if self.ledger.caches and request.view.segments is not None:
             self.ledger.register(request, computed)

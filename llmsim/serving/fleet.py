@@ -90,7 +90,7 @@ class Fleet:
         self._routes: list[int] = []
         self._route_hash = hashlib.blake2b(digest_size=16)
         self._replica_hashes: list[hashlib.blake2b] = []
-        self._arrive_cb = self._arrive
+        self._arrival = Wake(self._arrive)
 
     # --- arrivals ---------------------------------------------------------------------------
 
@@ -103,7 +103,8 @@ class Fleet:
             self.done.succeed()
             return
         if self._loop is None:
-            self._at_time(self._arrivals[0], self._arrive_cb)
+            env = self.env
+            env.schedule(self._arrival, ARRIVAL_PRIORITY, self._arrivals[0] - env.now)
         else:
             self._start_loop(self._loop)
 
@@ -130,14 +131,15 @@ class Fleet:
 
     def _at_time(self, time_ns: int, callback: Callable[[simpy.Event], None]) -> None:
         env = self.env
-        env.schedule(Wake(callback), ARRIVAL_PRIORITY, time_ns - env.now)  # type: ignore[arg-type]
+        env.schedule(Wake(callback), ARRIVAL_PRIORITY, time_ns - env.now)
 
     def _arrive(self, _: simpy.Event) -> None:
         """Take in everything that arrives now, then wait for the next."""
-        now = self.env.now
+        self._arrival.rearm()
+        now = int(self.env.now)
         arrivals = self._arrivals
         while True:
-            self._admit(now)  # type: ignore[arg-type]
+            self._admit(now)
             at = self._at = self._at + 1
             if at >= self._size:
                 if not self._next_chunk():
@@ -147,7 +149,7 @@ class Fleet:
                 arrivals = self._arrivals
                 at = 0
             if arrivals[at] > now:
-                self._at_time(arrivals[at], self._arrive_cb)
+                self.env.schedule(self._arrival, ARRIVAL_PRIORITY, arrivals[at] - now)
                 return
 
     def _admit(self, now: int) -> Request | None:
@@ -207,7 +209,7 @@ class Fleet:
     def _send_next(self, _: simpy.Event) -> None:
         """Send the next request of a slot of the closed loop."""
         while not self._exhausted:
-            request = self._admit(self.env.now)  # type: ignore[arg-type]
+            request = self._admit(int(self.env.now))
             self._at += 1
             if self._at >= self._size and not self._next_chunk():
                 self._exhausted = True

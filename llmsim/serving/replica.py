@@ -19,7 +19,7 @@ from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.results.facts import ReplicaFacts
-from llmsim.serving.clock import CALL_PRIORITY, Wake
+from llmsim.serving.clock import Wake, call_priority
 from llmsim.serving.cohort import FOREVER as UNBOUNDED
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.delivery import Delivery
@@ -97,7 +97,6 @@ class Replica:
         self.running_set = self.draft.running_set
         self.recorder: Callable[[CallRecord], None] | None = None
         self.events = 0
-        self._version = 0
         self._asleep = True  # nothing planned, nothing in flight
         self._call_ns = -1  # when the pending call is due
         self._front_ns = 0  # when the planned work starts
@@ -114,8 +113,8 @@ class Replica:
         )
         self._prefill_tokens = 0
         self._kv_used = 0
-        self._wake_cb = self._wake
-        self._priority = CALL_PRIORITY + index
+        self._alarm = Wake(self._wake)
+        self._priority = call_priority(index)
 
     def _make_ledger(self, config: EngineConfig) -> CountLedger | PrefixLedger:
         if not config.prefix_caching:
@@ -189,10 +188,9 @@ class Replica:
     # --- the clock --------------------------------------------------------------------------
 
     def _call_at(self, time_ns: int) -> None:
-        self._version = version = self._version + 1
         self._call_ns = time_ns
         env = self.env
-        env.schedule(Wake(self._wake_cb, version), self._priority, time_ns - env.now)  # type: ignore[arg-type]
+        env.schedule(self._alarm, self._priority, time_ns - env.now)
 
     def _cut(self) -> None:
         """End the stretch under way at the first call that can see what has just happened."""
@@ -209,14 +207,15 @@ class Replica:
 
     # --- the call ---------------------------------------------------------------------------
 
-    def _wake(self, event: Wake) -> None:
+    def _wake(self, alarm: Wake) -> None:
         """Call the scheduler, again and again while nothing else in the world comes first."""
-        if event.version != self._version:
-            return
+        alarm.rearm()
+        env = self.env
+        if env.now != self._call_ns or self._asleep:
+            return  # superseded: the call this alarm was set for takes place earlier
         self._call(self._call_ns)
         # a call that is next in the world anyway need not go through the event queue
-        peek = self.env.peek
-        while not self._asleep and peek() > self._call_ns:
+        while not self._asleep and env.peek() > self._call_ns:
             self._call(self._call_ns)
         if not self._asleep:
             self._call_at(self._call_ns)
