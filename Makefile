@@ -1,0 +1,67 @@
+# make run    a first result: installs llmsim into .venv and simulates a shipped scenario
+# make test   everything CI runs
+# make help   the rest
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+SOURCES := pyproject.toml hatch_build.py $(shell find llmsim profiles scenarios traces -type f \
+	-not -path '*/__pycache__/*')
+INSTALLED := $(VENV)/.llmsim-installed
+WITH_TOOLS := $(VENV)/.tools-installed
+CHECKS := "ruff check ." "ruff format --check ." "mypy" "lint-imports"
+
+# A tests' process that finds another llmsim than the installed one fails (tests/conftest.py).
+export LLMSIM_TESTS_WANT := installed
+
+.DEFAULT_GOAL := help
+.PHONY: run test quick bench dev clean help
+
+run: $(INSTALLED) ## install llmsim (compiled where there is a C compiler), run the quickstart
+	$(BIN)/llmsim run scenarios/quickstart.yaml
+
+test: $(WITH_TOOLS) ## style, types, imports, all tests; what CI runs
+	@$(call run_checks,)
+
+quick: $(WITH_TOOLS) ## the same without the slow tests; under three minutes once installed
+	@$(call run_checks,-m "not slow")
+
+bench: $(WITH_TOOLS) ## how fast the engine is on this machine
+	$(BIN)/python tests/benchmarks/run.py
+
+dev: $(BIN)/python ## editable install, pure Python: what you edit is what runs
+	@rm -f $(INSTALLED) $(WITH_TOOLS)
+	$(PIP) --editable '.[dev]'
+	@echo "Activate with: . $(BIN)/activate"
+
+clean: ## remove the environment, caches and builds (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Every check runs, whatever the ones before it said; pytest comes last, so its line closes.
+define run_checks
+status=0; \
+for check in $(CHECKS); do echo "== $$check"; $(BIN)/$$check || status=1; done; \
+echo "== pytest"; $(BIN)/pytest -n 2 --dist worksteal $(1) || status=1; \
+exit $$status
+endef
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(SOURCES) | $(BIN)/python
+	@echo "Installing llmsim and compiling its engine, about a minute ..."
+	$(PIP) .
+	@touch $@
+
+# The installed package stays as it is; only the tools of the `dev` extra are added.
+$(WITH_TOOLS): $(INSTALLED)
+	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/tools.txt
+	$(PIP) --requirement $(VENV)/tools.txt
+	@touch $@
