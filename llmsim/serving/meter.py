@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.timeline import Timeline, TimelineData
@@ -60,8 +61,8 @@ class Meter:
         self.slo = itl_slo_ns
         self._ticks: list[int] = []
         self._maxima: list[int] = []
-        self._log = array("q")
-        self._waits = array("q")
+        self._log: list[tuple[int, ...]] = []
+        self._waits: list[tuple[int, int]] = []
         self._timeline = Timeline()
         self.over = 0
         self.steps = 0
@@ -80,13 +81,13 @@ class Meter:
             ends, prefill tokens, prefills that gave a token, gap of the first and of the last
             tick [ns].
         """
-        self._log.extend(row)
-        if len(self._log) >= _FLUSH * _FIELDS:
+        self._log.append(row)
+        if len(self._log) >= _FLUSH:
             self._absorb()
 
     def waited(self, start_ns: int, end_ns: int) -> None:
         """Note that one request waited from `start_ns` to `end_ns` [ns]."""
-        self._waits.extend((start_ns, end_ns))
+        self._waits.append((start_ns, end_ns))
 
     def finish(self) -> TimelineData:
         """Return the timeline; the histogram is complete then."""
@@ -94,14 +95,14 @@ class Meter:
         return self._timeline.finish()
 
     def _absorb(self) -> None:
-        waits = np.frombuffer(self._waits, dtype=np.int64).reshape(-1, 2)
+        waits = _table(self._waits, 2)
         none = np.zeros(len(waits), dtype=np.int64)
         one = np.ones(len(waits), dtype=np.int64)
         self._timeline.spans(
             waits[:, 0], waits[:, 1], none, one, none, none, none, none, busy=False
         )
-        self._waits = array("q")
-        rows = np.frombuffer(self._log, dtype=np.int64).reshape(-1, _FIELDS)
+        self._waits.clear()
+        rows = _table(self._log, _FIELDS)
         start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last = rows.T
         self._timeline.spans(
             start,
@@ -120,7 +121,7 @@ class Meter:
             self.peak_kv_blocks = max(self.peak_kv_blocks, int(kv1.max()))
         counted = ticks * members > 0
         self.itl.add_runs(first[counted], last[counted], ticks[counted], members[counted])
-        self._log = array("q")
+        self._log.clear()
 
     # --- gaps between tokens ----------------------------------------------------------------
 
@@ -177,3 +178,8 @@ class Meter:
             request.itl_max_ns = gap_ns
         if gap_ns > self.slo:
             request.itl_over += 1
+
+
+def _table(rows: Sequence[tuple[int, ...]], fields: int) -> npt.NDArray[np.int64]:
+    # gathering tuples and unpacking them at once is twice as fast as filling an array
+    return np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * fields).reshape(-1, fields)
