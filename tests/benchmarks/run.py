@@ -1,0 +1,206 @@
+"""`make bench`: how fast the engine is, as ratios and per-request costs that anyone can rerun.
+
+Nothing here is asserted: timings depend on the machine. What must not change is counted in the
+tests (events and Python calls per request).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cases import AZURE, MOONCAKE, Measured, azure, burstgpt, measure, mooncake, scenario
+
+CONSOLE = Console(width=140)
+
+
+def best_of(case: dict, times: int) -> Measured:
+    """Repeat a run; the fastest is the least disturbed, the digest must agree."""
+    runs = [measure(case) for _ in range(times)]
+    assert len({run.digest for run in runs}) == 1, "two runs of one case differ"
+    return min(runs, key=lambda run: run.cpu_s)
+
+
+def capacity_rps(replicas: int, **changes: object) -> float:
+    """Requests per second that a fleet serves when all of the Azure hour arrives at once."""
+    flood = measure(scenario(azure(1e6), replicas, fleet__routing="least-loaded", **changes))
+    return flood.requests / flood.end_s
+
+
+def table(title: str) -> Table:
+    made = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for name in ("case", "requests/s", "us/request", "CPU s", "peak MiB", "events/req"):
+        made.add_column(name, justify="left" if name == "case" else "right")
+    for name in ("steps/s", "median B", "KV peak", "preempt.", "ratio"):
+        made.add_column(name, justify="right")
+    return made
+
+
+def add(made: Table, name: str, run: Measured, plain: Measured | None = None) -> None:
+    cost_us = run.cpu_s / run.requests * 1e6
+    ratio = "" if plain is None else f"{cost_us / (plain.cpu_s / plain.requests * 1e6):.2f}"
+    made.add_row(
+        name,
+        f"{run.requests_per_s:,.0f}",
+        f"{cost_us:.1f}",
+        f"{run.cpu_s:.2f}",
+        f"{run.peak_mib:.0f}",
+        f"{run.events / run.requests:.2f}",
+        f"{run.steps / run.cpu_s:,.0f}",
+        f"{run.median_batch:.1f}",
+        f"{run.kv_peak_frac:.1%}",
+        f"{run.preemptions}",
+        ratio,
+    )
+
+
+def bench_azure(times: int) -> None:
+    """The Azure hour on 1 and 8 replicas, at its own rate and at 80% of capacity."""
+    made = table("Azure 2023 conversation hour, Llama-3.1-8B on H100, all defaults")
+    for replicas in (1, 8):
+        routing = {"fleet__routing": "least-loaded"}
+        own = best_of(scenario(azure(), replicas, **routing), times)
+        add(made, f"{replicas} x H100, own rate", own)
+        scale = 0.8 * capacity_rps(replicas) / (own.requests / own.end_s)
+        busy = best_of(scenario(azure(scale), replicas, **routing), times)
+        add(made, f"{replicas} x H100, 80% of capacity", busy)
+    CONSOLE.print(made)
+
+
+def bench_options(times: int) -> None:
+    """What each option costs, as a ratio to the plain engine."""
+    plain_keys = {"engine__prefix_caching": False, "engine__lookahead": 0}
+    for name, scale in (("own rate", 1.0), ("80% of capacity", 0.8 * capacity_rps(1) / 5.53)):
+        made = table(f"Options on 1 replica, {name}; ratio of cost per request to plain")
+        plain = best_of(scenario(azure(scale), 1, **plain_keys), times)
+        add(made, "plain", plain, plain)
+        options = {
+            "prefix caching, no hits": {"engine__prefix_caching": True},
+            "lookahead 1": {"engine__lookahead": 1},
+            "both (the defaults)": {"engine__prefix_caching": True, "engine__lookahead": 1},
+            "priority order": {
+                "fleet__pools__main__batching": {"kind": "vllm", "order": "priority"}
+            },
+            "least-loaded routing": {"fleet__routing": "least-loaded"},
+            "view 50 ms old": {"fleet__routing": "least-loaded", "fleet__view_age_s": 0.05},
+            "client timeout": {"traffic__timeout_s": 600.0},
+            "chunk limit 512": {"engine__long_prefill_threshold_tokens": 512},
+        }
+        for option, keys in options.items():
+            run = best_of(scenario(azure(scale), 1, **(plain_keys | keys)), times)
+            add(made, option, run, plain)
+        CONSOLE.print(made)
+
+
+def bench_flatness(times: int) -> None:
+    """Cost per request against trace length and replica count, load per replica unchanged."""
+    made = table("Cost per request against length and fleet size")
+    first = None
+    for replicas in (1, 4, 16, 64):
+        case = scenario(azure(replicas), replicas, fleet__routing="least-loaded")
+        run = best_of(case, times)
+        first = first or run
+        add(made, f"{replicas} replicas, rate x{replicas}", run, first)
+    lengths = {"kind": "lognormal", "prompt_mean_tokens": 1155, "output_mean_tokens": 211}
+    first = None
+    for requests in (20_000, 200_000):
+        traffic = {"arrivals": {"kind": "poisson", "rate_rps": 5.5}, "lengths": lengths}
+        run = best_of(scenario(traffic | {"requests": requests}), times)
+        first = first or run
+        add(made, f"{requests:,} requests, 1 replica", run, first)
+    CONSOLE.print(made)
+
+
+def bench_stepping(times: int) -> None:
+    """Steps per second with fast-forward off: one call per step, whatever the batch."""
+    made = table("Stepping mode (fast_forward: false); the figure is steps/s")
+    for batch in (1, 16, 64, 256):
+        lengths = {"kind": "fixed", "prompt_tokens": 256, "output_tokens": 512}
+        loop = {"kind": "closed-loop", "in_flight": batch, "requests_per_slot": 8}
+        case = scenario({"arrivals": loop, "lengths": lengths}, engine__fast_forward=False)
+        add(made, f"batch {batch}", best_of(case, times))
+    CONSOLE.print(made)
+
+
+def bench_mooncake(times: int) -> None:
+    """Prompt identity at work: prefix caching and affinity routing on 8 replicas."""
+    if not MOONCAKE.is_file():
+        CONSOLE.print("Mooncake: no trace at hand; see docs/traces.md for where to get it.")
+        return
+    made = table("Mooncake conversation, 8 replicas, prefix caching, prefix-affinity routing")
+    affinity = {"fleet__routing": "prefix-affinity"}
+    keys = {"fleet__pools__main__gpu": "h200-sxm", **affinity}
+    run = best_of(scenario(mooncake(), 8, **keys), times)
+    add(made, f"as the memory allows, {run.hit_frac:.1%} hits", run)
+    sticky = {"kind": "prefix-affinity", "min_match_frac": 0.0, "max_imbalance": 1_000_000}
+    endless = scenario(mooncake(), 8, **(keys | {"fleet__routing": sticky}))
+    run = best_of(endless | {"kv_blocks": 50_000_000}, times)
+    add(made, f"cache without end, {run.hit_frac:.1%} hits", run)
+    CONSOLE.print(made)
+    CONSOLE.print("The hit ratio of this trace in one endless cache is 37.4% of input tokens.\n")
+
+
+def bench_burstgpt(requests: int) -> None:
+    """The long one: a year's half of BurstGPT-like traffic."""
+    made = table(f"BurstGPT-like, {requests:,} requests")
+    days = burstgpt(requests)
+    add(made, "published rate, 4 replicas", measure(scenario(days, 4)))
+    flood = measure(scenario(burstgpt(200_000, 1e5), 16, fleet__routing="least-loaded"))
+    rate = 0.8 * flood.requests / flood.end_s
+    busy = scenario(burstgpt(requests, rate), 16, fleet__routing="least-loaded")
+    add(made, f"80% of 16 replicas ({rate:.0f}/s)", measure(busy))
+    CONSOLE.print(made)
+
+
+def bench_command() -> None:
+    """The whole command, reading and report included, as a user waits for it."""
+    llmsim = Path(sys.executable).parent / "llmsim"
+    with tempfile.TemporaryDirectory() as folder:
+        words = [str(llmsim), "run", "azure-conversation", "--out", f"{folder}/run", "--quiet"]
+        words += ["--set", f"traffic.trace.path={AZURE}", "--set", "model=llama-3.1-8b"]
+        words += ["--set", "fleet.pools.main.tp=1"]
+        if not AZURE.is_file():
+            words = [str(llmsim), "run", "quickstart", "--out", f"{folder}/run", "--quiet"]
+        began = time.perf_counter()
+        subprocess.run(words, check=True, capture_output=True)
+        CONSOLE.print(f"`{' '.join(words[1:3])}`, all in: {time.perf_counter() - began:.2f} s\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="10.31 M requests (minutes)")
+    parser.add_argument("--times", type=int, default=3, help="repeats; the fastest counts")
+    parser.add_argument("--only", nargs="*", help="azure options flatness stepping mooncake ...")
+    asked = parser.parse_args()
+    probe = measure(scenario(azure(), 1))
+    CONSOLE.print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"engine {probe.engine}; each run on one core in a process of its own.\n"
+    )
+    parts = {
+        "azure": lambda: bench_azure(asked.times),
+        "options": lambda: bench_options(asked.times),
+        "flatness": lambda: bench_flatness(asked.times),
+        "stepping": lambda: bench_stepping(asked.times),
+        "mooncake": lambda: bench_mooncake(asked.times),
+        "command": bench_command,
+        "burstgpt": lambda: bench_burstgpt(10_310_000 if asked.full else 300_000),
+    }
+    for name, part in parts.items():
+        if not asked.only or name in asked.only:
+            part()
+
+
+if __name__ == "__main__":
+    main()
