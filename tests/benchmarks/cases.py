@@ -115,10 +115,8 @@ def run(case: Mapping[str, Any]) -> Measured:
         wanted = wanted.override(case["changes"])
     pools, _ = build_pools(wanted)
     if "kv_blocks" in case:  # more than any GPU has: a cache without end
-        pools = [
-            replace(pool, config=replace(pool.config, kv_blocks=case["kv_blocks"]))
-            for pool in pools
-        ]
+        blocks = case["kv_blocks"]
+        pools = [replace(pool, config=replace(pool.config, kv_blocks=blocks)) for pool in pools]
     workload = build_workload(wanted)
     sink = RequestSink([pool.facts.name for pool in pools], lambda: workload.clients)
     router = wanted.fleet.routing.build()
