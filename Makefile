@@ -6,10 +6,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-SOURCES := pyproject.toml hatch_build.py $(shell find llmsim profiles scenarios traces -type f \
-	-not -path '*/__pycache__/*')
-INSTALLED := $(VENV)/.llmsim-installed
-WITH_TOOLS := $(VENV)/.tools-installed
+# Stamps carry a checksum of all that the wheel is made from: a file that was added, removed or
+# changed means a new stamp, whatever its date.
+STATE := $(shell find pyproject.toml hatch_build.py llmsim profiles scenarios traces \
+	-type f -not -name '*.pyc' | LC_ALL=C sort | xargs cksum | cksum | cut -d ' ' -f 1)
+INSTALLED := $(VENV)/.llmsim-$(STATE)
+WITH_TOOLS := $(VENV)/.llmsim-$(STATE)-tools
 CHECKS := "ruff check ." "ruff format --check ." "mypy" "lint-imports"
 
 # A tests' process that finds another llmsim than the installed one fails (tests/conftest.py).
@@ -31,7 +33,7 @@ bench: $(WITH_TOOLS) ## how fast the engine is on this machine
 	$(BIN)/python tests/benchmarks/run.py
 
 dev: $(BIN)/python ## editable install, pure Python: what you edit is what runs
-	@rm -f $(INSTALLED) $(WITH_TOOLS)
+	@rm -f $(VENV)/.llmsim-*
 	$(PIP) --editable '.[dev]'
 	@echo "Activate with: . $(BIN)/activate"
 
@@ -54,14 +56,16 @@ endef
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): $(SOURCES) | $(BIN)/python
+$(INSTALLED): | $(BIN)/python
 	@echo "Installing llmsim and compiling its engine, about a minute ..."
+	@rm -f $(VENV)/.llmsim-*
 	$(PIP) .
+	@$(BIN)/llmsim version
 	@touch $@
 
 # The installed package stays as it is; only the tools of the `dev` extra are added.
 $(WITH_TOOLS): $(INSTALLED)
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-		print(*project["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/tools.txt
-	$(PIP) --requirement $(VENV)/tools.txt
+		print(*project["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/dev-requirements.txt
+	$(PIP) --requirement $(VENV)/dev-requirements.txt
 	@touch $@

@@ -1,0 +1,58 @@
+"""The compiled engine and the Python sources that it is made from give the same runs."""
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+from blocks import CHECKOUT, call
+
+import llmsim as ls
+from llmsim.cli.looking import engine_is_compiled
+
+RUNS = {
+    "quickstart": ("quickstart", {}),
+    "prefixes, timeouts, aborts": ("assistants", {"fleet.view_age_s": 0.2}),
+    "preemptions": ("quickstart", {"engine.kv_blocks": 9000, "traffic.arrivals.rate_rps": 60}),
+    "sessions": ("burstgpt", {"traffic.trace.limit": 3000, "fleet.routing": "session-sticky"}),
+    "stepped": ("assistants", {"traffic.duration_s": 90, "engine.fast_forward": False}),
+    "whole prompts": (
+        "assistants",
+        {"traffic.duration_s": 90, "fleet.pools.main.batching": "prefill-first"},
+    ),
+}
+
+IN_THE_CHECKOUT = """
+import json, sys
+import llmsim as ls
+from llmsim.cli.looking import engine_is_compiled
+
+assert not engine_is_compiled()
+assert ls.__file__.startswith(sys.argv[1])
+for name, (scenario, overrides) in json.loads(sys.argv[2]).items():
+    ls.run(scenario, overrides, out=name)
+"""
+
+
+@pytest.fixture(scope="module")
+def pure(tmp_path_factory):
+    """Run folders written by the checkout's sources."""
+    if not engine_is_compiled():
+        pytest.skip("the llmsim under test is pure Python; `make test` compiles it")
+    folder = tmp_path_factory.mktemp("pure")
+    words = [sys.executable, "-c", IN_THE_CHECKOUT, str(CHECKOUT), json.dumps(RUNS)]
+    call(words, folder, PYTHONPATH=str(CHECKOUT))
+    return folder
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_compiled_and_pure_runs_are_equal(name, pure):
+    scenario, overrides = RUNS[name]
+    here, there = ls.run(scenario, overrides), ls.load(pure / name)
+    assert here.digest == there.digest
+    assert here.facts.events == there.facts.events
+    assert here.metrics == pytest.approx(there.metrics, rel=0, abs=0, nan_ok=True)
+    pd.testing.assert_frame_equal(here.requests, there.requests, check_exact=True)
+    pd.testing.assert_frame_equal(here.timeline(), there.timeline(), check_exact=True)
+    if name == "preemptions":
+        assert here.metrics["preemptions"] > 0
