@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +37,13 @@ ScenarioArgument = Annotated[
 ]
 
 
+class OnBadRow(StrEnum):
+    """What to do with a damaged row."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
 @app.command()
 def run(
     scenario: ScenarioArgument,
@@ -47,12 +56,24 @@ def run(
     force: Annotated[bool, typer.Option(help="Replace a run folder that is not empty.")] = False,
     quiet: Annotated[bool, typer.Option(help="Print the name of the run folder only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="The trace file: --set traffic.trace.path=FILE.")
+    ] = None,
+    on_bad_row: Annotated[
+        OnBadRow | None,
+        typer.Option(help="Damaged rows of the trace: stop at them, or skip and count them."),
+    ] = None,
 ) -> None:
     """Simulate a scenario: every latency, cost and failure of this fleet under this traffic."""
     with exit_code_for_errors():
         from llmsim.cli.running import RunOrder, run_scenario
 
-        order = RunOrder(scenario, tuple(set_ or ()), seed, out, force, quiet, as_json)
+        given = list(set_ or ())
+        if trace is not None:
+            given.append(f"traffic.trace.path={json.dumps(str(trace))}")
+        if on_bad_row is not None:
+            given.append(f"traffic.trace.on_bad_row={on_bad_row.value}")
+        order = RunOrder(scenario, tuple(given), seed, out, force, quiet, as_json)
         code = run_scenario(order)
     raise typer.Exit(code)
 

@@ -144,9 +144,10 @@ def _facts(
         itl.merge(replica.meter.itl)
     warnings = []
     if workload.skipped_rows:
-        warnings.append(f"{workload.skipped_rows} damaged rows of the trace were skipped")
+        rows = "row" if workload.skipped_rows == 1 else "rows"
+        warnings.append(f"{workload.skipped_rows:,} damaged {rows} of the trace skipped")
     if fleet.truncated:
-        warnings.append(f"{fleet.truncated} outputs were cut at max_model_len, as the engine would")
+        warnings.append(f"{fleet.truncated:,} outputs cut at max_model_len, as the engine would")
     return RunFacts(
         digest=fleet.digest(),
         end_ns=fleet.last_end_ns,
