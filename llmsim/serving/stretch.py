@@ -94,8 +94,9 @@ class Stretch:
         time = self._base_ns * (self._ticks_done + ticks) + self._per_token_ns * (
             self._padded_done + self._ahead_sum
         )
-        if self._windowed and ticks:
-            time += self._per_windowed_ns * (self._windowed_done + cohort.windowed_sum(ticks))
+        if self._windowed:
+            ahead = cohort.windowed_sum(ticks) if ticks else 0
+            time += self._per_windowed_ns * (self._windowed_done + ahead)
         return self._anchor_ns + round(time)
 
     def gap_at(self, step: int) -> int:
