@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -160,34 +161,54 @@ class Timeline:
         while last_ns // self.bin_ns >= MAX_BINS:
             self._halve()
         bin_ns = self.bin_ns
-        first = start // bin_ns
-        pieces = (end - 1) // bin_ns - first + 1
-        owner = np.repeat(np.arange(len(start)), pieces)
-        bins = first[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        low = np.maximum(start[owner], bins * bin_ns)
-        high = np.minimum(end[owner], (bins + 1) * bin_ns)
-        part = (high - low).astype(np.float64)
+        first, last = start // bin_ns, (end - 1) // bin_ns
         width = (end - start).astype(np.float64)
-        share = part / width[owner]
-        kv = kv0[owner] + ((kv1 - kv0) / width)[owner] * (0.5 * (low + high) - start[owner])
-        weights = (
-            runs[owner] * part,
-            waits[owner] * part,
-            kv * part,
-            prefill[owner] * share,
-            output[owner] * share,
-            part if busy else np.zeros_like(part),
+        slope = (kv1 - kv0) / width
+        rates = (runs, waits, prefill / width, output / width, np.full(len(start), float(busy)))
+        sums = np.zeros((6, int(last.max()) + 2))
+        # the bins that a span begins and ends in, each in part
+        split = last > first
+        every = np.ones(len(start), dtype=np.bool_)
+        ends = (
+            (first, start, np.minimum(end, (first + 1) * bin_ns), every),
+            (last[split], (last * bin_ns)[split], end[split], split),
         )
+        for bins, low, high, which in ends:
+            part = (high - low).astype(np.float64)
+            middle = 0.5 * (low + high) - start[which]
+            weights = [rate[which] * part for rate in rates]
+            weights.insert(2, (kv0[which] + slope[which] * middle) * part)
+            for row, weight in zip(sums, weights, strict=True):
+                row[:] += np.bincount(bins, weights=weight, minlength=len(row))
+        # the bins in between, in full: what enters and leaves at each bin, summed up along time
+        inside = last > first + 1
+        if inside.any():
+            enter, leave = first[inside] + 1, last[inside]
+
+            def along(level: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+                size = sums.shape[1]
+                change = np.bincount(enter, weights=level, minlength=size)
+                change -= np.bincount(leave, weights=level, minlength=size)
+                return np.cumsum(change)
+
+            full = [along(rate[inside] * float(bin_ns)) for rate in rates]
+            rise = slope[inside]
+            at_zero = kv0[inside] + rise * (0.5 * bin_ns - start[inside])
+            kv = along(at_zero * bin_ns) + along(rise * bin_ns) * np.arange(sums.shape[1]) * bin_ns
+            full.insert(2, kv)
+            # differences leave rounding errors behind where nothing is going on any more
+            sums += np.array(full) * (along(np.ones(len(enter))) > 0.5)
+        self._add(sums[:, :-1])
+
+    def _add(self, sums: npt.NDArray[np.float64]) -> None:
+        """Add columns of bins, from the first bin on."""
         rows = self._rows
-        count = int(bins.max()) + 1
-        while len(rows) < count:
+        while len(rows) < sums.shape[1]:
             rows.append([0.0] * 6)
-        offset = int(bins.min())
-        sums = [np.bincount(bins - offset, weights=w, minlength=count - offset) for w in weights]
-        for at, added in enumerate(np.column_stack(sums).tolist(), offset):
+        for at in np.flatnonzero(sums.any(axis=0)).tolist():
             row = rows[at]
-            for column in range(6):
-                row[column] += added[column]
+            for column, added in enumerate(sums[:, at].tolist()):
+                row[column] += added
 
     def _halve(self) -> None:
         rows = self._rows

@@ -88,6 +88,8 @@ class Meter:
     def waited(self, start_ns: int, end_ns: int) -> None:
         """Note that one request waited from `start_ns` to `end_ns` [ns]."""
         self._waits.append((start_ns, end_ns))
+        if len(self._waits) >= _FLUSH:
+            self._absorb()
 
     def finish(self) -> TimelineData:
         """Return the timeline; the histogram is complete then."""

@@ -49,6 +49,7 @@ def table(title: str) -> Table:
 
 def add(made: Table, name: str, run: Measured, plain: Measured | None = None) -> None:
     cost_us = run.cpu_s / run.requests * 1e6
+    print(f"{name}: {cost_us:.1f} us/request, {run.peak_mib:.0f} MiB", file=sys.stderr)
     ratio = "" if plain is None else f"{cost_us / (plain.cpu_s / plain.requests * 1e6):.2f}"
     made.add_row(
         name,
