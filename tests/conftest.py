@@ -1,9 +1,10 @@
-"""Which llmsim is under test: `make test` wants the installed package, not the checkout."""
+"""Which llmsim is under test (`make test` wants the installed one), and which examples."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import llmsim
 from llmsim.cli.looking import engine_is_compiled
@@ -11,10 +12,16 @@ from llmsim.cli.looking import engine_is_compiled
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = Path(llmsim.__file__).resolve().parent
 
+WANTED = os.environ.get("LLMSIM_TESTS_WANT", "")
+
+# No deadlines: how long an example takes depends on what else the machine does. `make test` draws
+# the same examples every time, so that a red build can be repeated; a plain pytest explores.
+settings.register_profile("llmsim", deadline=None, derandomize=WANTED == "installed")
+settings.load_profile("llmsim")
+
 
 def pytest_configure(config):
-    wanted = os.environ.get("LLMSIM_TESTS_WANT")
-    if wanted == "installed" and PACKAGE.is_relative_to(CHECKOUT / "llmsim"):
+    if WANTED == "installed" and PACKAGE.is_relative_to(CHECKOUT / "llmsim"):
         raise pytest.UsageError(
             f"the installed package is wanted, but llmsim comes from {PACKAGE}; "
             "call .venv/bin/pytest rather than `python -m pytest`, or run `make test`"

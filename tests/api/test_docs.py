@@ -1,0 +1,63 @@
+"""The documents speak of what is there: links, paths, modules."""
+
+import re
+
+import pytest
+from blocks import CHECKOUT
+
+PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("traces/*.md")])
+_LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+_PATH = re.compile(r"`((?:llmsim|tests|docs|scenarios|profiles|traces)/[\w./-]+)`")
+ELSEWHERE = {
+    "tests/unit/test_best_of.py",  # the reader of CONTRIBUTING.md writes it
+    "llmsim/_data",  # in a wheel
+}
+
+
+def text(name):
+    return (CHECKOUT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_lead_somewhere(page):
+    said = page.read_text(encoding="utf-8")
+    missing = [link for link in _LINK.findall(said) if not (page.parent / link).exists()]
+    missing += [path for path in _PATH.findall(said) if not (CHECKOUT / path).exists()]
+    assert set(missing) <= ELSEWHERE
+
+
+def test_architecture_is_short():
+    assert len(text("ARCHITECTURE.md").splitlines()) <= 150
+
+
+def test_the_module_map_is_complete():
+    page = text("ARCHITECTURE.md")
+    rows = page[page.index("## Module map") : page.index("## Laws")].split("\n- ")[1:]
+    told = {}
+    for row in rows:
+        room, said = row.split(":", 1)
+        told[room.strip("`/")] = set(re.findall(r"`(\w+)`", said))
+    for folder in (CHECKOUT / "llmsim").glob("*/__init__.py"):
+        modules = {path.stem for path in folder.parent.glob("*.py")} - {"__init__"}
+        assert told.pop(folder.parent.name) == modules, folder.parent.name
+    assert told == {"llmsim": {"api"}}
+
+
+def test_the_ladder_is_that_of_the_contracts():
+    page = text("ARCHITECTURE.md")
+    drawn = page[page.index("```\ncli") : page.index("## Module map")]
+    rungs = re.findall(r'^  "(llmsim[^"]*)",$', text("pyproject.toml"), re.MULTILINE)
+    for rung in rungs:
+        assert f"\n{rung.replace('llmsim.', '')}" in drawn
+
+
+def test_the_docs_index_names_every_page():
+    index = text("docs/README.md")
+    pages = [path.name for path in PAGES if path.parent.name == "docs" and path.name != "README.md"]
+    assert all(f"]({name})" in index for name in pages)
+
+
+def test_the_changelog_has_its_three_headings():
+    unreleased = text("CHANGELOG.md").split("\n## ")[1]
+    headings = re.findall(r"^### (.*)$", unreleased, re.MULTILINE)
+    assert headings == ["Changes results", "Changes API", "Internal"]
