@@ -100,7 +100,8 @@ class Delivery:
         """Note that the cohort sits out a step: its members wait unequally long from now on."""
         if not self.stalled:
             self.stalled = True
-            self._draft.late.extend(r for r in self.unticked if r.state == DECODE)
+            # who was preempted and came back stands there twice
+            self._draft.late.extend(r for r in dict.fromkeys(self.unticked) if r.state == DECODE)
 
     def settle(self, now: int, exec_end_ns: int) -> None:
         """Deliver outputs, seat the prefilled among the decodes, let the finished go."""
@@ -113,7 +114,7 @@ class Delivery:
         if cohort.due <= cohort.tick:
             while cohort.due <= cohort.tick:
                 finished = cohort.pop_finished()
-                self._meter.left(finished, exec_end_ns)
+                self._meter.left(finished, cohort.tick, self._draft.tick_end_ns)
                 done.append(finished)
             self._stretch.anchored = False
         if self.completing:
@@ -131,7 +132,7 @@ class Delivery:
                 for request in done:
                     self._finish(request, request.last_token_ns)
         if self.leaving:
-            self._let_go(now, exec_end_ns)
+            self._let_go(now)
 
     def _seat_completed(self, done: list[Request]) -> None:
         """Prefills whose step ran (or runs) become decodes, or are done with one token."""
@@ -168,7 +169,7 @@ class Delivery:
         self._draft.decisions.extend((FINISH, request.view.index, request.first_token_ns, time_ns))
         self._on_end(request, "finished", time_ns)
 
-    def _let_go(self, now: int, exec_end_ns: int) -> None:
+    def _let_go(self, now: int) -> None:
         for request, outcome in self.leaving:
             if request.ended:
                 continue
@@ -178,17 +179,17 @@ class Delivery:
             if state == WAITING:  # preempted meanwhile
                 self.withdraw(request, outcome, now)
                 continue
-            self._remove_running(request, state, exec_end_ns)
+            self._remove_running(request, state)
             request.ended = True
             self._ledger.forget(request)
             self._draft.decisions.extend((DROP, request.view.index, now))
             self._on_end(request, outcome, now)
         self.leaving = []
 
-    def _remove_running(self, request: Request, state: int, exec_end_ns: int) -> None:
+    def _remove_running(self, request: Request, state: int) -> None:
         if state == DECODE:
             self._cohort.leave(request)
-            self._meter.left(request, exec_end_ns)
+            self._meter.left(request, self._cohort.tick, self._draft.tick_end_ns)
             self._stretch.anchored = False
             late = self._draft.late
             if request in late:

@@ -84,6 +84,8 @@ class Draft:
         Who lost its KV in this step.
     late : list of Request
         Members of the cohort whose next gap differs from everybody else's.
+    tick_end_ns : int [ns]
+        When the latest scheduled tick of the cohort has run.
     blocked_on_writer : bool
         The head of the queue may fit once a running request has published more blocks.
     """
@@ -107,7 +109,6 @@ class Draft:
         "cohort",
         "decisions",
         "decoding",
-        "exec_end_ns",
         "first_need",
         "hit_tokens",
         "late",
@@ -124,6 +125,7 @@ class Draft:
         "prefilling",
         "running_set",
         "seats",
+        "tick_end_ns",
     )
 
     def __init__(
@@ -157,7 +159,7 @@ class Draft:
         self.preemptions = 0
         self.lookup_tokens = 0
         self.hit_tokens = 0
-        self.exec_end_ns = 0
+        self.tick_end_ns = 0
         self.late: list[Request] = []
         self.chunks: list[tuple[Request, int, int]] = []
         self.preempted: list[Request] = []
@@ -298,7 +300,9 @@ class Draft:
         for request in self.running_set:  # decodes that the budget did not reach sit this one out
             if request.state == DECODE and request not in scheduled:
                 cohort.leave(request)
-                self.meter.left(request, self.exec_end_ns)
+                self.meter.left(request, cohort.tick, self.tick_end_ns)
+                if self.late and request in self.late:
+                    self.late.remove(request)
                 request.state = PARKED
                 self.parked[request] = None
         self.decoding = cohort.count > 0
@@ -324,7 +328,7 @@ class Draft:
         del self.running_set[victim]
         if state == DECODE:
             self.cohort.leave(victim)
-            self.meter.left(victim, self.exec_end_ns)
+            self.meter.left(victim, self.cohort.tick, self.tick_end_ns)
             allocated = cached = victim.computed
             if scheduled:
                 self._scheduled.discard(victim)

@@ -163,9 +163,20 @@ class Meter:
             self._ticks.clear()
             self._maxima.clear()
 
-    def left(self, request: Request, last_token_ns: int) -> None:
-        """Bring a request's own figures up to date when it leaves the cohort."""
-        request.last_token_ns = last_token_ns
+    def left(self, request: Request, tick: int, tick_end_ns: int) -> None:
+        """Bring a request's own figures up to date when it leaves the cohort.
+
+        Parameters
+        ----------
+        request : Request
+        tick : int
+            Ticks of the cohort scheduled so far.
+        tick_end_ns : int [ns]
+            When the latest of them has run.
+        """
+        if request.join_tick >= tick:
+            return  # no tick since it joined: it knows its latest token itself
+        request.last_token_ns = tick_end_ns
         over = self.over
         if over:
             request.itl_over += over - request.itl_over_at_join

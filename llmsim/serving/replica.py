@@ -107,7 +107,6 @@ class Replica:
         self._chunked_step = False
         self._stretch = Stretch(self.cohort, self._windowed)
         self._gap = 0  # gap of the first planned tick
-        self._tick_end_ns = 0  # end of the latest cohort tick
         self._delivery = Delivery(
             self.draft, self._stretch, config.block_tokens, config.lookahead, on_end
         )
@@ -238,7 +237,6 @@ class Replica:
         ):
             delivery.settle(now, end)
         draft = self.draft
-        draft.exec_end_ns = end if end > now else now
         draft.begin(now)
         if self.running_set or self.line.count:
             self._policy.plan(draft)
@@ -272,7 +270,7 @@ class Replica:
                     meter.exceeded(ticks, first, self._stretch.gap_at)
                 meter.ticked(cohort.tick + ticks - 1, last)
             cohort.advance(ticks, grown)
-            self._tick_end_ns = self._exec_end_ns
+            draft.tick_end_ns = self._exec_end_ns
             if delivery.unticked:
                 delivery.unticked.clear()
         in_use = self._kv_blocks - self.ledger.free
@@ -299,7 +297,7 @@ class Replica:
         meter = self.meter
         late = self.draft.late
         start, end = self._front_ns, self._exec_end_ns
-        gap = end - self._tick_end_ns if self._delivery.stalled else self._gap
+        gap = end - self.draft.tick_end_ns if self._delivery.stalled else self._gap
         self._delivery.stalled = False
         tick = self.cohort.tick
         regular = count - len(late)
@@ -311,6 +309,7 @@ class Replica:
             meter.log(row)
         for request in late:
             meter.lone_gap(request, end - request.last_token_ns)
+            request.last_token_ns = end
             request.itl_over_at_join = meter.over
             request.join_tick = tick + 1
         late.clear()
