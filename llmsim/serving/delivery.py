@@ -100,8 +100,9 @@ class Delivery:
         """Note that the cohort sits out a step: its members wait unequally long from now on."""
         if not self.stalled:
             self.stalled = True
-            # who was preempted and came back stands there twice
-            self._draft.late.extend(r for r in dict.fromkeys(self.unticked) if r.state == DECODE)
+            # who was preempted and came back stands there twice, who has left still once
+            here = dict.fromkeys(self.unticked)
+            self._draft.late.extend(r for r in here if r.state == DECODE and not r.ended)
 
     def settle(self, now: int, exec_end_ns: int) -> None:
         """Deliver outputs, seat the prefilled among the decodes, let the finished go."""
