@@ -180,24 +180,17 @@ class Timeline:
             weights.insert(2, (kv0[which] + slope[which] * middle) * part)
             for row, weight in zip(sums, weights, strict=True):
                 row[:] += np.bincount(bins, weights=weight, minlength=len(row))
-        # the bins in between, in full: what enters and leaves at each bin, summed up along time
         inside = last > first + 1
         if inside.any():
-            enter, leave = first[inside] + 1, last[inside]
-
-            def along(level: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-                size = sums.shape[1]
-                change = np.bincount(enter, weights=level, minlength=size)
-                change -= np.bincount(leave, weights=level, minlength=size)
-                return np.cumsum(change)
-
-            full = [along(rate[inside] * float(bin_ns)) for rate in rates]
-            rise = slope[inside]
-            at_zero = kv0[inside] + rise * (0.5 * bin_ns - start[inside])
-            kv = along(at_zero * bin_ns) + along(rise * bin_ns) * np.arange(sums.shape[1]) * bin_ns
-            full.insert(2, kv)
-            # differences leave rounding errors behind where nothing is going on any more
-            sums += np.array(full) * (along(np.ones(len(enter))) > 0.5)
+            sums += _in_full(
+                first[inside] + 1,
+                last[inside],
+                [rate[inside] * float(bin_ns) for rate in rates],
+                kv0[inside] + slope[inside] * (0.5 * bin_ns - start[inside]),
+                slope[inside] * bin_ns,
+                bin_ns,
+                sums.shape[1],
+            )
         self._add(sums[:, :-1])
 
     def _add(self, sums: npt.NDArray[np.float64]) -> None:
@@ -228,3 +221,29 @@ class Timeline:
             {name: table[:, i] for i, name in enumerate(LEVELS)},
             {name: table[:, 3 + i] for i, name in enumerate(TOTALS)},
         )
+
+
+def _in_full(
+    enter: Ints,
+    leave: Ints,
+    rates: list[npt.NDArray[Any]],
+    kv_at_zero: npt.NDArray[Any],
+    kv_per_bin: npt.NDArray[Any],
+    bin_ns: int,
+    size: int,
+) -> npt.NDArray[np.float64]:
+    """Return what spans add to the bins they cover in full, ``[enter, leave)`` each.
+
+    What a span adds is noted where it enters and taken back where it leaves, and summed up along
+    time: two numbers per span, however many bins it covers.
+    """
+
+    def along(level: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        change = np.bincount(enter, weights=level, minlength=size)
+        change -= np.bincount(leave, weights=level, minlength=size)
+        return np.cumsum(change)
+
+    full = [along(rate) for rate in rates]
+    full.insert(2, (along(kv_at_zero) + along(kv_per_bin) * np.arange(size)) * bin_ns)
+    # differences leave rounding errors behind where nothing is going on any more
+    return np.array(full) * (along(np.ones(len(enter))) > 0.5)

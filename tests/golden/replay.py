@@ -14,10 +14,10 @@ from llmsim.costmodel.contract import PriceLine
 from llmsim.policies.batching import VllmBatching
 from llmsim.policies.rules import ENGINE_RULES
 from llmsim.policies.views import RequestView
-from llmsim.serving.draft import EngineConfig
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Wake
+from llmsim.serving.draft import EngineConfig
 from llmsim.serving.replica import CallRecord, Replica
-from llmsim.serving.request import DECODE, PARKED, Request
+from llmsim.serving.request import DECODE, Request
 
 RULES = {"0.33.0": ENGINE_RULES["vllm-0.33"], "0.20.1": ENGINE_RULES["vllm-0.20"]}
 
@@ -93,7 +93,9 @@ class Player:
             self.env,
             0,
             0,
-            RecordedClock(clock["base_ns"], clock["per_new_token_ns"], clock["per_context_token_ns"]),
+            RecordedClock(
+                clock["base_ns"], clock["per_new_token_ns"], clock["per_context_token_ns"]
+            ),
             config,
             VllmBatching(order=c["policy"]),
             2**62,
@@ -113,8 +115,13 @@ class Player:
                 key, length = part.rsplit(":", 1)
                 segments.append((keys.setdefault(key, len(keys)), int(length)))
             view = RequestView(
-                i, to_ns(r["arrival_s"]), int(r["prompt_tokens"]), -1, -1,
-                int(r["priority"]), tuple(segments),
+                i,
+                to_ns(r["arrival_s"]),
+                int(r["prompt_tokens"]),
+                -1,
+                -1,
+                int(r["priority"]),
+                tuple(segments),
             )
             request = Request(view, int(r["output_tokens"]))
             event = Wake(lambda _, q=request: self.replica.enqueue(q))
@@ -126,8 +133,11 @@ class Player:
     def _ended(self, request: Request, outcome: str, time: int) -> None:
         assert outcome == "finished"
         self.results[self.names[request.view.index]] = (
-            request.scheduled_ns, request.first_token_ns, time,
-            request.preemptions, request.cached_tokens,
+            request.scheduled_ns,
+            request.first_token_ns,
+            time,
+            request.preemptions,
+            request.cached_tokens,
         )
 
     def _called(self, call: CallRecord) -> None:
@@ -143,7 +153,11 @@ class Player:
         zombies = sum(1 for r in call.preempted if r.state not in (0,))
         self.calls.append(
             Call(
-                call.now_ns, lines, len(call.running), call.waiting + zombies, call.free_blocks,
+                call.now_ns,
+                lines,
+                len(call.running),
+                call.waiting + zombies,
+                call.free_blocks,
                 [self.names[r.view.index] for r in call.preempted],
             )
         )
