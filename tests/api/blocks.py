@@ -26,7 +26,9 @@ def block(document: str, language: str, holding: str) -> str:
 
 def environment(**more: str) -> dict[str, str]:
     """Return an environment in which `llmsim` and `python` are those that run the tests."""
-    kept = {name: value for name, value in os.environ.items() if name != "LLMSIM_PATH"}
+    # what make hands down to the commands of its recipes would change a make that a test runs
+    dropped = {"LLMSIM_PATH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return kept | {"PATH": path, "COLUMNS": "80", "PYTHONDONTWRITEBYTECODE": "1"} | more
 
