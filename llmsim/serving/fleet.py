@@ -71,6 +71,7 @@ class Fleet:
         self.arrived = 0
         self.ended = 0
         self.truncated = 0
+        self.stopped = False
         self.last_end_ns = 0
         self._choose = router.choose
         self._board = board
@@ -298,6 +299,12 @@ class Fleet:
             replica.decisions.clear()
         self._route_hash.update(array("q", self._routes).tobytes())
         self._routes.clear()
+
+    def stop(self) -> None:
+        """End the run at the next event; may be called from a signal handler."""
+        if not self.done.triggered:
+            self.stopped = True
+            self.done.succeed()
 
     def digest(self) -> str:
         """Return the hash over all decisions so far."""

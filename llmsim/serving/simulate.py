@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import simpy
 
@@ -81,7 +84,7 @@ def simulate(
     Returns
     -------
     RunFacts
-        With `interrupted` set, and valid up to that point, after a KeyboardInterrupt.
+        With `interrupted` set, and valid up to that point, after Ctrl-C.
     """
     env = simpy.Environment(0)
     replica_count = sum(pool.facts.replicas for pool in pools)
@@ -105,15 +108,34 @@ def simulate(
                 )
             )
             names.append(pool.facts.name)
-    interrupted = False
-    with _quiet_collector():
-        try:
-            fleet.start(replicas)
-            env.run(until=fleet.done)
-        except KeyboardInterrupt:
-            interrupted = True
-            fleet.close()
-    return _facts(pools, workload, fleet, replicas, names, interrupted)
+    with _quiet_collector(), _ctrl_c(fleet.stop):
+        fleet.start(replicas)
+        env.run(until=fleet.done)
+    if fleet.stopped:
+        fleet.close()
+    return _facts(pools, workload, fleet, replicas, names, fleet.stopped)
+
+
+@contextmanager
+def _ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C stop the run between two events, where everything adds up.
+
+    A second Ctrl-C does what it always does. Outside the main thread signals are not ours.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

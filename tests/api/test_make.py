@@ -50,6 +50,6 @@ def test_make_test_runs_every_check():
 
 
 def test_help_names_every_target():
-    told = call(["make", "help"], CHECKOUT).stdout
+    told = call(["make", "--no-print-directory", "help"], CHECKOUT).stdout
     targets = [line.split()[1] for line in told.splitlines()]
     assert targets == ["run", "test", "quick", "bench", "dev", "clean", "help"]
