@@ -1,0 +1,149 @@
+"""Hypothesis strategies for worlds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from worlds import COSTS, MS, Job, Segments, World, with_turns
+
+from llmsim.policies import BATCHING, ROUTING
+from llmsim.serving.meter import NEVER
+
+
+def laws(examples: int) -> settings:
+    """Settings of a law: so many examples, however long each takes."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+GRID_NS = 5 * MS
+"""Arrivals often fall on this grid, as do the step ends of the round prices."""
+
+
+@st.composite
+def segments_of(draw: Any, prompt: int) -> Segments | None:
+    """A prompt that may share its beginning, or all of itself, with others."""
+    if draw(st.integers(0, 3)) == 0:
+        return None
+    parts: list[tuple[int, int]] = []
+    left = prompt
+    for level in range(draw(st.integers(1, 3))):
+        length = draw(st.one_of(st.just(left), st.integers(1, left)))
+        parts.append((10 * level + draw(st.integers(0, 1)), length))
+        left -= length
+        if not left:
+            break
+    if left:
+        parts.append((draw(st.integers(100, 103)), left))
+    return tuple(parts)
+
+
+@st.composite
+def jobs(draw: Any, count: int, longest: int, clients_leave: bool) -> tuple[Job, ...]:
+    equal = draw(st.integers(0, 3)) == 3
+    lengths = st.integers(1, longest)
+    outputs = st.integers(1, 40)
+    prompt, output = draw(lengths), draw(outputs)
+    spacing = draw(st.sampled_from(["burst", "grid", "free"]))
+    at = 0
+    made = []
+    for _ in range(count):
+        if not equal:
+            prompt, output = draw(lengths), draw(outputs)
+        if spacing == "grid":
+            at += GRID_NS * draw(st.integers(0, 4))
+        elif spacing == "free":
+            at += draw(st.integers(0, 60 * MS))
+        elif draw(st.integers(0, 4)) == 0:
+            at += draw(st.integers(1, 200)) * MS
+        leaves = clients_leave and draw(st.integers(0, 3)) == 3
+        made.append(
+            Job(
+                at,
+                prompt,
+                output,
+                draw(segments_of(prompt)),
+                draw(st.integers(0, 2)),
+                draw(st.one_of(st.integers(0, 40).map(GRID_NS.__mul__), st.integers(0, 300 * MS)))
+                if leaves
+                else -1,
+                clients_leave and draw(st.integers(0, 15)) == 15,
+                draw(st.integers(-1, 2)),
+            )
+        )
+    return tuple(made)
+
+
+@st.composite
+def worlds(
+    draw: Any,
+    *,
+    cost: str | None = None,
+    batching: str | None = None,
+    routing: str | None = None,
+    lookahead: int | None = None,
+    clients_leave: bool | None = None,
+    turns: bool = False,
+    ties: bool = False,
+    most: int = 14,
+) -> World:
+    """A world in which much happens at once.
+
+    `clients_leave`: whether they do; `turns`: whether later prompts may hold generated text;
+    `ties`: whether the end of one request may send the next in the same nanosecond to another
+    replica; `most`: requests.
+    """
+    count = draw(st.integers(1, most))
+    block = draw(st.sampled_from([16, 16, 4, 1]))
+    longest = draw(st.sampled_from([20, 90, 300]))
+    leave = draw(st.booleans()) if clients_leave is None else clients_leave
+    made = draw(jobs(count, longest, leave))
+    chunked = draw(st.integers(0, 3)) < 3
+    kind = batching or draw(st.sampled_from(sorted(BATCHING.names())))
+    whole = not chunked or kind == "prefill-first"
+    most_blocks = max(-(-(job.prompt + job.output) // block) for job in made)
+    watermark = draw(st.sampled_from([0, 0, 0, 1, 3]))
+    closed = draw(st.integers(0, 4)) == 4
+    replicas = draw(st.sampled_from([1, 1, 1, 2, 4]))
+    # several replicas, no pause: see pending_ties.py
+    pauses = [0, 5 * MS] if replicas == 1 or ties else [1, 5 * MS]
+    world = World(
+        jobs=made,
+        cost=cost or draw(st.sampled_from(sorted(COSTS))),
+        max_num_seqs=draw(st.sampled_from([1, 2, 3, 8, 256])),
+        budget_tokens=4096 if whole else draw(st.sampled_from([8, 32, 100, 4096])),
+        max_model_len=4096,
+        block_tokens=block,
+        # at least one longest request fits; often not many more
+        kv_blocks=most_blocks + watermark + draw(st.integers(0, 2 * most_blocks)),
+        prefix_caching=draw(st.booleans()),
+        chunked_prefill=chunked,
+        chunk_limit_tokens=0 if whole else draw(st.sampled_from([0, 0, 5, 30])),
+        watermark_blocks=watermark,
+        reserve_prompt=draw(st.integers(0, 2)) < 2,
+        lookahead=draw(st.integers(0, 1)) if lookahead is None else lookahead,
+        rules=draw(st.sampled_from(["vllm-0.33", "vllm-0.20"])),
+        batching=kind,
+        order=draw(st.sampled_from(["fcfs", "priority"])),
+        routing=routing or draw(st.sampled_from(sorted(ROUTING.names()))),
+        replicas=replicas,
+        view_age_ns=draw(st.sampled_from([0, 0, 7 * MS, 1000 * MS])),
+        timeout_ns=draw(st.sampled_from([0, 60 * MS, 333 * MS])) if leave else 0,
+        slo_ns=draw(st.sampled_from([NEVER, 6 * MS, 3 * MS, 1])),
+        in_flight=draw(st.integers(1, 4)) if closed else 0,
+        think_ns=draw(st.sampled_from(pauses)) if closed else 0,
+    )
+    if turns and not closed:
+        extra = draw(
+            st.lists(
+                st.tuples(st.integers(0, count - 1), st.integers(1, 40), st.integers(1, 20)),
+                max_size=4,
+            )
+        )
+        return with_turns(world, extra)
+    return world

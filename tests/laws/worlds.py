@@ -1,0 +1,368 @@
+"""Small worlds: a workload, an engine, a price, and a way to run them and look inside.
+
+A `World` says everything about a run in plain values, so that a failing example can be pasted
+into a test. The sizes are small on purpose: with a dozen requests on a pool of a few dozen blocks,
+ties, preemptions and evictions happen in almost every run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
+from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING
+from llmsim.results.columns import OUTCOMES, RAW_COLUMNS
+from llmsim.results.facts import PoolFacts, RunFacts
+from llmsim.results.store import RequestSink
+from llmsim.serving.draft import EngineConfig
+from llmsim.serving.fleet import ClientRules
+from llmsim.serving.meter import NEVER
+from llmsim.serving.replica import CallRecord, Replica
+from llmsim.serving.request import DECODE, WAITING, Request
+from llmsim.workload.chunk import ClosedLoop, RequestChunk
+
+simulate_module = importlib.import_module("llmsim.serving.simulate")
+
+Segments = tuple[tuple[int, int], ...]
+MS = 1_000_000
+BEYOND = 2**62
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A price that is a straight line (or two) in the context sums, as `StepCost` asks for.
+
+    ``gpu = base + per_request * decodes + per_token * padded + per_windowed * windowed``, plus
+    per_new and per_pair for prefill; a step lasts ``max(gpu, host_ns)``.
+    """
+
+    base_ns: float = 5.0 * MS
+    per_request_ns: float = 20_000.0
+    per_token_ns: float = 20.0
+    per_new_ns: float = 20_000.0
+    per_pair_ns: float = 0.0
+    per_windowed_ns: float = 0.0
+    host_ns: float = 0.0
+    context_tile: int = 1
+    window_tokens: int = 0
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        flat = self.base_ns + self.per_request_ns * batch
+        gpu = PriceLine(flat, self.per_token_ns, self.per_windowed_ns)
+        if not self.host_ns:
+            return gpu
+        assert not self.per_windowed_ns  # a knot in two sums is no knot in one of them
+        slack = self.host_ns - flat
+        if slack < 0:
+            return gpu
+        until = math.floor(slack / self.per_token_ns) if self.per_token_ns else BEYOND
+        if padded_tokens > until:
+            return gpu
+        return PriceLine(self.host_ns, 0.0, 0.0, until)
+
+    def step_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int,
+        logits: int,
+    ) -> int:  # fmt: skip
+        if not chunks and decode:
+            line = self.decode_line(decode, padded_tokens)
+            time = line.base_ns + line.per_token_ns * padded_tokens
+            return max(1, round(time + line.per_windowed_ns * windowed_tokens))
+        gpu = self.base_ns + self.per_request_ns * decode + self.per_token_ns * padded_tokens
+        gpu += self.per_windowed_ns * windowed_tokens
+        for new, past in chunks:
+            gpu += self.per_new_ns * new + self.per_pair_ns * new * (past + 0.5 * (new + 1))
+        return max(1, round(max(gpu, self.host_ns)))
+
+
+COSTS: dict[str, Cost] = {
+    "round": Cost(),
+    "flat": Cost(per_request_ns=0.0, per_token_ns=0.0, per_new_ns=0.0, per_pair_ns=0.0),
+    "fractions": Cost(1_234_567.89, 777.77, 3.3333, 45_678.9, 1.7),
+    "steep": Cost(10.0 * MS, 0.0, 100_000.0, 1_000.0),
+    "tiled": Cost(1.5 * MS, 12_000.5, 46.03, 26_666.7, 0.13, context_tile=128),
+    "tile 16": Cost(2.0 * MS, 0.0, 4_000.0, 26_666.0, context_tile=16),
+    "knee": Cost(1.0 * MS, 100_000.0, 30_000.0, 20_000.0, host_ns=4.0 * MS),
+    "tiled knee": Cost(0.5 * MS, 50_000.3, 1_700.7, 9_000.1, host_ns=2.0 * MS, context_tile=128),
+    "window": Cost(1.0 * MS, 100.0, 1_000.0, 9_000.0, 0.0, 5_000.0, window_tokens=24),
+    "tiled window": Cost(
+        1.0 * MS, 100.1, 10.01, 9_000.7, 0.0, 50.03, context_tile=16, window_tokens=40
+    ),
+    "all windowed": Cost(
+        1.0 * MS, 0.0, 0.0, 9_000.0, 0.0, 333.3, context_tile=128, window_tokens=100
+    ),
+}
+"""Prices by name; every one keeps the contract of `StepCost` exactly."""
+
+
+def _short(thing: Any) -> str:
+    """Write a dataclass as a call with what differs from its defaults."""
+    told = [
+        f"{field.name}={getattr(thing, field.name)!r}"
+        for field in fields(thing)
+        if getattr(thing, field.name) != field.default
+    ]
+    return f"{type(thing).__name__}({', '.join(told)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Job:
+    """One request of a world."""
+
+    arrival_ns: int
+    prompt: int
+    output: int
+    segments: Segments | None = None
+    priority: int = 0
+    abort_ns: int = -1
+    failed: bool = False
+    session: int = -1
+
+    def __repr__(self) -> str:
+        return _short(self)
+
+
+@dataclass(frozen=True, repr=False)
+class World:
+    """Everything that a run depends on."""
+
+    jobs: tuple[Job, ...]
+    cost: str = "round"
+    max_num_seqs: int = 256
+    budget_tokens: int = 8192
+    max_model_len: int = 4096
+    block_tokens: int = 16
+    kv_blocks: int = 1000
+    prefix_caching: bool = False
+    chunked_prefill: bool = True
+    chunk_limit_tokens: int = 0
+    watermark_blocks: int = 0
+    reserve_prompt: bool = True
+    lookahead: int = 0
+    rules: str = "vllm-0.33"
+    batching: str = "vllm"
+    order: str = "fcfs"
+    routing: str = "round-robin"
+    replicas: int = 1
+    view_age_ns: int = 0
+    timeout_ns: int = 0
+    slo_ns: int = NEVER
+    in_flight: int = 0
+    think_ns: int = 0
+    chunk_rows: int = 7
+
+    def __repr__(self) -> str:
+        return _short(self)
+
+    def engine(self, fast_forward: bool) -> EngineConfig:
+        return EngineConfig(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.budget_tokens,
+            max_model_len=self.max_model_len,
+            block_tokens=self.block_tokens,
+            kv_blocks=self.kv_blocks,
+            prefix_caching=self.prefix_caching,
+            chunked_prefill=self.chunked_prefill,
+            chunk_limit_tokens=self.chunk_limit_tokens,
+            watermark_blocks=self.watermark_blocks,
+            reserve_prompt=self.reserve_prompt,
+            lookahead=self.lookahead,
+            fast_forward=fast_forward,
+            rules=ENGINE_RULES[self.rules],
+        )
+
+    def policy(self) -> Any:
+        kind = BATCHING.get(self.batching)
+        return kind(order=self.order) if self.batching == "vllm" else kind()
+
+
+class Traffic:
+    """The jobs of a world as a workload, in chunks of a few rows."""
+
+    clients: tuple[str, ...] = ()
+    skipped_rows = 0
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.total: int | None = len(world.jobs)
+        self.closed_loop: ClosedLoop | None = None
+        if world.in_flight:
+            each = -(-len(world.jobs) // world.in_flight)
+            self.closed_loop = ClosedLoop(world.in_flight, each, world.think_ns)
+
+    def chunks(self) -> Iterator[RequestChunk]:
+        jobs, rows = self._world.jobs, self._world.chunk_rows
+        for at in range(0, len(jobs), rows):
+            part = jobs[at : at + rows]
+            yield RequestChunk(
+                arrival_ns=np.array([j.arrival_ns for j in part], dtype=np.int64),
+                prompt_tokens=np.array([j.prompt for j in part], dtype=np.int32),
+                output_tokens=np.array([j.output for j in part], dtype=np.int32),
+                session=np.array([j.session for j in part], dtype=np.int64),
+                client=np.full(len(part), -1, dtype=np.int32),
+                priority=np.array([j.priority for j in part], dtype=np.int32),
+                failed=np.array([j.failed for j in part], dtype=np.bool_),
+                abort_ns=np.array([j.abort_ns for j in part], dtype=np.int64),
+                segments=[j.segments for j in part],
+            )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was recorded about one request; the fields are `RAW_COLUMNS`."""
+
+    values: tuple[int, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "ended_as":
+            return OUTCOMES[self.outcome]
+        return self.values[RAW_COLUMNS.index(name)]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished run."""
+
+    world: World
+    facts: RunFacts
+    rows: tuple[Row, ...]
+    decisions: tuple[tuple[int, ...], ...]
+    replicas: tuple[Replica, ...]
+
+    @property
+    def finished(self) -> list[Row]:
+        return [row for row in self.rows if row.ended_as == "finished"]
+
+
+Recorder = Callable[[Replica, CallRecord], None]
+
+
+def run(
+    world: World,
+    fast_forward: bool = True,
+    recorder: Recorder | None = None,
+    *,
+    seed: int = 5,
+    cost: StepCost | None = None,
+    policy: Callable[[], Any] | None = None,
+    router: Any = None,
+) -> Ran:
+    """Run a world through `simulate` itself; `recorder` hears of every scheduler call."""
+    watched: list[Replica] = []
+    kept: list[tuple[int, ...]] = []
+
+    def watch(*given: Any) -> Replica:
+        replica = Replica(*given)
+        if recorder is not None:
+            replica.recorder = lambda call: recorder(replica, call)
+        watched.append(replica)
+        return replica
+
+    def keep(*given: Any) -> RunFacts:
+        kept.extend(tuple(replica.decisions) for replica in watched)  # hashed and forgotten next
+        return gather(*given)
+
+    gather = simulate_module._facts
+    facts = PoolFacts(
+        "main", world.replicas, "h100-sxm", 1, world.kv_blocks, world.block_tokens, 2.0, "-"
+    )
+    plan = simulate_module.PoolPlan(
+        facts, cost or COSTS[world.cost], world.engine(fast_forward), policy or world.policy
+    )
+    sink = RequestSink(("main",), ())
+    with (
+        patch.object(simulate_module, "Replica", watch),
+        patch.object(simulate_module, "_facts", keep),
+    ):
+        told = simulate_module.simulate(
+            [plan],
+            Traffic(world),
+            router or ROUTING.get(world.routing)(),
+            sink,
+            seed=seed,
+            view_age_ns=world.view_age_ns,
+            clients=ClientRules(timeout_ns=world.timeout_ns),
+            itl_slo_ns=world.slo_ns,
+        )
+    rows = tuple(Row(values) for values in sorted(sink.rows))
+    return Ran(world, told, rows, tuple(kept), tuple(watched))
+
+
+def with_turns(world: World, extra: Sequence[tuple[int, int, int]], gap_ns: int = MS) -> World:
+    """Add second turns whose prompts hold the text that earlier requests generated.
+
+    Each of `extra` is (parent, new prompt tokens, output). The turns come when everything else
+    has ended, so a parent's text is known: the first run says how long it got.
+    """
+    first = run(world)
+    jobs = list(world.jobs)
+    at = first.facts.end_ns + gap_ns
+    for parent, fresh, output in extra:
+        base, row = world.jobs[parent], first.rows[parent]
+        spoken = row.output_tokens
+        segments = base.segments or ((10_000 + parent, base.prompt),)
+        segments = (*segments, (-1 - parent, spoken), (20_000 + len(jobs), fresh))
+        prompt = base.prompt + spoken + fresh
+        jobs.append(Job(at, prompt, output, tuple(s for s in segments if s[1]), base.priority))
+    longest = max(job.prompt + job.output for job in jobs)
+    return replace(
+        world,
+        jobs=tuple(jobs),
+        kv_blocks=max(world.kv_blocks, -(-longest // world.block_tokens) + world.watermark_blocks),
+        budget_tokens=world.budget_tokens if world.chunked_prefill else 8192,
+    )
+
+
+# --- what a run did, step by step -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one scheduler call gave one request: new tokens, and how many it had before."""
+
+    request: Request
+    new: int
+    past: int
+
+
+def works(replica: Replica, call: CallRecord) -> list[Work]:
+    """Return who computes what in a step, prefill chunks first, decodes in running order.
+
+    Only right inside a recorder and with fast-forward off.
+    """
+    tick = replica.cohort.tick
+    chunked = {request for request, _, _ in call.chunks}
+    found = [Work(request, new, past) for request, new, past in call.chunks]
+    if call.decoding:
+        found += [
+            Work(request, 1, request.base + tick)
+            for request in call.running
+            if request.state == DECODE and request not in chunked
+        ]
+    return found
+
+
+def blocks_in_use(replica: Replica, call: CallRecord) -> int:
+    """Count the KV blocks of everybody who holds some, each shared block once."""
+    size = replica.config.block_tokens
+    tick = replica.cohort.tick + call.decoding
+    extents: dict[int, int] = {}
+    private = 0
+    for request in call.running:
+        assert request.state != WAITING
+        computed = request.base + tick if request.state == DECODE else request.computed
+        private += -(-computed // size) - request.held_blocks
+        for piece, _, hi in request.held or ():
+            part = piece
+            while part is not None and part.lo < hi:
+                if part.refs > 0:  # the rest of a split may have been overwritten since
+                    extents[id(part)] = part.hi - part.lo
+                part = part.rest
+    return private + sum(extents.values())
