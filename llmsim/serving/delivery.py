@@ -104,6 +104,23 @@ class Delivery:
             here = dict.fromkeys(self.unticked)
             self._draft.late.extend(r for r in here if r.state == DECODE and not r.ended)
 
+    def miss_token(self, tick: int, tick_end_ns: int, gap_ns: int) -> None:
+        """Let the members that are leaving have their tokens up to before the latest tick.
+
+        Parameters
+        ----------
+        tick : int
+            Ticks whose tokens they get.
+        tick_end_ns : int [ns]
+            When the last of these has run.
+        gap_ns : int [ns]
+            Gap before the token that they miss.
+        """
+        for request, _ in self.leaving:
+            if request.state == DECODE and not request.ended and not request.missed_gap_ns:
+                self._meter.left(request, tick, tick_end_ns)
+                request.missed_gap_ns = gap_ns
+
     def settle(self, now: int, exec_end_ns: int) -> None:
         """Deliver outputs, seat the prefilled among the decodes, let the finished go."""
         if self.pending:
@@ -180,29 +197,41 @@ class Delivery:
             if state == WAITING:  # preempted meanwhile
                 self.withdraw(request, outcome, now)
                 continue
-            self._remove_running(request, state)
+            self._remove_running(request, state, now)
             request.ended = True
             self._ledger.forget(request)
             self._draft.decisions.extend((DROP, request.view.index, now))
             self._on_end(request, outcome, now)
         self.leaving = []
 
-    def _remove_running(self, request: Request, state: int) -> None:
+    def _remove_running(self, request: Request, state: int, now: int) -> None:
+        draft = self._draft
         if state == DECODE:
-            self._cohort.leave(request)
-            self._meter.left(request, self._cohort.tick, self._draft.tick_end_ns)
-            self._stretch.anchored = False
-            late = self._draft.late
-            if request in late:
-                late.remove(request)
+            self._leave_cohort(request)
         elif state == PARKED:
-            del self._draft.parked[request]
+            del draft.parked[request]
         else:
-            del self._draft.prefilling[request]
-        del self._draft.running_set[request]
+            del draft.prefilling[request]
+        del draft.running_set[request]
         computed = request.computed
         cached = computed - self._lookahead if state == DECODE else computed
         self._ledger.release(request, -(-computed // self._block_tokens), cached)
+        if request.first_token_ns > now:  # it was on the way
+            request.first_token_ns = -1
+            request.generated = 0
+
+    def _leave_cohort(self, request: Request) -> None:
+        missed = request.missed_gap_ns
+        self._cohort.leave(request)
+        if missed:
+            request.generated -= 1
+            self._meter.itl.add(missed, -1)
+        else:
+            self._meter.left(request, self._cohort.tick, self._draft.tick_end_ns)
+        self._stretch.anchored = False
+        late = self._draft.late
+        if request in late:
+            late.remove(request)
 
 
 def _seat_of(request: Request) -> int:

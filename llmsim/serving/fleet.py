@@ -72,6 +72,8 @@ class Fleet:
         self.ended = 0
         self.truncated = 0
         self.stopped = False
+        self._caller_ns = -1  # the latest call in which a request ended, and whose it was
+        self._caller = -1
         self.last_end_ns = 0
         self._choose = router.choose
         self._board = board
@@ -182,7 +184,7 @@ class Fleet:
             return None
         self._live.add(request)
         self._board.change(chosen, 1, now)
-        replica.enqueue(request)
+        replica.enqueue(request, self._called(replica, now))
         if self._timeout_ns:
             self._watch_timeout(request)
         if self._aborts is not None and self._aborts[at] >= 0:
@@ -231,20 +233,35 @@ class Fleet:
         while line and (line[0].ended or line[0].arrival_ns + self._timeout_ns <= now):
             request = line.popleft()
             if not request.ended:
-                request.replica.drop(request, "timed_out")
+                self._drop(request, "timed_out")
         self._timeout_pending = bool(line)
         if line:
             self._at_time(line[0].arrival_ns + self._timeout_ns, self._time_out)
 
     def _abort(self, request: Request) -> None:
         if not request.ended:
-            request.replica.drop(request, "aborted")
+            self._drop(request, "aborted")
+
+    def _drop(self, request: Request, outcome: str) -> None:
+        replica = request.replica
+        replica.drop(request, outcome, self._called(replica, int(self.env.now)))
+
+    def _called(self, replica: Replica, now: int) -> bool:
+        """Whether a replica's turn to be called at this instant has passed.
+
+        Clients come before all calls of an instant, except one that a call of the same instant
+        has set free: by then the replicas up to that one have had their turn.
+        """
+        return now == self._caller_ns and replica.index <= self._caller
 
     # --- departures -------------------------------------------------------------------------
 
     def on_end(self, request: Request, outcome: str, time_ns: int) -> None:
         """Record a request that ended on a replica."""
-        self._board.change(request.replica.index, -1, time_ns)
+        index = request.replica.index
+        self._board.change(index, -1, time_ns)
+        self._caller_ns = time_ns
+        self._caller = index
         self._live.discard(request)
         self._row(request, outcome, time_ns)
         if self._loop is not None:

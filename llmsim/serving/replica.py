@@ -135,8 +135,16 @@ class Replica:
 
     # --- from outside -----------------------------------------------------------------------
 
-    def enqueue(self, request: Request) -> None:
-        """Take in a request that has just arrived here."""
+    def enqueue(self, request: Request, called_now: bool = False) -> None:
+        """Take in a request that has just arrived here.
+
+        Parameters
+        ----------
+        request : Request
+        called_now : bool
+            This replica's turn to be called at this instant has passed: it sees the request at
+            a later call.
+        """
         request.replica = self
         line = self.line
         alone = not line.count
@@ -149,22 +157,22 @@ class Replica:
             and (alone or not self._fcfs)
             and len(self.running_set) < self.config.max_num_seqs
         ):
-            self._cut()
+            self._cut(called_now)
 
-    def drop(self, request: Request, outcome: str) -> None:
+    def drop(self, request: Request, outcome: str, called_now: bool = False) -> None:
         """Let a request go because its client left; takes effect at the next call.
 
-        A request that still waits ends at once.
+        A request that still waits ends at once. For `called_now` see `enqueue`.
         """
         if request.state == WAITING:
             was_head = self.line.head() is request
             self._delivery.withdraw(request, outcome, int(self.env.now))
             if was_head and self._merged:
-                self._cut()
+                self._cut(called_now)
             return
         self._delivery.leaving.append((request, outcome))
         if self._merged:
-            self._cut()
+            self._cut(called_now)
 
     @property
     def running(self) -> int:
@@ -191,12 +199,13 @@ class Replica:
         env = self.env
         env.schedule(self._alarm, self._priority, time_ns - env.now)
 
-    def _cut(self) -> None:
+    def _cut(self, called_now: bool) -> None:
         """End the stretch under way at the first call that can see what has just happened."""
         self._merged = False
         stretch = self._stretch
         lookahead = self._lookahead
-        ticks = stretch.ticks_before(int(self.env.now), self._ticks, lookahead)
+        now = int(self.env.now) + called_now
+        ticks = stretch.ticks_before(now, self._ticks, lookahead)
         if ticks >= self._ticks:
             return  # the pending call is the one
         self._ticks = ticks
@@ -250,6 +259,7 @@ class Replica:
         meter = self.meter
         delivery = self._delivery
         count = cohort.count
+        logits = draft.logits
         first = last = self._gap
         if ticks:
             if self._chunked_step:
@@ -263,12 +273,16 @@ class Replica:
                     if more:
                         self.ledger.take(more)
             if delivery.stalled or draft.late:
-                self._account_late(count)
+                logits += self._account_late(count)
                 count = 0
             else:
-                if last > meter.slo:
+                tick = cohort.tick + ticks - 1
+                if delivery.leaving and self._lookahead:
+                    self._account_leaving(ticks - 1, first, last)
+                    self.meter.over += last > meter.slo
+                elif last > meter.slo:
                     meter.exceeded(ticks, first, self._stretch.gap_at)
-                meter.ticked(cohort.tick + ticks - 1, last)
+                meter.ticked(tick, last)
             cohort.advance(ticks, grown)
             draft.tick_end_ns = self._exec_end_ns
             if delivery.unticked:
@@ -284,7 +298,7 @@ class Replica:
                 self._kv_used,
                 in_use,
                 self._prefill_tokens,
-                draft.logits,
+                logits,
                 first,
                 last,
             )
@@ -292,14 +306,35 @@ class Replica:
         self._ticks = 0
         self._chunked_step = False
 
-    def _account_late(self, count: int) -> None:
-        """One tick in which members have waited unequally long for their token."""
+    def _account_leaving(self, ticks: int, first: int, last: int) -> None:
+        """Account for all ticks but the last, whose tokens no longer reach who is leaving."""
         meter = self.meter
+        tick = self.cohort.tick
+        if ticks:
+            gap = self._stretch.gap_at(ticks - 1)
+            if gap > meter.slo:
+                meter.exceeded(ticks, first, self._stretch.gap_at)
+            meter.ticked(tick + ticks - 1, gap)
+        end = self._exec_end_ns - last if ticks else self.draft.tick_end_ns
+        self._delivery.miss_token(tick + ticks, end, last)
+
+    def _account_late(self, count: int) -> int:
+        """One tick in which members have waited unequally long for their token.
+
+        Returns
+        -------
+        int [tokens]
+            Tokens of the members whose gaps are recorded one by one.
+        """
+        meter = self.meter
+        delivery = self._delivery
         late = self.draft.late
         start, end = self._front_ns, self._exec_end_ns
-        gap = end - self.draft.tick_end_ns if self._delivery.stalled else self._gap
-        self._delivery.stalled = False
+        gap = end - self.draft.tick_end_ns if delivery.stalled else self._gap
+        delivery.stalled = False
         tick = self.cohort.tick
+        if delivery.leaving and self._lookahead:
+            delivery.miss_token(tick, self.draft.tick_end_ns, gap)
         regular = count - len(late)
         if regular:
             if gap > meter.slo:
@@ -308,11 +343,18 @@ class Replica:
             row = (start, start, 1, regular, 0, 0, 0, 0, 0, gap, gap)  # no time: gaps alone
             meter.log(row)
         for request in late:
-            meter.lone_gap(request, end - request.last_token_ns)
+            lone = end - request.last_token_ns
+            if request.missed_gap_ns:
+                request.missed_gap_ns = lone
+                meter.itl.add(lone)  # taken back when it has left
+                continue
+            meter.lone_gap(request, lone)
             request.last_token_ns = end
             request.itl_over_at_join = meter.over
             request.join_tick = tick + 1
+        alone = len(late)
         late.clear()
+        return alone
 
     # --- launch -----------------------------------------------------------------------------
 

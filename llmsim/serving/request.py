@@ -24,6 +24,8 @@ class Request:
         Rank in the running list: admissions count up.
     base, finish_tick, join_tick, window_tick : int
         Cohort bookkeeping, see `Cohort`.
+    missed_gap_ns : int [ns]
+        Gap before a token that was on the way when the client left; 0 if there is none.
     registered : int [blocks]
         Blocks of its KV that the prefix cache knows.
     path, held
@@ -46,6 +48,7 @@ class Request:
         "itl_over_at_join",
         "join_tick",
         "last_token_ns",
+        "missed_gap_ns",
         "output",
         "path",
         "preemptions",
@@ -76,6 +79,7 @@ class Request:
         self.scheduled_ns = -1
         self.first_token_ns = -1
         self.last_token_ns = -1
+        self.missed_gap_ns = 0
         self.cached_tokens = 0
         self.preemptions = 0
         self.recomputed = 0
