@@ -29,7 +29,11 @@ class StepDraft(Protocol):
     """
 
     budget_tokens: int
-    admitted: int
+
+    @property
+    def admitted(self) -> int:
+        """Requests admitted into this step so far."""
+        ...
 
     @property
     def running(self) -> int:

@@ -69,6 +69,54 @@ class EngineConfig:
     rules: EngineRules
 
 
+class Step:
+    """What a batching policy gets: the verbs of a draft, and no way to the requests behind it.
+
+    Implements `llmsim.policies.batching.StepDraft`.
+
+    Parameters
+    ----------
+    draft : Draft
+    """
+
+    __slots__ = ("_draft",)
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+
+    @property
+    def budget_tokens(self) -> int:
+        """Tokens that still fit into this step."""
+        return self._draft.budget_tokens
+
+    @budget_tokens.setter
+    def budget_tokens(self, tokens: int) -> None:
+        self._draft.budget_tokens = tokens
+
+    @property
+    def admitted(self) -> int:
+        """Requests admitted into this step so far."""
+        return self._draft.admitted
+
+    @property
+    def running(self) -> int:
+        """Requests that hold KV."""
+        return len(self._draft.running_set)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._draft.line.count
+
+    def advance_running(self) -> bool:
+        """Give running requests their next tokens, in running order, within the budget."""
+        return self._draft.advance_running()
+
+    def admit_waiting(self, whole_prompts: bool = False) -> None:
+        """Admit from the head of the queue until one does not fit."""
+        self._draft.admit_waiting(whole_prompts)
+
+
 class Draft:
     """The step under construction, and the mechanisms that build it.
 
@@ -181,16 +229,6 @@ class Draft:
         if limit and self._config.rules.lone_request_unchunked:
             limit = 0 if len(self.running_set) + self.line.count == 1 else limit
         self.limit_now = limit
-
-    @property
-    def running(self) -> int:
-        """Requests that hold KV."""
-        return len(self.running_set)
-
-    @property
-    def waiting(self) -> int:
-        """Requests in the queue."""
-        return self.line.count
 
     # --- who is running ---------------------------------------------------------------------
 

@@ -20,10 +20,9 @@ from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.results.facts import ReplicaFacts
 from llmsim.serving.clock import Wake, call_priority
-from llmsim.serving.cohort import FOREVER as UNBOUNDED
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.delivery import Delivery
-from llmsim.serving.draft import Draft, EngineConfig
+from llmsim.serving.draft import Draft, EngineConfig, Step
 from llmsim.serving.meter import Meter
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.request import DECODE, FINISHING, WAITING, Request
@@ -94,6 +93,7 @@ class Replica:
         self.draft = Draft(
             config, policy, self.ledger, self.cohort, self.line, self.meter, self.decisions
         )
+        self._step = Step(self.draft)
         self.running_set = self.draft.running_set
         self.recorder: Callable[[CallRecord], None] | None = None
         self.events = 0
@@ -248,7 +248,7 @@ class Replica:
         draft = self.draft
         draft.begin(now)
         if self.running_set or self.line.count:
-            self._policy.plan(draft)
+            self._policy.plan(self._step)
         self._launch(now)
 
     def _account(self) -> None:
@@ -449,7 +449,8 @@ class Replica:
         if self._steady and not (
             delivery.pending or delivery.stalled or draft.late or draft.blocked_on_writer
         ):
-            ticks = self._stretch_ticks(stretch.line.until_tokens)
+            room = self.ledger.free + draft.first_need
+            ticks = stretch.longest(room, self.config.block_tokens)
         self._ticks = ticks
         self._merged = ticks > 1
         call = front
@@ -457,26 +458,6 @@ class Replica:
             call = stretch.end_ns(ticks - 1)
         self._exec_end_ns = end = stretch.end_ns(ticks)
         self._call_ns = call if self._lookahead else end
-
-    def _stretch_ticks(self, until_tokens: int) -> int:
-        """Return how many decode steps can run before a finish, a full KV or a knot in price."""
-        cohort = self.cohort
-        ticks = cohort.due - cohort.tick
-        if self._windowed:
-            ticks = min(ticks, max(1, cohort.next_saturation() - cohort.tick))
-        room = self.ledger.free + self.draft.first_need
-        if (ticks // self.config.block_tokens + 1) * cohort.count > room:
-            ticks = cohort.ticks_within(room, ticks)
-        if until_tokens != UNBOUNDED and cohort.padded + cohort.growth(ticks - 1) > until_tokens:
-            low, high = 1, ticks
-            while low < high:
-                middle = (low + high) // 2
-                if cohort.padded + cohort.growth(middle) > until_tokens:
-                    high = middle
-                else:
-                    low = middle + 1
-            ticks = low
-        return ticks
 
     # --- reports ----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ evaluated whether a stretch is slept through at once or stepped through tick by 
 from __future__ import annotations
 
 from llmsim.costmodel.contract import PriceLine
-from llmsim.serving.cohort import Cohort
+from llmsim.serving.cohort import FOREVER, Cohort
 
 
 class Stretch:
@@ -110,6 +110,33 @@ class Stretch:
             sums = self._cohort.windowed_sum
             time += self._per_windowed_ns * (sums(step + 1) - sums(step))
         return round(time)
+
+    def longest(self, room_blocks: int, block_tokens: int) -> int:
+        """Return how many ticks can run before a finish, a full KV or a knot in the price.
+
+        Parameters
+        ----------
+        room_blocks : int [blocks]
+            KV blocks that these ticks may take.
+        block_tokens : int [tokens]
+        """
+        cohort = self._cohort
+        ticks = cohort.due - cohort.tick
+        if self._windowed:
+            ticks = min(ticks, max(1, cohort.next_saturation() - cohort.tick))
+        if (ticks // block_tokens + 1) * cohort.count > room_blocks:
+            ticks = cohort.ticks_within(room_blocks, ticks)
+        until = self.line.until_tokens
+        if until == FOREVER or cohort.padded + cohort.growth(ticks - 1) <= until:
+            return ticks
+        low, high = 1, ticks
+        while low < high:
+            middle = (low + high) // 2
+            if cohort.padded + cohort.growth(middle) > until:
+                high = middle
+            else:
+                low = middle + 1
+        return low
 
     def ticks_before(self, time_ns: int, most: int, lookahead: int) -> int:
         """Return how many ticks a call at or after `time_ns` has behind it, from 1 to `most`.
