@@ -17,7 +17,6 @@ import simpy
 from llmsim.costmodel.contract import StepCost
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.policies.views import RequestView
 from llmsim.results.facts import ReplicaFacts
 from llmsim.serving.clock import Wake, call_priority
 from llmsim.serving.cohort import Cohort
@@ -25,7 +24,7 @@ from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft, EngineConfig, Step
 from llmsim.serving.meter import Meter
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
-from llmsim.serving.request import DECODE, FINISHING, WAITING, Request
+from llmsim.serving.request import DECODE, FINISHING, PROBE, WAITING, Request, identity_of
 from llmsim.serving.stretch import Stretch
 
 
@@ -85,7 +84,7 @@ class Replica:
         self.cohort = Cohort(cost.context_tile, config.block_tokens, cost.window_tokens)
         self._windowed = cost.window_tokens > 0
         self.ledger = self._make_ledger(config)
-        fcfs = policy.urgency(_PROBE) is None
+        fcfs = policy.urgency(PROBE) is None
         self.line = FcfsQueue() if fcfs else UrgencyQueue(policy.urgency)
         self._fcfs = fcfs
         self.meter = Meter(itl_slo_ns)
@@ -122,7 +121,7 @@ class Replica:
             config.kv_blocks,
             config.block_tokens,
             config.rules.unfilled_blocks_first,
-            _identity,
+            identity_of,
             self._registrable,
         )
 
@@ -493,14 +492,3 @@ class Replica:
             draft.hit_tokens,
             self.ledger.evicted,
         )
-
-
-def _identity(request: Request) -> tuple[tuple[tuple[int, int], ...], int] | None:
-    """Prompt identity and the key of the output, which no prompt key can equal."""
-    view = request.view
-    if view.segments is None:
-        return None
-    return view.segments, -1 - view.index
-
-
-_PROBE = RequestView(0, 0, 1, -1, -1, 0, None)

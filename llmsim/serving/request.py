@@ -101,3 +101,14 @@ DECODE = 2
 PARKED = 3
 FINISHING = 4
 """All tokens scheduled, the last one not yet delivered (lookahead 1)."""
+
+PROBE = RequestView(0, 0, 1, -1, -1, 0, None)
+"""Nobody's request; asks a batching policy whether it ranks requests at all."""
+
+
+def identity_of(request: Request) -> tuple[tuple[tuple[int, int], ...], int] | None:
+    """Return prompt identity and the key of the output, which no prompt key can equal."""
+    view = request.view
+    if view.segments is None:
+        return None
+    return view.segments, -1 - view.index
