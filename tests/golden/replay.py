@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,9 +49,10 @@ class WatchedBatching(VllmBatching):
     """vLLM's policy, which notes how many KV blocks were free before each call."""
 
     free_before: list[int] = field(default_factory=list)
+    count_free: Callable[[], int] = int
 
     def plan(self, step) -> None:
-        self.free_before.append(step.ledger.free)
+        self.free_before.append(self.count_free())
         super().plan(step)
 
 
@@ -115,6 +116,8 @@ class Bench:
         self.policy = policy
         self.replica = Replica(self.env, 0, 0, clock, config, policy, 2**62, self._ended)
         self.replica.recorder = self._called
+        if isinstance(policy, WatchedBatching):
+            policy.count_free = lambda: self.replica.ledger.free
         self.calls: list[Call] = []
         self.outcomes: dict[str, Outcome] = {}
         line = sorted(asks, key=lambda ask: (ask.arrival_ns, ask.name))

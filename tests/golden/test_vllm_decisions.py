@@ -89,7 +89,6 @@ class AdmitsAfterPreemption(WatchedBatching):
     """Lets the queue in although somebody has just lost its KV."""
 
     def plan(self, step):
-        self.free_before.append(step.ledger.free)
         step.advance_running()
         step.admit_waiting()
 
@@ -98,7 +97,6 @@ class QueueFirst(WatchedBatching):
     """Lets the queue in before those who run get their tokens."""
 
     def plan(self, step):
-        self.free_before.append(step.ledger.free)
         step.admit_waiting()
         step.advance_running()
 

@@ -68,13 +68,6 @@ class TokenLog:
             if account.held == known:
                 account.tokens.append(call.end_ns)
 
-    def gaps(self) -> dict[int, list[int]]:
-        """Return the gaps between each request's tokens [ns]."""
-        return {
-            index: [b - a for a, b in zip(account.tokens, account.tokens[1:], strict=False)]
-            for index, account in self.accounts.items()
-        }
-
 
 def bins_apart(ran: Ran, gaps: list[int]) -> int:
     """Return by how many bins the run's ITL histogram differs from a list of gaps, at most.

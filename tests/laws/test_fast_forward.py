@@ -95,6 +95,16 @@ def test_with_the_real_price(roofline, world):
     assert [row.values for row in merged.rows] == [row.values for row in stepped.rows]
 
 
+def test_one_end_sends_the_next_request_in_the_same_nanosecond():
+    """Calls at one instant go by replica index, inside a merged stretch too.
+
+    What ends on replica 1 at T sends the next request to replica 0 at T, where, with one event
+    per step, the call at T has taken place already.
+    """
+    jobs = (Job(0, 1, 16), Job(0, 1, 2), Job(0, 1, 1), Job(0, 1, 1))
+    assert_same(World(jobs, max_num_seqs=2, replicas=2, in_flight=2))
+
+
 def test_merging_saves_events():
     """The law would hold for an engine that never merges, too."""
     world = World(tuple(Job(i * MS, 50, 400) for i in range(4)))

@@ -104,6 +104,22 @@ def test_an_urgency_cannot_reach_an_output_length():
     assert Spy.looks >= 3
 
 
+def test_a_plan_cannot_reach_an_output_length():
+    base = BATCHING.get("vllm")
+
+    class Spy(base):
+        looks = 0
+
+        def plan(self, step):
+            Spy.looks += 1
+            assert not secrets_in(step)
+            super().plan(step)
+            assert not secrets_in(step)
+
+    run(SECRETIVE, policy=Spy)
+    assert Spy.looks >= 3
+
+
 def decided(ran, before_ns: int) -> list[tuple[int, ...]]:
     """All decisions of a run before a time, as (time, replica, kind, request)."""
     found = []

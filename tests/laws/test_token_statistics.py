@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,18 +23,23 @@ WHOLE = {"round", "flat", "steep", "tile 16", "knee", "window"}
 @laws(60)
 @given(data=st.data())
 def test_rows_equal_a_count_token_by_token(batching, lookahead, data):
-    world = data.draw(worlds(batching=batching, lookahead=lookahead, turns=True))
+    leave = None if not lookahead else False  # see pending_leaving.py
+    world = data.draw(
+        worlds(batching=batching, lookahead=lookahead, turns=True, clients_leave=leave)
+    )
+    check(world)
+
+
+def check(world: World) -> None:
+    """Compare rows, histogram and timeline with a count token by token."""
     log = TokenLog()
     ran = run(world, False, log)
-    gaps = log.gaps()
     slack = 0 if world.cost in WHOLE else 1
-    complete = True
+    every, delivered = [], 0
     for row in ran.rows:
-        if lookahead and row.ended_as in ("aborted", "timed_out"):
-            complete = False  # a token may be on the way; see pending_tokens_on_the_way.py
-            continue
-        own = gaps.get(row.request, [])
-        tokens = log.accounts[row.request].tokens
+        # with lookahead a client may leave while a step computes its next token: it misses that
+        tokens = [at for at in log.accounts[row.request].tokens if at <= row.end_ns]
+        own = [b - a for a, b in pairwise(tokens)]
         assert row.output_tokens == len(tokens)
         assert row.first_token_ns == (tokens[0] if tokens else -1)
         assert abs(row.itl_max_ns - max(own, default=0)) <= slack
@@ -41,15 +48,27 @@ def test_rows_equal_a_count_token_by_token(batching, lookahead, data):
         assert least <= row.itl_over_slo <= most
         if row.ended_as == "finished":
             assert row.end_ns == tokens[-1]
-    if not complete:
-        return
-    every = [gap for own in gaps.values() for gap in own]
+        every += own
+        delivered += len(tokens)
     assert bins_apart(ran, every) <= 1
-    assert bins_apart(run(world, True), every) <= spread_bins(COSTS[world.cost], world)
-    if batching == "prefill-first":
-        return  # see pending_late_tokens.py
-    outputs = sum(part.timeline.totals["output_tokens"].sum() for part in ran.facts.replicas)
-    assert outputs == pytest.approx(sum(len(a.tokens) for a in log.accounts.values()))
+    merged = run(world, True)
+    assert bins_apart(merged, every) <= spread_bins(COSTS[world.cost], world)
+    for either in (ran, merged):
+        told = sum(part.timeline.totals["output_tokens"].sum() for part in either.facts.replicas)
+        assert told == pytest.approx(delivered)
+
+
+def test_a_token_after_the_client_has_left():
+    """The client leaves at 5 ms, while the step of its first token runs: it got none."""
+    row = run(World((Job(0, 1, 5), Job(1_000_000, 1, 5, abort_ns=5_000_000)), lookahead=1)).rows[1]
+    assert (row.ended_as, row.output_tokens, row.first_token_ns) == ("aborted", 0, -1)
+
+
+def test_tokens_of_decodes_that_sat_out_a_prefill():
+    """All five tokens are in the timeline, the ones of late members too."""
+    jobs = (Job(0, 1, 3), Job(7_000_000, 1, 2))
+    part = run(World(jobs, batching="prefill-first")).facts.replicas[0]
+    assert part.timeline.totals["output_tokens"].sum() == pytest.approx(5)
 
 
 def test_gaps_of_one_request_by_hand():

@@ -89,14 +89,12 @@ def worlds(
     lookahead: int | None = None,
     clients_leave: bool | None = None,
     turns: bool = False,
-    ties: bool = False,
     most: int = 14,
 ) -> World:
     """A world in which much happens at once.
 
     `clients_leave`: whether they do; `turns`: whether later prompts may hold generated text;
-    `ties`: whether the end of one request may send the next in the same nanosecond to another
-    replica; `most`: requests.
+    `most`: requests.
     """
     count = draw(st.integers(1, most))
     block = draw(st.sampled_from([16, 16, 4, 1]))
@@ -110,8 +108,6 @@ def worlds(
     watermark = draw(st.sampled_from([0, 0, 0, 1, 3]))
     closed = draw(st.integers(0, 4)) == 4
     replicas = draw(st.sampled_from([1, 1, 1, 2, 4]))
-    # several replicas, no pause: see pending_ties.py
-    pauses = [0, 5 * MS] if replicas == 1 or ties else [1, 5 * MS]
     world = World(
         jobs=made,
         cost=cost or draw(st.sampled_from(sorted(COSTS))),
@@ -136,7 +132,7 @@ def worlds(
         timeout_ns=draw(st.sampled_from([0, 60 * MS, 333 * MS])) if leave else 0,
         slo_ns=draw(st.sampled_from([NEVER, 6 * MS, 3 * MS, 1])),
         in_flight=draw(st.integers(1, 4)) if closed else 0,
-        think_ns=draw(st.sampled_from(pauses)) if closed else 0,
+        think_ns=draw(st.sampled_from([0, 5 * MS])) if closed else 0,
     )
     if turns and not closed:
         extra = draw(
