@@ -104,8 +104,10 @@ class Delivery:
             here = dict.fromkeys(self.unticked)
             self._draft.late.extend(r for r in here if r.state == DECODE and not r.ended)
 
-    def miss_token(self, tick: int, tick_end_ns: int, gap_ns: int) -> None:
+    def miss_token(self, tick: int, tick_end_ns: int, gap_ns: int) -> int:
         """Let the members that are leaving have their tokens up to before the latest tick.
+
+        Whose last token is on the way is as good as finished and misses nothing.
 
         Parameters
         ----------
@@ -115,11 +117,21 @@ class Delivery:
             When the last of these has run.
         gap_ns : int [ns]
             Gap before the token that they miss.
+
+        Returns
+        -------
+        int [requests]
+            How many miss one.
         """
+        missing = 0
         for request, _ in self.leaving:
-            if request.state == DECODE and not request.ended and not request.missed_gap_ns:
+            if request.missed_gap_ns or request.ended:
+                continue
+            if request.state == DECODE and request.finish_tick > tick + 1:
                 self._meter.left(request, tick, tick_end_ns)
                 request.missed_gap_ns = gap_ns
+                missing += 1
+        return missing
 
     def settle(self, now: int, exec_end_ns: int) -> None:
         """Deliver outputs, seat the prefilled among the decodes, let the finished go."""
@@ -217,8 +229,9 @@ class Delivery:
         cached = computed - self._lookahead if state == DECODE else computed
         self._ledger.release(request, -(-computed // self._block_tokens), cached)
         if request.first_token_ns > now:  # it was on the way
-            request.first_token_ns = -1
+            request.first_token_ns = request.last_token_ns = -1
             request.generated = 0
+            self._meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0))
 
     def _leave_cohort(self, request: Request) -> None:
         missed = request.missed_gap_ns

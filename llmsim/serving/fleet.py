@@ -271,6 +271,8 @@ class Fleet:
         view = request.view
         replica = request.replica
         rows = self._rows
+        if request.last_token_ns > time_ns:
+            time_ns = request.last_token_ns  # it was on the way when the client left the line
         rows.append(
             (
                 view.index,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import simpy
 
+from llmsim.core.errors import InvariantError
 from llmsim.costmodel.contract import StepCost
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
@@ -277,7 +278,7 @@ class Replica:
             else:
                 tick = cohort.tick + ticks - 1
                 if delivery.leaving and self._lookahead:
-                    self._account_leaving(ticks - 1, first, last)
+                    logits -= self._account_leaving(ticks - 1, first, last)
                     self.meter.over += last > meter.slo
                 elif last > meter.slo:
                     meter.exceeded(ticks, first, self._stretch.gap_at)
@@ -305,8 +306,14 @@ class Replica:
         self._ticks = 0
         self._chunked_step = False
 
-    def _account_leaving(self, ticks: int, first: int, last: int) -> None:
-        """Account for all ticks but the last, whose tokens no longer reach who is leaving."""
+    def _account_leaving(self, ticks: int, first: int, last: int) -> int:
+        """Account for all ticks but the last, whose tokens no longer reach who is leaving.
+
+        Returns
+        -------
+        int [tokens]
+            Tokens that do not reach anybody.
+        """
         meter = self.meter
         tick = self.cohort.tick
         if ticks:
@@ -315,7 +322,7 @@ class Replica:
                 meter.exceeded(ticks, first, self._stretch.gap_at)
             meter.ticked(tick + ticks - 1, gap)
         end = self._exec_end_ns - last if ticks else self.draft.tick_end_ns
-        self._delivery.miss_token(tick + ticks, end, last)
+        return self._delivery.miss_token(tick + ticks, end, last)
 
     def _account_late(self, count: int) -> int:
         """One tick in which members have waited unequally long for their token.
@@ -332,8 +339,9 @@ class Replica:
         gap = end - self.draft.tick_end_ns if delivery.stalled else self._gap
         delivery.stalled = False
         tick = self.cohort.tick
+        missing = 0
         if delivery.leaving and self._lookahead:
-            delivery.miss_token(tick, self.draft.tick_end_ns, gap)
+            missing = delivery.miss_token(tick, self.draft.tick_end_ns, gap)
         regular = count - len(late)
         if regular:
             if gap > meter.slo:
@@ -351,7 +359,7 @@ class Replica:
             request.last_token_ns = end
             request.itl_over_at_join = meter.over
             request.join_tick = tick + 1
-        alone = len(late)
+        alone = len(late) - missing
         late.clear()
         return alone
 
@@ -394,8 +402,6 @@ class Replica:
             self._asleep = True
 
     def _stuck(self) -> None:
-        from llmsim.core.errors import InvariantError
-
         raise InvariantError(
             f"replica {self.index} has {self.running} running and {self.waiting} waiting requests "
             "but its batching policy planned nothing"
