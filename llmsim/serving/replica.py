@@ -321,7 +321,7 @@ class Replica:
             if gap > meter.slo:
                 meter.exceeded(ticks, first, self._stretch.gap_at)
             meter.ticked(tick + ticks - 1, gap)
-        end = self._exec_end_ns - last if ticks else self.draft.tick_end_ns
+        end = self._call_ns if ticks else self.draft.tick_end_ns  # the last tick starts now
         return self._delivery.miss_token(tick + ticks, end, last)
 
     def _account_late(self, count: int) -> int:
