@@ -14,6 +14,14 @@ RUNS = {
     "quickstart": ("quickstart", {}),
     "prefixes, timeouts, aborts": ("assistants", {"fleet.view_age_s": 0.2}),
     "preemptions": ("quickstart", {"engine.kv_blocks": 9000, "traffic.arrivals.rate_rps": 60}),
+    "priority": (
+        "quickstart",
+        {
+            "engine.kv_blocks": 9000,
+            "traffic.arrivals.rate_rps": 60,
+            "fleet.pools.main.batching": {"kind": "vllm", "order": "priority"},
+        },
+    ),
     "sessions": ("burstgpt", {"traffic.trace.limit": 3000, "fleet.routing": "session-sticky"}),
     "stepped": ("assistants", {"traffic.duration_s": 90, "engine.fast_forward": False}),
     "whole prompts": (
@@ -54,5 +62,5 @@ def test_compiled_and_pure_runs_are_equal(name, pure):
     assert here.metrics == pytest.approx(there.metrics, rel=0, abs=0, nan_ok=True)
     pd.testing.assert_frame_equal(here.requests, there.requests, check_exact=True)
     pd.testing.assert_frame_equal(here.timeline(), there.timeline(), check_exact=True)
-    if name == "preemptions":
+    if name in ("preemptions", "priority"):
         assert here.metrics["preemptions"] > 0
