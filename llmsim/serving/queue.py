@@ -69,7 +69,9 @@ class UrgencyQueue:
         heappush(self._heap, (self._urgency(request.view) or (), request))
         self.count += 1
 
-    push_back = push
+    def push_back(self, request: Request) -> None:
+        """Return a preempted request to its place."""
+        self.push(request)
 
     def head(self) -> Request | None:
         """Return the next request without removing it."""
