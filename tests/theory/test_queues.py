@@ -88,7 +88,7 @@ def test_mean_wait_of_several_servers(servers, load):
 
 
 def test_several_servers_follow_kiefer_and_wolfowitz():
-    """Who finds a seat free still waits for the step under way: a tick per start, which may add up."""
+    """Who finds a seat free still waits for the step under way: a tick per start."""
     workload = Poisson(2, 4_000, 3 * 0.85, exponential)
     service = workload.ticks.astype(np.int64) * TICK_NS
     waits = first_come_first_served(workload.arrival_ns.tolist(), service.tolist(), 3)
