@@ -124,7 +124,10 @@ class VllmBatching:
 @BATCHING.register("prefill-first")
 @dataclass
 class PrefillFirst:
-    """Whole prompts before decodes: a step either prefills new requests or decodes all others."""
+    """Whole prompts before decodes: a step either prefills new requests or decodes all others.
+
+    A prompt longer than the budget of a step waits until nobody runs and is then cut into chunks.
+    """
 
     every_step: ClassVar[bool] = False
 
@@ -138,3 +141,5 @@ class PrefillFirst:
             step.admit_waiting(whole_prompts=True)
         if not step.admitted:
             step.advance_running()
+        if not step.admitted and not step.running:
+            step.admit_waiting()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -151,7 +152,7 @@ def test_an_interrupted_run_prints_what_there_is_and_ends_with_130(monkeypatch):
 
     def interrupted(*args, **kwargs):
         def stop(done, total):
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C, while the run is under way
 
         return real(*args, **{**kwargs, "progress": stop})
 
