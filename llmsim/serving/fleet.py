@@ -244,7 +244,9 @@ class Fleet:
 
     def _drop(self, request: Request, outcome: str) -> None:
         replica = request.replica
+        caller = self._caller_ns, self._caller
         replica.drop(request, outcome, self._called(replica, int(self.env.now)))
+        self._caller_ns, self._caller = caller  # who leaves the line does so outside any call
 
     def _called(self, replica: Replica, now: int) -> bool:
         """Whether a replica's turn to be called at this instant has passed.
