@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import TokenLog, bins_apart
 from test_fast_forward import spread_bins
 from world_strategies import laws, worlds
-from worlds import COSTS, Job, World, run
+from worlds import COSTS, MS, Job, World, run
 
 from llmsim.policies import BATCHING
 
@@ -23,11 +23,7 @@ WHOLE = {"round", "flat", "steep", "tile 16", "knee", "window"}
 @laws(60)
 @given(data=st.data())
 def test_rows_equal_a_count_token_by_token(batching, lookahead, data):
-    leave = None if not lookahead else False  # see pending_leaving.py
-    world = data.draw(
-        worlds(batching=batching, lookahead=lookahead, turns=True, clients_leave=leave)
-    )
-    check(world)
+    check(data.draw(worlds(batching=batching, lookahead=lookahead, turns=True)))
 
 
 def check(world: World) -> None:
@@ -62,6 +58,25 @@ def test_a_token_after_the_client_has_left():
     """The client leaves at 5 ms, while the step of its first token runs: it got none."""
     row = run(World((Job(0, 1, 5), Job(1_000_000, 1, 5, abort_ns=5_000_000)), lookahead=1)).rows[1]
     assert (row.ended_as, row.output_tokens, row.first_token_ns) == ("aborted", 0, -1)
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World((Job(0, 9, 9, abort_ns=45 * MS),), budget_tokens=8, lookahead=1, slo_ns=3 * MS),
+        World(
+            (Job(0, 9, 16), Job(0, 9, 17, abort_ns=25 * MS)),
+            cost="tiled",
+            block_tokens=1,
+            kv_blocks=48,
+            lookahead=1,
+        ),
+        World((Job(0, 1, 14),), kv_blocks=1, lookahead=1, timeout_ns=60 * MS),
+    ],
+    ids=["last token on the way", "preempted with a token on the way", "any token on the way"],
+)
+def test_a_client_that_leaves_while_its_token_is_computed(world):
+    check(world)
 
 
 def test_tokens_of_decodes_that_sat_out_a_prefill():
