@@ -124,8 +124,22 @@ def measure(case: Mapping[str, Any]) -> Measured:
     return Measured(**json.loads(done.stdout))
 
 
+def warm_up() -> None:
+    """Load what is loaded on first use (readers, Arrow), so that it is not timed."""
+    import pyarrow.csv
+    import pyarrow.parquet  # noqa: F401
+
+    import llmsim as ls
+
+    law = {"kind": "fixed", "prompt_tokens": 100, "output_tokens": 20}
+    arrivals = {"kind": "poisson", "rate_rps": 5.0}
+    tiny = scenario({"arrivals": arrivals, "lengths": law, "requests": 200})["data"]
+    len(ls.run(ls.Scenario.parse(tiny)).table)
+
+
 def run(case: Mapping[str, Any]) -> Measured:
     """Run a case in this process."""
+    warm_up()
     from llmsim.results.store import RequestSink
     from llmsim.scenario import Scenario, build_workload
     from llmsim.serving import ClientRules, simulate

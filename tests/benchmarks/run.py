@@ -128,7 +128,7 @@ def bench_stepping(times: int) -> None:
     made = table("Stepping mode (fast_forward: false); the figure is steps/s")
     for batch in (1, 16, 64, 256):
         lengths = {"kind": "fixed", "prompt_tokens": 256, "output_tokens": 512}
-        loop = {"kind": "closed-loop", "in_flight": batch, "requests_per_slot": 8}
+        loop = {"kind": "closed-loop", "in_flight": batch, "requests_per_slot": 40}
         case = scenario({"arrivals": loop, "lengths": lengths}, engine__fast_forward=False)
         add(made, f"batch {batch}", best_of(case, times))
     CONSOLE.print(made)
