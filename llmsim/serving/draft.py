@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmsim.kvcache import NO_MATCH, CountLedger, PrefixLedger
+from llmsim.kvcache import NO_MATCH, CountLedger, Match, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.rules import EngineRules
 from llmsim.serving.cohort import Cohort
@@ -452,9 +452,9 @@ class Draft:
             self._seat(request, hit)
             self._compute(request, hit, tokens)
 
-    def _blocked(self, request: Request, match: object) -> None:
+    def _blocked(self, request: Request, match: Match) -> None:
         ledger = self.ledger
-        if isinstance(ledger, PrefixLedger) and ledger.may_grow(request, match):  # type: ignore[arg-type]
+        if isinstance(ledger, PrefixLedger) and ledger.may_grow(request, match):
             self.blocked_on_writer = True
 
     def _seat(self, request: Request, hit: int) -> None:
