@@ -157,6 +157,7 @@ def show_step(
     model: Annotated[str, typer.Option(help="Model card, or a path to a config.json.")],
     gpu: Annotated[str, typer.Option(help="GPU card.")],
     tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")] = 1,
+    ep: Annotated[int, typer.Option(min=1, help="Groups of GPUs that share out the experts.")] = 1,
     batch: Annotated[int, typer.Option(min=0, help="Decoding requests.")] = 0,
     context: Annotated[int, typer.Option(min=1, help="Tokens of context of each of them.")] = 1024,
     prefill: Annotated[
@@ -168,7 +169,7 @@ def show_step(
     with exit_code_for_errors():
         from llmsim.cli.stepping import StepOrder, show_step_cost
 
-        show_step_cost(StepOrder(model, gpu, tp, batch, context, tuple(prefill or ())))
+        show_step_cost(StepOrder(model, gpu, tp, ep, batch, context, tuple(prefill or ())))
 
 
 def _show(what: str, name: str) -> None:

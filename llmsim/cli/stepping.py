@@ -21,7 +21,7 @@ class StepOrder:
     ----------
     model, gpu : str
         Cards.
-    tp : int [GPUs]
+    tp, ep : int [GPUs]
     batch : int [requests]
         Decoding requests.
     context : int [tokens]
@@ -33,6 +33,7 @@ class StepOrder:
     model: str
     gpu: str
     tp: int
+    ep: int
     batch: int
     context: int
     prefill: tuple[str, ...]
@@ -59,7 +60,7 @@ def show_step_cost(order: StepOrder) -> None:
         max_model_len=max(order.context, *(sum(chunk) for chunk in chunks), 1),
     )
     link = load_link(gpu.link) if order.tp > 1 else None
-    cost = RooflineCost(model, gpu, link, ParallelPlan(order.tp), limits)
+    cost = RooflineCost(model, gpu, link, ParallelPlan(order.tp, order.ep), limits)
     step = cost.explain(chunks, [order.context] * order.batch)
     print_rows(_table(step))
     typer.echo("")

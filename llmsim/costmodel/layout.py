@@ -28,7 +28,7 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
     Notes
     -----
     The rules of vLLM: heads and MLP widths are multiples of `tp`; key/value heads are a multiple
-    or a divisor of it.
+    or a divisor of it. Experts are a multiple of `ep` and their width is one of ``tp / ep``.
     """
     tp = plan.tp
     faults: list[Fault] = []
@@ -36,12 +36,26 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
         faults.append(Fault("", "tp", f"{tp} GPUs, but a node of {gpu.name} has {gpu.node_gpus}."))
     for layer in model.layers:
         for what, width in (*_mixer_widths(layer.mixer), *_mlp_widths(layer.mlp)):
-            splits = width % tp == 0 or (what == "key/value heads" and tp % width == 0)
-            fault = Fault("", "tp", f"{tp} does not divide the {width} {what} of {model.name}.")
-            if not splits and fault not in faults:
-                faults.append(fault)
+            parts = tp // plan.ep if what == "expert channels" else tp
+            splits = width % parts == 0 or (what == "key/value heads" and tp % width == 0)
+            message = f"{parts} does not divide the {width} {what} of {model.name}."
+            _add(faults, None if splits else Fault("", "tp", message))
+        _add(faults, _expert_fault(layer.mlp, plan, model))
+    if plan.ep > 1 and not any(isinstance(layer.mlp, MoeMlp) for layer in model.layers):
+        faults.append(Fault("", "ep", f"{plan.ep}, but {model.name} has no experts."))
     if faults:
         raise InputError(f"tp {tp}", faults)
+
+
+def _add(faults: list[Fault], fault: Fault | None) -> None:
+    if fault is not None and fault not in faults:
+        faults.append(fault)
+
+
+def _expert_fault(mlp: Mlp | None, plan: ParallelPlan, model: ModelSpec) -> Fault | None:
+    if not isinstance(mlp, MoeMlp) or mlp.experts % plan.ep == 0:
+        return None
+    return Fault("", "ep", f"{plan.ep} does not divide the {mlp.experts} experts of {model.name}.")
 
 
 def fits_layout(model: ModelSpec, gpu: GpuCard, tp: int) -> bool:

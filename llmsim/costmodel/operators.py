@@ -25,6 +25,7 @@ from llmsim.specs import (
     Linear,
     ModelSpec,
     MoeMlp,
+    ParallelPlan,
     RecurrentMixer,
     SmoothRoofline,
     SoftmaxAttention,
@@ -145,20 +146,23 @@ def moe_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
 
 
 def routed_experts(
-    moe: MoeMlp, count: int, hidden: int, tp: int, tokens: Floats, gpu: GpuCard
+    moe: MoeMlp, count: int, hidden: int, plan: ParallelPlan, tokens: Floats, gpu: GpuCard
 ) -> OpTable:
     """Price permute, grouped GEMMs of the experts that are hit, and un-permute.
 
     Notes
     -----
-    Rows per expert below ``half_rows`` lower the reachable FLOP/s.
+    Rows per expert below ``half_rows`` lower the reachable FLOP/s. With expert parallelism a rank
+    has ``1 / ep`` of the experts, of the hits and of the rows; its experts are ``ep`` times as
+    wide as under tensor parallelism alone.
     """
     family, dtype = moe_family(moe.format, gpu)
     terms = gpu.kernels.moe[family]
-    hit = experts_hit(moe.experts, moe.active_experts, tokens)
-    rows = moe.active_experts * tokens
-    per_expert = sum(part.weight_bytes for part in moe.expert_linears(hidden, tp)) / moe.experts
-    width = moe.intermediate // tp
+    split = plan.tp // plan.ep
+    hit = experts_hit(moe.experts, moe.active_experts, tokens) / plan.ep
+    rows = moe.active_experts * tokens / plan.ep
+    per_expert = sum(part.weight_bytes for part in moe.expert_linears(hidden, split)) / moe.experts
+    width = moe.intermediate // split
     matrices = 3 if moe.gated else 2
     flops = 2.0 * matrices * hidden * width * rows
     moved = hit * per_expert + ACTIVATION_BYTES * rows * (2.0 * hidden + matrices * width)
@@ -182,10 +186,10 @@ def routed_experts(
 
 
 def layer_operators(
-    layer: LayerSpec, hidden: int, tp: int, tokens: Floats, gpu: GpuCard
+    layer: LayerSpec, hidden: int, plan: ParallelPlan, tokens: Floats, gpu: GpuCard
 ) -> Iterator[OpTable]:
     """Yield the token-wise operators of one layer kind, attention and collectives excepted."""
-    count = layer.count
+    count, tp = layer.count, plan.tp
     parts = (layer.mixer is not None) + (layer.mlp is not None)
     row = ACTIVATION_BYTES * tokens
     yield elementwise("norm", parts * count, 4.0 * hidden * row, gpu)
@@ -203,7 +207,7 @@ def layer_operators(
             if linear.name != "conv":
                 yield gemm(linear, count, tokens, gpu)
     if isinstance(mlp, MoeMlp):
-        yield from _moe_operators(mlp, count, hidden, tp, tokens, gpu)
+        yield from _moe_operators(mlp, count, hidden, plan, tokens, gpu)
     elif isinstance(mlp, DenseMlp):
         yield from _dense_operators(mlp, "", count, hidden, tp, tokens, gpu)
 
@@ -219,12 +223,13 @@ def _dense_operators(
 
 
 def _moe_operators(
-    mlp: MoeMlp, count: int, hidden: int, tp: int, tokens: Floats, gpu: GpuCard
+    mlp: MoeMlp, count: int, hidden: int, plan: ParallelPlan, tokens: Floats, gpu: GpuCard
 ) -> Iterator[OpTable]:
+    tp = plan.tp
     router = next(part for part in mlp.linears(hidden, tp) if part.name == "router")
     yield gemm(router, count, tokens, gpu)
     yield elementwise("top-k", count, LOGIT_BYTES * mlp.experts * tokens, gpu)
-    yield routed_experts(mlp, count, hidden, tp, tokens, gpu)
+    yield routed_experts(mlp, count, hidden, plan, tokens, gpu)
     shared = mlp.shared()
     if shared is not None:
         yield from _dense_operators(shared, "shared_", count, hidden, tp, tokens, gpu)

@@ -180,7 +180,7 @@ class RooflineCost:
         row = ACTIVATION_BYTES * model.hidden * tokens
         yield elementwise("embed", 1, 2.0 * row, self.gpu)
         for layer in model.layers:
-            yield from layer_operators(layer, model.hidden, tp, tokens, self.gpu)
+            yield from layer_operators(layer, model.hidden, self.plan, tokens, self.gpu)
         yield elementwise("final norm", 1, 2.0 * row, self.gpu)
         if self.link is not None and tp > 1:
             parts = sum(

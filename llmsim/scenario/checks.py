@@ -11,7 +11,7 @@ from llmsim.core.paths import list_data
 from llmsim.costmodel import check_layout
 from llmsim.costmodel.memory import plan_memory
 from llmsim.scenario.document import Keys
-from llmsim.specs import ParallelPlan, load_gpu, load_model, load_prices, price_of
+from llmsim.specs import load_gpu, load_model, load_prices, price_of
 from llmsim.specs.cards import is_path
 from llmsim.workload import SyntheticWorkload
 
@@ -117,10 +117,10 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
     for name, pool in scenario.fleet.pools.items():
         at = ("fleet", "pools", name)
         try:
-            check_layout(model, _load("gpu", pool.gpu), ParallelPlan(pool.tp))
+            check_layout(model, _load("gpu", pool.gpu), pool.plan)
         except InputError as error:
             for fault in error.faults:
-                yield Complaint((*at, "tp"), fault.message, fault.hint)
+                yield Complaint((*at, fault.path), fault.message, fault.hint)
         wrong = pool.engine.clashes(model)
         for key, message in wrong.items():
             yield Complaint((*at, "engine", key), message)
@@ -150,7 +150,7 @@ def prove(scenario: Scenario) -> None:
         plan_memory(
             model,
             _load("gpu", pool.gpu),
-            ParallelPlan(pool.tp),
+            pool.plan,
             engine.limits(model),
             engine.gpu_memory_utilization_frac,
             engine.kv_dtype,

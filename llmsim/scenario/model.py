@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from llmsim.results.slo import Slo as Objectives
 from llmsim.scenario.component import Component, Seam
-from llmsim.specs import EngineLimits, ModelSpec
+from llmsim.specs import EngineLimits, ModelSpec, ParallelPlan
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Becomes part of a folder's name."""
@@ -222,6 +222,8 @@ class Pool(Section):
     """GPU card, such as `h100-sxm`; a path that begins with `./` or `/` is a card of your own."""
     tp: Count = 1
     """[GPUs] Tensor-parallel GPUs per replica."""
+    ep: Count = 1
+    """[GPUs] Groups that the experts of a mixture are dealt out to; a divisor of `tp`."""
     price: str | None = None
     """Whose price per GPU-hour counts, where the price card knows more than one."""
     gpu_price_usd_per_hour: Annotated[float, Ge(0)] | None = None
@@ -243,6 +245,17 @@ class Pool(Section):
         if self.price is not None and self.gpu_price_usd_per_hour is not None:
             _complain({"price": "excludes gpu_price_usd_per_hour"})
         return self
+
+    @model_validator(mode="after")
+    def _experts_are_dealt_evenly(self) -> Self:
+        if self.tp % self.ep:
+            _complain({"ep": f"{self.ep} does not divide the {self.tp} GPUs of tp"})
+        return self
+
+    @property
+    def plan(self) -> ParallelPlan:
+        """How one replica is spread over GPUs."""
+        return ParallelPlan(self.tp, self.ep)
 
 
 class Fleet(Section):

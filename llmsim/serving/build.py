@@ -17,7 +17,7 @@ from llmsim.scenario import Scenario
 from llmsim.scenario.model import Pool
 from llmsim.serving.draft import EngineConfig
 from llmsim.serving.simulate import PoolPlan
-from llmsim.specs import ModelSpec, ParallelPlan, load_gpu, load_link, load_model, price_of
+from llmsim.specs import ModelSpec, load_gpu, load_link, load_model, price_of
 
 
 def build_pools(scenario: Scenario) -> tuple[list[PoolPlan], list[str]]:
@@ -45,7 +45,7 @@ def _build_pool(
 ) -> tuple[PoolPlan, list[str]]:
     engine = pool.engine
     gpu = load_gpu(pool.gpu, folder)
-    parallel = ParallelPlan(pool.tp)
+    parallel = pool.plan
     limits = engine.limits(model)
     memory = plan_memory(
         model,

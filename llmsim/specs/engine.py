@@ -26,17 +26,29 @@ class ParallelPlan:
     ----------
     tp : int [GPUs]
         Tensor-parallel degree; every layer is split over this many GPUs of one link domain.
+    ep : int [GPUs]
+        Expert-parallel degree, a divisor of `tp`: the routed experts are dealt out to this many
+        groups of GPUs and each expert is split over the ``tp / ep`` GPUs of its group.
 
     Raises
     ------
     InputError
-        If a degree is below 1.
+        If a degree is below 1, or `ep` does not divide `tp`.
+
+    Notes
+    -----
+    Activations are replicated over the `tp` GPUs either way, and one all-reduce adds up what the
+    experts gave, as in vLLM with ``--enable-expert-parallel`` and one attention group.
     """
 
     tp: int = 1
+    ep: int = 1
 
     def __post_init__(self) -> None:
-        _check("parallel plan", tp=(self.tp, 1))
+        _check("parallel plan", tp=(self.tp, 1), ep=(self.ep, 1))
+        if self.tp % self.ep:
+            fault = Fault("", "ep", f"{self.ep} does not divide the {self.tp} GPUs of tp.")
+            raise InputError("parallel plan", [fault])
 
     @property
     def gpus(self) -> int:
