@@ -206,9 +206,9 @@ class Cohort:
             self.grown_last = 0
             self.grown = tile * self._tile_ring[(self.tick + 1) % tile]
             return self.padded
+        if 2 * len(self._spots) < min(ticks, tile):
+            return self._sparse_sum(ticks)
         if ticks < tile:
-            if 2 * self.count < ticks:
-                return self._sparse_sum(ticks)
             if ticks <= 16:
                 return self._short_sum(ticks)
             part = list(accumulate(_ahead(self._tile_ring, self.tick + 1, ticks)))
@@ -248,17 +248,27 @@ class Cohort:
         return ticks * self.padded + tile * total
 
     def _sparse_sum(self, ticks: int) -> int:
-        """Do what `padded_sum` does, member by member: less work in a small cohort."""
+        """Do what `padded_sum` does, spot by spot: less work in a small cohort.
+
+        Notes
+        -----
+        Members that jump for the first time with ``left`` ticks still to come jump again every
+        `tile` ticks, n times in all, and a jump counts in every tick after it:
+        ``n left - tile n (n - 1) / 2``.
+        """
         tile = self._tile
         start = self.tick + 1
         crossed = last = extra = 0
         for spot, members in self._spots.items():
-            step = (spot - start) % tile  # ticks until these members jump, less one
-            if step < ticks:
-                crossed += members
-                if step < ticks - 1:
-                    last += members
-                    extra += members * (ticks - 1 - step)
+            left = ticks - 1 - (spot - start) % tile
+            if left < 0:
+                continue
+            jumps = left // tile + 1
+            crossed += members * jumps
+            extra += members * (jumps * left - tile * (jumps * (jumps - 1) // 2))
+            if not left % tile:
+                jumps -= 1  # the latest of them is in the last tick
+            last += members * jumps
         self.grown = tile * crossed
         self.grown_last = tile * last
         return ticks * self.padded + tile * extra

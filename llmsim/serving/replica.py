@@ -209,9 +209,8 @@ class Replica:
         if ticks >= self._ticks:
             return  # the pending call is the one
         self._ticks = ticks
-        call = stretch.end_ns(ticks - 1) if lookahead else 0
         self._exec_end_ns = end = stretch.end_ns(ticks)
-        self._call_at(call if lookahead else end)
+        self._call_at(stretch.start_of_last_ns() if lookahead else end)
 
     # --- the call ---------------------------------------------------------------------------
 
@@ -458,11 +457,11 @@ class Replica:
             ticks = stretch.longest(room, self.config.block_tokens)
         self._ticks = ticks
         self._merged = ticks > 1
-        call = front
-        if self._lookahead and ticks > 1:
-            call = stretch.end_ns(ticks - 1)
         self._exec_end_ns = end = stretch.end_ns(ticks)
-        self._call_ns = call if self._lookahead else end
+        if self._lookahead:
+            self._call_ns = stretch.start_of_last_ns() if ticks > 1 else front
+        else:
+            self._call_ns = end
 
     # --- reports ----------------------------------------------------------------------------
 

@@ -87,16 +87,25 @@ class Stretch:
 
     def end_ns(self, ticks: int) -> int:
         """Return when the next `ticks` ticks will have run [ns]."""
-        cohort = self._cohort
         if ticks != self._ahead:
             self._ahead = ticks
-            self._ahead_sum = cohort.padded_sum(ticks) if ticks else 0
+            self._ahead_sum = self._cohort.padded_sum(ticks) if ticks else 0
+        return self._boundary(ticks, self._ahead_sum)
+
+    def start_of_last_ns(self) -> int:
+        """Return when the last of the ticks that `end_ns` was last asked for starts [ns]."""
+        cohort = self._cohort
+        last = cohort.padded + cohort.grown_last
+        return self._boundary(self._ahead - 1, self._ahead_sum - last)
+
+    def _boundary(self, ticks: int, ahead: int) -> int:
+        """Return when `ticks` ticks with a padded context sum of `ahead` in all have run [ns]."""
         time = self._base_ns * (self._ticks_done + ticks) + self._per_token_ns * (
-            self._padded_done + self._ahead_sum
+            self._padded_done + ahead
         )
         if self._windowed:
-            ahead = cohort.windowed_sum(ticks) if ticks else 0
-            time += self._per_windowed_ns * (self._windowed_done + ahead)
+            clipped = self._cohort.windowed_sum(ticks) if ticks else 0
+            time += self._per_windowed_ns * (self._windowed_done + clipped)
         return self._anchor_ns + round(time)
 
     def gap_at(self, step: int) -> int:
