@@ -126,8 +126,8 @@ def show_card(what: str, name: str) -> None:
     from llmsim import specs
 
     if what == "price":
-        specs.price_of(name)
-        rows = [row for offer in specs.load_prices() if offer.gpu == name for row in offer.rows()]
+        gpu = specs.price_of(name).gpu
+        rows = [row for offer in specs.load_prices() if offer.gpu == gpu for row in offer.rows()]
     elif what == "gpu":
         rows = specs.load_gpu(name).rows()
     elif what == "link":

@@ -262,11 +262,13 @@ def _ways_out(
             yield f"tp: {tp} on {gpu.name}"
             break
     others = (load_gpu(name) for name in gpu_names() if name != gpu.name)
-    larger = [
-        card.name for card in others if fits_layout(model, card, plan.tp) and fits(card, plan.tp)
-    ]
-    if larger:
-        yield f"at tp {plan.tp}, a {' or '.join(larger)}"
+    larger = sorted(
+        (card.memory_bytes, card.name)
+        for card in others
+        if fits_layout(model, card, plan.tp) and fits(card, plan.tp)
+    )
+    if larger:  # the three that are just large enough
+        yield f"at tp {plan.tp}, a {' or '.join(name for _, name in larger[:3])}"
     halved = sum(
         layer.count * part.parameters
         for layer in model.layers

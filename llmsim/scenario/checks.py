@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsim.core.errors import CardError, InputError, nearest
-from llmsim.core.paths import list_data
 from llmsim.costmodel import check_layout
 from llmsim.costmodel.memory import plan_memory
 from llmsim.scenario.document import Keys
 from llmsim.specs import load_gpu, load_model, load_prices, price_of
-from llmsim.specs.cards import is_path
+from llmsim.specs.cards import find_card, is_path
 from llmsim.workload import SyntheticWorkload
 
 if TYPE_CHECKING:
@@ -66,11 +65,12 @@ def _card(keys: Keys, what: str, name: Any) -> Iterator[Complaint]:
     """Check that a card exists and can be read."""
     if not isinstance(name, str):
         return
-    shipped = list_data(f"profiles/{what}s", ".yaml")
-    path = Path(name) if is_path(name) else shipped.get(name)
-    if path is None:
-        yield Complaint(keys, f"unknown {what} '{name}'.", nearest(name, shipped))
-    elif not path.exists():
+    try:
+        path = Path(name) if is_path(name) else find_card(f"profiles/{what}s", name)
+    except CardError as error:
+        yield Complaint(keys, f"unknown {what} '{name}'.", error.faults[0].hint)
+        return
+    if not path.exists():
         yield Complaint(keys, f"no such file: '{name}'.")
     else:
         try:
@@ -86,7 +86,7 @@ _READ: dict[tuple[str, str, int], Any] = {}
 
 def _load(what: str, name: str) -> Any:
     """Read a model or GPU card, or return it as it was read before."""
-    path = Path(name) if is_path(name) else list_data(f"profiles/{what}s", ".yaml")[name]
+    path = Path(name) if is_path(name) else find_card(f"profiles/{what}s", name)
     key = (what, str(path), path.stat().st_mtime_ns)
     if key not in _READ:
         _READ[key] = (load_model if what == "model" else load_gpu)(name)

@@ -7,6 +7,7 @@ all with file and line.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +30,14 @@ class CardRow(NamedTuple):
 
 
 def find_card(folder: str, name: str) -> Path:
-    """Return the shipped card of a name.
+    """Return the shipped card of a name or alias.
 
     Parameters
     ----------
     folder : str
         Such as ``profiles/gpus``.
     name : str
-        Such as ``h100-sxm``.
+        Such as ``h100-sxm``, or an alias such as ``H100-80G-SXM``; case does not matter.
 
     Raises
     ------
@@ -44,11 +45,38 @@ def find_card(folder: str, name: str) -> Path:
         If there is no such card; the message gives the nearest name.
     """
     cards = list_data(folder, ".yaml")
-    if name not in cards:
-        kind = folder.rsplit("/", 1)[-1].removesuffix("s")
-        fault = Fault("", name, f"no {kind} card of this name.", nearest(name, cards))
-        raise CardError(f"{kind} '{name}'", [fault])
-    return cards[name]
+    if name in cards:
+        return cards[name]
+    known = {**_aliases(cards), **{card.lower(): card for card in cards}}
+    if name.lower() in known:
+        return cards[known[name.lower()]]
+    kind = folder.rsplit("/", 1)[-1].removesuffix("s")
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = nearest(known[close[0]] if close else name, cards)
+    raise CardError(f"{kind} '{name}'", [Fault("", name, f"no {kind} card of this name.", hint)])
+
+
+def _aliases(cards: Mapping[str, Path]) -> dict[str, str]:
+    """Return the card of each alias, in lower case.
+
+    Only the lines of the ``aliases`` key are parsed: reading all cards whole would take seconds.
+    """
+    found: dict[str, str] = {}
+    for card, path in cards.items():
+        block: list[str] = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("aliases:") or (block and line.startswith((" ", "-"))):
+                block.append(line)
+            elif block:
+                break
+        if not block:
+            continue
+        try:
+            named = yaml.load("\n".join(block), Loader=_LOADER)["aliases"]
+        except yaml.YAMLError:
+            continue  # reading the card itself says what is wrong with it
+        found.update({str(alias).lower(): card for alias in named or ()})
+    return found
 
 
 def is_path(name: str) -> bool:
@@ -147,6 +175,15 @@ class Sheet:
             self.fault(path, f"must be text (got {value!r}).")
             return ""
         return value
+
+    def words(self, path: str) -> tuple[str, ...]:
+        """Return a list of plain texts; empty where the card has none."""
+        self._used.add(path)
+        value = self._leaves.get(path, {}).get("value") or []
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            self.fault(path, f"must be a list of texts (got {value!r}).")
+            return ()
+        return tuple(value)
 
     def number(self, path: str, unit: str, low: float = 0.0, high: float = float("inf")) -> float:
         """Return a sourced number; every fault is noted and yields `low`.

@@ -94,15 +94,15 @@ class GpuCard:
 
 
 class _Terms:
-    """Reads kernel terms from a GPU's sheet, and from the prior where the sheet is silent."""
+    """Reads kernel terms from the first of several sheets that has them; the prior has all."""
 
-    def __init__(self, sheet: Sheet, prior: Sheet) -> None:
-        self.sheet = sheet
-        self.prior = prior
+    def __init__(self, *sheets: Sheet) -> None:
+        self.sheets = sheets
 
     def number(self, path: str, unit: str, low: float = 0.0, high: float = float("inf")) -> float:
-        sheet = self.sheet if self.sheet.has(f"kernels.{path}") else self.prior
-        return sheet.number(f"kernels.{path}", unit, low, high)
+        where = f"kernels.{path}"
+        sheet = next((one for one in self.sheets if one.has(where)), self.sheets[-1])
+        return sheet.number(where, unit, low, high)
 
     def roofline(self, path: str) -> SmoothRoofline:
         return SmoothRoofline(
@@ -159,7 +159,7 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
     Parameters
     ----------
     name_or_path : str
-        Card name, or a path to a card file.
+        Card name or alias, or a path to a card file.
     near : Path or None
         Folder that a relative path starts from.
 
@@ -167,11 +167,17 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
     ------
     CardError
         With every fault of the card, or the nearest name when there is none of this name.
+
+    Notes
+    -----
+    Kernel terms that a card lacks are those of the card that its ``kernels_of`` names, else of
+    the prior for all GPUs.
     """
     by_path = is_path(name_or_path)
     path = resolve_path(name_or_path, near) if by_path else find_card("profiles/gpus", name_or_path)
     sheet = Sheet(path)
-    prior = Sheet(find_card("profiles/kernels", "prior"))
+    sheet.words("aliases")
+    sheets = (sheet, *_relative(sheet), Sheet(find_card("profiles/kernels", "prior")))
     card = GpuCard(
         name=sheet.text("name", path.stem),
         vendor=sheet.text("vendor"),
@@ -189,13 +195,30 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
             compute_w=sheet.number("power.compute_w", "W"),
             cap_w=sheet.number("power.cap_w", "W", 1),
         ),
-        kernels=_Terms(sheet, prior).kernels(),
+        kernels=_Terms(*sheets).kernels(),
         sources=(),
     )
     rows = sheet.finish()
-    if prior.faults:
-        raise CardError(prior.path.name, prior.faults)
-    return replace(card, sources=overlay(rows, prior.rows))
+    for other in sheets[1:]:
+        if other.faults:
+            raise CardError(other.path.name, other.faults)
+        rows = overlay(rows, other.rows)
+    return replace(card, sources=rows)
+
+
+def _relative(sheet: Sheet) -> list[Sheet]:
+    """Return the card of the measured GPU that ``kernels_of`` names, if it names one.
+
+    A sibling of the same architecture reaches about the same shares of its peaks.
+    """
+    name = sheet.text("kernels_of", "")
+    if not name:
+        return []
+    try:
+        return [Sheet(find_card("profiles/gpus", name))]
+    except CardError as error:
+        sheet.fault("kernels_of", error.faults[0].message, error.faults[0].hint)
+        return []
 
 
 def _peaks(sheet: Sheet) -> dict[str, float]:

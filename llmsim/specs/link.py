@@ -71,7 +71,7 @@ def load_link(name_or_path: str, near: Path | None = None) -> LinkCard:
     Parameters
     ----------
     name_or_path : str
-        Card name, or a path to a card file.
+        Card name or alias, or a path to a card file.
     near : Path or None
         Folder that a relative path starts from.
 
@@ -86,6 +86,7 @@ def load_link(name_or_path: str, near: Path | None = None) -> LinkCard:
     )
     sheet = Sheet(path)
     name = sheet.text("name", path.stem)
+    sheet.words("aliases")
     peak = sheet.number("bytes_per_s", "bytes/s", 1)
     p2p_alpha_s = sheet.number("p2p.alpha_s", "s")
     p2p = sheet.number("p2p.bytes_per_s", "bytes/s", 1, peak)

@@ -25,9 +25,10 @@ def load_model(name_or_path: str, near: Path | None = None) -> ModelSpec:
     Parameters
     ----------
     name_or_path : str
-        Card name such as ``llama-3.1-8b``; or a path (it starts with ``./``, ``../`` or ``/``, or
-        ends in ``.json`` or ``.yaml``) to a card, to a HuggingFace ``config.json``, or to the
-        folder that holds one. ``hf_quant_config.json`` beside it is read too.
+        Card name such as ``llama-3.1-8b`` or an alias of it; or a path (it starts with ``./``,
+        ``../`` or ``/``, or ends in ``.json`` or ``.yaml``) to a card, to a HuggingFace
+        ``config.json``, or to the folder that holds one. ``hf_quant_config.json`` beside it is
+        read too.
     near : Path or None
         Folder that a relative path starts from.
 
@@ -46,6 +47,7 @@ def _from_card(path: Path) -> ModelSpec:
     sheet = Sheet(path)
     name = sheet.text("name", path.stem)
     source = sheet.text("source")
+    sheet.words("aliases")
     for field in ("total_parameters", "active_parameters"):
         if sheet.has(f"published.{field}"):
             sheet.number(f"published.{field}", "1", 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmsim.core.errors import CardError, Fault, nearest
 from llmsim.core.paths import find_data
-from llmsim.specs.cards import CardRow
+from llmsim.specs.cards import CardRow, find_card
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def price_of(
     Parameters
     ----------
     gpu : str
-        Name of the GPU card.
+        Name or alias of the GPU card.
     cloud : str or None
         Look at this cloud alone; None for all.
     prices : tuple of PriceCard or None
@@ -122,7 +122,7 @@ def price_of(
         If nobody in the table offers it; the message gives the nearest name.
     """
     table = load_prices() if prices is None else prices
-    offers = [card for card in table if card.gpu == gpu]
+    offers = [card for card in table if card.gpu == gpu] or _offers_of_alias(gpu, table)
     if not offers:
         hint = nearest(gpu, {card.gpu for card in table})
         raise CardError("prices", [Fault("", gpu, "no offer for this GPU.", hint)])
@@ -131,3 +131,11 @@ def price_of(
         hint = nearest(str(cloud), {card.cloud for card in offers})
         raise CardError("prices", [Fault("", f"{gpu}.{cloud}", "this cloud has no offer.", hint)])
     return min(chosen, key=lambda card: (card.usd_per_gpu_hour, card.cloud, card.instance))
+
+
+def _offers_of_alias(gpu: str, table: tuple[PriceCard, ...]) -> list[PriceCard]:
+    try:
+        name = find_card("profiles/gpus", gpu).stem
+    except CardError:
+        return []  # a price table may name GPUs that have no card
+    return [card for card in table if card.gpu == name]

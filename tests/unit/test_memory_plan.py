@@ -80,7 +80,7 @@ def test_what_would_fit() -> None:
     text = str(caught.value)
     assert "65.1 GiB per GPU too large" in text
     assert "tp: 2 on h100-sxm" in text
-    assert "b200 or mi300x" in text
+    assert "at tp 1, a b200 or gb200 or mi300x" in text
     assert "fp8 weights" not in text  # 66 GiB and the rest do not fit 71 GiB
     plan_memory(load_model("llama-3.1-70b"), H100, ParallelPlan(2))
     plan_memory(load_model("llama-3.1-70b"), load_gpu("b200"))

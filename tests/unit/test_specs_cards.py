@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llmsim.core.errors import CardError, InputError
-from llmsim.core.paths import find_data
+from llmsim.core.paths import find_data, list_data
 from llmsim.specs import (
     EngineLimits,
     HostTerms,
@@ -51,7 +52,90 @@ def test_start_set() -> None:
     assert gpus <= set(gpu_names())
     links = {"nvlink3", "nvlink4", "nvlink5", "xgmi", "pcie-gen4", "pcie-gen5", "ib-ndr", "ib-hdr"}
     assert links <= set(link_names())
-    assert {card.gpu for card in load_prices()} == set(gpu_names())
+    assert gpus <= {card.gpu for card in load_prices()} <= set(gpu_names())
+
+
+# names that public measurements give these GPUs
+MEASURED = {
+    "A100-40G": "a100-40gb-sxm",
+    "A100-80G": "a100-80gb-sxm",
+    "B200": "b200",
+    "B300": "b300",
+    "GB200": "gb200",
+    "GB300": "gb300",
+    "GH200-96G": "gh200-96gb",
+    "Gaudi2": "gaudi2",
+    "H100-80G-SXM": "h100-sxm",
+    "H100-NVL": "h100-nvl",
+    "H100-PCIe": "h100-pcie",
+    "H20": "h20-sxm",
+    "H200-141G-SXM": "h200-sxm",
+    "H200-NVL": "h200-nvl",
+    "H800": "h800-sxm",
+    "Intel-PVC-Max1550": "max-1550",
+    "L40S": "l40s",
+    "MI250": "mi250",
+    "MI300X": "mi300x",
+    "MI325X": "mi325x",
+    "RTX-PRO-6000-96G": "rtx-pro-6000",
+    "RTX4090-24G": "rtx-4090",
+    "SN40L": "sn40l",
+}
+
+
+@pytest.mark.parametrize(("alias", "name"), MEASURED.items())
+def test_aliases_lead_to_cards(alias: str, name: str) -> None:
+    assert load_gpu(alias).name == name
+    assert load_gpu(alias.lower()) == load_gpu(name)
+
+
+@pytest.mark.parametrize("folder", ["gpus", "links", "models"])
+def test_no_alias_is_claimed_twice(folder: str) -> None:
+    names = list_data(f"profiles/{folder}", ".yaml")
+    claimed = [name.lower() for name in names]
+    for path in names.values():
+        claimed += [alias.lower() for alias in yaml.safe_load(path.read_text()).get("aliases", [])]
+    assert len(claimed) == len(set(claimed))
+
+
+def test_a_name_near_an_alias_leads_to_its_card() -> None:
+    with pytest.raises(CardError, match=r"Did you mean 'max-1550'\?"):
+        load_gpu("Intel-PVC-Max155O")
+    with pytest.raises(CardError, match=r"Did you mean 'rtx-4090'\?"):
+        load_gpu("RTX4O90")
+
+
+def test_a_wrong_list_of_aliases_is_a_fault(tmp_path: Path) -> None:
+    text = card_text("gaudi2").replace('aliases: ["Gaudi2-96G", "HL-225"]', "aliases: [225]")
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(CardError, match="must be a list of texts"):
+        load_gpu("./mine.yaml", near=tmp_path)
+
+
+def test_kernel_terms_of_a_sibling(tmp_path: Path) -> None:
+    own, sibling = load_gpu("h100-nvl"), load_gpu("h100-sxm")
+    assert own.kernels == sibling.kernels
+    assert own.peak_flops_per_s != sibling.peak_flops_per_s
+    text = card_text("h100-nvl").replace("kernels_of: h100-sxm", "kernels_of: h1oo-sxm")
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(CardError, match=r"mine.yaml:\d+  kernels_of: .*Did you mean 'h100-sxm'"):
+        load_gpu("./mine.yaml", near=tmp_path)
+
+
+@pytest.mark.parametrize("name", gpu_names())
+def test_peaks_are_dense(name: str) -> None:
+    """8-bit products are at most twice, 4-bit ones at most six times as fast as 16-bit ones.
+
+    A sparse figure among dense ones would double a ratio; Blackwell Ultra's fp4 is the steepest.
+    """
+    card = load_gpu(name)
+    peaks = card.peak_flops_per_s
+    assert peaks.get("fp16", peaks["bf16"]) == peaks["bf16"]
+    assert peaks.get("fp8", 0.0) <= 2.05 * peaks["bf16"]
+    assert peaks.get("int8", 0.0) <= (4.0 if name == "rtx-4090" else 2.05) * peaks["bf16"]
+    assert peaks.get("fp4", 0.0) <= 6.0 * peaks["bf16"]
+    # bf16 FLOP per byte of memory traffic: a unit mistake would leave this band
+    assert 30 < peaks["bf16"] / card.memory_bytes_per_s < 510
 
 
 def test_datasheet_ratios() -> None:
@@ -82,7 +166,7 @@ def test_all_faults_of_a_card_at_once(tmp_path: Path) -> None:
         "cash_bytes",
         "kernels.gemm.bf16.compute_frac",
     } == set(faults)
-    assert faults["memory_bytes_per_s"].where.endswith("mine.yaml:4")
+    assert faults["memory_bytes_per_s"].where.endswith("mine.yaml:5")
     assert "cache_bytes" in faults["cash_bytes"].hint
 
 
