@@ -1,0 +1,376 @@
+"""A whole profile as tables, and the tiers that answer a query from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsim.core.errors import CardError, Fault, InputError, nearest
+from llmsim.core.paths import data_roots
+from llmsim.costmodel.measured.families import FAMILIES, Device, Family, Shapes, Types
+from llmsim.costmodel.measured.means import Floats, MeanTerms, mean_s
+from llmsim.costmodel.measured.tables import (
+    DTYPE_SIGMA,
+    KERNEL_SIGMA,
+    NO_PROFILE_SIGMA,
+    OTHER_SIGMA,
+    ROOFLINE,
+    SOURCES,
+    TRANSFERRED,
+    Context,
+    KernelTable,
+    Latencies,
+    Latency,
+)
+from llmsim.specs import GpuCard, load_gpu
+from llmsim.specs.profile_meta import ProfileMeta, read_meta
+from llmsim.specs.profile_rows import ABSENT, BY_NAME, OPS, ProfileTable, read_rows
+
+_DEFAULTS: Mapping[str, float] = {"window": 0.0, "skew": 0.0, "nodes": 1.0, "kv_len": 0.0}
+_OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "attention_decode": ("window",),
+    "attention_prefill": ("window",),
+    "moe": ("skew",),
+    **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), ("nodes",)),
+}
+_LEAST_ROWS = 4  # fewer cannot say anything about a mean function
+
+
+def shape_names(family: Family) -> tuple[str, ...]:
+    """Return the columns that a query of this family gives."""
+    return (*OPS[family.op], *_OPTIONAL.get(family.op, ()))
+
+
+def filled(family: Family, shapes: Shapes) -> Shapes:
+    """Return the shapes with optional columns filled in, all as equally long float arrays.
+
+    Raises
+    ------
+    InputError
+        If a column that the operator needs is not given.
+    """
+    names = shape_names(family)
+    missing = [name for name in names if name not in shapes and name not in _DEFAULTS]
+    if missing:
+        faults = [Fault("", name, f"missing; {family.op} needs it.") for name in missing]
+        raise InputError(f"latency of {family.op}", faults)
+    given = [np.atleast_1d(np.asarray(shapes.get(n, _DEFAULTS.get(n)), dtype=float)) for n in names]
+    return dict(zip(names, np.broadcast_arrays(*given), strict=True))
+
+
+@dataclass
+class Usage:
+    """What answered the queries so far: the run prints it.
+
+    Parameters
+    ----------
+    queries : Counter of str
+        Shapes priced, by source.
+    outside : Counter of str
+        Shapes beyond the measured ones, by operator.
+    relaxed : set of str
+        What was used in place of what was asked for.
+    """
+
+    queries: Counter[str]
+    outside: Counter[str]
+    relaxed: set[str]
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the notes that belong beside results."""
+        total = sum(self.queries.values())
+        if not total:
+            return ()
+        shares = ", ".join(
+            f"{100 * self.queries[word] / total:.0f}% {word}"
+            for word in SOURCES
+            if self.queries[word]
+        )
+        notes = [f"kernel times: {shares} of {total} shapes priced"]
+        if self.outside:
+            beyond = ", ".join(f"{op} {count}" for op, count in sorted(self.outside.items()))
+            notes.append(f"beyond the measured shapes, scaled by the roofline: {beyond}")
+        return (*notes, *sorted(self.relaxed))
+
+
+class Profile:
+    """Kernel tables of one device.
+
+    Parameters
+    ----------
+    name : str
+    table : ProfileTable
+        Rows of split ``fit`` with a time are used; holdout rows never.
+    device : Device
+    meta : ProfileMeta or None
+    """
+
+    def __init__(
+        self, name: str, table: ProfileTable, device: Device, meta: ProfileMeta | None = None
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.meta = meta
+        self.rows = table
+        self.usage = Usage(Counter(), Counter(), set())
+        self.tables: dict[str, list[KernelTable]] = {}
+        kept = table.where(table.usable & (table["split"] == "fit"))
+        for op, family in FAMILIES.items():
+            found = list(_tables_of(family, kept.where(kept["op"] == op), device))
+            if found:
+                self.tables[op] = sorted(found, key=lambda item: -len(item))
+
+    def latency(self, op: str, shape: Mapping[str, float], context: Context) -> Latency:
+        """Price one operator at one shape.
+
+        Parameters
+        ----------
+        op : str
+            A key of `FAMILIES`.
+        shape : mapping of str to number
+            The columns of the operator.
+        context : Context
+
+        Raises
+        ------
+        InputError
+            If the operator or a column is unknown, or nothing fits and the context is strict.
+        """
+        answer = self.latencies(op, {name: np.array([v]) for name, v in shape.items()}, context)
+        return Latency(
+            float(answer.seconds[0]), float(answer.sigma[0]), SOURCES[int(answer.source[0])]
+        )
+
+    def latencies(
+        self, op: str, shapes: Shapes, context: Context, roofline: MeanTerms | None = None
+    ) -> Latencies:
+        """Price one operator at many shapes; see `latency`.
+
+        Parameters
+        ----------
+        op : str
+        shapes : mapping of str to ndarray (queries,)
+        context : Context
+        roofline : MeanTerms or None
+            Last tier; None for the family's prior.
+        """
+        if op not in FAMILIES:
+            fault = Fault("", op, "no operator of this name has a cost.", nearest(op, FAMILIES))
+            raise InputError("latency", [fault])
+        family = FAMILIES[op]
+        whole = filled(family, shapes)
+        answer = self._answer(family, whole, context)
+        if answer is None:
+            if context.strict:
+                self._refuse(op, context)
+            answer = self._roofline(family, whole, context.types, roofline)
+        self._note(op, answer)
+        return answer
+
+    def covers(self, op: str, context: Context) -> bool:
+        """Say whether any rows answer for an operator, transferred ones included."""
+        return bool(self._ranked(op, context)[0])
+
+    def _ranked(self, op: str, context: Context) -> tuple[list[KernelTable], float, str]:
+        """Return the closest tables that exist, the sigma that they add, and what was relaxed."""
+        tables = self.tables.get(op, [])
+        typed = [table for table in tables if table.types == context.types]
+        of_libs = [t for t in typed if context.libs in ("", t.libs)]
+        both = [t for t in of_libs if context.kernel_id in ("", t.kernel_id)]
+        if both:
+            libs = context.libs or both[0].libs
+            return [table for table in both if table.libs == libs], 0.0, ""
+        if context.strict:
+            return [], 0.0, ""
+        of_kernel = [t for t in typed if context.kernel_id in ("", t.kernel_id)]
+        if of_kernel:
+            used = of_kernel[0].libs
+            note = f"{op}: rows of {used or 'unnamed libraries'}, not of {context.libs}"
+            return [table for table in of_kernel if table.libs == used], 0.0, note
+        if typed:
+            near = of_libs or typed
+            note = f"{op}: kernel {near[0].kernel_id} in place of {context.kernel_id}"
+            return [near[0]], KERNEL_SIGMA, note
+        if tables:
+            given, asked = tables[0].types, context.types
+            note = f"{op}: {_words(given)} rows scaled to {_words(asked)}"
+            return [tables[0]], DTYPE_SIGMA, note
+        return [], 0.0, ""
+
+    def _answer(self, family: Family, shapes: Shapes, context: Context) -> Latencies | None:
+        tables, added, note = self._ranked(family.op, context)
+        if not tables:
+            return None
+        types = None if tables[0].types == context.types else context.types
+        if len(tables) == 1:
+            answer = tables[0].price(shapes, types)
+        else:
+            answer = _nearest_kernel(tables, shapes)
+        if note:
+            self.usage.relaxed.add(note)
+            moved = np.full(len(answer.source), SOURCES.index(TRANSFERRED))
+            answer = replace(answer, sigma=answer.sigma + added, source=moved)
+        return answer
+
+    def _roofline(
+        self, family: Family, shapes: Shapes, types: Types, terms: MeanTerms | None
+    ) -> Latencies:
+        work = family.work(shapes, types, self.device)
+        seconds = mean_s(work, terms or family.start)
+        count = len(seconds)
+        sigma = np.full(count, NO_PROFILE_SIGMA.get(family.op, OTHER_SIGMA))
+        source = np.full(count, SOURCES.index(ROOFLINE))
+        return Latencies(seconds, sigma, source, np.zeros(count))
+
+    def _refuse(self, op: str, context: Context) -> None:
+        asked = ", ".join(
+            part for part in (context.kernel_id, context.libs, _words(context.types)) if part
+        )
+        have = sorted(
+            {f"{t.kernel_id} ({_words(t.types)}; {t.libs})" for t in self.tables.get(op, [])}
+        )
+        hint = f"It has: {'; '.join(have)}." if have else f"It has no rows of {op}."
+        fault = Fault("", op, f"the profile has no rows for {asked}, and strict is set.", hint)
+        raise InputError(f"profile '{self.name}'", [fault])
+
+    def _note(self, op: str, answer: Latencies) -> None:
+        for index, word in enumerate(SOURCES):
+            self.usage.queries[word] += int((answer.source == index).sum())
+        beyond = int((answer.outside > 1e-9).sum())
+        if beyond:
+            self.usage.outside[op] += beyond
+
+
+def _words(types: Types) -> str:
+    return "/".join(dict.fromkeys((types.a, types.w, types.kv)))
+
+
+def _nearest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:
+    """Price each shape by the kernel that was measured nearest to it: the engine's own choice."""
+    chosen = np.stack([table.distance(shapes) for table in tables]).argmin(axis=0)
+    parts: dict[str, NDArray[np.float64]] = {}
+    for index, table in enumerate(tables):
+        rows = np.flatnonzero(chosen == index)
+        if not len(rows):
+            continue
+        answer = table.price({name: column[rows] for name, column in shapes.items()})
+        for name in ("seconds", "sigma", "source", "outside"):
+            values = getattr(answer, name)
+            parts.setdefault(name, np.zeros(len(chosen), values.dtype))[rows] = values
+    source = parts["source"].astype(np.int64)
+    return Latencies(parts["seconds"], parts["sigma"], source, parts["outside"])
+
+
+def _tables_of(family: Family, rows: ProfileTable, device: Device) -> Iterator[KernelTable]:
+    """Yield one table per kernel, library versions and formats."""
+    if not len(rows):
+        return
+    names = ("kernel_id", "libs", "dtype_a", "dtype_w", "dtype_kv")
+    labels = np.array(
+        ["\x1f".join(key) for key in zip(*(rows[name] for name in names), strict=True)]
+    )
+    for label in np.unique(labels):
+        part = rows.where(labels == label)
+        if len(part) < _LEAST_ROWS:
+            continue
+        kernel_id, libs, a, w, kv = label.split("\x1f")
+        types = Types(a or "bf16", w or a or "bf16", kv or "bf16")
+        shapes = {name: _floats(part, name) for name in shape_names(family)}
+        yield KernelTable(
+            family, types, kernel_id, libs, shapes, part["t_median_us"] * 1e-6, device
+        )
+
+
+def _floats(rows: ProfileTable, name: str) -> Floats:
+    values = np.asarray(rows[name], dtype=float)
+    absent = np.isnan(values) if BY_NAME[name].kind == "float" else values == ABSENT
+    return np.where(absent, _DEFAULTS.get(name, 1.0), values)
+
+
+def device_of(meta: ProfileMeta, card: GpuCard | None = None) -> Device:
+    """Return the device of a profile: its GPU card, or what its ceilings showed.
+
+    Parameters
+    ----------
+    meta : ProfileMeta
+    card : GpuCard or None
+        Given by the pool; otherwise the card that meta names.
+
+    Raises
+    ------
+    CardError
+        If meta names no card and has no ceilings.
+    """
+    name = meta.device.get("gpu_card")
+    if card is not None or name:
+        return Device.of_card(card or load_gpu(str(name)))
+    peaks = meta.ceilings.get("flops_per_s", {})
+    copy = meta.ceilings.get("copy_bytes_per_s", [])
+    if not peaks or not copy:
+        message = "neither device.gpu_card nor ceilings say how fast this device is."
+        raise CardError("meta.json", [Fault("", "device.gpu_card", message)])
+    best = {dtype: max(np.atleast_1d(values)) for dtype, values in peaks.items()}
+    best.setdefault("bf16", max(best.values()))
+    return Device(
+        str(meta.device["name"]),
+        {dtype: float(value) for dtype, value in best.items()},
+        float(max(np.atleast_1d(copy))),
+        float(meta.device.get("l2_bytes", 32e6)),
+        int(meta.device.get("sms", 1)),
+    )
+
+
+def find_profile(name_or_path: str, near: Path | None = None) -> Path:
+    """Return the folder of a profile.
+
+    Parameters
+    ----------
+    name_or_path : str
+        A folder, or ``<device>/<id>`` below a `profiles` folder that llmsim knows.
+    near : Path or None
+        Folder that a relative path starts from.
+
+    Raises
+    ------
+    CardError
+        If there is none.
+    """
+    places = [(near or Path()) / name_or_path, Path(name_or_path)]
+    for place in places:
+        if (place / "meta.json").is_file():
+            return place
+    known: dict[str, Path] = {}
+    for root in data_roots():
+        for path in sorted(root.glob("profiles/*/*/meta.json")):
+            known.setdefault(f"{path.parts[-3]}/{path.parts[-2]}", path.parent)
+    if name_or_path in known:
+        return known[name_or_path]
+    hint = nearest(name_or_path, known) or "A profile is a folder with meta.json and rows.csv."
+    fault = Fault(str(places[0]), "", "no profile here.", hint)
+    raise CardError(f"profile '{name_or_path}'", [fault])
+
+
+def load_profile(folder: Path, card: GpuCard | None = None) -> Profile:
+    """Read a profile folder.
+
+    Parameters
+    ----------
+    folder : Path
+    card : GpuCard or None
+        The pool's, whose datasheet figures the mean functions then use.
+
+    Raises
+    ------
+    CardError
+        With every fault of the files.
+    """
+    meta = read_meta(folder)
+    if meta.state == "failed":
+        message = f"is 'failed': ceilings drifted by {100 * meta.drift_frac:.0f}% while it ran."
+        raise CardError("meta.json", [Fault(str(folder / "meta.json"), "state", message)])
+    return Profile(meta.profile_id, read_rows(folder), device_of(meta, card), meta)

@@ -1,0 +1,293 @@
+"""Measured rows as tables that answer what an operator costs: tier by tier, with its certainty.
+
+A table holds the rows of one operator, one set of number formats, one kernel and one set of
+library versions. A query is answered, in this order, by the row itself (`MEASURED`), by the curve
+through rows of the same shape or by the residual interpolated over all shapes (`INTERPOLATED`), by
+the same of other libraries, of another kernel or of another number format (`TRANSFERRED`), and
+by the roofline (`ROOFLINE`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsim.costmodel.measured.families import (
+    Device,
+    Family,
+    Shapes,
+    Types,
+    coordinate,
+)
+from llmsim.costmodel.measured.means import Fit, Floats, fit_mean, mean_s
+from llmsim.costmodel.measured.residual import Scattered, grid_step, not_falling
+from llmsim.specs.profile_rows import OPS
+
+MEASURED, INTERPOLATED, TRANSFERRED, ROOFLINE = (
+    "measured",
+    "interpolated",
+    "transferred",
+    "roofline",
+)
+SOURCES = (MEASURED, INTERPOLATED, TRANSFERRED, ROOFLINE)
+
+EXACT_SIGMA, SAME_SHAPE_SIGMA, CROSS_SHAPE_SIGMA, EXPERTS_SIGMA = 0.03, 0.05, 0.07, 0.12
+OCTAVE_SIGMA, KERNEL_SIGMA, DTYPE_SIGMA = 0.05, 0.15, 0.30
+NO_PROFILE_SIGMA: Mapping[str, float] = {"gemm": 0.15}
+OTHER_SIGMA = 0.25
+"""Log standard deviations where a profile's own holdout says nothing better: medians seen on the
+tables of aiconfigurator (095f58a51) for rows, same shapes and other shapes; assumed beyond."""
+
+LEAST_CURVE_ROWS = 2
+LEAST_SURFACE_ROWS = 8
+_APART = ("window", "skew", "gpus", "nodes", "variant")  # rows that differ here are never mixed
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The answer to one query.
+
+    Parameters
+    ----------
+    seconds : float [s]
+    sigma : float
+        Log standard deviation.
+    source : str
+        measured, interpolated, transferred or roofline.
+    """
+
+    seconds: float
+    sigma: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """The answers to many queries.
+
+    Parameters
+    ----------
+    seconds, sigma : ndarray (queries,) [s], [log]
+    source : ndarray (queries,)
+        Index into `SOURCES`.
+    outside : ndarray (queries,) [octaves]
+        How far beyond the measured shapes.
+    """
+
+    seconds: Floats
+    sigma: Floats
+    source: NDArray[np.int64]
+    outside: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Which rows a query may use.
+
+    Parameters
+    ----------
+    types : Types
+    kernel_id, libs : str
+        Empty for whatever the profile holds: at each shape the kernel measured nearest to it.
+    strict : bool
+        Refuse rows of other libraries, kernels and formats, and the roofline.
+    """
+
+    types: Types = field(default_factory=Types)
+    kernel_id: str = ""
+    libs: str = ""
+    strict: bool = False
+
+
+class KernelTable:
+    """The rows of one operator, formats, kernel and libraries; fitted when first asked.
+
+    Parameters
+    ----------
+    family : Family
+    types : Types
+    kernel_id, libs : str
+    columns : mapping of str to ndarray (rows,)
+        Shapes.
+    measured_s : ndarray (rows,) [s]
+    device : Device
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        types: Types,
+        kernel_id: str,
+        libs: str,
+        columns: Shapes,
+        measured_s: Floats,
+        device: Device,
+    ) -> None:
+        self.family = family
+        self.types = types
+        self.kernel_id = kernel_id
+        self.libs = libs
+        self.columns = columns
+        self.measured_s = measured_s
+        self.device = device
+        self._surfaces: dict[tuple[float, ...], Scattered | None] = {}
+        self._apart = tuple(name for name in _APART if name in columns)
+
+    def __len__(self) -> int:
+        return len(self.measured_s)
+
+    @cached_property
+    def fit(self) -> Fit:
+        """The mean function of these rows."""
+        family = self.family
+        work = family.work(self.columns, self.types, self.device)
+        return fit_mean(work, self.measured_s, family.free, family.start)
+
+    @cached_property
+    def coordinates(self) -> Floats:
+        """Residual coordinates of the rows (rows, axes) [octaves]."""
+        return np.column_stack([coordinate(name, self.columns) for name in self.family.axes])
+
+    @cached_property
+    def residuals(self) -> Floats:
+        """Return log(measured / mean) per row, made to rise where the family must."""
+        mean = mean_s(self.family.work(self.columns, self.types, self.device), self.fit.terms)
+        return np.asarray(np.log(self._rising_s() / mean))
+
+    def _rising_s(self) -> Floats:
+        """Return the times with falls along the family's rising axis pooled away."""
+        rising = self.family.rising
+        if not rising:
+            return self.measured_s
+        axis = list(self.family.axes).index(rising)
+        others = np.delete(self.coordinates, axis, axis=1)
+        extra = [self.columns[name] for name in self._apart]
+        keys = np.column_stack([np.round(others, 6), *extra])
+        _, group = np.unique(keys, axis=0, return_inverse=True)
+        order = np.lexsort((self.coordinates[:, axis], group.ravel()))
+        smooth = np.log(self.measured_s)
+        for part in np.split(order, np.cumsum(np.bincount(group.ravel()))[:-1]):
+            if len(part) > 1 and np.any(np.diff(smooth[part]) < 0):
+                smooth[part] = not_falling(smooth[part])
+        return np.asarray(np.exp(smooth))
+
+    @cached_property
+    def _rows_by_shape(self) -> dict[tuple[float, ...], NDArray[np.intp]]:
+        return _grouped(self.columns, (*self.family.shape, *self._apart))
+
+    @cached_property
+    def _rows_apart(self) -> dict[tuple[float, ...], NDArray[np.intp]]:
+        return _grouped(self.columns, self._apart)
+
+    def _surface(self, kind: str, key: tuple[float, ...]) -> Scattered | None:
+        """Return the residuals of one shape, or of all shapes that may be mixed; None for few."""
+        name = (float(kind == "shape"), *key)
+        if name not in self._surfaces:
+            groups = self._rows_by_shape if kind == "shape" else self._rows_apart
+            rows = groups.get(key)
+            family = self.family
+            axes = family.along if kind == "shape" else family.axes
+            least = LEAST_CURVE_ROWS if len(axes) == 1 else LEAST_SURFACE_ROWS
+            if kind != "shape":
+                least = 1
+            if rows is None or len(rows) < least:
+                self._surfaces[name] = None
+            else:
+                points = np.column_stack(
+                    [self.coordinates[rows, list(family.axes).index(axis)] for axis in axes]
+                )
+                tiny = 1e-3 if kind == "shape" and len(axes) == 1 else 0.5
+                self._surfaces[name] = Scattered.of(points, self.residuals[rows], tiny)
+        return self._surfaces[name]
+
+    @cached_property
+    def _exact(self) -> dict[tuple[float, ...], float]:
+        """Measured time by raw shape."""
+        names = exact_names(self.family, self._apart)
+        stacked = np.column_stack([self.columns[name] for name in names])
+        return dict(zip(map(tuple, stacked.tolist()), self.measured_s.tolist(), strict=True))
+
+    def distance(self, shapes: Shapes) -> Floats:
+        """Return how far each query is from the nearest row, in grid steps."""
+        tree, step = self._nearest
+        query = np.column_stack([coordinate(name, shapes) for name in self.family.axes])
+        return np.asarray(tree.query(query / step)[0])
+
+    @cached_property
+    def _nearest(self) -> tuple[Any, Floats]:
+        from scipy.spatial import cKDTree
+
+        step = np.array([max(0.5, grid_step(column)) for column in self.coordinates.T])
+        return cKDTree(self.coordinates / step), step
+
+    def price(self, shapes: Shapes, types: Types | None = None) -> Latencies:
+        """Price shapes from these rows.
+
+        Parameters
+        ----------
+        shapes : mapping of str to ndarray (queries,)
+        types : Types or None
+            Formats to price instead of the rows' own, by the mean function of the rows.
+        """
+        family = self.family
+        mean = mean_s(family.work(shapes, types or self.types, self.device), self.fit.terms)
+        count = len(mean)
+        residual, outside = np.zeros(count), np.zeros(count)
+        far = EXPERTS_SIGMA if family.op == "moe" else CROSS_SHAPE_SIGMA
+        sigma = np.full(count, far)
+        source = np.full(count, SOURCES.index(INTERPOLATED))
+        query = np.column_stack([coordinate(name, shapes) for name in family.axes])
+        along = [list(family.axes).index(axis) for axis in family.along]
+        by_shape = _grouped(shapes, (*family.shape, *self._apart))
+        apart = len(self._apart)
+        for key, rows in by_shape.items():
+            surface, axes = self._surface("shape", key), along
+            if surface is None:
+                axes = list(range(len(family.axes)))
+                surface = self._surface("all", key[len(key) - apart :])
+            else:
+                sigma[rows] = SAME_SHAPE_SIGMA
+            if surface is None:
+                sigma[rows] = OTHER_SIGMA
+                continue
+            found, beyond = surface.at(query[rows][:, axes])
+            residual[rows], outside[rows] = found, beyond
+        seconds = mean * np.exp(residual)
+        sigma = sigma + OCTAVE_SIGMA * outside
+        if types is None or types == self.types:
+            self._verbatim(shapes, seconds, sigma, source)
+        return Latencies(seconds, sigma, source, outside)
+
+    def _verbatim(
+        self, shapes: Shapes, seconds: Floats, sigma: Floats, source: NDArray[np.int64]
+    ) -> None:
+        """Put measured rows in place of their interpolation."""
+        names = exact_names(self.family, self._apart)
+        stacked = np.column_stack([shapes[name] for name in names])
+        exact = self._exact
+        for index, key in enumerate(map(tuple, stacked.tolist())):
+            row = exact.get(key)
+            if row is not None:
+                seconds[index], sigma[index], source[index] = row, EXACT_SIGMA, 0
+
+
+def exact_names(family: Family, apart: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that make two rows of one table the same shape and size."""
+    return tuple(dict.fromkeys((*OPS[family.op], *family.shape, *apart)))
+
+
+def _grouped(columns: Shapes, names: Sequence[str]) -> dict[tuple[float, ...], NDArray[np.intp]]:
+    """Return the row numbers of each distinct value of some columns."""
+    count = len(next(iter(columns.values())))
+    if not names:
+        return {(): np.arange(count)}
+    stacked = np.column_stack([columns[name] for name in names])
+    unique, inverse = np.unique(stacked, axis=0, return_inverse=True)
+    order = np.argsort(inverse.ravel(), kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(inverse.ravel()))[:-1])
+    return {tuple(key): part for key, part in zip(unique.tolist(), parts, strict=True)}
