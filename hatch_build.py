@@ -23,6 +23,7 @@ COMPILED = (
     "llmsim/kvcache/prefix.py",
     "llmsim/policies/views.py",
     "llmsim/serving/board.py",
+    "llmsim/serving/clock.py",
     "llmsim/serving/cohort.py",
     "llmsim/serving/delivery.py",
     "llmsim/serving/draft.py",

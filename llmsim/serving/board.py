@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-import simpy
+from llmsim.serving.clock import Clock
 
 
 class LoadBoard:
@@ -15,16 +15,16 @@ class LoadBoard:
 
     Parameters
     ----------
-    env : simpy.Environment
+    clock : Clock
     replicas : int
     age_ns : int [ns]
         How long a change takes to become visible; 0 for at once.
     """
 
-    __slots__ = ("_age_ns", "_env", "_loads", "_reports", "replicas")
+    __slots__ = ("_age_ns", "_clock", "_loads", "_reports", "replicas")
 
-    def __init__(self, env: simpy.Environment, replicas: int, age_ns: int) -> None:
-        self._env = env
+    def __init__(self, clock: Clock, replicas: int, age_ns: int) -> None:
+        self._clock = clock
         self._age_ns = age_ns
         self._loads = [0] * replicas
         self._reports: deque[tuple[int, int, int]] = deque()
@@ -51,7 +51,7 @@ class LoadBoard:
         return loads.index(min(loads))
 
     def _catch_up(self) -> None:
-        now = self._env.now
+        now = self._clock.now
         reports = self._reports
         loads = self._loads
         while reports and reports[0][0] <= now:

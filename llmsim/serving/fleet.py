@@ -15,9 +15,10 @@ from llmsim.policies.views import RequestView
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
-from llmsim.serving.clock import ARRIVAL_PRIORITY, Wake
+from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import WAITING, Request
+from llmsim.serving.wake import Wake
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 
 OUTCOME_CODE = {name: code for code, name in enumerate(OUTCOMES)}
@@ -44,7 +45,7 @@ class Fleet:
 
     Parameters
     ----------
-    env : simpy.Environment
+    clock : Clock
     workload : Workload
     router : RoutingPolicy
         Started with the board by the caller.
@@ -57,7 +58,7 @@ class Fleet:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         workload: Workload,
         router: RoutingPolicy,
         board: LoadBoard,
@@ -65,9 +66,9 @@ class Fleet:
         sink: RequestSink,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> None:
-        self.env = env
+        self.clock = clock
         self.replicas: list[Replica] = []
-        self.done = env.event()
+        self.done = clock.env.event()
         self.arrived = 0
         self.ended = 0
         self.truncated = 0
@@ -106,8 +107,7 @@ class Fleet:
             self.done.succeed()
             return
         if self._loop is None:
-            env = self.env
-            env.schedule(self._arrival, ARRIVAL_PRIORITY, self._arrivals[0] - env.now)
+            self.clock.at(self._arrival, ARRIVAL_PRIORITY, self._arrivals[0])
         else:
             self._start_loop(self._loop)
 
@@ -133,13 +133,11 @@ class Fleet:
         return True
 
     def _at_time(self, time_ns: int, callback: Callable[[simpy.Event], None]) -> None:
-        env = self.env
-        env.schedule(Wake(callback), ARRIVAL_PRIORITY, time_ns - env.now)
+        self.clock.at(Wake(callback), ARRIVAL_PRIORITY, time_ns)
 
     def _arrive(self, _: simpy.Event) -> None:
         """Take in everything that arrives now, then wait for the next."""
-        self._arrival.rearm()
-        now = int(self.env.now)
+        now = self.clock.now
         arrivals = self._arrivals
         while True:
             self._admit(now)
@@ -152,7 +150,7 @@ class Fleet:
                 arrivals = self._arrivals
                 at = 0
             if arrivals[at] > now:
-                self.env.schedule(self._arrival, ARRIVAL_PRIORITY, arrivals[at] - now)
+                self.clock.at(self._arrival, ARRIVAL_PRIORITY, arrivals[at])
                 return
 
     def _admit(self, now: int) -> Request | None:
@@ -212,7 +210,7 @@ class Fleet:
     def _send_next(self, _: simpy.Event) -> None:
         """Send the next request of a slot of the closed loop."""
         while not self._exhausted:
-            request = self._admit(int(self.env.now))
+            request = self._admit(self.clock.now)
             self._at += 1
             if self._at >= self._size and not self._next_chunk():
                 self._exhausted = True
@@ -228,7 +226,7 @@ class Fleet:
             self._at_time(request.arrival_ns + self._timeout_ns, self._time_out)
 
     def _time_out(self, _: simpy.Event) -> None:
-        now = self.env.now
+        now = self.clock.now
         line = self._timeouts
         while line and (line[0].ended or line[0].arrival_ns + self._timeout_ns <= now):
             request = line.popleft()
@@ -245,7 +243,7 @@ class Fleet:
     def _drop(self, request: Request, outcome: str) -> None:
         replica = request.replica
         caller = self._caller_ns, self._caller
-        replica.drop(request, outcome, self._called(replica, int(self.env.now)))
+        replica.drop(request, outcome, self._called(replica, self.clock.now))
         self._caller_ns, self._caller = caller  # who leaves the line does so outside any call
 
     def _called(self, replica: Replica, now: int) -> bool:
@@ -337,7 +335,7 @@ class Fleet:
 
     def close(self) -> None:
         """Record whoever is still here when the run stops early."""
-        now = int(self.env.now)
+        now = self.clock.now
         for request in sorted(self._live, key=lambda live: live.view.index):
             outcome = "queued_at_end" if request.state == WAITING else "running_at_end"
             self._row(request, outcome, now)

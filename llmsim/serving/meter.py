@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ from llmsim.serving.request import Request
 NEVER = 2**62
 
 _FLUSH = 4_096
-_FIELDS = 11
+_ROW = struct.Struct("=11q")  # packing rows is several times as fast as keeping tuples
+_WAIT = struct.Struct("=2q")
+_pack, _pack_wait = _ROW.pack, _WAIT.pack
 
 
 class Meter:
@@ -61,8 +63,8 @@ class Meter:
         self.slo = itl_slo_ns
         self._ticks: list[int] = []
         self._maxima: list[int] = []
-        self._log: list[tuple[int, ...]] = []
-        self._waits: list[tuple[int, int]] = []
+        self._log = bytearray()
+        self._waits = bytearray()
         self._timeline = Timeline()
         self.over = 0
         self.steps = 0
@@ -81,14 +83,14 @@ class Meter:
             ends, prefill tokens, prefills that gave a token, gap of the first and of the last
             tick [ns].
         """
-        self._log.append(row)
-        if len(self._log) >= _FLUSH:
+        self._log += _pack(*row)
+        if len(self._log) >= _FLUSH * _ROW.size:
             self._absorb()
 
     def waited(self, start_ns: int, end_ns: int) -> None:
         """Note that one request waited from `start_ns` to `end_ns` [ns]."""
-        self._waits.append((start_ns, end_ns))
-        if len(self._waits) >= _FLUSH:
+        self._waits += _pack_wait(start_ns, end_ns)
+        if len(self._waits) >= _FLUSH * _WAIT.size:
             self._absorb()
 
     def finish(self) -> TimelineData:
@@ -97,14 +99,14 @@ class Meter:
         return self._timeline.finish()
 
     def _absorb(self) -> None:
-        waits = _table(self._waits, 2)
+        waits = _table(self._waits, _WAIT)
         none = np.zeros(len(waits), dtype=np.int64)
         one = np.ones(len(waits), dtype=np.int64)
         self._timeline.spans(
             waits[:, 0], waits[:, 1], none, one, none, none, none, none, busy=False
         )
-        self._waits.clear()
-        rows = _table(self._log, _FIELDS)
+        self._waits = bytearray()  # the array still looks at the old one
+        rows = _table(self._log, _ROW)
         start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last = rows.T
         self._timeline.spans(
             start,
@@ -123,7 +125,7 @@ class Meter:
             self.peak_kv_blocks = max(self.peak_kv_blocks, int(kv1.max()))
         counted = ticks * members > 0
         self.itl.add_runs(first[counted], last[counted], ticks[counted], members[counted])
-        self._log.clear()
+        self._log = bytearray()
 
     # --- gaps between tokens ----------------------------------------------------------------
 
@@ -193,6 +195,5 @@ class Meter:
             request.itl_over += 1
 
 
-def _table(rows: Sequence[tuple[int, ...]], fields: int) -> npt.NDArray[np.int64]:
-    # gathering tuples and unpacking them at once is twice as fast as filling an array
-    return np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * fields).reshape(-1, fields)
+def _table(packed: bytearray, row: struct.Struct) -> npt.NDArray[np.int64]:
+    return np.frombuffer(packed, np.int64).reshape(-1, row.size // 8)

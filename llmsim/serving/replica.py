@@ -12,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import simpy
-
 from llmsim.core.errors import InvariantError
 from llmsim.costmodel.contract import StepCost
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.results.facts import ReplicaFacts
-from llmsim.serving.clock import Wake, call_priority
+from llmsim.serving.clock import CALL_PRIORITY, Clock
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft, EngineConfig, Step
@@ -27,6 +25,7 @@ from llmsim.serving.meter import Meter
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.request import DECODE, FINISHING, PROBE, WAITING, Request, identity_of
 from llmsim.serving.stretch import Stretch
+from llmsim.serving.wake import Wake
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,7 @@ class Replica:
 
     Parameters
     ----------
-    env : simpy.Environment
-        Clock in integer nanoseconds.
+    clock : Clock
     index : int
         Index within the fleet.
     pool : int
@@ -65,7 +63,7 @@ class Replica:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         index: int,
         pool: int,
         cost: StepCost,
@@ -74,7 +72,7 @@ class Replica:
         itl_slo_ns: int,
         on_end: Callable[[Request, str, int], None],
     ) -> None:
-        self.env = env
+        self.clock = clock
         self.index = index
         self.pool = pool
         self.config = config
@@ -113,7 +111,7 @@ class Replica:
         self._prefill_tokens = 0
         self._kv_used = 0
         self._alarm = Wake(self._wake)
-        self._priority = call_priority(index)
+        self._priority = CALL_PRIORITY + index  # at one instant replicas go in order of index
 
     def _make_ledger(self, config: EngineConfig) -> CountLedger | PrefixLedger:
         if not config.prefix_caching:
@@ -151,7 +149,7 @@ class Replica:
         line.push(request)
         if self._asleep:
             self._asleep = False
-            self._call_at(int(self.env.now))
+            self._call_at(self.clock.now)
         elif (
             self._merged
             and (alone or not self._fcfs)
@@ -166,7 +164,7 @@ class Replica:
         """
         if request.state == WAITING:
             was_head = self.line.head() is request
-            self._delivery.withdraw(request, outcome, int(self.env.now))
+            self._delivery.withdraw(request, outcome, self.clock.now)
             if was_head and self._merged:
                 self._cut(called_now)
             return
@@ -188,7 +186,7 @@ class Replica:
         """Share of KV blocks in use now, inside a stretch too."""
         used = self.config.kv_blocks - self.ledger.free
         if self._merged:
-            begun = self._stretch.ticks_before(int(self.env.now), self._ticks, self._lookahead)
+            begun = self._stretch.ticks_before(self.clock.now, self._ticks, self._lookahead)
             used += self.cohort.blocks_needed(begun) - self.draft.first_need
         return used / self.config.kv_blocks
 
@@ -196,15 +194,14 @@ class Replica:
 
     def _call_at(self, time_ns: int) -> None:
         self._call_ns = time_ns
-        env = self.env
-        env.schedule(self._alarm, self._priority, time_ns - env.now)
+        self.clock.at(self._alarm, self._priority, time_ns)
 
     def _cut(self, called_now: bool) -> None:
         """End the stretch under way at the first call that can see what has just happened."""
         self._merged = False
         stretch = self._stretch
         lookahead = self._lookahead
-        now = int(self.env.now) + called_now
+        now = self.clock.now + called_now
         ticks = stretch.ticks_before(now, self._ticks, lookahead)
         if ticks >= self._ticks:
             return  # the pending call is the one
@@ -216,13 +213,12 @@ class Replica:
 
     def _wake(self, alarm: Wake) -> None:
         """Call the scheduler, again and again while nothing else in the world comes first."""
-        alarm.rearm()
-        env = self.env
-        if env.now != self._call_ns or self._asleep:
+        clock = self.clock
+        if clock.now != self._call_ns or self._asleep:
             return  # superseded: the call this alarm was set for takes place earlier
         self._call(self._call_ns)
         # a call that is next in the world anyway need not go through the event queue
-        while not self._asleep and env.peek() > self._call_ns:
+        while not self._asleep and clock.next_ns() > self._call_ns:
             self._call(self._call_ns)
         if not self._asleep:
             self._call_at(self._call_ns)

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-import simpy
-
 from llmsim.core.rng import stream
 from llmsim.costmodel.contract import StepCost
 from llmsim.policies.batching import BatchingPolicy
@@ -20,6 +18,7 @@ from llmsim.results.facts import PoolFacts, RunFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
+from llmsim.serving.clock import Clock
 from llmsim.serving.draft import EngineConfig
 from llmsim.serving.fleet import ClientRules, Fleet
 from llmsim.serving.meter import NEVER
@@ -86,18 +85,18 @@ def simulate(
     RunFacts
         With `interrupted` set, and valid up to that point, after Ctrl-C.
     """
-    env = simpy.Environment(0)
+    clock = Clock()
     replica_count = sum(pool.facts.replicas for pool in pools)
-    board = LoadBoard(env, replica_count, view_age_ns)
+    board = LoadBoard(clock, replica_count, view_age_ns)
     router.start(board, stream(seed, "routing"))
-    fleet = Fleet(env, workload, router, board, clients or ClientRules(), sink, progress)
+    fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
     replicas: list[Replica] = []
     names: list[str] = []
     for number, pool in enumerate(pools):
         for _ in range(pool.facts.replicas):
             replicas.append(
                 Replica(
-                    env,
+                    clock,
                     len(replicas),
                     number,
                     pool.cost,
@@ -110,7 +109,7 @@ def simulate(
             names.append(pool.facts.name)
     with _quiet_collector(), _ctrl_c(fleet.stop):
         fleet.start(replicas)
-        env.run(until=fleet.done)
+        clock.run(until=fleet.done)
     if fleet.stopped:
         fleet.close()
     return _facts(pools, workload, fleet, replicas, names, fleet.stopped)

@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import simpy
-
 from llmsim.costmodel.contract import PriceLine
 from llmsim.policies.batching import VllmBatching
 from llmsim.policies.rules import ENGINE_RULES
 from llmsim.policies.views import RequestView
-from llmsim.serving.clock import ARRIVAL_PRIORITY, Wake
+from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.draft import EngineConfig
 from llmsim.serving.replica import CallRecord, Replica
 from llmsim.serving.request import DECODE, WAITING, Request
+from llmsim.serving.wake import Wake
 
 RULES = {"0.33.0": ENGINE_RULES["vllm-0.33"], "0.20.1": ENGINE_RULES["vllm-0.20"]}
 
@@ -112,9 +111,9 @@ class Bench:
         clock: RecordedClock,
         policy: VllmBatching,
     ) -> None:
-        self.env = simpy.Environment(0)
+        self.clock = Clock()
         self.policy = policy
-        self.replica = Replica(self.env, 0, 0, clock, config, policy, 2**62, self._ended)
+        self.replica = Replica(self.clock, 0, 0, clock, config, policy, 2**62, self._ended)
         self.replica.recorder = self._called
         if isinstance(policy, WatchedBatching):
             policy.count_free = lambda: self.replica.ledger.free
@@ -135,10 +134,10 @@ class Bench:
         )
         request = Request(view, ask.output)
         event = Wake(lambda _: self.replica.enqueue(request))
-        self.env.schedule(event, ARRIVAL_PRIORITY, ask.arrival_ns)
+        self.clock.at(event, ARRIVAL_PRIORITY, ask.arrival_ns)
 
     def run(self) -> None:
-        self.env.run()
+        self.clock.run()
 
     def _ended(self, request: Request, outcome: str, time: int) -> None:
         assert outcome == "finished"

@@ -6,12 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import simpy
 
 from llmsim.core.errors import RegistryError
 from llmsim.core.rng import stream
 from llmsim.policies import ROUTING, RequestView
 from llmsim.serving.board import LoadBoard
+from llmsim.serving.clock import Clock
+from llmsim.serving.wake import Wake
 
 
 class Loads:
@@ -159,12 +160,11 @@ def test_prefix_affinity_forgets_the_oldest():
 
 
 def test_load_reports_arrive_late_and_in_order():
-    env = simpy.Environment()
-    board = LoadBoard(env, 2, 100)
+    clock = Clock()
+    board = LoadBoard(clock, 2, 100)
     seen = []
 
-    def at(time):
-        env.run(until=time)
+    def look(_):
         seen.append((board.outstanding(0), board.outstanding(1), board.least_outstanding()))
 
     board.change(0, 1, 0)
@@ -172,14 +172,15 @@ def test_load_reports_arrive_late_and_in_order():
     board.change(1, 1, 50)
     board.change(0, -1, 150)
     for time in (5, 99, 100, 110, 149, 150, 249, 250):
-        at(time)
+        clock.at(Wake(look), 0, time)
+    clock.run()
     assert seen == [
         (0, 0, 0), (0, 0, 0), (1, 0, 1), (2, 0, 1), (2, 0, 1), (2, 1, 1), (2, 1, 1), (1, 1, 0),
     ]  # fmt: skip
 
 
 def test_load_reports_without_age_are_there_at_once():
-    board = LoadBoard(simpy.Environment(), 3, 0)
+    board = LoadBoard(Clock(), 3, 0)
     board.change(0, 1, 0)
     board.change(1, 2, 0)
     assert [board.outstanding(i) for i in range(3)] == [1, 2, 0]
