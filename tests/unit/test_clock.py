@@ -1,0 +1,60 @@
+"""The clock serves SimPy's queue as SimPy would, whoever scheduled what."""
+
+import pytest
+import simpy
+
+from llmsim.serving.clock import FOREVER, Clock
+from llmsim.serving.wake import Wake
+
+
+def test_ties_go_by_priority_then_by_order_and_processes_stand_among_them():
+    clock = Clock()
+    seen = []
+
+    def walker(env):
+        yield env.timeout(5)
+        seen.append(("process", env.now, clock.now))
+
+    clock.env.process(walker(clock.env))
+    for name, priority in (("late", 16), ("first", 0), ("second", 0)):
+        clock.at(
+            Wake(lambda _, name=name: seen.append((name, clock.env.now, clock.now))), priority, 5
+        )
+    clock.run()
+    assert seen == [("first", 5, 5), ("second", 5, 5), ("process", 5, 5), ("late", 5, 5)]
+
+
+def test_a_wake_stands_in_the_queue_as_often_as_it_was_put_there():
+    clock = Clock()
+    seen = []
+    wake = Wake(lambda event: seen.append((clock.now, event is wake)))
+    for time in (7, 3, 3):
+        clock.at(wake, 0, time)
+    assert clock.next_ns() == 3
+    clock.run()
+    assert seen == [(3, True), (3, True), (7, True)]
+    assert clock.next_ns() == FOREVER
+
+
+def test_a_run_ends_when_its_event_has_been_handled():
+    clock = Clock(simpy.Environment(10))
+    done = clock.env.event()
+    seen = []
+    clock.at(Wake(lambda _: done.succeed()), 0, 20)
+    clock.at(Wake(lambda _: seen.append("same instant, earlier priority")), 0, 20)
+    clock.at(Wake(lambda _: seen.append("after")), 16, 20)
+    clock.run(until=done)
+    assert seen == ["same instant, earlier priority"]
+    assert clock.now == clock.env.now == 20
+
+
+def test_a_failure_that_nobody_handles_is_raised():
+    clock = Clock()
+
+    def broken(env):
+        yield env.timeout(1)
+        raise ValueError("broken")
+
+    clock.env.process(broken(clock.env))
+    with pytest.raises(ValueError, match="broken"):
+        clock.run()
