@@ -8,10 +8,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Stamps carry a checksum of all that the wheel is made from: a file that was added, removed or
 # changed means a new stamp, whatever its date.
-STATE := $(shell find pyproject.toml hatch_build.py llmsim profiles scenarios traces \
+STATE := $(shell find pyproject.toml hatch_build.py llmsim kernels profiles scenarios traces \
 	-type f -not -name '*.pyc' | LC_ALL=C sort | xargs cksum | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.llmsim-$(STATE)
 WITH_TOOLS := $(VENV)/.llmsim-$(STATE)-tools
+WITH_TORCH := $(VENV)/.llmsim-$(STATE)-torch
 CHECKS := "ruff check ." "ruff format --check ." "mypy" "lint-imports"
 
 # A tests' process that finds another llmsim than the installed one fails (tests/conftest.py).
@@ -23,11 +24,11 @@ export LLMSIM_TESTS_WANT := installed
 run: $(INSTALLED) ## install llmsim (compiled where there is a C compiler), run the quickstart
 	$(BIN)/llmsim run scenarios/quickstart.yaml
 
-test: $(WITH_TOOLS) ## style, types, imports, all tests; what CI runs
+test: $(WITH_TORCH) ## style, types, imports, all tests; what CI runs
 	@$(call run_checks,)
 
-quick: $(WITH_TOOLS) ## the same without the slow tests; under three minutes once installed
-	@$(call run_checks,-m "not slow")
+quick: $(WITH_TOOLS) ## the same without slow tests and torch; under three minutes once installed
+	@$(call run_checks,-m "not slow and not torch")
 
 bench: $(WITH_TOOLS) ## how fast the engine is on this machine
 	$(BIN)/python tests/benchmarks/run.py
@@ -63,9 +64,20 @@ $(INSTALLED): | $(BIN)/python
 	@$(BIN)/llmsim version
 	@touch $@
 
-# The installed package stays as it is; only the tools of the `dev` extra are added.
+# Print the requirements of an extra, one a line.
+define requirements
+$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*project["optional-dependencies"]["$(1)"], sep="\n")'
+endef
+
+# The installed package stays as it is; only what the extras name is added.
 $(WITH_TOOLS): $(INSTALLED)
-	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-		print(*project["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/dev-requirements.txt
+	$(call requirements,dev) > $(VENV)/dev-requirements.txt
 	$(PIP) --requirement $(VENV)/dev-requirements.txt
+	@touch $@
+
+# torch is pinned; where pip finds its CPU build (PIP_EXTRA_INDEX_URL), that is the one to take.
+$(WITH_TORCH): $(WITH_TOOLS)
+	$(call requirements,profile) > $(VENV)/profile-requirements.txt
+	$(PIP) --requirement $(VENV)/profile-requirements.txt
 	@touch $@

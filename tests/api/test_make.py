@@ -46,7 +46,19 @@ def test_make_test_runs_every_check():
     for check in ("ruff check .", "ruff format --check .", "mypy", "lint-imports", "bin/pytest"):
         assert check in plan
     assert "not slow" not in plan
-    assert '-m "not slow"' in call(["make", "--dry-run", "quick"], CHECKOUT).stdout
+    quick = call(["make", "--dry-run", "quick"], CHECKOUT).stdout
+    assert '-m "not slow and not torch"' in quick
+
+
+def test_make_test_installs_torch_and_make_quick_does_not(tmp_path):
+    environment = f"VENV={tmp_path / 'venv'}"  # no stamp says that all is there
+    plans = {
+        goal: call(["make", "--dry-run", environment, goal], CHECKOUT).stdout
+        for goal in ("test", "quick")
+    }
+    assert "profile-requirements.txt" in plans["test"]
+    assert "profile-requirements.txt" not in plans["quick"]
+    assert "dev-requirements.txt" in plans["quick"]
 
 
 def test_help_names_every_target():
