@@ -8,7 +8,7 @@ is one smooth roofline over sums of the step's chunks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from llmsim.core.units import NS_PER_S
@@ -18,6 +18,7 @@ from llmsim.specs import (
     GpuCard,
     LatentAttention,
     LayerSpec,
+    OperatorScales,
     RecurrentMixer,
     SmoothRoofline,
     SoftmaxAttention,
@@ -154,6 +155,42 @@ class _Work:
     decode_bytes: PerToken
     prefill_flops: PerChunk
     prefill_bytes: PerChunk
+
+
+def scaled_mixer(mixer: MixerPrice, scales: OperatorScales, gpu: GpuCard) -> MixerPrice:
+    """Multiply a mixer's times by the factors of decode and of prefill attention.
+
+    Notes
+    -----
+    Each slope of decode, and each limit of prefill, stays at or above FLOP/peak and
+    bytes/bandwidth, whatever the factor.
+    """
+    peak, bandwidth = gpu.peak_flops_per_s[mixer.dtype], gpu.memory_bytes_per_s
+    each = mixer.layers * NS_PER_S
+    floors = [
+        each * max(flops / peak, moved / bandwidth)
+        for flops, moved in zip(mixer.decode_flops, mixer.decode_bytes, strict=True)
+    ]
+    decode, prefill = scales.attention_decode, scales.attention_prefill
+    slopes = [
+        slope if decode == 1.0 else max(decode * slope, floor)
+        for slope, floor in zip(mixer.decode_ns, floors, strict=True)
+    ]
+    return replace(
+        mixer,
+        decode_fixed_ns=decode * mixer.decode_fixed_ns,
+        decode_ns=PerToken(*slopes),
+        mixed_fixed_ns=decode * mixer.mixed_fixed_ns,
+        prefill_fixed_ns=prefill * mixer.prefill_fixed_ns,
+        compute_ns=_slowed(mixer.compute_ns, mixer.prefill_flops.times(each / peak), prefill),
+        memory_ns=_slowed(mixer.memory_ns, mixer.prefill_bytes.times(each / bandwidth), prefill),
+    )
+
+
+def _slowed(priced: PerChunk, floor: PerChunk, factor: float) -> PerChunk:
+    if factor == 1.0:
+        return priced
+    return PerChunk(*(max(factor * a, b) for a, b in zip(priced, floor, strict=True)))
 
 
 def _price(

@@ -12,7 +12,7 @@ GenZ and LLM-Viewer; the smooth roofline is described in `llmsim.specs.kernels`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from llmsim.specs import (
     Linear,
     ModelSpec,
     MoeMlp,
+    OperatorScales,
     ParallelPlan,
     RecurrentMixer,
     SmoothRoofline,
@@ -98,6 +99,41 @@ def smooth(
     fixed = np.zeros_like(compute) + terms.t0_s + extra_s
     joined = (compute**terms.norm + memory**terms.norm) ** (1.0 / terms.norm)
     return OpTable(name, count, dtype, flops, moved, fixed, compute, memory, fixed + joined)
+
+
+def family_scale(table: OpTable, scales: OperatorScales) -> float:
+    """Return the factor of the family that an operator belongs to."""
+    if table.dtype == "elementwise":
+        return scales.elementwise
+    if table.dtype == "network":
+        return scales.communication
+    return scales.moe if table.name == "experts" else scales.gemm
+
+
+def scaled(table: OpTable, scales: OperatorScales, gpu: GpuCard) -> OpTable:
+    """Multiply an operator's time by the factor of its family.
+
+    Notes
+    -----
+    Matrix products stay at or above FLOP/peak and bytes/bandwidth, whatever the factor.
+    """
+    factor = family_scale(table, scales)
+    if factor == 1.0:
+        return table
+    seconds = factor * table.seconds
+    if table.dtype in gpu.peak_flops_per_s:
+        floor = np.maximum(
+            table.flops / gpu.peak_flops_per_s[table.dtype], table.bytes / gpu.memory_bytes_per_s
+        )
+        seconds = np.maximum(seconds, floor)
+    share = np.divide(seconds, table.seconds, out=np.ones_like(seconds), where=table.seconds > 0)
+    return replace(
+        table,
+        fixed_s=share * table.fixed_s,
+        compute_s=share * table.compute_s,
+        memory_s=share * table.memory_s,
+        seconds=seconds,
+    )
 
 
 def elementwise(name: str, count: int, moved: Floats, gpu: GpuCard) -> OpTable:

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from llmsim.core.units import NS_PER_S
-from llmsim.costmodel.attention import CONTEXT_TILE, ChunkSums, MixerPrice, price_mixer
+from llmsim.costmodel.attention import (
+    CONTEXT_TILE,
+    ChunkSums,
+    MixerPrice,
+    price_mixer,
+    scaled_mixer,
+)
 from llmsim.costmodel.communication import all_gather, all_reduce
 from llmsim.costmodel.contract import Chunk, PriceLine
 from llmsim.costmodel.explain import StepBreakdown, explain_step
@@ -23,14 +29,17 @@ from llmsim.costmodel.operators import (
     elementwise,
     head_operators,
     layer_operators,
+    scaled,
 )
 from llmsim.specs import (
+    UNSCALED,
     EngineLimits,
     GpuCard,
     HostTerms,
     LinkCard,
     ModelSpec,
     MoeMlp,
+    OperatorScales,
     ParallelPlan,
 )
 
@@ -84,6 +93,8 @@ class RooflineCost:
     lookahead : int
         1 for asynchronous scheduling, ``step = max(gpu, host)``; 0 for their sum.
     host : HostTerms
+    scales : OperatorScales
+        Factors on whole operator families, on the GPU alone.
 
     Raises
     ------
@@ -113,6 +124,7 @@ class RooflineCost:
         kv_dtype: str | None = None,
         lookahead: int = 1,
         host: HostTerms | None = None,
+        scales: OperatorScales = UNSCALED,
     ) -> None:
         self.model = model
         self.gpu = gpu
@@ -125,8 +137,9 @@ class RooflineCost:
         check_layout(model, gpu, self.plan)
         check_link(self.plan, link)
         self.window_tokens = model.window_tokens
+        self.scales = scales
         self.mixers = tuple(
-            price
+            scaled_mixer(price, scales, gpu)
             for layer in model.layers
             for price in price_mixer(layer, gpu, self.plan.tp, self.kv_dtype)
         )
@@ -169,13 +182,28 @@ class RooflineCost:
         return np.where(tokens <= self.graph_tokens, sizes[index], tokens)
 
     def token_operators(self, tokens: Floats) -> Iterator[OpTable]:
-        """Yield every operator that depends on the number of tokens alone.
+        """Yield every operator that depends on the number of tokens alone, scaled.
 
         Parameters
         ----------
         tokens : ndarray of float (n,) [tokens]
             As computed, graph padding included.
         """
+        for table in self._token_operators(tokens):
+            yield scaled(table, self.scales, self.gpu)
+
+    def head_tables(self, rows: Floats) -> Iterator[OpTable]:
+        """Yield LM head, its gather and the sampler, scaled.
+
+        Parameters
+        ----------
+        rows : ndarray of float (n,) [rows]
+            Logit rows.
+        """
+        for table in self._head_tables(rows):
+            yield scaled(table, self.scales, self.gpu)
+
+    def _token_operators(self, tokens: Floats) -> Iterator[OpTable]:
         model, tp = self.model, self.plan.tp
         row = ACTIVATION_BYTES * model.hidden * tokens
         yield elementwise("embed", 1, 2.0 * row, self.gpu)
@@ -189,14 +217,7 @@ class RooflineCost:
             )
             yield all_reduce("all-reduce", parts, row, self.link, tp)
 
-    def head_tables(self, rows: Floats) -> Iterator[OpTable]:
-        """Yield LM head, its gather and the sampler.
-
-        Parameters
-        ----------
-        rows : ndarray of float (n,) [rows]
-            Logit rows.
-        """
+    def _head_tables(self, rows: Floats) -> Iterator[OpTable]:
         tp = self.plan.tp
         yield from head_operators(self.model, tp, rows, self.gpu)
         if self.link is not None and tp > 1:

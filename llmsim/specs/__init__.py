@@ -1,7 +1,7 @@
 """Cards: sourced descriptions of GPUs, links, models and prices.
 
 Start with `layers` and `model` (what a model is made of), then `huggingface` (how a config.json
-becomes one) and `load`. `gpu`, `kernels` and `link` describe hardware; `price` what it costs;
+becomes one) and `load`; `requantise` gives a model the formats of another checkpoint. `gpu`, `kernels` and `link` describe hardware; `price` what it costs;
 `engine` how an engine is laid out on it. `cards` reads the YAML files: every number in them has a
 unit and a source, and everything wrong with a file is reported at once.
 """
@@ -9,7 +9,7 @@ unit and a source, and everything wrong with a file is reported at once.
 from llmsim.specs.cards import CardRow
 from llmsim.specs.engine import EngineLimits, HostTerms, ParallelPlan
 from llmsim.specs.gpu import GpuCard, PowerPoints, gpu_names, load_gpu
-from llmsim.specs.kernels import KernelTerms, SmoothRoofline
+from llmsim.specs.kernels import UNSCALED, KernelTerms, OperatorScales, SmoothRoofline
 from llmsim.specs.layers import (
     DenseMlp,
     LatentAttention,
@@ -24,9 +24,12 @@ from llmsim.specs.link import AllReducePrior, LinkCard, link_names, load_link
 from llmsim.specs.load import load_model, model_names
 from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, price_of
+from llmsim.specs.requantise import SCHEMES, requantise
 
 __all__ = [
     "KV_BYTES",
+    "SCHEMES",
+    "UNSCALED",
     "AllReducePrior",
     "CardRow",
     "DenseMlp",
@@ -40,6 +43,7 @@ __all__ = [
     "LinkCard",
     "ModelSpec",
     "MoeMlp",
+    "OperatorScales",
     "ParallelPlan",
     "PowerPoints",
     "PriceCard",
@@ -55,4 +59,5 @@ __all__ = [
     "load_prices",
     "model_names",
     "price_of",
+    "requantise",
 ]

@@ -8,8 +8,11 @@ construction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from llmsim.core.errors import Fault, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +128,46 @@ class KernelTerms:
     sampler_passes: float
     mixed_launches: int
     mixed_slope_per_group: float
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorScales:
+    """Factors on the time of whole operator families: what a calibration or a draw changes.
+
+    A factor below 1 never takes an operator below FLOP/peak or bytes/bandwidth.
+
+    Parameters
+    ----------
+    gemm, attention_prefill, attention_decode, moe, communication, elementwise : float
+        All above 0; 1 for the price as it is. Elementwise are norms, rotary embedding,
+        activations, gathers and the sampler.
+
+    Raises
+    ------
+    InputError
+        If a factor is not a positive finite number; all of them are listed.
+    """
+
+    gemm: float = 1.0
+    attention_prefill: float = 1.0
+    attention_decode: float = 1.0
+    moe: float = 1.0
+    communication: float = 1.0
+    elementwise: float = 1.0
+
+    def __post_init__(self) -> None:
+        faults = [
+            Fault("", f"{name}_scale", f"is {value:g}, must be a positive finite number.")
+            for name, value in self.by_family().items()
+            if not 0.0 < value < math.inf
+        ]
+        if faults:
+            raise InputError("operator scales", faults)
+
+    def by_family(self) -> dict[str, float]:
+        """Return the factors by family name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+UNSCALED = OperatorScales()
+"""Every price as it is."""
