@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from llmsim.cli.ending import exit_code_for_errors
+from llmsim.cli.profiling import profile_app
 
 app = typer.Typer(
     name="llmsim",
@@ -23,6 +24,7 @@ show_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(show_app, name="show")
+app.add_typer(profile_app, name="profile")
 
 SetOption = Annotated[
     list[str] | None,

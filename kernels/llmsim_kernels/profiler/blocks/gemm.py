@@ -1,0 +1,129 @@
+"""Block 1: dense products, of nine sites, an LM head, and the model's own shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from llmsim_kernels.profiler.plan import ITEM_BYTES, Plan, thinned
+from llmsim_kernels.profiler.spec import Build, Call, RowSpec
+from llmsim_kernels.profiler.torchbench import TorchBench, in_turn
+
+SIDES = (1024, 4096, 16384)
+TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+HEAD = (128256, 4096)
+"""LM head (vocabulary, hidden) of Llama-3; its rows are samples, hence few."""
+
+GROUP = 128
+
+
+def rows(plan: Plan) -> Iterator[RowSpec]:
+    """Return the grid: every weight format at every site, rising in m."""
+    sites = [*product(SIDES, SIDES)]
+    own = model_sites(plan)
+    for dtype_w in weight_types(plan):
+        for n, k in [*sites, *own]:
+            for m in TOKENS if (n, k) in own else thinned(TOKENS, plan):
+                yield gemm(plan, m, n, k, dtype_w)
+    for m in (1, 8, 32, 64, 256):
+        yield gemm(plan, m, *HEAD, plan.dtype)
+
+
+def weight_types(plan: Plan) -> tuple[str, ...]:
+    """Return the weight formats that this device is asked for."""
+    if not plan.on_gpu:
+        return (plan.dtype,)
+    return (plan.dtype,) if plan.quick else (plan.dtype, "fp8", "int4")
+
+
+def model_sites(plan: Plan) -> list[tuple[int, int]]:
+    """Return the (n, k) of the model's matrices on one GPU, each once."""
+    if plan.model is None:
+        return []
+    found = [
+        (linear.n, linear.k)
+        for layer in plan.model.layers
+        for linear in layer.linears(plan.model.hidden, 1)
+        if linear.copies == 1
+    ]
+    head = plan.model.head()
+    return list(dict.fromkeys([*found, (head.n, head.k)]))
+
+
+def gemm(
+    plan: Plan, m: int, n: int, k: int, dtype_w: str, *, block: int = 1, holdout: bool = False
+) -> RowSpec:
+    """Return the row of ``y[m, n] = x[m, k] w[n, k]``.
+
+    Parameters
+    ----------
+    plan : Plan
+    m, n, k : int
+    dtype_w : str
+        bf16, fp32, fp8 (both sides) or int4 (weights only).
+    block : int
+    holdout : bool
+    """
+    dtype_a = "fp8" if dtype_w == "fp8" else plan.dtype
+    kernel_id, needs, build = {
+        "fp8": ("torch.scaled_mm", "fp8", _scaled(m, n, k)),
+        "int4": ("triton.wna16_gemm.v1", "triton", _weight_only(plan, m, n, k)),
+    }.get(dtype_w, ("torch.linear", "", _linear(m, n, k, dtype_w)))
+    weights = n * k * ITEM_BYTES[dtype_w]
+    outer = m * k * ITEM_BYTES[dtype_a] + m * n * ITEM_BYTES[plan.dtype]
+    key: dict[str, Any] = {
+        "op": "gemm",
+        "kernel_id": kernel_id,
+        "dtype_a": dtype_a,
+        "dtype_w": dtype_w,
+        "dtype_out": plan.dtype,
+        "m": m,
+        "n": n,
+        "k": k,
+        "cold": True,
+        "graph": plan.graph,
+    }
+    if dtype_w == "int4":
+        key["group"] = GROUP
+    return RowSpec(
+        block, key, 2.0 * m * n * k, weights + outer, build, needs, weights + outer, holdout
+    )
+
+
+def _linear(m: int, n: int, k: int, dtype: str) -> Build:
+    def build(bench: TorchBench) -> Call:
+        weights = bench.rotated((n, k), dtype, bench.copies(n * k * ITEM_BYTES[dtype]))
+        x = bench.warm((m, k), dtype)
+        linear = bench.torch.nn.functional.linear
+        return Call(in_turn(lambda weight: linear(x, weight), weights))
+
+    return build
+
+
+def _scaled(m: int, n: int, k: int) -> Build:
+    """One scale per tensor; quantising the activations is a row of block 5."""
+
+    def build(bench: TorchBench) -> Call:
+        torch = bench.torch
+        weights = bench.rotated((n, k), "fp8", bench.copies(n * k))
+        x = bench.warm((m, k), "fp8")
+        one = torch.ones((), dtype=torch.float32, device=bench.device)
+
+        def call(weight: Any) -> Any:
+            return torch._scaled_mm(
+                x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16
+            )
+
+        return Call(in_turn(call, weights))
+
+    return build
+
+
+def _weight_only(plan: Plan, m: int, n: int, k: int) -> Build:
+    def build(bench: TorchBench) -> Call:
+        from llmsim_kernels.profiler.triton_calls import weight_only_gemm
+
+        return weight_only_gemm(bench, m, n, k, 4, GROUP, plan.dtype)
+
+    return build

@@ -1,0 +1,156 @@
+"""What a run says about itself: ceilings, drift, state, the whole-model check, `meta.json`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llmsim_kernels.profiler.blocks.ceilings import COPY, MOMENTS, PRODUCT
+from llmsim_kernels.profiler.plan import Rates
+from llmsim_kernels.profiler.spec import COLD_SETS, WARMUPS, Device, Effort
+
+UNSTABLE_FRAC, FAILED_FRAC = 0.05, 0.15
+"""Drift of a ceiling over the run above which a profile is doubtful, and refused."""
+
+Rows = Iterable[Mapping[str, Any]]
+
+
+def ceilings_seen(rows: Rows) -> dict[str, list[float]]:
+    """Return the best rates by name, in order of measurement.
+
+    Returns
+    -------
+    dict of str to list of float
+        ``copy_bytes_per_s``, ``matmul.bf16_flops_per_s`` and so on: start, middle, end.
+    """
+    found: dict[str, list[float]] = {}
+    timed = {str(row["variant"]): row for row in rows if _is_ceiling(row)}
+    names = dict.fromkeys(variant.rpartition(".")[0] for variant in timed)
+    for name in names:
+        for moment in MOMENTS:
+            row = timed.get(f"{name}.{moment}")
+            if row is None:
+                continue
+            seconds = float(row["t_median_us"]) / 1e6
+            flops = float(row.get("flops") or 0.0)
+            unit = "flops_per_s" if flops else "bytes_per_s"
+            rate = (flops or float(row["moved_bytes"])) / seconds
+            found.setdefault(f"{name}_{unit}", []).append(rate)
+    return found
+
+
+def _is_ceiling(row: Mapping[str, Any]) -> bool:
+    return row.get("op") == "ceiling" and row.get("status") == "ok" and bool(row.get("t_median_us"))
+
+
+def rates_seen(rows: Rows, dtype: str) -> Rates:
+    """Return the rates by which grids are cut; generous ones where no ceiling could be timed.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+    dtype : str
+        Of the usual products.
+    """
+    seen = ceilings_seen(rows)
+    flops = seen.get(f"{PRODUCT}.{dtype}_flops_per_s", [1e15])
+    moved = seen.get(f"{COPY}_bytes_per_s", [5e12])
+    return Rates(max(flops), max(moved))
+
+
+def drift_of(ceilings: Mapping[str, Sequence[float]]) -> float:
+    """Return the largest change of one ceiling over the run, relative to its mean."""
+    changes = [
+        (max(values) - min(values)) * len(values) / sum(values)
+        for values in ceilings.values()
+        if len(values) > 1
+    ]
+    return max(changes, default=0.0)
+
+
+def state_of(drift_frac: float, *, cut: bool, missing: int) -> str:
+    """Return ok, unstable, failed or partial; drift outranks what is missing."""
+    if drift_frac > FAILED_FRAC:
+        return "failed"
+    if cut or missing:
+        return "partial"
+    return "unstable" if drift_frac > UNSTABLE_FRAC else "ok"
+
+
+def device_entry(device: Device, ceilings: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Return the device as `meta.json` describes it."""
+    facts = device.facts
+    return {
+        "name": facts.name,
+        "kind": facts.kind,
+        "sms": facts.sms,
+        "l2_bytes": facts.cache_bytes,
+        "mem_bytes": facts.memory_bytes,
+        **facts.details,
+    }
+
+
+def host_entry() -> dict[str, Any]:
+    """Return the machine around the device."""
+    from llmsim_kernels.profiler.cpu import cpu_model
+
+    nodes = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "numa": len(nodes) or None,
+        "os": platform.system(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def llmsim_entry() -> dict[str, Any]:
+    """Return the version that measured, and the commit where it runs from a checkout."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found: dict[str, Any] = {"version": version("llmsim")}
+    except PackageNotFoundError:
+        found = {"version": "unknown"}
+    root = Path(__file__).resolve().parents[3]
+    if (root / ".git").exists() and (root / "pyproject.toml").exists():
+        commit = _git(root, "rev-parse", "HEAD")
+        if commit:
+            found["commit"] = commit
+            found["dirty"] = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    return found
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def method_entry(device: Device, effort: Effort, quick: bool) -> dict[str, Any]:
+    """Return how rows were timed."""
+    clocks = getattr(device, "clocks", None)
+    return {
+        "warmup": WARMUPS,
+        "repeats": effort.least_repeats,
+        "row_s": effort.row_s,
+        "rotation_bytes": int(COLD_SETS * device.facts.cache_bytes),
+        "clocks": clocks() if clocks else "unknown",
+        "threads": 1 if device.facts.kind == "cpu" else os.cpu_count(),
+        "quick": quick,
+    }
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
