@@ -1,9 +1,10 @@
 """Cards: sourced descriptions of GPUs, links, models and prices.
 
 Start with `layers` and `model` (what a model is made of), then `huggingface` (how a config.json
-becomes one) and `load`; `requantise` gives a model the formats of another checkpoint. `gpu`, `kernels` and `link` describe hardware; `price` what it costs;
-`engine` how an engine is laid out on it. `cards` reads the YAML files: every number in them has a
-unit and a source, and everything wrong with a file is reported at once.
+becomes one) and `load`; `requantise` gives a model the formats of another checkpoint. `gpu`,
+`kernels` and `link` describe hardware; `price` what it costs; `engine` how an engine is laid out
+on it. `cards` reads the YAML files: every number in them has a unit and a source, and everything
+wrong with a file is reported at once.
 """
 
 from llmsim.specs.cards import CardRow

@@ -82,7 +82,13 @@ class SoftmaxAttention:
         Whether the query projection also yields a gate of the same width (Qwen3.5).
     shared_key_value : bool
         Whether one projection serves keys and values (Gemma 4's full layers).
+    reuses_cache : bool
+        Whether it reads the KV cache of an earlier layer and has none of its own (Gemma 3n).
     format : WeightFormat
+
+    Notes
+    -----
+    Biases and attention sinks (gpt-oss) are left out: below 0.1% of weights and of work.
     """
 
     heads: int
@@ -91,6 +97,7 @@ class SoftmaxAttention:
     window_tokens: int = 0
     output_gate: bool = False
     shared_key_value: bool = False
+    reuses_cache: bool = False
     format: WeightFormat = BF16
 
     def kv_heads_per_rank(self, tp: int) -> int:
@@ -99,12 +106,13 @@ class SoftmaxAttention:
 
     def kv_elements_per_token(self, tp: int) -> int:
         """KV cache entries per token and rank [elements]."""
-        return 2 * self.kv_heads_per_rank(tp) * self.head_dim
+        return 0 if self.reuses_cache else 2 * self.kv_heads_per_rank(tp) * self.head_dim
 
     def linears(self, hidden: int, tp: int) -> tuple[Linear, ...]:
         """Return the weight matrices on one rank."""
         query = self.heads * self.head_dim // tp
-        key_value = self.kv_heads_per_rank(tp) * self.head_dim * (1 if self.shared_key_value else 2)
+        projections = 0 if self.reuses_cache else 1 if self.shared_key_value else 2
+        key_value = self.kv_heads_per_rank(tp) * self.head_dim * projections
         return (
             Linear("qkv", query * (2 if self.output_gate else 1) + key_value, hidden, self.format),
             Linear("o", hidden, query, self.format),
@@ -190,15 +198,18 @@ class RecurrentMixer:
     Parameters
     ----------
     kind : str
-        ``gated-delta`` (Qwen3.5) or ``mamba2`` (Nemotron-H).
+        ``gated-delta`` (Qwen3.5), ``mamba2`` (Nemotron-H) or ``mamba1`` (Jamba).
     heads : int
-        Value heads, each with its own state.
+        Value heads, each with its own state; in ``mamba1`` the channels, of width 1.
     head_dim, state_dim : int [elements]
         The state of a head is ``head_dim x state_dim``.
     groups : int
-        Key heads (gated-delta) or B/C groups (mamba2), shared by the value heads.
+        Key heads (gated-delta) or B/C groups (mamba2), shared by the value heads; 0 in
+        ``mamba1``, whose B and C come from a matrix of their own.
     conv_kernel : int [tokens]
         Width of the short causal convolution.
+    step_rank : int [elements]
+        Width of the compressed step size; ``mamba1`` alone has one.
     format : WeightFormat
     """
 
@@ -208,11 +219,12 @@ class RecurrentMixer:
     state_dim: int
     groups: int
     conv_kernel: int
+    step_rank: int = 0
     format: WeightFormat = BF16
 
     def groups_per_rank(self, tp: int) -> int:
         """Key heads or groups on one rank; replicated when fewer than ranks."""
-        return max(1, self.groups // tp)
+        return max(1, self.groups // tp) if self.groups else 0
 
     def conv_channels(self, tp: int) -> int:
         """Channels of the short convolution on one rank [elements]."""
@@ -226,12 +238,19 @@ class RecurrentMixer:
     def linears(self, hidden: int, tp: int) -> tuple[Linear, ...]:
         """Return the weight matrices on one rank."""
         inner = self.heads * self.head_dim // tp
-        per_head = 2 if self.kind == "gated-delta" else 1
+        per_head = {"gated-delta": 2, "mamba2": 1, "mamba1": 0}[self.kind]
         wide = inner + self.conv_channels(tp) + per_head * self.heads // tp
-        return (
+        ends = (
             Linear("in_proj", wide, hidden, self.format),
             Linear("conv", self.conv_channels(tp), self.conv_kernel, BF16),
             Linear("out_proj", hidden, inner, self.format),
+        )
+        if self.kind != "mamba1":
+            return ends
+        return (
+            *ends,
+            Linear("x_proj", self.step_rank + 2 * self.state_dim, inner, self.format),
+            Linear("dt_proj", inner, self.step_rank, BF16),
         )
 
 

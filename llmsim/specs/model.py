@@ -44,7 +44,8 @@ class ModelSpec:
     kv_dtype : str
         KV cache type that the checkpoint asks for: bf16 or fp8.
     draft_layers : int [layers]
-        Multi-token-prediction layers in the checkpoint; not counted anywhere.
+        Multi-token-prediction layers in the checkpoint; engines load them for speculation alone,
+        so only `draft_parameters` counts them.
     warnings : tuple of str
         What the parser took for granted.
     sources : tuple of CardRow
@@ -73,20 +74,16 @@ class ModelSpec:
 
     @property
     def window_tokens(self) -> int:
-        """Window of the windowed layers; 0 when no layer has one [tokens].
+        """Widest window of the windowed layers; 0 when no layer has one [tokens].
 
-        Raises
-        ------
-        InputError
-            If layers have different windows: one clipped sum cannot price them.
+        One clipped sum prices all of them: with several widths the narrower ones are priced too
+        dear, and `warnings` says so.
         """
         windows = {
             layer.mixer.window_tokens
             for layer in self.layers
             if isinstance(layer.mixer, SoftmaxAttention | LatentAttention)
-        } - {0}
-        if len(windows) > 1:
-            raise InputError(self.name, [Fault("", "window", f"layers differ: {sorted(windows)}.")])
+        }
         return max(windows, default=0)
 
     def head(self, tp: int = 1) -> Linear:
@@ -120,6 +117,18 @@ class ModelSpec:
                 routed = sum(part.parameters for part in moe.expert_linears(self.hidden, 1))
                 idle += layer.count * routed * (moe.experts - moe.active_experts) // moe.experts
         return self.total_parameters - idle
+
+    @property
+    def draft_parameters(self) -> int:
+        """Weights of the multi-token-prediction layers, shared embedding and head left out.
+
+        Each is one more layer of the last kind and a projection of the two joined inputs
+        (DeepSeek-V3 report, section 2.2) [elements].
+        """
+        if not self.draft_layers:
+            return 0
+        last = sum(part.parameters for part in self.layers[-1].linears(self.hidden, 1))
+        return self.draft_layers * (last + 2 * self.hidden * self.hidden)
 
     def weight_bytes(self, tp: int = 1) -> float:
         """Return the weights on one rank, scales included [bytes]."""
