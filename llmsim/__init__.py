@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmsim.api import card, load, names, run
+    from llmsim.api import card, compare, draw_costs, load, names, run
     from llmsim.core.errors import (
         CardError,
         InputError,
@@ -45,6 +45,8 @@ _HOMES = {
     "ScenarioError": "llmsim.core.errors",
     "TraceError": "llmsim.core.errors",
     "card": "llmsim.api",
+    "compare": "llmsim.api",
+    "draw_costs": "llmsim.api",
     "load": "llmsim.api",
     "names": "llmsim.api",
     "run": "llmsim.api",
@@ -63,6 +65,8 @@ __all__ = [
     "ScenarioError",
     "TraceError",
     "card",
+    "compare",
+    "draw_costs",
     "load",
     "names",
     "run",

@@ -1,27 +1,21 @@
-"""Everything the command line does, as calls: `run`, `load`, `names`, `card`."""
+"""Everything the command line does, as calls: `run`, `draw_costs`, `compare`, `load`, ..."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from llmsim.core.errors import RegistryError, nearest
-from llmsim.core.units import seconds_to_ns
 from llmsim.report.html import render_html
-from llmsim.results.facts import PoolFacts
-from llmsim.results.folder import RunInfo, check_free
+from llmsim.results.folder import check_free
 from llmsim.results.result import Result
-from llmsim.results.store import RequestSink
-from llmsim.scenario import Scenario, build_workload
+from llmsim.scenario import Scenario
 from llmsim.scenario.component import registry
-from llmsim.serving.build import build_pools, fingerprint, itl_objective_ns
-from llmsim.serving.fleet import ClientRules
-from llmsim.serving.meter import NEVER
-from llmsim.serving.simulate import simulate
 from llmsim.specs import GpuCard, LinkCard, ModelSpec, load_gpu, load_link, load_model
+from llmsim.study.comparison import CostComparison
+from llmsim.study.draws import CostDraws
+from llmsim.study.draws import draw_costs as draw_scenario_costs
+from llmsim.study.single import simulate_scenario
 
 Progress = Callable[[int, int | None], None]
 
@@ -69,57 +63,104 @@ def run(
     asked = dict(overrides or {})
     if seed is not None:
         asked["seed"] = seed
-    if not isinstance(scenario, Scenario):
-        scenario = Scenario.load(scenario, asked)
-    elif asked:
-        scenario = scenario.override(asked)
+    wanted = _scenario(scenario, asked)
     if out is not None:
         check_free(Path(out), force)
-    result = _simulate(scenario, progress)
+    result = simulate_scenario(wanted, progress, render_html)
     if out is not None:
         result.save(out, force)
     return result
 
 
-def _simulate(scenario: Scenario, progress: Progress | None) -> Result:
-    pools, warnings = build_pools(scenario)
-    workload = build_workload(scenario)
-    traffic = scenario.traffic
-    timeout_ns = 0 if traffic.timeout_s is None else seconds_to_ns(traffic.timeout_s)
-    sink = RequestSink([pool.facts.name for pool in pools], lambda: workload.clients)
-    began = time.perf_counter()
-    try:
-        facts = simulate(
-            pools,
-            workload,
-            scenario.fleet.routing.build(),
-            sink,
-            seed=scenario.seed,
-            view_age_ns=seconds_to_ns(scenario.fleet.view_age_s),
-            clients=ClientRules(timeout_ns=timeout_ns),
-            itl_slo_ns=itl_objective_ns(scenario, NEVER),
-            progress=progress,
-        )
-    finally:
-        table = sink.close()
-    info = RunInfo(
-        scenario=scenario.name,
-        model=scenario.model,
-        fleet=", ".join(_fleet_words(pool.facts) for pool in pools),
-        seed=scenario.seed,
-        scenario_yaml=scenario.resolved_yaml(),
-        llmsim_version=version("llmsim"),
-        hashes=fingerprint(scenario),
-        wall_s=time.perf_counter() - began,
-    )
-    facts = replace(facts, warnings=(*warnings, *facts.warnings))
-    objectives = scenario.slo.objectives()
-    return Result(table, facts, info, objectives, traffic.warmup_s, render=render_html)
+def draw_costs(
+    scenario: Scenario | str | Path,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    draws: int = 20,
+    jobs: int = -1,
+    progress: Progress | None = None,
+) -> CostDraws:
+    """Simulate a scenario under many prices of its operators: p10 to p90 of every headline.
+
+    Parameters
+    ----------
+    scenario : Scenario, str or Path
+    overrides : mapping of str to object, optional
+    draws : int
+        At least 2.
+    jobs : int
+        Processes; -1 for one per core.
+    progress : callable, optional
+        Called with (runs done, runs in all).
+
+    Returns
+    -------
+    CostDraws
+        ``.table()`` has a row per metric; after Ctrl-C with the draws that were done.
+
+    Raises
+    ------
+    InputError
+        If the scenario is wrong, `draws` is below 2, or a cost model takes no factors.
+
+    Notes
+    -----
+    One factor per operator family (GEMM, attention, experts, collectives, elementwise) and draw,
+    log-normal around the price; every draw meets the same traffic.
+    """
+    return draw_scenario_costs(_scenario(scenario, overrides), draws, jobs, progress)
 
 
-def _fleet_words(pool: PoolFacts) -> str:
-    gpus = pool.gpu if pool.gpus_per_replica == 1 else f"{pool.gpus_per_replica} {pool.gpu}"
-    return f"{pool.replicas} x {gpus}"
+def compare(
+    first: Scenario | str | Path,
+    second: Scenario | str | Path,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    draws: int = 20,
+    jobs: int = -1,
+    progress: Progress | None = None,
+) -> CostComparison:
+    """Simulate two scenarios under common draws of the operators' prices.
+
+    Parameters
+    ----------
+    first, second : Scenario, str or Path
+    overrides : mapping of str to object, optional
+        For both.
+    draws : int
+        At least 2.
+    jobs : int
+        Processes; -1 for one per core.
+    progress : callable, optional
+        Called with (runs done, runs in all).
+
+    Returns
+    -------
+    CostComparison
+        ``.table()`` has both with their bands and P(first better) per metric.
+
+    Raises
+    ------
+    InputError
+        As `draw_costs`.
+    """
+    pair = [_scenario(each, overrides) for each in (first, second)]
+    whole = 2 * (draws + 1)
+
+    def told(before: int) -> Progress | None:
+        return None if progress is None else lambda done, _: progress(before + done, whole)
+
+    drawn = [
+        draw_scenario_costs(each, draws, jobs, told(number * (draws + 1)))
+        for number, each in enumerate(pair)
+    ]
+    return CostComparison(*drawn)
+
+
+def _scenario(scenario: Scenario | str | Path, overrides: Mapping[str, object] | None) -> Scenario:
+    if not isinstance(scenario, Scenario):
+        return Scenario.load(scenario, overrides)
+    return scenario.override(overrides) if overrides else scenario
 
 
 def load(folder: str | Path) -> Result:

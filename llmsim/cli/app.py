@@ -65,6 +65,12 @@ def run(
         OnBadRow | None,
         typer.Option(help="Damaged rows of the trace: stop at them, or skip and count them."),
     ] = None,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Run it so often again with other prices of its operators: p10 to p90."
+        ),
+    ] = 0,
 ) -> None:
     """Simulate a scenario: every latency, cost and failure of this fleet under this traffic."""
     with exit_code_for_errors():
@@ -75,9 +81,35 @@ def run(
             given.append(f"traffic.trace.path={json.dumps(str(trace))}")
         if on_bad_row is not None:
             given.append(f"traffic.trace.on_bad_row={on_bad_row.value}")
-        order = RunOrder(scenario, tuple(given), seed, out, force, quiet, as_json)
+        order = RunOrder(scenario, tuple(given), seed, out, force, quiet, as_json, draws)
         code = run_scenario(order)
     raise typer.Exit(code)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A YAML file, or a shipped name.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same or another one.")],
+    set_: SetOption = None,
+    set_a: Annotated[
+        list[str] | None, typer.Option("--set-a", metavar="KEY=VALUE", help="Change A alone.")
+    ] = None,
+    set_b: Annotated[
+        list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Change B alone.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Draws of the operators' prices.")] = 20,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Simulate two scenarios side by side, and say how sure it is which one is better.
+
+    Example: llmsim compare quickstart quickstart --set-b fleet.pools.main.gpu=l40s
+    """
+    with exit_code_for_errors():
+        from llmsim.cli.studying import CompareOrder, compare_scenarios
+
+        own = (tuple(set_ or ()), tuple(set_a or ()), tuple(set_b or ()))
+        compare_scenarios(CompareOrder(first, second, *own, draws, jobs, as_json))
 
 
 @app.command()

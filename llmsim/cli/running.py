@@ -33,6 +33,8 @@ class RunOrder:
     seed : int or None
     out : Path or None
     force, quiet, as_json : bool
+    draws : int
+        Runs under other prices of the operators; 0 for none.
     """
 
     scenario: str
@@ -42,6 +44,7 @@ class RunOrder:
     force: bool
     quiet: bool
     as_json: bool
+    draws: int = 0
 
 
 def run_scenario(order: RunOrder) -> int:
@@ -76,6 +79,10 @@ def run_scenario(order: RunOrder) -> int:
         from llmsim.report.terminal import print_summary
 
         print_summary(result, folder)
+    if order.draws and not result.facts.interrupted:
+        from llmsim.cli.studying import draw_and_print
+
+        draw_and_print(scenario, order.draws, folder, order.quiet or order.as_json)
     if result.facts.interrupted:
         typer.echo("Interrupted: the result covers the run up to that point.", err=True)
         return INTERRUPTED
@@ -99,7 +106,7 @@ def default_folder(name: str) -> Path:
 
 
 @contextmanager
-def progress_bar(name: str, quiet: bool) -> Iterator[Progress | None]:
+def progress_bar(name: str, quiet: bool, unit: str = "requests") -> Iterator[Progress | None]:
     """Give a callable that draws progress on standard error; None where nobody would see it.
 
     Parameters
@@ -107,6 +114,8 @@ def progress_bar(name: str, quiet: bool) -> Iterator[Progress | None]:
     name : str
         What to write in front of the bar.
     quiet : bool
+    unit : str
+        What is counted.
     """
     if quiet or not sys.stderr.isatty():
         yield None
@@ -127,7 +136,7 @@ def progress_bar(name: str, quiet: bool) -> Iterator[Progress | None]:
         task = bar.add_task(name, total=None, count="")
 
         def show(done: int, total: int | None) -> None:
-            count = f"{done:,} requests" if total is None else f"{done:,} of {total:,} requests"
+            count = f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"
             bar.update(task, completed=done, total=total, count=count)
 
         yield show

@@ -21,6 +21,8 @@ EXPORTS = [
     "ScenarioError",
     "TraceError",
     "card",
+    "compare",
+    "draw_costs",
     "load",
     "names",
     "run",

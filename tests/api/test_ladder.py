@@ -29,9 +29,10 @@ def test_imports_go_down_only():
     ],
 )
 def test_an_import_that_goes_up_is_found(module, line, contract, tmp_path):
-    copy = tmp_path / "llmsim"
-    for source in SOURCES:
-        target = copy / source.relative_to(CHECKOUT / "llmsim")
+    kernels = (CHECKOUT / "kernels" / "llmsim_kernels").rglob("*.py")
+    copies = {source: tmp_path / source.relative_to(CHECKOUT) for source in SOURCES}
+    copies |= {source: tmp_path / source.relative_to(CHECKOUT / "kernels") for source in kernels}
+    for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
     (tmp_path / "pyproject.toml").write_bytes((CHECKOUT / "pyproject.toml").read_bytes())

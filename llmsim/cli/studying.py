@@ -1,0 +1,79 @@
+"""`llmsim run --draws` and `llmsim compare`: runs under many prices of the operators."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from llmsim.cli.running import progress_bar
+from llmsim.scenario import Scenario, parse_assignments
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOrder:
+    """What `llmsim compare` was told.
+
+    Parameters
+    ----------
+    first, second : str
+        Files or shipped names.
+    assignments, first_assignments, second_assignments : tuple of str
+        Texts of ``--set``, ``--set-a`` and ``--set-b``.
+    draws, jobs : int
+    as_json : bool
+    """
+
+    first: str
+    second: str
+    assignments: tuple[str, ...]
+    first_assignments: tuple[str, ...]
+    second_assignments: tuple[str, ...]
+    draws: int
+    jobs: int
+    as_json: bool
+
+
+def draw_and_print(scenario: Scenario, draws: int, folder: Path, quiet: bool) -> None:
+    """Simulate a scenario under drawn prices, save the draws in its run folder, print the bands.
+
+    Raises
+    ------
+    InputError
+        If the number of draws is too small or a cost model takes no factors.
+    """
+    from llmsim import api
+
+    with progress_bar("draws", quiet=quiet, unit="runs") as progress:
+        drawn = api.draw_costs(scenario, draws=draws, progress=progress)
+    drawn.save(folder)
+    if not quiet:
+        from llmsim.report.bands import print_draws
+
+        print_draws(drawn)
+
+
+def compare_scenarios(order: CompareOrder) -> None:
+    """Simulate two scenarios under common draws and print them side by side.
+
+    Raises
+    ------
+    ScenarioError
+        With everything that is wrong with a scenario.
+    """
+    both = parse_assignments(order.assignments)
+    first = Scenario.load(order.first, both | parse_assignments(order.first_assignments))
+    second = Scenario.load(order.second, both | parse_assignments(order.second_assignments))
+    from llmsim import api
+
+    with progress_bar("draws", quiet=order.as_json, unit="runs") as progress:
+        compared = api.compare(first, second, draws=order.draws, jobs=order.jobs, progress=progress)
+    if order.as_json:
+        rows = json.loads(compared.table().to_json(orient="records"))
+        typer.echo(json.dumps({"a": first.name, "b": second.name, "metrics": rows}, indent=1))
+        return
+    from llmsim.report.bands import print_comparison
+
+    print_comparison(compared)

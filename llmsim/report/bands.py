@@ -1,0 +1,110 @@
+"""What the cost model's error does to a run, for a terminal, 80 columns wide."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from llmsim.results.wording import NONE, duration, number, share, usd
+from llmsim.study.comparison import CostComparison
+from llmsim.study.draws import HEADLINES, UNITS, CostDraws
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_NAMES = {
+    "output_tokens_per_s": "output tokens/s",
+    "goodput_rps": "goodput, requests/s",
+    "slo_attained_frac": "SLO attained",
+    "usd_per_million_output_tokens": "per million tokens out",
+}
+
+
+def print_draws(drawn: CostDraws, console: Console | None = None) -> None:
+    """Print the band of every headline, and how often the SLO holds.
+
+    Parameters
+    ----------
+    drawn : CostDraws
+    console : rich.console.Console, optional
+        Standard output when absent, at most 80 columns wide.
+    """
+    out = _console(console)
+    table = _table("if operators cost other than priced", "as priced", "p10", "p50", "p90")
+    for name in HEADLINES:
+        cells = [drawn.plain[name], *drawn.band(name)]
+        if any(math.isfinite(cell) for cell in cells):
+            table.add_row(_named(name), *(_told(name, cell) for cell in cells))
+    out.print(table)
+    out.print(f"{drawn.draws} draws, one factor per operator family each, same traffic.")
+    if math.isfinite(drawn.slo_met_frac):
+        out.print(
+            f"SLO shown to be met in {share(drawn.slo_met_frac)} of them; "
+            f"overloaded in {share(drawn.overloaded_frac)}."
+        )
+
+
+def print_comparison(compared: CostComparison, console: Console | None = None) -> None:
+    """Print two scenarios side by side, and how sure it is that the first is better.
+
+    Parameters
+    ----------
+    compared : CostComparison
+    console : rich.console.Console, optional
+        Standard output when absent, at most 80 columns wide.
+    """
+    out = _console(console)
+    table = _table("", "A", "p10 - p90", "B", "p10 - p90", "P(A better)")
+    for name in HEADLINES:
+        cells = []
+        for each in (compared.first, compared.second):
+            low, _, high = each.band(name)
+            cells += [_told(name, each.plain[name]), f"{_told(name, low)} - {_told(name, high)}"]
+        better = compared.first_better_frac(name)
+        if math.isfinite(better):
+            table.add_row(_named(name), *cells, share(better))
+    out.print(f"A  {compared.first.name}\nB  {compared.second.name}", highlight=False)
+    out.print(table)
+    out.print(
+        f"{min(compared.first.draws, compared.second.draws)} draws of the operators' prices; "
+        "fleets of the same GPU share them."
+    )
+
+
+def _console(console: Console | None) -> Console:
+    from rich.console import Console as RichConsole
+
+    if console is None:
+        console = RichConsole(highlight=False)
+        console.width = min(console.width, 100)
+    return console
+
+
+def _table(first: str, *heads: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first)
+    for head in heads:
+        table.add_column(head, justify="right")
+    return table
+
+
+def _named(metric: str) -> str:
+    if metric in _NAMES:
+        return _NAMES[metric]
+    what, stat, _ = metric.split("_")
+    return f"{what.upper()} {stat}"
+
+
+def _told(metric: str, value: float) -> str:
+    if not math.isfinite(value):
+        return NONE
+    unit = UNITS[metric]
+    if unit == "s":
+        return duration(value)
+    if unit == "fraction":
+        return share(value)
+    return usd(value) if unit == "USD" else number(value)

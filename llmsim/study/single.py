@@ -1,0 +1,81 @@
+"""One scenario, simulated once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+
+from llmsim.core.units import seconds_to_ns
+from llmsim.results.facts import PoolFacts
+from llmsim.results.folder import RunInfo
+from llmsim.results.result import Render, Result
+from llmsim.results.store import RequestSink
+from llmsim.scenario import Scenario, build_workload
+from llmsim.serving.build import build_pools, fingerprint, itl_objective_ns
+from llmsim.serving.fleet import ClientRules
+from llmsim.serving.meter import NEVER
+from llmsim.serving.simulate import simulate
+
+Progress = Callable[[int, int | None], None]
+
+
+def simulate_scenario(
+    scenario: Scenario, progress: Progress | None = None, render: Render | None = None
+) -> Result:
+    """Simulate a scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    progress : callable, optional
+        Called with (requests ended, total or None) now and then.
+    render : callable, optional
+        Makes the report when the result is saved.
+
+    Raises
+    ------
+    InputError
+        If a card or the trace is wrong; lists every fault.
+    ModelDoesNotFitError
+        If the model does not fit its GPUs.
+    """
+    pools, warnings = build_pools(scenario)
+    workload = build_workload(scenario)
+    traffic = scenario.traffic
+    timeout_ns = 0 if traffic.timeout_s is None else seconds_to_ns(traffic.timeout_s)
+    sink = RequestSink([pool.facts.name for pool in pools], lambda: workload.clients)
+    began = time.perf_counter()
+    try:
+        facts = simulate(
+            pools,
+            workload,
+            scenario.fleet.routing.build(),
+            sink,
+            seed=scenario.seed,
+            view_age_ns=seconds_to_ns(scenario.fleet.view_age_s),
+            clients=ClientRules(timeout_ns=timeout_ns),
+            itl_slo_ns=itl_objective_ns(scenario, NEVER),
+            progress=progress,
+        )
+    finally:
+        table = sink.close()
+    info = RunInfo(
+        scenario=scenario.name,
+        model=scenario.model,
+        fleet=", ".join(_fleet_words(pool.facts) for pool in pools),
+        seed=scenario.seed,
+        scenario_yaml=scenario.resolved_yaml(),
+        llmsim_version=version("llmsim"),
+        hashes=fingerprint(scenario),
+        wall_s=time.perf_counter() - began,
+    )
+    facts = replace(facts, warnings=(*warnings, *facts.warnings))
+    objectives = scenario.slo.objectives()
+    return Result(table, facts, info, objectives, traffic.warmup_s, render=render)
+
+
+def _fleet_words(pool: PoolFacts) -> str:
+    gpus = pool.gpu if pool.gpus_per_replica == 1 else f"{pool.gpus_per_replica} {pool.gpu}"
+    return f"{pool.replicas} x {gpus}"
