@@ -148,7 +148,7 @@ def prove(scenario: Scenario) -> None:
     for pool in scenario.fleet.pools.values():
         engine = pool.engine
         plan_memory(
-            model,
+            engine.checkpoint(model),
             _load("gpu", pool.gpu),
             pool.plan,
             engine.limits(model),

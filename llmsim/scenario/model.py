@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from llmsim.results.slo import Slo as Objectives
 from llmsim.scenario.component import Component, Seam
-from llmsim.specs import EngineLimits, ModelSpec, ParallelPlan
+from llmsim.specs import EngineLimits, ModelSpec, ParallelPlan, requantise
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Becomes part of a folder's name."""
@@ -27,6 +27,9 @@ Seconds = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
 Frac = Annotated[float, Gt(0), Le(1)]
 KvDtype = Literal["bf16", "fp16", "fp8", "int8"]
+Quantisation = Literal[
+    "bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4_awq", "int4_gptq", "int8"
+]
 
 
 class Section(BaseModel):
@@ -161,7 +164,9 @@ class Engine(Section):
     fast_forward: bool = True
     """Price steps of unchanged composition together; false: one event per step, same results."""
     kv_dtype: KvDtype | None = None
-    """Number format of the KV cache; absent: as the model's card says."""
+    """Number format of the KV cache; absent: as the checkpoint asks for."""
+    quantisation: Quantisation | None = None
+    """Serve another checkpoint of the model's architecture; absent: as the model's card says."""
 
     @model_validator(mode="after")
     def _budget_suffices(self) -> Self:
@@ -174,6 +179,16 @@ class Engine(Section):
                 }
             )
         return self
+
+    def checkpoint(self, model: ModelSpec) -> ModelSpec:
+        """Return the model as this engine loads it, in the format of `quantisation` if it has one.
+
+        Parameters
+        ----------
+        model : ModelSpec
+            As its card says.
+        """
+        return requantise(model, self.quantisation) if self.quantisation else model
 
     def limits(self, model: ModelSpec) -> EngineLimits:
         """Return the limits that memory and prices depend on, for one model.

@@ -44,6 +44,7 @@ def _build_pool(
     name: str, pool: Pool, model: ModelSpec, folder: Path | None
 ) -> tuple[PoolPlan, list[str]]:
     engine = pool.engine
+    model = engine.checkpoint(model)
     gpu = load_gpu(pool.gpu, folder)
     parallel = pool.plan
     limits = engine.limits(model)

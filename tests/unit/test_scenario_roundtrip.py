@@ -49,6 +49,7 @@ engines = st.fixed_dictionaries(
         "watermark_frac": st.floats(0, 1),
         "lookahead": st.sampled_from([0, 1]),
         "kv_dtype": st.sampled_from(["bf16", "fp8"]),
+        "quantisation": st.sampled_from([None, "fp8", "int4_awq"]),
     },
 )
 pools = st.fixed_dictionaries(
