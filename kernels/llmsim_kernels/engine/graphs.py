@@ -1,0 +1,185 @@
+"""Decode steps as CUDA graphs, captured before the clock starts; attention by our Triton kernel."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+from llmsim.specs.engine import EngineLimits
+from llmsim_kernels.engine.cache import PagedCache, StepAttention, slots_of
+from llmsim_kernels.engine.model import Decoder
+from llmsim_kernels.engine.scheduler import Slice
+
+_FIRST_CONTEXT = 1024
+_CONTEXT_RATIO = 4
+"""Contexts for which the kernel's split is chosen: 1k, 4k, 16k, ... tokens. A graph is fixed, and
+one that is cut for 128k tokens would waste launches on short contexts."""
+
+
+@dataclass
+class DecodeAttention:
+    """Writes one token of each request and attends with the paged decode kernel.
+
+    Parameters
+    ----------
+    cache : PagedCache
+    slots : Tensor (requests,)
+    table : Tensor (requests, blocks), int32
+    contexts : Tensor (requests,), int32 [tokens]
+        The new token included.
+    longest : int [tokens]
+        No context is longer.
+    """
+
+    cache: PagedCache
+    slots: Any
+    table: Any
+    contexts: Any
+    longest: int
+
+    def __call__(self, layer: int, q: Any, k: Any, v: Any) -> Any:
+        """Return the mix that each query sees (requests, heads, head_dim)."""
+        self.cache.write(layer, self.slots, k, v)
+        return self.attend(layer, q)
+
+    def attend(self, layer: int, q: Any) -> Any:
+        """Attend to what is in the cache."""
+        from llmsim_kernels.ops.paged_decode import paged_decode
+
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        return paged_decode(q.contiguous(), keys, values, self.table, self.contexts, self.longest)
+
+
+@dataclass
+class MixedAttention:
+    """Decodes in one launch of the paged kernel, then the prompts one by one (split attention).
+
+    Parameters
+    ----------
+    decodes : DecodeAttention or None
+        Its requests come first among the tokens.
+    prompts : StepAttention
+        Its slots are those of all tokens.
+    """
+
+    decodes: DecodeAttention | None
+    prompts: StepAttention
+
+    def __call__(self, layer: int, q: Any, k: Any, v: Any) -> Any:
+        """Return the mix that each query sees (tokens, heads, head_dim)."""
+        self.prompts.cache.write(layer, self.prompts.slots, k, v)
+        count = 0 if self.decodes is None else len(self.decodes.contexts)
+        out = self.prompts.attend(layer, q, count)
+        if self.decodes is not None:
+            out[:count] = self.decodes.attend(layer, q[:count])
+        return out
+
+
+class DecodeGraphs:
+    """One graph for each captured batch size and context limit.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    cache : PagedCache
+    limits : EngineLimits
+    """
+
+    def __init__(self, decoder: Decoder, cache: PagedCache, limits: EngineLimits) -> None:
+        torch = decoder.torch
+        self.torch, self.decoder, self.cache, self.limits = torch, decoder, cache, limits
+        self.sizes = tuple(s for s in limits.graph_sizes() if s <= limits.max_num_seqs)
+        device = cache.keys[0].device
+        rows = max(limits.max_num_seqs, *self.sizes, 1)
+        width = -(-limits.max_model_len // limits.block_tokens)
+        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._slots = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._table = torch.zeros((rows, width), dtype=torch.int32, device=device)
+        self._contexts = torch.ones(rows, dtype=torch.int32, device=device)
+        self._all = torch.arange(rows, device=device)
+        self.contexts = _context_steps(limits.max_model_len)
+        self._graphs: dict[tuple[int, int], tuple[Any, Any]] = {}
+        with torch.inference_mode():
+            for size in reversed(self.sizes):  # the largest first: the others fit into its memory
+                for longest in self.contexts:
+                    self._graphs[size, longest] = self._capture(size, longest)
+
+    def _forward(self, size: int, longest: int) -> Any:
+        attention = DecodeAttention(
+            self.cache, self._slots[:size], self._table[:size], self._contexts[:size], longest
+        )
+        return self.decoder.forward(
+            self._tokens[:size], self._positions[:size], self._all[:size], attention
+        )
+
+    def _capture(self, size: int, longest: int) -> tuple[Any, Any]:
+        """Return a graph and the tensor that its next tokens come out in."""
+        torch = self.torch
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._forward(size, longest)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        gc.collect()
+        pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            out = self._forward(size, longest)
+        return graph, out
+
+    def run(self, slices: list[Slice]) -> list[int]:
+        """Run a step of decodes alone and return their next tokens."""
+        count = len(slices)
+        size = next((size for size in self.sizes if size >= count), 0)
+        self._fill(slices, size or count)
+        needed = max(part.past + 1 for part in slices)
+        longest = next(limit for limit in self.contexts if limit >= needed)
+        if size:
+            graph, out = self._graphs[size, longest]
+            graph.replay()
+        else:
+            out = self._forward(count, longest)
+        return list(out[:count].tolist())
+
+    def _fill(self, slices: list[Slice], size: int) -> None:
+        """Bring the step's numbers to the device in one copy each; padded rows use block 0."""
+        torch = self.torch
+        count, width = len(slices), self._table.shape[1]
+        block = self.limits.block_tokens
+        numbers = torch.zeros((3, size), dtype=torch.int64)
+        table = torch.zeros((size, width), dtype=torch.int32)
+        contexts = torch.ones(size, dtype=torch.int32)
+        numbers[0, :count] = torch.tensor([part.sequence.tokens[-1] for part in slices])
+        numbers[1, :count] = torch.tensor([part.past for part in slices])
+        numbers[2, :count] = torch.tensor([slots_of(part, block)[0] for part in slices])
+        contexts[:count] = torch.tensor([part.past + 1 for part in slices])
+        for row, part in enumerate(slices):
+            blocks = part.sequence.blocks
+            table[row, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
+        moved = numbers.to(self._tokens.device)
+        self._tokens[:size], self._positions[:size], self._slots[:size] = moved
+        self._table[:size] = table.to(self._tokens.device)
+        self._contexts[:size] = contexts.to(self._tokens.device)
+
+    def decodes(self, slices: list[Slice]) -> DecodeAttention | None:
+        """Return the attention of the decodes of a mixed step; None where there are none."""
+        if not slices:
+            return None
+        count = len(slices)
+        self._fill(slices, count)
+        longest = max(part.past + 1 for part in slices)
+        return DecodeAttention(
+            self.cache, self._slots[:count], self._table[:count], self._contexts[:count], longest
+        )
+
+
+def _context_steps(most: int) -> tuple[int, ...]:
+    """Return the context limits of the graphs, the last being `most`."""
+    found = []
+    step = _FIRST_CONTEXT
+    while step < most:
+        found.append(step)
+        step *= _CONTEXT_RATIO
+    return (*found, most)

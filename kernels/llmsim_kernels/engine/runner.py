@@ -1,0 +1,106 @@
+"""Runs steps on a device: prompts and mixed steps eagerly, decodes by CUDA graph on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from llmsim.specs.engine import EngineLimits
+from llmsim_kernels.engine.cache import PagedCache, StepAttention, kv_bytes_per_block, slots_of
+from llmsim_kernels.engine.graphs import DecodeGraphs, MixedAttention
+from llmsim_kernels.engine.model import Attend, Decoder, DecoderShape
+from llmsim_kernels.engine.scheduler import EngineSettings, Slice
+
+_MEMORY_FRAC = 0.8
+"""Share of the free memory that KV may take on a GPU; the rest is activations and graphs."""
+
+_CPU_KV_BYTES = 256 << 20
+
+
+class Runner:
+    """A decoder with its cache on one device.
+
+    Parameters
+    ----------
+    shape : DecoderShape
+    settings : EngineSettings
+    device : str
+        ``cpu`` or ``cuda:0``.
+
+    Attributes
+    ----------
+    settings : EngineSettings
+        With the number of KV blocks decided.
+    """
+
+    def __init__(self, shape: DecoderShape, settings: EngineSettings, device: str) -> None:
+        import torch
+
+        self.torch = torch
+        self.device = torch.device(device)
+        on_gpu = self.device.type == "cuda"
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        self.decoder = Decoder(shape, self.device, dtype, settings.max_model_len, settings.seed)
+        if not settings.kv_blocks:
+            room = (
+                _MEMORY_FRAC * torch.cuda.mem_get_info(self.device)[0] if on_gpu else _CPU_KV_BYTES
+            )
+            size = kv_bytes_per_block(shape, settings.block_tokens, dtype.itemsize)
+            settings = replace(settings, kv_blocks=int(room // size))
+        self.settings = settings
+        self.cache = PagedCache(
+            shape, settings.kv_blocks, settings.block_tokens, self.device, dtype
+        )
+        self.graphs: DecodeGraphs | None = None
+        if on_gpu:
+            limits = EngineLimits(
+                settings.max_num_seqs,
+                settings.max_num_batched_tokens,
+                settings.max_model_len,
+                settings.block_tokens,
+                settings.cuda_graphs,
+            )
+            self.graphs = DecodeGraphs(self.decoder, self.cache, limits)
+
+    def run(self, slices: list[Slice]) -> list[int]:
+        """Compute a step and return the next token of each slice that samples, in order.
+
+        Notes
+        -----
+        Tokens are brought to the host before this returns, so its wall time is the step's.
+        """
+        with self.torch.inference_mode():
+            if self.graphs is not None and all(part.decodes for part in slices):
+                return self.graphs.run(slices)
+            # decodes first, whatever the order of decision: one launch serves them on a GPU
+            order = sorted(range(len(slices)), key=lambda at: not slices[at].decodes)
+            found = self._eager([slices[at] for at in order])
+        sampling = [at for at in order if slices[at].samples]
+        return [token for _, token in sorted(zip(sampling, found, strict=True))]
+
+    def _eager(self, slices: list[Slice]) -> list[int]:
+        """Compute a step without a graph; decodes come first."""
+        torch, size = self.torch, self.settings.block_tokens
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        sampled: list[int] = []
+        parts = []
+        for part in slices:
+            tokens += part.sequence.tokens[part.past : part.past + part.new]
+            positions += range(part.past, part.past + part.new)
+            slots += slots_of(part, size)
+            if part.samples:
+                sampled.append(len(tokens) - 1)
+            parts.append((part.new, part.past, self._long(part.sequence.blocks)))
+        attention: Attend = StepAttention(self.cache, self._long(slots), parts)
+        if self.graphs is not None:
+            count = sum(part.decodes for part in slices)
+            prompts = StepAttention(self.cache, self._long(slots), parts[count:])
+            attention = MixedAttention(self.graphs.decodes(slices[:count]), prompts)
+        rows = self._long(sampled)
+        found = self.decoder.forward(self._long(tokens), self._long(positions), rows, attention)
+        return list(torch.as_tensor(found).tolist())
+
+    def _long(self, values: list[int]) -> Any:
+        return self.torch.tensor(values, dtype=self.torch.int64, device=self.device)
