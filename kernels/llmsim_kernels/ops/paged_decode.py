@@ -1,0 +1,304 @@
+"""Decode attention over a paged KV cache: context split over programs, parts joined by their LSE.
+
+One program takes one request, the query heads that share a KV head (packed as the rows of its
+products) and one part of the context; flash-decoding (https://crfm.stanford.edu/2023/10/12/
+flashdecoding.html) describes the split. Keys and values may be of the queries' type, e4m3 or
+4-bit integers, which are turned into numbers in registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from llmsim_kernels.ops.bits import e4m3_to_half
+from llmsim_kernels.ops.device import capability_of, has_fp8, multiprocessors_of, power_of_two
+
+KERNEL_ID = "triton.paged_decode.v1"
+LOG2_E = 1.4426950408889634
+MOST_SPLITS = 64
+
+
+@triton.jit
+def _attend_part(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    k_terms_ptr,
+    v_terms_ptr,
+    table_ptr,
+    contexts_ptr,
+    out_ptr,
+    lse_ptr,
+    heads_kv,
+    table_width,
+    k_scale,
+    v_scale,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+    DIM: tl.constexpr,
+    PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SPLITS: tl.constexpr,
+    KV: tl.constexpr,
+    NATIVE_FP8: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    HALF: tl.constexpr = DIM // 2
+    row_blocks: tl.constexpr = (GROUP + ROWS - 1) // ROWS
+    request = tl.program_id(0).to(tl.int64)
+    head_kv = tl.program_id(1) // row_blocks
+    split = tl.program_id(2)
+    context = tl.load(contexts_ptr + request)
+    begin = context * 0
+    if WINDOW > 0:
+        begin = tl.maximum(context - WINDOW, 0)
+    part = tl.cdiv(tl.cdiv(context - begin, SPLITS), TILE) * TILE
+    first = begin + split * part
+    last = tl.minimum(first + part, context)
+
+    row = (tl.program_id(1) % row_blocks) * ROWS + tl.arange(0, ROWS)
+    row_ok = row < GROUP
+    head = request * heads_kv * GROUP + head_kv * GROUP + row
+    dims = tl.arange(0, DIM)
+    halves = tl.arange(0, HALF)
+    kind = q_ptr.dtype.element_ty
+    q = tl.load(q_ptr + head[:, None] * DIM + dims[None, :], mask=row_ok[:, None], other=0.0)
+    if KV == "int4":
+        q_low_ptr = q_ptr + head[:, None] * DIM + halves[None, :]
+        q_low = tl.load(q_low_ptr, mask=row_ok[:, None], other=0.0)
+        q_high = tl.load(q_low_ptr + HALF, mask=row_ok[:, None], other=0.0)
+        q_sum = tl.sum(q.to(tl.float32), 1)
+        acc_low = tl.zeros((ROWS, HALF), tl.float32)
+        acc_high = tl.zeros((ROWS, HALF), tl.float32)
+    else:
+        acc = tl.zeros((ROWS, DIM), tl.float32)
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+
+    for start in range(first, last, TILE):
+        token = start + tl.arange(0, TILE)
+        ok = token < last
+        page = tl.load(table_ptr + request * table_width + token // PAGE, mask=ok, other=0)
+        slot = (page.to(tl.int64) * PAGE + token % PAGE) * heads_kv + head_kv
+        if KV == "int4":
+            k = tl.load(k_ptr + slot[None, :] * HALF + halves[:, None], mask=ok[None, :], other=0)
+            low = ((k & 15).to(tl.int8) - 8).to(kind)
+            high = ((k >> 4).to(tl.int8) - 8).to(kind)
+            scores = tl.dot(q_low, low, input_precision=PRECISION)
+            scores += tl.dot(q_high, high, input_precision=PRECISION)
+            step = tl.load(k_terms_ptr + slot * 2, mask=ok, other=0.0).to(tl.float32)
+            middle = tl.load(k_terms_ptr + slot * 2 + 1, mask=ok, other=0.0).to(tl.float32)
+            scores = (scores * step[None, :] + q_sum[:, None] * middle[None, :]) * k_scale
+        else:
+            k = tl.load(k_ptr + slot[None, :] * DIM + dims[:, None], mask=ok[None, :], other=0)
+            if KV == "fp8":
+                k = e4m3_to_half(k, NATIVE_FP8).to(kind)
+            scores = tl.dot(q, k, input_precision=PRECISION) * k_scale
+        scores = tl.where(ok[None, :], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1))
+        weight = tl.exp2(scores - higher[:, None])
+        fade = tl.exp2(top - higher)
+        top = higher
+        total = total * fade + tl.sum(weight, 1)
+        if KV == "int4":
+            v = tl.load(v_ptr + slot[:, None] * HALF + halves[None, :], mask=ok[:, None], other=0)
+            low = ((v & 15).to(tl.int8) - 8).to(kind)
+            high = ((v >> 4).to(tl.int8) - 8).to(kind)
+            step = tl.load(v_terms_ptr + slot * 2, mask=ok, other=0.0).to(tl.float32)
+            middle = tl.load(v_terms_ptr + slot * 2 + 1, mask=ok, other=0.0).to(tl.float32)
+            middles = tl.sum(weight * middle[None, :], 1)[:, None]
+            steps = (weight * step[None, :]).to(kind)
+            acc_low = acc_low * fade[:, None] + middles
+            acc_low += tl.dot(steps, low, input_precision=PRECISION)
+            acc_high = acc_high * fade[:, None] + middles
+            acc_high += tl.dot(steps, high, input_precision=PRECISION)
+        else:
+            v = tl.load(v_ptr + slot[:, None] * DIM + dims[None, :], mask=ok[:, None], other=0)
+            if KV == "fp8":
+                v = e4m3_to_half(v, NATIVE_FP8).to(kind)
+            acc = acc * fade[:, None]
+            acc += tl.dot(weight.to(kind), v, input_precision=PRECISION)
+
+    norm = v_scale / tl.where(total > 0, total, 1.0)
+    place = head * SPLITS + split
+    if KV == "int4":
+        to = out_ptr + place[:, None] * DIM + halves[None, :]
+        tl.store(to, acc_low * norm[:, None], mask=row_ok[:, None])
+        tl.store(to + HALF, acc_high * norm[:, None], mask=row_ok[:, None])
+    else:
+        to = out_ptr + place[:, None] * DIM + dims[None, :]
+        tl.store(to, acc * norm[:, None], mask=row_ok[:, None])
+    if SPLITS > 1:
+        lse = tl.where(total > 0, top + tl.log2(tl.maximum(total, 1.0e-30)), float("-inf"))
+        tl.store(lse_ptr + place, lse, mask=row_ok)
+
+
+@triton.jit
+def _join_parts(
+    parts_ptr, lse_ptr, out_ptr, SPLITS: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr
+):
+    head = tl.program_id(0).to(tl.int64)
+    split = tl.arange(0, PADDED)
+    dims = tl.arange(0, DIM)
+    ok = split < SPLITS
+    lse = tl.load(lse_ptr + head * SPLITS + split, mask=ok, other=float("-inf"))
+    top = tl.max(lse, 0)
+    weight = tl.exp2(lse - tl.where(top > float("-inf"), top, 0.0))
+    total = tl.sum(weight, 0)
+    place = (head * SPLITS + split)[:, None] * DIM + dims[None, :]
+    parts = tl.load(parts_ptr + place, mask=ok[:, None], other=0.0)
+    out = tl.sum(parts * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
+    tl.store(out_ptr + head * DIM + dims, out)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How a launch is cut.
+
+    Parameters
+    ----------
+    rows, tile : int
+        Query heads packed into one product; tokens read at a time.
+    splits : int
+        Parts of a context.
+    warps, stages : int
+    """
+
+    rows: int
+    tile: int
+    splits: int
+    warps: int = 4
+    stages: int = 2
+
+
+def tiles_for(device: Any, batch: int, heads_kv: int, group: int, dim: int, context: int) -> Tiles:
+    """Return the cut of a launch: two waves of programs, and at least 256 tokens in each part.
+
+    Parameters
+    ----------
+    device : torch.device
+    batch : int [requests]
+    heads_kv, group, dim : int
+        KV heads, query heads for each, and width of a head.
+    context : int [tokens]
+        Of the longest request.
+    """
+    capability = capability_of(device)
+    rows = min(64, max(16, power_of_two(group)))
+    tile = 32 if dim >= 256 or capability == 0 else 64
+    programs = batch * heads_kv * -(-group // rows)
+    wanted = -(-2 * multiprocessors_of(device) // programs)
+    splits = max(1, min(MOST_SPLITS, wanted, context // 256))
+    return Tiles(rows, tile, splits, 4, 3 if capability >= 90 else 2)
+
+
+def paged_decode(
+    q: Any,
+    k_cache: Any,
+    v_cache: Any,
+    page_table: Any,
+    contexts: Any,
+    max_context: int,
+    *,
+    scale: float | None = None,
+    window: int = 0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    k_terms: Any = None,
+    v_terms: Any = None,
+    tiles: Tiles | None = None,
+) -> Any:
+    """Attend from one new token of each request to its whole context.
+
+    Parameters
+    ----------
+    q : Tensor (batch, heads_q, dim)
+    k_cache, v_cache : Tensor (pages, page, heads_kv, dim)
+        Of q's type, or e4m3 (as such or as bytes). 4-bit caches are bytes of width dim / 2: number
+        d in the low half of byte d, number d + dim / 2 in its high half.
+    page_table : Tensor (batch, pages of a request), int32
+    contexts : Tensor (batch,), int32 [tokens]
+        The new token included.
+    max_context : int [tokens]
+        No context is longer; it decides how contexts are split.
+    scale : float or None
+        Of the scores; 1 / sqrt(dim) if None.
+    window : int [tokens]
+        Only the last so many are attended to; 0 for all.
+    k_scale, v_scale : float
+        Factors of what e4m3 caches hold.
+    k_terms, v_terms : Tensor (pages, page, heads_kv, 2)
+        Of 4-bit caches: step and middle of each token's head; a nibble n means
+        ``middle + (n - 8) * step``.
+    tiles : Tiles or None
+        From `tiles_for` if None.
+
+    Returns
+    -------
+    Tensor (batch, heads_q, dim)
+        Zeros for a request without context.
+    """
+    batch, heads_q, dim = q.shape
+    page, heads_kv = k_cache.shape[1], k_cache.shape[2]
+    kind = kv_kind(q, k_cache)
+    if kind == "fp8":
+        k_cache, v_cache = k_cache.view(torch.uint8), v_cache.view(torch.uint8)
+    group = heads_q // heads_kv
+    cut = tiles or tiles_for(q.device, batch, heads_kv, group, dim, max_context)
+    out = torch.empty_like(q)
+    parts, lse = out, out
+    if cut.splits > 1:
+        parts = q.new_empty((batch, heads_q, cut.splits, dim), dtype=torch.float32)
+        lse = q.new_empty((batch, heads_q, cut.splits), dtype=torch.float32)
+    scale = dim**-0.5 if scale is None else scale
+    grid = (batch, heads_kv * -(-group // cut.rows), cut.splits)
+    _attend_part[grid](
+        q,
+        k_cache,
+        v_cache,
+        k_terms if kind == "int4" else q,
+        v_terms if kind == "int4" else q,
+        page_table,
+        contexts,
+        parts,
+        lse,
+        heads_kv,
+        page_table.shape[1],
+        scale * LOG2_E * k_scale,
+        float(v_scale),
+        GROUP=group,
+        ROWS=cut.rows,
+        TILE=cut.tile,
+        DIM=dim,
+        PAGE=page,
+        WINDOW=window,
+        SPLITS=cut.splits,
+        KV=kind,
+        NATIVE_FP8=has_fp8(q.device),
+        PRECISION=precision_of(q),
+        num_warps=cut.warps,
+        num_stages=cut.stages,
+    )
+    if cut.splits > 1:
+        padded = power_of_two(cut.splits)
+        _join_parts[(batch * heads_q,)](parts, lse, out, cut.splits, padded, dim, num_warps=4)
+    return out
+
+
+def precision_of(x: Any) -> str:
+    """Return how products of this type multiply: fp32 in full, whatever the tensor cores like."""
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def kv_kind(q: Any, cache: Any) -> str:
+    """Return ``same``, ``fp8`` or ``int4``, told by the type and width of a cache."""
+    if cache.shape[-1] * 2 == q.shape[-1]:
+        return "int4"
+    return "fp8" if cache.dtype in (torch.uint8, torch.float8_e4m3fn) else "same"
+
