@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import MixerPrice
 from llmsim.costmodel.contract import Chunk
-from llmsim.costmodel.operators import OpTable
+from llmsim.costmodel.operators import Floats, OpTable
 
 if TYPE_CHECKING:
     from llmsim.costmodel.roofline import RooflineCost
@@ -70,16 +70,47 @@ class StepBreakdown:
     tokens: int
 
 
+class StepParts(Protocol):
+    """What an explanation asks of a cost model beside the price of attention."""
+
+    def padded(self, tokens: Floats) -> Floats:
+        """Round token counts up to captured graph sizes."""
+        ...
+
+    def token_operators(self, tokens: Floats) -> Iterator[OpTable]:
+        """Yield every operator that depends on the number of tokens alone."""
+        ...
+
+    def head_tables(self, rows: Floats) -> Iterator[OpTable]:
+        """Yield LM head and sampler."""
+        ...
+
+    def host_ns(self, tokens: int, requests: int) -> tuple[float, float]:
+        """Return host work that adds to the GPU's, and that runs beside it [ns]."""
+        ...
+
+
 def explain_step(
     cost: RooflineCost, chunks: Sequence[Chunk], contexts: Sequence[int], logits: int
 ) -> StepBreakdown:
     """Split a step of a `RooflineCost`; see `RooflineCost.explain`."""
+    return explain_parts(cost, chunks, contexts, logits, _attention_rows(cost, chunks, contexts))
+
+
+def explain_parts(
+    cost: StepParts,
+    chunks: Sequence[Chunk],
+    contexts: Sequence[int],
+    logits: int,
+    attention: Iterable[OperatorRow],
+) -> StepBreakdown:
+    """Split a step whose attention has been split already."""
     tokens = sum(new for new, _ in chunks) + len(contexts)
     computed = cost.padded(np.array([float(tokens)]))
     rows = [_table_row(table) for table in cost.token_operators(computed)] if tokens else []
     if logits:
         rows += [_table_row(table) for table in cost.head_tables(np.array([float(logits)]))]
-    rows += _attention_rows(cost, chunks, contexts)
+    rows += attention
     gpu_s = sum(row.seconds for row in rows)
     added_ns, beside_ns = cost.host_ns(tokens, len(contexts) + len(chunks))
     host_s = (added_ns + max(0.0, beside_ns - gpu_s * NS_PER_S)) / NS_PER_S

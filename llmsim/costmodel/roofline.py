@@ -258,17 +258,29 @@ class RooflineCost:
             gpu_ns = fixed + request * decode + token * padded_tokens + windowed * windowed_tokens
         if chunks:
             sums = self.chunk_sums(chunks)
-            new, past, pairs, clipped_past, clipped_pairs, tiles = sums
-            tokens += new
-            for weights in self._prefill:
-                fixed, c1, c2, c3, c4, m1, m2, m3, m4, starved, norm, root = weights
-                compute = c1 * pairs + c2 * clipped_pairs + c3 * new + c4 * past
-                compute *= 1.0 + starved / tiles
-                memory = m1 * pairs + m2 * new + m3 * past + m4 * clipped_past
-                gpu_ns += fixed + (compute**norm + memory**norm) ** root
+            tokens += sums.new
+            gpu_ns = self.add_prefill_attention(gpu_ns, sums)
         gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
         gpu_ns += self._at(self._head_ns, logits, self.head_tables)
         return max(1, round(self._with_host(gpu_ns, tokens, decode + len(chunks))))
+
+    def add_prefill_attention(self, time_ns: float, sums: ChunkSums) -> float:
+        """Return `time_ns` [ns] plus the prefill attention of all layers.
+
+        Parameters
+        ----------
+        time_ns : float [ns]
+        sums : ChunkSums
+            Of the step's chunks.
+        """
+        new, past, pairs, clipped_past, clipped_pairs, tiles = sums
+        for weights in self._prefill:
+            fixed, c1, c2, c3, c4, m1, m2, m3, m4, starved, norm, root = weights
+            compute = c1 * pairs + c2 * clipped_pairs + c3 * new + c4 * past
+            compute *= 1.0 + starved / tiles
+            memory = m1 * pairs + m2 * new + m3 * past + m4 * clipped_past
+            time_ns += fixed + (compute**norm + memory**norm) ** root
+        return time_ns
 
     def chunk_sums(self, chunks: Sequence[Chunk]) -> ChunkSums:
         """Sum what prefill attention depends on.

@@ -6,13 +6,16 @@ may set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Protocol
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Gt
 
 from llmsim.core.registry import Registry
 from llmsim.costmodel import RooflineCost, StepCost
+from llmsim.costmodel.measured import Context, MeasuredCost, Profile, find_profile, load_profile
 from llmsim.specs import (
     EngineLimits,
     GpuCard,
@@ -21,6 +24,7 @@ from llmsim.specs import (
     ModelSpec,
     OperatorScales,
     ParallelPlan,
+    load_gpu,
 )
 
 _HOST = HostTerms()
@@ -65,10 +69,9 @@ class CostKind(Protocol):
 COST: Registry[CostKind] = Registry("cost")
 
 
-@COST.register("roofline")
 @dataclass(frozen=True)
-class Roofline:
-    """Smooth roofline over the operators of a step, from the GPU's card alone.
+class KernelPrices:
+    """Terms that every price made of kernels has.
 
     Parameters
     ----------
@@ -104,6 +107,16 @@ class Roofline:
             self.elementwise_scale,
         )
 
+    def host(self) -> HostTerms:
+        """Return what the host adds."""
+        return HostTerms(self.host_base_s, self.host_per_request_s, self.eager_layer_s)
+
+
+@COST.register("roofline")
+@dataclass(frozen=True)
+class Roofline(KernelPrices):
+    """Smooth roofline over the operators of a step, from the GPU's card alone."""
+
     def bind(
         self,
         model: ModelSpec,
@@ -115,7 +128,60 @@ class Roofline:
         lookahead: int,
     ) -> RooflineCost:
         """Return the roofline of one pool; see `CostKind.bind`."""
-        host = HostTerms(self.host_base_s, self.host_per_request_s, self.eager_layer_s)
         return RooflineCost(
-            model, gpu, link, plan, limits, kv_dtype, lookahead, host, self.scales()
+            model, gpu, link, plan, limits, kv_dtype, lookahead, self.host(), self.scales()
         )
+
+
+@COST.register("measured")
+@dataclass(frozen=True)
+class Measured(KernelPrices):
+    """Kernels as measured; what a profile does not hold is priced by the roofline.
+
+    Parameters
+    ----------
+    profile : str
+        Profile folder (relative to this file with ./ or ../), or ``<device>/<id>`` of a known one.
+    strict : bool
+        Refuse to price anything from other libraries, kernels or formats, or by the roofline.
+    libs : str
+        Library versions whose rows are used, such as ``vllm 0.24.0``; empty for the largest set.
+    kernel_id : str
+        The one kernel to use; empty for the one measured nearest to each shape.
+    mixed : str
+        Attention of a step with prefill and decode: ``card`` (what the GPU card says), ``split``
+        (two launches), ``fused_varlen`` (one) or ``streams`` (two at a time).
+    """
+
+    profile: str = field(kw_only=True)
+    strict: bool = field(default=False, kw_only=True)
+    libs: str = field(default="", kw_only=True)
+    kernel_id: str = field(default="", kw_only=True)
+    mixed: Literal["card", "split", "fused_varlen", "streams"] = field(default="card", kw_only=True)
+
+    def bind(
+        self,
+        model: ModelSpec,
+        gpu: GpuCard,
+        link: LinkCard | None,
+        plan: ParallelPlan,
+        limits: EngineLimits,
+        kv_dtype: str | None,
+        lookahead: int,
+    ) -> MeasuredCost:
+        """Return the measured price of one pool; see `CostKind.bind`."""
+        base = RooflineCost(model, gpu, link, plan, limits, kv_dtype, lookahead, self.host())
+        context = Context(kernel_id=self.kernel_id, libs=self.libs, strict=self.strict)
+        profile = _profile(find_profile(self.profile), gpu).fresh()
+        return MeasuredCost(base, profile, context, self.mixed, self.scales())
+
+
+def _profile(folder: Path, gpu: GpuCard) -> Profile:
+    stamp = max(path.stat().st_mtime_ns for path in folder.iterdir())
+    return _loaded(folder, stamp, gpu.name)
+
+
+@lru_cache(maxsize=8)
+def _loaded(folder: Path, stamp: int, gpu: str) -> Profile:
+    """Read a profile once per process and GPU card; `stamp` tells a changed one."""
+    return load_profile(folder, load_gpu(gpu))

@@ -164,7 +164,8 @@ def anchor_paths(data: dict[str, Any], folder: Path) -> None:
     Parameters
     ----------
     data : dict
-        Changed in place: ``model`` and ``gpu`` where they are paths, ``path`` of components.
+        Changed in place: ``model`` and ``gpu`` where they are paths, ``path`` and ``profile`` of
+        components.
     folder : Path
         Folder of the file, or the current one for overrides.
     """
@@ -181,6 +182,9 @@ def anchor_paths(data: dict[str, Any], folder: Path) -> None:
         name = part.get("path")
         if isinstance(name, str) and name:
             part["path"] = str(_trace(folder, name))
+        name = part.get("profile")
+        if isinstance(name, str) and is_path(name):
+            part["profile"] = str(_absolute(folder, name))
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from llmsim.core.errors import CardError
 from llmsim.core.units import seconds_to_ns
 from llmsim.costmodel import RooflineCost, plan_memory
+from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.costmodel.measured import MeasuredCost
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
@@ -45,7 +47,7 @@ def _build_pool(
 ) -> tuple[PoolPlan, list[str]]:
     engine = pool.engine
     model = engine.checkpoint(model)
-    gpu = load_gpu(pool.gpu, folder)
+    gpu = load_gpu(pool.gpu, folder).clocked(pool.clock_frac, pool.power_cap_w)
     parallel = pool.plan
     limits = engine.limits(model)
     memory = plan_memory(
@@ -61,6 +63,7 @@ def _build_pool(
     cost = pool.cost.build().bind(
         model, gpu, link, parallel, limits, engine.kv_dtype, engine.lookahead
     )
+    energy = ActiveEnergy(cost) if isinstance(cost, RooflineCost) else None
     rules = engine_rules(engine.version)
     share = engine.watermark_frac if engine.watermark_frac is not None else rules.watermark_frac
     config = EngineConfig(
@@ -88,10 +91,11 @@ def _build_pool(
         block_tokens=limits.block_tokens,
         usd_per_gpu_hour=usd_per_hour,
         price_source=source,
+        idle_w=math.nan if energy is None else energy.idle_w,
     )
-    told = list(cost.warnings()) if isinstance(cost, RooflineCost) else []
+    told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
     batching: Callable[[], BatchingPolicy] = pool.batching.build
-    return PoolPlan(facts, cost, config, batching), told
+    return PoolPlan(facts, cost, config, batching, energy), told
 
 
 def _price(pool: Pool) -> tuple[float, str]:

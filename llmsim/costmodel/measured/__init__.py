@@ -2,9 +2,11 @@
 
 Start with `profile` (a profile answers queries, tier by tier). It stands on `families` (work and
 coordinates of each operator), `means` (smooth rooflines and their fit), `residual` (what they get
-wrong, interpolated) and `tables` (the rows of one kernel).
+wrong, interpolated) and `tables` (the rows of one kernel). `cost` makes steps of it, from
+`operators` (by tokens), `attention` (by contexts) and `lines` (curves as straight pieces).
 """
 
+from llmsim.costmodel.measured.cost import MeasuredCost
 from llmsim.costmodel.measured.families import FAMILIES, Device, Types
 from llmsim.costmodel.measured.profile import Profile, find_profile, load_profile
 from llmsim.costmodel.measured.tables import Context, Latency
@@ -14,6 +16,7 @@ __all__ = [
     "Context",
     "Device",
     "Latency",
+    "MeasuredCost",
     "Profile",
     "Types",
     "find_profile",

@@ -119,6 +119,8 @@ class Family:
         Prior of the fit.
     rising : str
         Coordinate along which time must not fall; empty for none.
+    fastest : bool
+        The engine takes the fastest kernel it has at each size: collectives.
     """
 
     op: str
@@ -129,6 +131,7 @@ class Family:
     free: tuple[str, ...]
     start: MeanTerms
     rising: str = ""
+    fastest: bool = False
 
 
 def _gemm(s: Shapes, types: Types, device: Device) -> Work:
@@ -285,9 +288,9 @@ def _elementwise(op: str, work: Callable[[Shapes, Types, Device], Work], width: 
 def _collective(op: str) -> Family:
     start = MeanTerms(1e-5, 0.75, 0.1, 1.0)
     along = ("message_bytes",)
-    return Family(
-        op, _message, along, ("gpus", "nodes"), along, ("t0_s", "memory_frac"), start, along[0]
-    )
+    group = {"memcpy": (), "p2p": ("gpus",)}.get(op, ("gpus", "nodes"))
+    free = ("t0_s", "memory_frac")
+    return Family(op, _message, along, group, along, free, start, along[0], bool(group))
 
 
 FAMILIES: Mapping[str, Family] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,14 @@ from numpy.typing import NDArray
 
 from llmsim.core.errors import CardError, Fault, InputError, nearest
 from llmsim.core.paths import data_roots
-from llmsim.costmodel.measured.families import FAMILIES, Device, Family, Shapes, Types
+from llmsim.costmodel.measured.families import (
+    FAMILIES,
+    WEIGHT_BYTES,
+    Device,
+    Family,
+    Shapes,
+    Types,
+)
 from llmsim.costmodel.measured.means import Floats, MeanTerms, mean_s
 from llmsim.costmodel.measured.tables import (
     DTYPE_SIGMA,
@@ -118,12 +126,22 @@ class Profile:
         self.meta = meta
         self.rows = table
         self.usage = Usage(Counter(), Counter(), set())
-        self.tables: dict[str, list[KernelTable]] = {}
-        kept = table.where(table.usable & (table["split"] == "fit"))
-        for op, family in FAMILIES.items():
-            found = list(_tables_of(family, kept.where(kept["op"] == op), device))
-            if found:
-                self.tables[op] = sorted(found, key=lambda item: -len(item))
+        self._fit_rows = table.usable & (table["split"] == "fit")
+        self._tables: dict[str, list[KernelTable]] = {}
+
+    def fresh(self) -> Profile:
+        """Return the same tables with nothing used yet."""
+        twin = Profile(self.name, self.rows, self.device, self.meta)
+        twin._tables = self._tables
+        return twin
+
+    def tables(self, op: str) -> list[KernelTable]:
+        """Return the tables of an operator, largest first; made when first asked for."""
+        if op not in self._tables:
+            rows = self.rows.where(self._fit_rows & (self.rows["op"] == op))
+            found = list(_tables_of(FAMILIES[op], rows, self.device))
+            self._tables[op] = sorted(found, key=lambda table: -len(table))
+        return self._tables[op]
 
     def latency(self, op: str, shape: Mapping[str, float], context: Context) -> Latency:
         """Price one operator at one shape.
@@ -176,12 +194,19 @@ class Profile:
         """Say whether any rows answer for an operator, transferred ones included."""
         return bool(self._ranked(op, context)[0])
 
+    def terms(self, op: str, context: Context) -> MeanTerms:
+        """Return the mean function that the rows of an operator gave; its prior without rows."""
+        tables = self._ranked(op, context)[0]
+        return tables[0].fit.terms if tables else FAMILIES[op].start
+
     def _ranked(self, op: str, context: Context) -> tuple[list[KernelTable], float, str]:
         """Return the closest tables that exist, the sigma that they add, and what was relaxed."""
-        tables = self.tables.get(op, [])
+        tables = self.tables(op)
         typed = [table for table in tables if table.types == context.types]
         of_libs = [t for t in typed if context.libs in ("", t.libs)]
         both = [t for t in of_libs if context.kernel_id in ("", t.kernel_id)]
+        if both and FAMILIES[op].fastest:
+            return both, 0.0, ""
         if both:
             libs = context.libs or both[0].libs
             return [table for table in both if table.libs == libs], 0.0, ""
@@ -193,13 +218,13 @@ class Profile:
             note = f"{op}: rows of {used or 'unnamed libraries'}, not of {context.libs}"
             return [table for table in of_kernel if table.libs == used], 0.0, note
         if typed:
-            near = of_libs or typed
-            note = f"{op}: kernel {near[0].kernel_id} in place of {context.kernel_id}"
-            return [near[0]], KERNEL_SIGMA, note
+            other = (of_libs or typed)[0]
+            note = f"{op}: kernel {other.kernel_id} in place of {context.kernel_id}"
+            return [other], KERNEL_SIGMA, note
         if tables:
-            given, asked = tables[0].types, context.types
-            note = f"{op}: {_words(given)} rows scaled to {_words(asked)}"
-            return [tables[0]], DTYPE_SIGMA, note
+            asked = context.types
+            near = min(tables, key=lambda table: _unlike(table.types, asked))
+            return [near], DTYPE_SIGMA, f"{op}: {_words(near.types)} rows scaled to {_words(asked)}"
         return [], 0.0, ""
 
     def _answer(self, family: Family, shapes: Shapes, context: Context) -> Latencies | None:
@@ -209,6 +234,8 @@ class Profile:
         types = None if tables[0].types == context.types else context.types
         if len(tables) == 1:
             answer = tables[0].price(shapes, types)
+        elif family.fastest:
+            answer = _fastest_kernel(tables, shapes)
         else:
             answer = _nearest_kernel(tables, shapes)
         if note:
@@ -231,9 +258,7 @@ class Profile:
         asked = ", ".join(
             part for part in (context.kernel_id, context.libs, _words(context.types)) if part
         )
-        have = sorted(
-            {f"{t.kernel_id} ({_words(t.types)}; {t.libs})" for t in self.tables.get(op, [])}
-        )
+        have = sorted({f"{t.kernel_id} ({_words(t.types)}; {t.libs})" for t in self.tables(op)})
         hint = f"It has: {'; '.join(have)}." if have else f"It has no rows of {op}."
         fault = Fault("", op, f"the profile has no rows for {asked}, and strict is set.", hint)
         raise InputError(f"profile '{self.name}'", [fault])
@@ -248,6 +273,40 @@ class Profile:
 
 def _words(types: Types) -> str:
     return "/".join(dict.fromkeys((types.a, types.w, types.kv)))
+
+
+def _unlike(given: Types, asked: Types) -> float:
+    """Return how far apart two sets of formats are, in octaves of their bytes."""
+    pairs = ((given.w, asked.w), (given.a, asked.a), (given.kv, asked.kv))
+    return sum(abs(math.log2(WEIGHT_BYTES[a] / WEIGHT_BYTES[b])) for a, b in pairs)
+
+
+def _fastest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:
+    """Price each shape by the fastest of the kernels that were measured for its kind of group.
+
+    Engines choose a collective's algorithm by size, so the one that is beyond its measured sizes
+    does not compete where another is inside.
+    """
+    answers = [table.price(shapes) for table in tables]
+    ranked = np.stack([answer.seconds * np.exp2(answer.outside) for answer in answers])
+    unlike = np.stack([_other_group(table, shapes) for table in tables])
+    chosen = np.where(unlike, ranked * 1e6, ranked).argmin(axis=0)
+    rows = np.arange(len(chosen))
+    names = ("seconds", "sigma", "source", "outside")
+    stacked = {name: np.stack([getattr(answer, name) for answer in answers]) for name in names}
+    return Latencies(*(stacked[name][chosen, rows] for name in names))
+
+
+def _other_group(table: KernelTable, shapes: Shapes) -> NDArray[np.bool_]:
+    """Say for each shape whether the table lacks collectives of that many GPUs and nodes."""
+    have = set(zip(table.columns["gpus"].tolist(), _nodes(table.columns), strict=True))
+    asked = zip(shapes["gpus"].tolist(), _nodes(shapes), strict=True)
+    return np.array([pair not in have for pair in asked])
+
+
+def _nodes(columns: Shapes) -> list[float]:
+    nodes: list[float] = columns.get("nodes", np.ones_like(columns["gpus"])).tolist()
+    return nodes
 
 
 def _nearest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:
@@ -276,6 +335,8 @@ def _tables_of(family: Family, rows: ProfileTable, device: Device) -> Iterator[K
     )
     for label in np.unique(labels):
         part = rows.where(labels == label)
+        if family.fastest:  # launching one by one is the host's price, not the kernel's
+            part = part.where(part["graph"] != 0)
         if len(part) < _LEAST_ROWS:
             continue
         kernel_id, libs, a, w, kv = label.split("\x1f")

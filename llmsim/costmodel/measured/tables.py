@@ -235,6 +235,7 @@ class KernelTable:
             Formats to price instead of the rows' own, by the mean function of the rows.
         """
         family = self.family
+        shapes = self._known_skew(shapes)
         mean = mean_s(family.work(shapes, types or self.types, self.device), self.fit.terms)
         count = len(mean)
         residual, outside = np.zeros(count), np.zeros(count)
@@ -262,6 +263,14 @@ class KernelTable:
         if types is None or types == self.types:
             self._verbatim(shapes, seconds, sigma, source)
         return Latencies(seconds, sigma, source, outside)
+
+    def _known_skew(self, shapes: Shapes) -> Shapes:
+        """Take the measured load skew nearest to the one asked for."""
+        if "skew" not in shapes:
+            return shapes
+        known = np.unique(self.columns["skew"])
+        nearest = np.abs(shapes["skew"][:, None] - known).argmin(axis=1)
+        return {**shapes, "skew": known[nearest]}
 
     def _verbatim(
         self, shapes: Shapes, seconds: Floats, sigma: Floats, source: NDArray[np.int64]

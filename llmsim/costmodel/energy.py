@@ -1,0 +1,135 @@
+"""Joules of a step, by the three-point power model of a GPU.
+
+A loaded GPU draws its idle power all the time. On top, an operator draws what memory-bound or
+compute-bound kernels draw, whichever bounds it, for as long as it runs beyond its launch floor.
+What is added up here is that part alone, called *active*; idle power times time is the rest.
+
+The sums are those that the price is made of, so a stretch of decode steps costs O(1) as well.
+
+References
+----------
+Power points are card data (`llmsim.specs.gpu.PowerPoints`): medians of kernels longer than 0.2 to
+1 ms, from the power column of aiconfigurator tables (095f58a51) where the card says so. A law that
+is continuous in the utilisations fits the same rows only to 25-30%, so no more than this is
+claimed; single kernels are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from llmsim.core.units import NS_PER_S
+from llmsim.costmodel.attention import MixerPrice
+from llmsim.costmodel.contract import Chunk
+from llmsim.costmodel.operators import Floats, OpTable
+from llmsim.costmodel.roofline import RooflineCost
+
+_UJ_PER_W_NS = 1e-3  # a watt for a nanosecond is a nanojoule
+
+
+class ActiveEnergy:
+    """Energy above idle of the steps that a `RooflineCost` prices, over all GPUs of a replica.
+
+    Parameters
+    ----------
+    cost : RooflineCost
+
+    Attributes
+    ----------
+    idle_w : float [W]
+        Drawn all the time by the replica's GPUs, model loaded.
+
+    Notes
+    -----
+    Decode attention is memory-bound or compute-bound by its own slopes, prefill attention counts
+    as compute-bound. Collectives count as idle: copy engines and a few SMs are busy.
+    """
+
+    def __init__(self, cost: RooflineCost) -> None:
+        self._cost = cost
+        power, gpus = cost.gpu.power, cost.plan.gpus
+        self.idle_w = gpus * power.idle_w
+        self._compute_uj = gpus * (power.compute_w - power.idle_w) * _UJ_PER_W_NS
+        self._memory_uj = gpus * (power.memory_w - power.idle_w) * _UJ_PER_W_NS
+        limits = cost.limits
+        top = limits.max_num_batched_tokens + limits.max_num_seqs
+        tokens = cost.padded(np.arange(top + 1.0))
+        rows = np.arange(limits.max_num_seqs + 1.0)
+        self._token_uj = self._table(cost.token_operators, tokens)
+        self._head_uj = self._table(cost.head_tables, rows)
+        self._request_uj = self._padded_uj = self._windowed_uj = 0.0
+        self._launch_ns = sum(mixer.prefill_fixed_ns for mixer in cost.mixers)
+        for mixer in cost.mixers:
+            per_ns = self._decode_uj_per_ns(mixer)
+            self._request_uj += per_ns * mixer.decode_ns.request
+            self._padded_uj += per_ns * mixer.decode_ns.padded
+            self._windowed_uj += per_ns * mixer.decode_ns.windowed
+
+    def _table(
+        self, operators: Callable[[Floats], Iterator[OpTable]], sizes: Floats
+    ) -> list[float]:
+        """Return the active energy of all operators, by size [uJ]."""
+        energy = np.zeros_like(sizes)
+        for table in operators(sizes):
+            if table.dtype != "network":
+                bound = np.where(
+                    table.compute_s > table.memory_s, self._compute_uj, self._memory_uj
+                )
+                energy += table.count * np.maximum(0.0, table.seconds - table.fixed_s) * bound
+        energy[sizes == 0] = 0.0
+        told: list[float] = (energy * NS_PER_S).tolist()
+        return told
+
+    def _decode_uj_per_ns(self, mixer: MixerPrice) -> float:
+        gpu = self._cost.gpu
+        compute = sum(mixer.decode_flops) / gpu.peak_flops_per_s[mixer.dtype]
+        memory = sum(mixer.decode_bytes) / gpu.memory_bytes_per_s
+        return self._compute_uj if compute > memory else self._memory_uj
+
+    def decode_uj(self, batch: int, ticks: int, padded_sum: int, windowed_sum: int) -> int:
+        """Return the active energy of decode steps of one batch [uJ].
+
+        Parameters
+        ----------
+        batch : int [requests]
+        ticks : int [steps]
+        padded_sum, windowed_sum : int [tokens]
+            Padded context sums, added up over the steps.
+        """
+        fixed = self._at(self._token_uj, batch) + self._at(self._head_uj, batch)
+        return round(
+            ticks * (fixed + self._request_uj * batch)
+            + self._padded_uj * padded_sum
+            + self._windowed_uj * windowed_sum
+        )
+
+    def step_uj(
+        self,
+        chunks: list[Chunk],
+        decode: int,
+        padded_tokens: int,
+        windowed_tokens: int,
+        logits: int,
+    ) -> int:
+        """Return the active energy of a step of any composition [uJ]; see `StepCost.step_ns`."""
+        tokens = decode
+        energy = 0.0
+        if chunks:
+            sums = self._cost.chunk_sums(chunks)
+            tokens += sums.new
+            attention_ns = self._cost.add_prefill_attention(-self._launch_ns, sums)
+            energy += attention_ns * self._compute_uj
+        if decode:
+            energy += self._request_uj * decode + self._padded_uj * padded_tokens
+            energy += self._windowed_uj * windowed_tokens
+        energy += self._at(self._token_uj, tokens) + self._at(self._head_uj, logits)
+        return round(energy)
+
+    @staticmethod
+    def _at(table: list[float], size: int) -> float:
+        """Look a size up; beyond the engine's limits energy grows in proportion."""
+        if size < len(table):
+            return table[size]
+        return table[-1] * size / (len(table) - 1)

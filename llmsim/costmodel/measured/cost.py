@@ -1,0 +1,375 @@
+"""`MeasuredCost`: the step price from a kernel profile; where that is silent, the roofline's.
+
+At construction every token count is tabulated and attention is looked up on its grids. The lines
+of a decode batch are made when it first occurs, from the grids alone; a step then costs a few
+list lookups.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from llmsim.core.errors import Fault, InputError
+from llmsim.core.units import NS_PER_S
+from llmsim.costmodel.attention import ChunkSums, price_mixer, scaled_mixer
+from llmsim.costmodel.contract import Chunk, PriceLine
+from llmsim.costmodel.explain import OperatorRow, StepBreakdown, explain_parts, padded_sums
+from llmsim.costmodel.measured.attention import (
+    STREAMS_NORM,
+    MeasuredMixer,
+    measure_mixer,
+)
+from llmsim.costmodel.measured.lines import FOREVER, Pieces, decode_lines, pieces_of
+from llmsim.costmodel.measured.means import Floats
+from llmsim.costmodel.measured.operators import TokenOperators
+from llmsim.costmodel.measured.profile import Profile
+from llmsim.costmodel.measured.tables import Context
+from llmsim.costmodel.operators import OpTable, scaled
+from llmsim.costmodel.roofline import RooflineCost
+from llmsim.specs import UNSCALED, OperatorScales
+
+Operators = Callable[[Floats], Iterator[OpTable]]
+
+MIXED = ("card", "split", "fused_varlen", "streams")
+_POINTS_PER_OCTAVE = 12  # contexts at which a decode curve is evaluated before it is simplified
+
+
+class MeasuredCost:
+    """Measured kernels over the operator list; implements `StepCost`.
+
+    Parameters
+    ----------
+    base : RooflineCost
+        Operator list, host terms and graph sizes; the price of what was not measured. Unscaled.
+    profile : Profile
+    context : Context
+        Kernel and libraries to use; `strict` refuses whatever was not measured.
+    mixed : str
+        How attention of prefill and decode shares a step: ``card`` for what the GPU card says,
+        ``split`` for two launches, ``fused_varlen`` for one, ``streams`` for two at a time.
+    scales : OperatorScales
+        Factors on whole operator families, on the GPU alone.
+
+    Raises
+    ------
+    InputError
+        If `strict` is set and an operator has no rows; all of them are listed.
+    """
+
+    context_tile: int
+    window_tokens: int
+
+    def __init__(
+        self,
+        base: RooflineCost,
+        profile: Profile,
+        context: Context | None = None,
+        mixed: str = "card",
+        scales: OperatorScales = UNSCALED,
+    ) -> None:
+        self.base = base
+        self.scales = scales
+        self.profile = profile
+        self.model, self.gpu, self.plan = base.model, base.gpu, base.plan
+        self.context_tile = base.context_tile
+        self.window_tokens = base.window_tokens
+        self.mixed = mixed
+        context = context or Context()
+        self.operators = TokenOperators(profile, base.model, base.gpu, base.plan, context)
+        self._tabulate()
+        limits = base.limits
+        self._most = (limits.max_num_seqs, limits.max_model_len, limits.max_num_batched_tokens)
+        self.mixers = self._measure(context)
+        self._set_mixed()
+        self._lines: dict[int, tuple[list[int], list[PriceLine]]] = {}
+        self._attention: dict[int, Pieces] = {}
+        self.line_error = 0.0
+        if context.strict and self.operators.missing:
+            faults = [
+                Fault("", name, "was not measured.") for name in sorted(self.operators.missing)
+            ]
+            raise InputError(f"profile '{profile.name}' with strict", faults)
+
+    def _tabulate(self) -> None:
+        base = self.base
+        top = base.limits.max_num_batched_tokens + base.limits.max_num_seqs
+        self._token_ns = _sum_ns(self.token_operators, base.padded(np.arange(top + 1.0)))
+        self._head_ns = _sum_ns(self.head_tables, np.arange(base.limits.max_num_seqs + 1.0))
+
+    def _measure(self, context: Context) -> tuple[MeasuredMixer, ...]:
+        base = self.base
+        tp, kv_dtype = base.plan.tp, base.kv_dtype
+        found = []
+        for layer in base.model.layers:
+            for price in price_mixer(layer, base.gpu, tp, kv_dtype):
+                price = scaled_mixer(price, self.scales, base.gpu)
+                mixer = measure_mixer(layer, price, self.profile, context, tp, kv_dtype, self._most)
+                if mixer.decode is None or mixer.prefill is None:
+                    self.operators.missing.add(price.name)
+                found.append(mixer)
+        return tuple(found)
+
+    def token_operators(self, tokens: Floats) -> Iterator[OpTable]:
+        """Yield every operator that depends on the number of tokens alone, scaled."""
+        base = self.base
+        network = (table for table in base.token_operators(tokens) if table.dtype == "network")
+        for table in self.operators.of_tokens(tokens, network):
+            yield scaled(table, self.scales, base.gpu)
+
+    def head_tables(self, rows: Floats) -> Iterator[OpTable]:
+        """Yield LM head, its gather and the sampler, scaled."""
+        base = self.base
+        network = (table for table in base.head_tables(rows) if table.dtype == "network")
+        for table in self.operators.of_rows(rows, network):
+            yield scaled(table, self.scales, base.gpu)
+
+    def _set_mixed(self) -> None:
+        """Reduce how decode attention is priced beside chunks to a factor and a fixed part."""
+        fused = [mixer.price.mixed_fixed_ns == 0.0 for mixer in self.mixers]
+        kind = self.mixed
+        if kind == "card":
+            kind = "fused_varlen" if any(fused) else "split"
+        self._streams = kind == "streams"
+        self._kappa = max((mixer.price.mixed_scale for mixer in self.mixers), default=1.0)
+        self._launch_ns = 0.0
+        if kind != "fused_varlen":
+            self._kappa = 1.0
+            return
+        self._launch_ns = sum(
+            self.scales.attention_decode * NS_PER_S * mixer.decode.layers * mixer.decode.t0_s
+            if mixer.decode is not None
+            else mixer.price.decode_fixed_ns
+            for mixer in self.mixers
+        )
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        """Price a decode-only step; see `StepCost.decode_line`."""
+        try:
+            untils, lines = self._lines[batch]
+        except KeyError:
+            untils, lines = self._lines[batch] = self._build_lines(batch)
+        return lines[bisect_left(untils, padded_tokens)]
+
+    def step_ns(
+        self,
+        chunks: Sequence[Chunk],
+        decode: int,
+        padded_tokens: int,
+        windowed_tokens: int,
+        logits: int,
+    ) -> int:
+        """Price one step of any composition; see `StepCost.step_ns`."""
+        if not chunks and decode and logits == decode:
+            line = self.decode_line(decode, padded_tokens)
+            return max(
+                1,
+                round(
+                    line.base_ns
+                    + line.per_token_ns * padded_tokens
+                    + line.per_windowed_ns * windowed_tokens
+                ),
+            )
+        tokens = decode
+        gpu_ns = self._decode_ns(decode, padded_tokens, windowed_tokens) if decode else 0.0
+        if chunks:
+            sums = self.base.chunk_sums(chunks)
+            tokens += sums.new
+            gpu_ns = self._joined(self._prefill_ns(sums, len(chunks)), gpu_ns)
+        gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
+        gpu_ns += self._at(self._head_ns, logits, self.head_tables)
+        added, beside = self.base.host_ns(tokens, decode + len(chunks))
+        return max(1, round(added + max(gpu_ns, beside)))
+
+    def _joined(self, prefill_ns: float, decode_ns: float) -> float:
+        """Return the attention of a step that has both."""
+        if not decode_ns:
+            return prefill_ns
+        if self._streams:
+            longer, shorter = max(prefill_ns, decode_ns), min(prefill_ns, decode_ns)
+            return float(longer * (1.0 + (shorter / longer) ** STREAMS_NORM) ** (1 / STREAMS_NORM))
+        return prefill_ns + self._kappa * max(0.0, decode_ns - self._launch_ns)
+
+    def _prefill_ns(self, sums: ChunkSums, chunks: int) -> float:
+        total = 0.0
+        for mixer in self.mixers:
+            total += self._mixer_prefill_ns(mixer, sums, chunks)
+        return total
+
+    def _mixer_prefill_ns(self, mixer: MeasuredMixer, sums: ChunkSums, chunks: int) -> float:
+        if mixer.prefill is None:
+            return mixer.price.prefill_ns(sums)
+        return self.scales.attention_prefill * mixer.prefill.at(sums, chunks)
+
+    def _decode_ns(self, batch: int, padded_tokens: int, windowed_tokens: int) -> float:
+        """Return decode attention alone: the straight piece less everything else [ns]."""
+        if batch not in self._attention:
+            self._build_lines(batch)
+        attention = self._attention[batch].at(padded_tokens) - self._rest_ns(batch)
+        return attention + self._windowed(batch)[1] * windowed_tokens
+
+    def _rest_ns(self, batch: int) -> float:
+        tokens = self._at(self._token_ns, batch, self.token_operators)
+        return tokens + self._at(self._head_ns, batch, self.head_tables)
+
+    def _windowed(self, batch: int) -> tuple[float, float]:
+        """Return windowed decode attention as a straight line: fixed part and slope [ns].
+
+        Drawn through a context of one tile and one that fills the window.
+        """
+        edge = -(-self.window_tokens // self.context_tile) * self.context_tile
+        fixed = slope = 0.0
+        for mixer in self.mixers:
+            if not mixer.price.decode_ns.windowed:
+                continue
+            price = mixer.price
+            if mixer.decode is None:
+                fixed += price.decode_fixed_ns + price.decode_ns.request * batch
+                slope += price.decode_ns.windowed
+                continue
+            tile = float(self.context_tile)
+            ends = np.array([tile, max(edge, 2 * tile)])
+            low, high = self.scales.attention_decode * mixer.decode.at(batch, ends)
+            steep = max(0.0, (high - low) / (batch * (ends[1] - ends[0])))
+            fixed += low - steep * batch * tile
+            slope += steep
+        return fixed, slope
+
+    def _build_lines(self, batch: int) -> tuple[list[int], list[PriceLine]]:
+        """Return the straight pieces of one batch size; keep those of its GPU time."""
+        sizes, values = self._curve(batch)
+        fixed, slope = self._windowed(batch)
+        pieces = self._attention[batch] = pieces_of(sizes, values + fixed)
+        self.line_error = max(self.line_error, pieces.error)
+        added, beside = self.base.host_ns(batch, batch)
+        until = self._host_until(batch, pieces, slope, beside)
+        return decode_lines(pieces, added, beside, slope, until)
+
+    def _curve(self, batch: int) -> tuple[Floats, Floats]:
+        """Return GPU time without windowed mixers over padded context sums, contexts equal."""
+        tile = self.context_tile
+        octaves = math.log2(max(2.0, self._most[1] / tile))
+        count = max(2, math.ceil(octaves * _POINTS_PER_OCTAVE) + 1)
+        contexts = np.unique(np.round(2.0 ** np.linspace(0.0, octaves, count))) * tile
+        total = np.full(len(contexts), self._rest_ns(batch))
+        for mixer in self.mixers:
+            price = mixer.price
+            if price.decode_ns.windowed:
+                continue
+            if mixer.decode is not None:
+                total += self.scales.attention_decode * mixer.decode.at(batch, contexts)
+            else:
+                line = price.decode_ns
+                total += price.decode_fixed_ns + batch * (line.request + line.padded * contexts)
+        return batch * contexts, total
+
+    def _host_until(self, batch: int, pieces: Pieces, slope: float, beside: float) -> int:
+        """Return the largest padded sum at which the host is the longer, contexts equal."""
+        edge = batch * (-(-self.window_tokens // self.context_tile) * self.context_tile)
+        start = 0
+        for end, base, steep in zip(pieces.untils, pieces.bases, pieces.slopes, strict=True):
+            for low, high, flat, rise in (
+                (start, min(end, edge), base, steep + slope),
+                (max(start, edge), end, base + slope * edge, steep),
+            ):
+                if high > low and flat + rise * high > beside:
+                    return min(high, max(low, int((beside - flat) / rise))) if rise else low
+            start = end
+        return FOREVER
+
+    def _at(self, table: list[float], size: int, operators: Operators) -> float:
+        """Look a size up; one beyond the engine's limits is priced on the spot."""
+        if size < len(table):
+            return table[size]
+        return _sum_ns(operators, np.array([float(size)]))[0]
+
+    def padded(self, tokens: Floats) -> Floats:
+        """Round token counts up to captured graph sizes; see `RooflineCost.padded`."""
+        return self.base.padded(tokens)
+
+    def host_ns(self, tokens: int, requests: int) -> tuple[float, float]:
+        """Return host work that adds, and that runs beside; see `RooflineCost.host_ns`."""
+        return self.base.host_ns(tokens, requests)
+
+    def explain(
+        self,
+        chunks: Sequence[Chunk] = (),
+        contexts: Sequence[int] = (),
+        logits: int | None = None,
+    ) -> StepBreakdown:
+        """Split the price of a step by operator; see `RooflineCost.explain`.
+
+        Notes
+        -----
+        Decode attention is shown without the error of its straight pieces, `line_error`.
+        """
+        rows = len(contexts) + len(chunks) if logits is None else logits
+        return explain_parts(self, chunks, contexts, rows, self._attention_rows(chunks, contexts))
+
+    def _attention_rows(
+        self, chunks: Sequence[Chunk], contexts: Sequence[int]
+    ) -> list[OperatorRow]:
+        """Return a row per mixer and phase; beside chunks, decode shares what the join leaves."""
+        batch = len(contexts)
+        padded, windowed = padded_sums(contexts, self.context_tile, self.window_tokens)
+        alone = {
+            mixer: self._mixer_decode_ns(mixer, batch, padded, windowed)
+            for mixer in self.mixers
+            if contexts
+        }
+        made = []
+        share = 1.0
+        if chunks:
+            sums = self.base.chunk_sums(chunks)
+            prefill = self._prefill_ns(sums, len(chunks))
+            for mixer in self.mixers:
+                ns = self._mixer_prefill_ns(mixer, sums, len(chunks))
+                made.append(_attention_row(mixer, "prefill", ns, mixer.price.limits_ns(sums)))
+            total = sum(alone.values())
+            share = (self._joined(prefill, total) - prefill) / total if total else 1.0
+        for mixer, ns in alone.items():
+            made.append(_attention_row(mixer, "decode", share * ns, (0.0, ns)))
+        return made
+
+    def _mixer_decode_ns(
+        self, mixer: MeasuredMixer, batch: int, padded: int, windowed: int
+    ) -> float:
+        price = mixer.price
+        size = windowed if price.decode_ns.windowed else padded
+        if mixer.decode is not None:
+            context = np.array([max(size / batch, float(self.context_tile))])
+            return float(self.scales.attention_decode * mixer.decode.at(batch, context)[0])
+        slopes = price.decode_ns
+        variable = slopes.padded * padded + slopes.windowed * windowed
+        return price.decode_fixed_ns + slopes.request * batch + variable
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what was taken for granted, and what answered for the kernels."""
+        lines = [f"{self.profile.name}: {line}" for line in self.profile.usage.lines()]
+        if self.operators.missing:
+            names = ", ".join(sorted(self.operators.missing))
+            lines.append(f"{self.profile.name}: no rows, so roofline: {names}")
+        return (*self.base.warnings(), *lines)
+
+
+def _attention_row(
+    mixer: MeasuredMixer, phase: str, ns: float, limits: tuple[float, float]
+) -> OperatorRow:
+    """Return the row of one mixer; the profile has no FLOPs of it, so none are shown."""
+    bound = "compute" if limits[0] > limits[1] else "memory"
+    price = mixer.price
+    return OperatorRow(
+        f"{price.name} {phase}", price.layers, 0.0, 0.0, ns / NS_PER_S, bound, price.dtype, 0.0
+    )
+
+
+def _sum_ns(operators: Operators, sizes: Floats) -> list[float]:
+    total = np.zeros_like(sizes)
+    for table in operators(sizes):
+        total += table.count * table.seconds
+    total[sizes == 0] = 0.0
+    priced: list[float] = (total * NS_PER_S).tolist()
+    return priced

@@ -1,0 +1,223 @@
+"""The operators of a step that depend on token counts, priced from a profile.
+
+The roofline lists them; each gets its measured time where the profile has one. Prices are looked
+up at a few hundred token counts; between those the ratio to the roofline is interpolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsim.costmodel.measured.families import Types
+from llmsim.costmodel.measured.means import Floats
+from llmsim.costmodel.measured.profile import Profile
+from llmsim.costmodel.measured.tables import Context
+from llmsim.costmodel.operators import (
+    ACTIVATION_BYTES,
+    OpTable,
+    elementwise,
+    head_operators,
+    layer_operators,
+)
+from llmsim.specs import (
+    GpuCard,
+    LayerSpec,
+    Linear,
+    ModelSpec,
+    MoeMlp,
+    ParallelPlan,
+    SoftmaxAttention,
+    WeightFormat,
+)
+
+KNOTS_PER_OCTAVE = 12
+"""Token counts priced per doubling, beyond the small ones that are all priced."""
+_EVERY_TO = 64
+
+
+def types_of(form: WeightFormat, gpu: GpuCard) -> Types:
+    """Return the number formats of a weight matrix's rows in a profile.
+
+    Parameters
+    ----------
+    form : WeightFormat
+    gpu : GpuCard
+        Without tensor cores for the format, activations stay at 16 bits.
+    """
+    name = form.name
+    if name == "bf16" or form.bytes_per_weight == 2.0:
+        return Types()
+    weights = "fp8_block" if name.startswith("fp8-block") else name
+    if name.startswith("int") and name not in ("int4", "int8"):
+        weights = f"w{name.removeprefix('int')}"
+    compute = gpu.compute_dtype(form.compute_dtype)
+    if compute == "bf16":
+        return Types("bf16", weights)
+    if compute == "fp8" and weights.endswith("fp4"):
+        return Types("fp8", weights)
+    return Types(weights, weights)
+
+
+class TokenOperators:
+    """Prices token-wise operators of one model on one rank.
+
+    Parameters
+    ----------
+    profile : Profile
+    model : ModelSpec
+    gpu : GpuCard
+    plan : ParallelPlan
+    context : Context
+        Its formats are replaced by each operator's own.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        model: ModelSpec,
+        gpu: GpuCard,
+        plan: ParallelPlan,
+        context: Context,
+    ) -> None:
+        self.profile = profile
+        self.model = model
+        self.gpu = gpu
+        self.plan = plan
+        self.context = context
+        self.missing: set[str] = set()
+
+    def of_tokens(self, tokens: Floats, collectives: Iterator[OpTable]) -> Iterator[OpTable]:
+        """Yield what depends on the number of tokens.
+
+        Parameters
+        ----------
+        tokens : ndarray of float (n,) [tokens], rising
+        collectives : iterator of OpTable
+            As the roofline prices them.
+        """
+        model = self.model
+        row = ACTIVATION_BYTES * model.hidden * tokens
+        embed = elementwise("embed", 1, 2.0 * row, self.gpu)
+        yield self._timed("gather", embed, "tokens", tokens, {"hidden": model.hidden})
+        for layer in model.layers:
+            yield from self._of_layer(layer, tokens)
+        norm = elementwise("final norm", 1, 2.0 * row, self.gpu)
+        yield self._timed("norm", norm, "tokens", tokens, {"hidden": model.hidden})
+        for table in collectives:
+            yield self._collective("all_reduce", table, row)
+
+    def of_rows(self, rows: Floats, collectives: Iterator[OpTable]) -> Iterator[OpTable]:
+        """Yield LM head, sampler and the gather of logits."""
+        model, tp = self.model, self.plan.tp
+        for table in head_operators(model, tp, rows, self.gpu):
+            if table.name == "sampler":
+                yield self._timed("sampler", table, "logit_rows", rows, {"vocab": model.vocab})
+            else:
+                yield self._product(table, model.head(tp), rows)
+        for table in collectives:
+            yield self._collective("all_gather", table, ACTIVATION_BYTES * model.vocab * rows)
+
+    def _of_layer(self, layer: LayerSpec, tokens: Floats) -> Iterator[OpTable]:
+        model, tp = self.model, self.plan.tp
+        linears = {part.name: part for part in layer.linears(model.hidden, tp)}
+        for table in layer_operators(layer, model.hidden, self.plan, tokens, self.gpu):
+            if table.name in linears:
+                yield self._product(table, linears[table.name], tokens)
+            elif table.name == "experts" and isinstance(layer.mlp, MoeMlp):
+                yield self._experts(table, layer.mlp, tokens)
+            else:
+                yield self._elementwise(table, layer, linears, tokens)
+
+    def _product(self, table: OpTable, linear: Linear, rows: Floats) -> OpTable:
+        shape = {"n": linear.n, "k": linear.k}
+        return self._timed("gemm", table, "m", rows, shape, types_of(linear.format, self.gpu))
+
+    def _experts(self, table: OpTable, moe: MoeMlp, tokens: Floats) -> OpTable:
+        """Price the routed experts; those without a gate have no rows and keep the roofline."""
+        if not moe.gated:
+            return self._note(table)
+        plan = self.plan
+        shape = {
+            "hidden": self.model.hidden,
+            "inter": moe.intermediate // (plan.tp // plan.ep),
+            "topk": moe.active_experts,
+            "experts": moe.experts,
+            "experts_local": moe.experts // plan.ep,
+        }
+        return self._timed("moe", table, "tokens", tokens, shape, types_of(moe.format, self.gpu))
+
+    def _elementwise(
+        self, table: OpTable, layer: LayerSpec, linears: Mapping[str, Linear], tokens: Floats
+    ) -> OpTable:
+        if table.name == "norm":
+            return self._timed("norm", table, "tokens", tokens, {"hidden": self.model.hidden})
+        prefix = table.name.removesuffix("act")
+        if table.name.endswith("act") and f"{prefix}down" in linears:
+            shape = {"inter": linears[f"{prefix}down"].k}
+            return self._timed("activation", table, "tokens", tokens, shape)
+        mixer = layer.mixer
+        if table.name == "rope+kv write" and isinstance(mixer, SoftmaxAttention):
+            heads = {
+                "heads_q": mixer.heads // self.plan.tp,
+                "heads_kv": mixer.kv_heads_per_rank(self.plan.tp),
+                "head_dim": mixer.head_dim,
+            }
+            return self._timed("rope", table, "tokens", tokens, heads)
+        return self._note(table)
+
+    def _collective(self, op: str, table: OpTable, size: Floats) -> OpTable:
+        return self._timed(op, table, "message_bytes", size, {"gpus": self.plan.tp, "nodes": 1})
+
+    def _note(self, table: OpTable) -> OpTable:
+        self.missing.add(table.name)
+        return table
+
+    def _timed(
+        self,
+        op: str,
+        table: OpTable,
+        axis: str,
+        sizes: Floats,
+        shape: Mapping[str, int],
+        types: Types | None = None,
+    ) -> OpTable:
+        """Put the profile's time in place of the roofline's, where it has rows."""
+        context = replace(self.context, types=types or Types())
+        if not self.profile.covers(op, context):
+            return self._note(table)
+        knots, index = np.unique(_knots(sizes), return_index=True)
+        live = knots > 0
+        if not live.any():
+            return table
+        asked = {axis: knots[live], **{name: np.array([float(v)]) for name, v in shape.items()}}
+        seconds = self.profile.latencies(op, asked, context).seconds
+        return _replaced(table, sizes, knots[live], seconds, index[live])
+
+
+def _knots(sizes: Floats) -> Floats:
+    """Return sizes with those between knots replaced by the knot below them."""
+    octaves = np.log2(np.maximum(sizes, 1.0))
+    octaves = octaves - np.log2(np.maximum(sizes[sizes > 0].min(initial=np.inf), 1.0))
+    if len(sizes) <= 4 * _EVERY_TO:
+        return sizes
+    bucket = np.floor(octaves * KNOTS_PER_OCTAVE)
+    first = np.ones(len(sizes), dtype=bool)
+    first[1:] = bucket[1:] != bucket[:-1]
+    first[: _EVERY_TO + 1] = True
+    first[-1] = True
+    return sizes[np.maximum.accumulate(np.where(first, np.arange(len(sizes)), 0))]
+
+
+def _replaced(
+    table: OpTable, sizes: Floats, knots: Floats, seconds: Floats, index: NDArray[np.intp]
+) -> OpTable:
+    """Return the table with measured seconds, spread from the knots to all sizes."""
+    ratio = np.log(seconds / table.seconds[index])
+    spread = np.exp(np.interp(np.log(np.maximum(sizes, 1e-9)), np.log(knots), ratio))
+    timed = table.seconds * spread
+    fixed = np.minimum(table.fixed_s, timed)
+    return replace(table, fixed_s=fixed, seconds=timed)
