@@ -1,0 +1,186 @@
+"""What a source does not say about its runs, as a table with the origin of every value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.fidelity.cases import Case
+
+TABLE: Final = Path(__file__).with_name("assumptions.yaml")
+
+SETS: Final = (
+    "engine",
+    "batching",
+    "client",
+    "model",
+    "quantisation",
+    "tpot_of_means",
+    "not_simulated",
+)
+"""What a rule may set."""
+
+_VERSIONS: Final = ("version_from", "version_below")
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What is taken for granted of one case, before its own record is heard.
+
+    Parameters
+    ----------
+    engine : mapping
+        Keys of a scenario's ``engine``.
+    batching : mapping
+        Component of the pool; empty for llmsim's own default.
+    client : mapping
+        How requests are sent: ``requests_per_slot``, ``length_min_frac``, ``arrivals``,
+        ``distinct_prompts``, ``nominal_tokens``.
+    model : str
+        Model card, where it differs from the case's model key.
+    quantisation : str
+        Scheme that the weights are taken to be in; empty for the card's own.
+    tpot_of_means : bool
+        The source divides mean times by mean lengths, where others average over requests.
+    not_simulated : str
+        Why the case cannot be simulated; empty when it can.
+    sources : tuple of str
+        Origin of every rule that applied, in order.
+    """
+
+    engine: Mapping[str, Any]
+    batching: Mapping[str, Any]
+    client: Mapping[str, Any]
+    model: str
+    quantisation: str
+    tpot_of_means: bool
+    not_simulated: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table.
+
+    Parameters
+    ----------
+    when : mapping of str to tuple of str
+        Globs by column; all columns must match, by one of their globs.
+    version_from, version_below : tuple of int
+        Limits of the engine version; empty for none.
+    sets : mapping
+        What it sets.
+    source : str
+    """
+
+    when: Mapping[str, tuple[str, ...]]
+    version_from: tuple[int, ...]
+    version_below: tuple[int, ...]
+    sets: Mapping[str, Any]
+    source: str
+
+    def applies(self, case: Case) -> bool:
+        """Whether the rule speaks of a case."""
+        for column, globs in self.when.items():
+            value = case.model_key if column == "model_key" else case.text(column)
+            if not any(fnmatchcase(value, glob) for glob in globs):
+                return False
+        if not (self.version_from or self.version_below):
+            return True
+        version = numbers_of(case.text("engine_version"))
+        if not version:
+            return False
+        below = self.version_below
+        return version >= self.version_from and (not below or version < below)
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with; empty for a name or a year.
+
+    Parameters
+    ----------
+    version : str
+        Such as ``0.15.1 (fork with tracing)`` or ``1.2.0rc6.post1``.
+    """
+    match = re.match(r"\d{1,3}(?:\.\d+)+", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def read_rules(path: Path = TABLE) -> tuple[Rule, ...]:
+    """Read the table of assumptions.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    InputError
+        With every rule that has no source or sets an unknown word.
+    """
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    rules, faults = [], []
+    for number, row in enumerate(data["rules"], 1):
+        where = f"{path}, rule {number}"
+        sets = row.get("set", {})
+        faults += [
+            Fault(where, f"set.{word}", "is unknown.", nearest(word, SETS))
+            for word in sets
+            if word not in SETS
+        ]
+        if not row.get("source"):
+            faults.append(Fault(where, "source", "is missing: every value needs its origin"))
+        when = dict(row.get("when", {}))
+        limits = [numbers_of(str(when.pop(key, ""))) for key in _VERSIONS]
+        globs = {
+            column: tuple(value) if isinstance(value, list) else (str(value),)
+            for column, value in when.items()
+        }
+        rules.append(Rule(globs, limits[0], limits[1], sets, row.get("source", "")))
+    if faults:
+        raise InputError(str(path), faults)
+    return tuple(rules)
+
+
+@cache
+def shipped_rules() -> tuple[Rule, ...]:
+    """Return the rules that ship with llmsim."""
+    return read_rules()
+
+
+def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
+    """Return what is taken for granted of a case.
+
+    Parameters
+    ----------
+    case : Case
+    rules : tuple of Rule, optional
+        Default: the shipped table.
+    """
+    merged: dict[str, Any] = {"engine": {}, "client": {}}
+    sources = []
+    for rule in shipped_rules() if rules is None else rules:
+        if rule.applies(case):
+            sources.append(rule.source)
+            for word, value in rule.sets.items():
+                known = merged.get(word)
+                keep = isinstance(known, dict) and isinstance(value, dict) and word != "batching"
+                merged[word] = {**known, **value} if keep else value
+    return Assumptions(
+        engine=merged["engine"],
+        batching=merged.get("batching", {}),
+        client=merged["client"],
+        model=merged.get("model", ""),
+        quantisation=merged.get("quantisation", ""),
+        tpot_of_means=merged.get("tpot_of_means", False),
+        not_simulated=merged.get("not_simulated", ""),
+        sources=tuple(sources),
+    )

@@ -1,0 +1,151 @@
+"""Simulating one case, without the cost of a run folder, and the statistics a client would print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from llmsim.core.units import NS_PER_S
+from llmsim.fidelity.cases import Key
+from llmsim.results.columns import OUTCOMES, RAW_COLUMNS
+from llmsim.results.facts import RunFacts
+from llmsim.results.store import RequestSink
+from llmsim.scenario import Scenario, build_workload
+from llmsim.serving.build import build_pools
+from llmsim.serving.fleet import ClientRules
+from llmsim.serving.simulate import simulate
+
+QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+_COLUMN: Final = {name: index for index, name in enumerate(RAW_COLUMNS)}
+_FINISHED: Final = OUTCOMES.index("finished")
+
+
+class RowSink(RequestSink):
+    """Keeps the engine's rows of integers; nothing is written and nothing derived."""
+
+    def flush(self) -> None:
+        """Keep everything in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the simulated client saw.
+
+    Parameters
+    ----------
+    values : mapping of (metric, stat) to float
+        Times in s, rates per s.
+    kv_blocks : int [blocks]
+    warnings : tuple of str
+    """
+
+    values: Mapping[Key, float]
+    kv_blocks: int
+    warnings: tuple[str, ...]
+
+
+def predict(
+    data: Mapping[str, Any], window: tuple[int, int] | None = None, tpot_of_means: bool = False
+) -> Prediction:
+    """Simulate a scenario given as a mapping, and return what its client measures.
+
+    Parameters
+    ----------
+    data : mapping
+    window : (first, last) or None
+        Requests that count, by index, the last one excluded; None for all.
+    tpot_of_means : bool
+        Divide mean times by mean lengths instead of averaging over requests.
+
+    Raises
+    ------
+    LlmsimError
+        If the scenario is wrong or the model does not fit.
+    """
+    scenario = Scenario.parse(data)
+    pools, warnings = build_pools(scenario)
+    workload = build_workload(scenario)
+    sink = RowSink([pool.facts.name for pool in pools], workload.clients)
+    facts = simulate(
+        pools,
+        workload,
+        scenario.fleet.routing.build(),
+        sink,
+        seed=scenario.seed,
+        clients=ClientRules(),
+    )
+    rows = np.array(sink.rows, dtype=np.int64).reshape(-1, len(RAW_COLUMNS))
+    values = client_statistics(rows, facts, window, tpot_of_means)
+    blocks = pools[0].facts.kv_blocks
+    return Prediction(values, blocks, (*warnings, *facts.warnings))
+
+
+def client_statistics(
+    rows: npt.NDArray[np.int64],
+    facts: RunFacts,
+    window: tuple[int, int] | None = None,
+    tpot_of_means: bool = False,
+) -> dict[Key, float]:
+    """Return the statistics of a benchmark client, from the engine's rows.
+
+    Parameters
+    ----------
+    rows : ndarray of int64 (n, columns)
+        In the order of `RAW_COLUMNS`.
+    facts : RunFacts
+    window : (first, last) or None
+    tpot_of_means : bool
+
+    Returns
+    -------
+    mapping of (metric, stat) to float
+        As the clients of vLLM and SGLang define them: ``tpot = (e2e - ttft) / (output - 1)`` per
+        request with two tokens or more; throughput over the time from the first request sent to
+        the last answer complete.
+    """
+    finished = rows[rows[:, _COLUMN["outcome"]] == _FINISHED]
+    if window is not None:
+        index = finished[:, _COLUMN["request"]]
+        finished = finished[(index >= window[0]) & (index < window[1])]
+    found: dict[Key, float] = {
+        ("completed", "total"): float(len(finished)),
+        ("failed", "total"): float(len(rows) - len(finished)) if window is None else 0.0,
+    }
+    if not len(finished):
+        return found
+    sent, first, end = (
+        finished[:, _COLUMN[name]] / NS_PER_S for name in ("arrival_ns", "first_token_ns", "end_ns")
+    )
+    prompt, output = (
+        finished[:, _COLUMN[name]].astype(float) for name in ("prompt_tokens", "output_tokens")
+    )
+    ttft, e2e = first - sent, end - sent
+    found |= _spread("ttft", ttft) | _spread("e2e", e2e)
+    many = output > 1
+    if many.any():
+        tpot = (e2e - ttft)[many] / (output[many] - 1)
+        found |= _spread("tpot", tpot)
+        if tpot_of_means:
+            found["tpot", "mean"] = float((e2e.mean() - ttft.mean()) / (output.mean() - 1))
+    seconds = max(float(end.max() - sent.min()), 1e-9)
+    found["duration", "total"] = seconds
+    found["request_throughput", "mean"] = len(finished) / seconds
+    found["output_throughput", "mean"] = float(output.sum()) / seconds
+    found["total_throughput", "mean"] = float((prompt + output).sum()) / seconds
+    found["prefill_time", "mean"] = float(ttft.max())
+    if window is None and facts.itl.total:
+        found["itl", "mean"] = facts.itl.mean_s()
+        marks = facts.itl.quantiles_s(list(QUANTILES.values()))
+        found |= {("itl", name): float(mark) for name, mark in zip(QUANTILES, marks, strict=True)}
+    return found
+
+
+def _spread(metric: str, values: npt.NDArray[np.float64]) -> dict[Key, float]:
+    marks = np.quantile(values, list(QUANTILES.values()))
+    found = {(metric, name): float(mark) for name, mark in zip(QUANTILES, marks, strict=True)}
+    return found | {(metric, "mean"): float(values.mean()), (metric, "std"): float(values.std())}

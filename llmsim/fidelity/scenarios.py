@@ -1,0 +1,215 @@
+"""From a measured case to a scenario that anybody can run, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llmsim.core.errors import LlmsimError
+from llmsim.fidelity.assumptions import Assumptions, assume
+from llmsim.fidelity.cases import Case
+
+KV_DTYPES: Final = ("bf16", "fp16", "fp8", "int8")
+
+SPARE_TOKENS: Final = 200
+"""Room above prompt and output in ``max_model_len`` where a case does not say [tokens]: what the
+InferenceX recipes give at their longest lengths."""
+
+LONGEST_RUN_REQUESTS: Final = 40_000
+"""An open run is cut here [requests]: means of a steady state need no more."""
+
+
+class NotSimulatedError(LlmsimError):
+    """A case that cannot be turned into a scenario; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user, or an ablation, changes for every case alike.
+
+    Parameters
+    ----------
+    cost : mapping
+        The pool's ``cost`` component.
+    client : mapping
+        Replaces what is assumed of clients; see `Assumptions.client`.
+    """
+
+    cost: Mapping[str, Any]
+    client: Mapping[str, Any]
+
+
+DEFAULTS: Final = Options({"kind": "roofline"}, {})
+
+
+def scenario_data(
+    case: Case, options: Options = DEFAULTS, replay: Path | None = None
+) -> dict[str, Any]:
+    """Return the scenario of a case, as its YAML file would say it.
+
+    Parameters
+    ----------
+    case : Case
+    options : Options
+    replay : Path or None
+        Trace of the case's own requests (Mooncake format); None draws them from laws.
+
+    Raises
+    ------
+    NotSimulatedError
+        If the record leaves something out that no stated assumption fills, or the run used
+        something that has no model here.
+    """
+    known = assume(case)
+    if known.not_simulated:
+        raise NotSimulatedError(f"{case.text('engine') or 'engine'}: {known.not_simulated}")
+    if case.text("disagg"):
+        raise NotSimulatedError("disaggregated prefill and decode")
+    client = {**known.client, **options.client}
+    traffic = _replayed(replay) if replay is not None else _traffic(case, client)
+    longest = _longest(case, client)
+    pool = _pool(case)
+    pool["cost"] = dict(options.cost)
+    if known.batching:
+        pool["batching"] = dict(known.batching)
+    return {
+        "llmsim": 1,
+        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", case.case_id),
+        "description": _words(case),
+        "seed": 1,
+        "model": known.model or case.model_key,
+        "traffic": traffic,
+        "engine": _engine(case, known, longest),
+        "fleet": {"routing": {"kind": "round-robin"}, "pools": {"main": pool}},
+    }
+
+
+def _words(case: Case) -> str:
+    told = ("model", "gpu", "tp", "engine", "engine_version", "quant", "workload", "concurrency")
+    return ", ".join(f"{name} {case.text(name)}" for name in told if case.text(name))
+
+
+def _pool(case: Case) -> dict[str, Any]:
+    tp = case.whole("tp")
+    if tp is None:
+        raise NotSimulatedError("the layout is not recorded")
+    if (case.whole("pp") or 1) > 1:
+        raise NotSimulatedError("pipeline parallelism")
+    pool: dict[str, Any] = {"gpu": case.text("gpu"), "tp": tp}
+    pool["replicas"] = case.whole("dp") or 1
+    gpus = case.whole("n_gpu")
+    if gpus is not None and gpus != tp * pool["replicas"]:
+        raise NotSimulatedError(f"{gpus} GPUs do not make {pool['replicas']} x tp {tp}")
+    if (case.whole("ep") or 1) > 1:
+        if pool["replicas"] > 1:
+            raise NotSimulatedError("attention data parallelism with experts over all GPUs")
+        pool["ep"] = case.whole("ep")
+    return pool
+
+
+def _engine(case: Case, known: Assumptions, longest: int | None) -> dict[str, Any]:
+    """Return the engine's settings: what is assumed, then what the case records."""
+    engine = dict(known.engine)
+    if known.quantisation:
+        engine["quantisation"] = known.quantisation
+    for column in ("max_num_seqs", "max_num_batched_tokens"):
+        value = case.whole(column)
+        if value is not None:
+            engine[column] = value
+    if case.text("kv_dtype") in KV_DTYPES:
+        engine["kv_dtype"] = case.text("kv_dtype")
+    for column, key in (("chunked_prefill", "chunked_prefill"), ("prefix_cache", "prefix_caching")):
+        word = case.text(column).lower()
+        if word.startswith(("on", "true", "default(on")):
+            engine[key] = True
+        elif word.startswith(("off", "false")):
+            engine[key] = False
+    recorded = dict(re.findall(r"([a-z_]+)=([\d.]+)", case.text("engine_args")))
+    if "gpu_memory_utilization" in recorded:
+        engine["gpu_memory_utilization_frac"] = float(recorded["gpu_memory_utilization"])
+    if "kv_blocks" in recorded:
+        engine["kv_blocks"] = int(recorded["kv_blocks"])
+    if "max_model_len" in recorded:
+        engine["max_model_len"] = int(recorded["max_model_len"])
+    elif longest is not None:
+        engine["max_model_len"] = longest + SPARE_TOKENS
+    budget = max(engine["max_num_batched_tokens"], engine["max_num_seqs"])
+    if not engine["chunked_prefill"]:
+        # An engine that never cuts a prompt needs room for the longest one in a step.
+        budget = max(budget, engine.get("max_model_len", 0))
+    engine["max_num_batched_tokens"] = budget
+    return engine
+
+
+def _longest(case: Case, client: Mapping[str, Any]) -> int | None:
+    if "nominal_tokens" in client:
+        return 2 * int(client["nominal_tokens"])
+    isl, osl = case.whole("isl"), case.whole("osl")
+    return None if isl is None or osl is None else isl + osl
+
+
+def _traffic(case: Case, client: Mapping[str, Any]) -> dict[str, Any]:
+    isl, osl = case.whole("isl"), case.whole("osl")
+    if isl is None:
+        raise NotSimulatedError("the input length is not recorded")
+    if osl is None:
+        raise NotSimulatedError("the output length is not recorded")
+    if case.text("engine_args").find("spec") >= 0:
+        raise NotSimulatedError("speculative decoding")
+    if "nominal_tokens" in client:
+        isl = osl = int(client["nominal_tokens"])
+    traffic: dict[str, Any] = {"lengths": _lengths(isl, osl, client)}
+    if client.get("distinct_prompts"):
+        pool = {"kind": "pool", "prompts": client["distinct_prompts"], "zipf_exponent": 0.0}
+        traffic["prompts"] = pool
+    return traffic | _arrivals(case, client)
+
+
+def _lengths(isl: int, osl: int, client: Mapping[str, Any]) -> dict[str, Any]:
+    least = client.get("length_min_frac", 1.0)
+    if least >= 1.0:
+        return {"kind": "fixed", "prompt_tokens": isl, "output_tokens": osl}
+    return {
+        "kind": "uniform",
+        "prompt_min_tokens": int(least * isl),
+        "prompt_max_tokens": isl,
+        "output_min_tokens": int(least * osl),
+        "output_max_tokens": osl,
+    }
+
+
+def _arrivals(case: Case, client: Mapping[str, Any]) -> dict[str, Any]:
+    """Return when requests arrive, and how many."""
+    word = case.text("arrival")
+    total = case.whole("num_requests")
+    rate = case.number("rate_rps")
+    if word.startswith(("closed loop", "batch", "single")):
+        slots = case.whole("concurrency") or (total if word.startswith("batch") else 1)
+        if not slots:
+            raise NotSimulatedError("the concurrency is not recorded")
+        per_slot = client.get("requests_per_slot", 1)
+        if total is not None and not client.get("requests_forced"):
+            per_slot = max(1, round(total / slots))
+        return {
+            "arrivals": {"kind": "closed-loop", "in_flight": slots, "requests_per_slot": per_slot}
+        }
+    if word.startswith(("poisson", "constant", "uniform")) and "ladder" not in word:
+        if rate is None:
+            raise NotSimulatedError("the rate is not recorded")
+        seconds = case.number("duration_s")
+        requests = total or round(rate * (seconds or 600.0))
+        law = client.get("arrivals") or (
+            "poisson" if word.startswith("poisson") else "deterministic"
+        )
+        return {
+            "arrivals": {"kind": law, "rate_rps": rate},
+            "requests": max(1, min(requests, LONGEST_RUN_REQUESTS)),
+        }
+    raise NotSimulatedError(f"arrivals '{word}'")
+
+
+def _replayed(path: Path) -> dict[str, Any]:
+    return {"trace": {"kind": "mooncake", "path": str(path)}}
