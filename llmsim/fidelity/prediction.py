@@ -1,4 +1,4 @@
-"""Simulating one case, without the cost of a run folder, and the statistics a client would print."""
+"""Simulating one case without writing a run folder; the statistics that its client would print."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import llmsim
 from llmsim.core.errors import LlmsimError
 from llmsim.core.paths import data_roots
 from llmsim.fidelity.assumptions import assume
@@ -237,7 +236,7 @@ def default_store() -> Store:
 def code_hash() -> str:
     """Return a hash of the code that simulates and of the cards that it reads."""
     digest = hashlib.blake2b(version("llmsim").encode(), digest_size=8)
-    package = Path(llmsim.__file__).parent
+    package = Path(__file__).parents[1]
     files = [path for room in _ROOMS for path in (package / room).rglob("*.py")]
     files.append(Path(__file__).with_name("prediction.py"))
     for root in data_roots():
