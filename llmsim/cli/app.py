@@ -160,9 +160,22 @@ def show_gpu(name: NameArgument) -> None:
 
 
 @show_app.command(name="model")
-def show_model(name: NameArgument) -> None:
-    """Show a model: a card's name, or a path to a HuggingFace config.json."""
-    _show("model", name)
+def show_model(
+    name: NameArgument,
+    quantisation: Annotated[
+        str | None, typer.Option(help="As another checkpoint: fp8, fp8_block, nvfp4, int4_awq ...")
+    ] = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens that attention reads.")] = 1024,
+) -> None:
+    """Show a model: layers, weights, KV cache, and the work of one token.
+
+    Example: llmsim show model ./config.json
+    """
+    with exit_code_for_errors():
+        from llmsim.cli.modelling import ModelOrder
+        from llmsim.cli.modelling import show_model as show
+
+        show(ModelOrder(name, quantisation, context))
 
 
 @show_app.command(name="link")

@@ -114,7 +114,7 @@ def show_card(what: str, name: str) -> None:
     Parameters
     ----------
     what : str
-        ``gpu``, ``model``, ``link`` or ``price``.
+        ``gpu``, ``link`` or ``price``.
     name : str
         Name of the card, a path, or for prices a GPU's name.
 
@@ -130,10 +130,8 @@ def show_card(what: str, name: str) -> None:
         rows = [row for offer in specs.load_prices() if offer.gpu == gpu for row in offer.rows()]
     elif what == "gpu":
         rows = specs.load_gpu(name).rows()
-    elif what == "link":
-        rows = specs.load_link(name).rows()
     else:
-        rows = list(specs.load_model(name).sources)
+        rows = specs.load_link(name).rows()
     print_rows(
         [("field", "value", "unit", "source")]
         + [(r.field, _text(r.value), r.unit, r.source) for r in rows]
