@@ -116,6 +116,15 @@ def int4_numbers(cache: Any, terms: Any) -> Any:
     return middle[..., None] + (levels - 8.0) * step[..., None]
 
 
+def nearest_int4(x: Any) -> Any:
+    """Return what 4 bits leave of each row: 16 levels from its least to its largest number."""
+    least, largest = x.aminmax(dim=-1, keepdim=True)
+    step = ((largest - least) / 15.0).half().float()
+    middle = (least + 8.0 * step).half().float()
+    level = torch.floor((x - middle) / step + 8.5).clamp(0.0, 15.0)
+    return middle + (level - 8.0) * step
+
+
 def quantised(x: Any, kind: str, group: int = 0) -> Any:
     """Return what is left of numbers after quantisation, as numbers; see `quantise`."""
     rows = x.float().unflatten(-1, (-1, group or x.shape[-1]))
