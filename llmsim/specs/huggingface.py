@@ -108,24 +108,19 @@ def _note(text: ConfigReader, config: Mapping[str, Any], layers: tuple[LayerSpec
         )
     if any(config.get(key) for key in ("vision_config", "audio_config", "thinker_config")):
         text.warnings.append("text model only: encoders of other modalities are not counted")
-    if any(kind == "chunked_attention" for kind in _kinds(text)):
-        text.warnings.append("chunked attention is priced as a sliding window of the same size")
     if text.get("hidden_size_per_layer_input"):
         text.warnings.append("per-layer embeddings and their gates are not counted")
     windows = {
         layer.mixer.window_tokens for layer in layers if isinstance(layer.mixer, SoftmaxAttention)
     } - {0}
+    if text.get("attention_chunk_size") in windows:
+        text.warnings.append("chunked attention is priced as a sliding window of the same size")
     if len(windows) > 1:
         listed = ", ".join(str(window) for window in sorted(windows))
         text.warnings.append(f"layers have windows of {listed}: all are priced as the widest")
     dtype = text.get("torch_dtype", "dtype")
     if dtype is None or str(dtype) == "float32":
         text.warnings.append(f"dtype is {dtype or 'not stated'}: weights taken as 16 bits")
-
-
-def _kinds(text: ConfigReader) -> list[str]:
-    total = text.count("num_hidden_layers", default=0)
-    return [_layer_type(text, index)[0] for index in range(total)]
 
 
 def _layers(text: ConfigReader) -> tuple[LayerSpec, ...]:

@@ -181,6 +181,25 @@ def test_hybrids_have_their_mixers(tmp_path: Path) -> None:
     assert found["gemma2"] == (0, 42)
 
 
+def test_nemotron_writes_its_layers_in_two_ways(tmp_path: Path) -> None:
+    state = {
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "ssm_state_size": 16,
+        "n_groups": 2,
+        "conv_kernel": 4,
+    }
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    base = {**standard(64, 4, 8, 4, 128, 100), **state, **experts, "model_type": "nemotron_h"}
+    letters = load_model(write(tmp_path, {**base, "hybrid_override_pattern": "M*-E"}))
+    words = {**base, "layers_block_type": ["mamba", "attention", "mlp", "moe"]}
+    assert load_model(write(tmp_path, words)).layers == letters.layers
+    assert letters.layer_count == 4
+    for wrong in ({"hybrid_override_pattern": "M*-"}, {"hybrid_override_pattern": "M*-X"}):
+        with pytest.raises(CardError, match="one letter per layer"):
+            load_model(write(tmp_path, {**base, **wrong}))
+
+
 TINY = {"model_type": "llama", **standard(64, 4, 8, 4, 128, 100)}
 
 
