@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from llmsim.specs import (
 )
 
 CONFIGS = Path(__file__).resolve().parents[2].parent / "shared" / "models"
+LOGS = CONFIGS.parent / "ground_truth" / "kv_memory.csv"
 needs_configs = pytest.mark.skipif(not CONFIGS.is_dir(), reason="shared configs are not here")
 
 # (config, published total, source)
@@ -194,6 +196,19 @@ def test_kv_of_a_token() -> None:
     assert read("deepseek-ai--DeepSeek-V3").kv_bytes_per_token(8) == 70_272
     qwen = read("Qwen--Qwen3-235B-A22B")  # 4 KV heads: replicated beyond tp 4
     assert qwen.kv_bytes_per_token(8) == qwen.kv_bytes_per_token(4)
+
+
+@pytest.mark.skipif(not LOGS.is_file(), reason="shared measurements are not here")
+def test_weights_are_those_that_vllm_logged() -> None:
+    compared = 0
+    with LOGS.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            if not row["weights_gib_per_gpu"] or "Mistral-Small-3.2" in row["model"]:
+                continue  # that one's log counts its vision encoder, the card does not
+            ours = load_model(row["model"]).weight_bytes(int(row["tp"])) / GIB
+            assert ours == pytest.approx(float(row["weights_gib_per_gpu"]), rel=0.01), row["model"]
+            compared += 1
+    assert compared == 4
 
 
 @needs_configs
