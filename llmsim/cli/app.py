@@ -11,6 +11,7 @@ import typer
 
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.cli.profiling import profile_app
+from llmsim.cli.validating import validate
 
 app = typer.Typer(
     name="llmsim",
@@ -25,6 +26,7 @@ show_app = typer.Typer(
 )
 app.add_typer(show_app, name="show")
 app.add_typer(profile_app, name="profile")
+app.command()(validate)
 
 SetOption = Annotated[
     list[str] | None,

@@ -28,6 +28,9 @@ SETS: Final = (
 )
 """What a rule may set."""
 
+_MERGED: Final = ("engine", "client")
+"""Words whose keys a later rule replaces one by one."""
+
 _VERSIONS: Final = ("version_from", "version_below")
 
 
@@ -171,9 +174,7 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         if rule.applies(case):
             sources.append(rule.source)
             for word, value in rule.sets.items():
-                known = merged.get(word)
-                keep = isinstance(known, dict) and isinstance(value, dict) and word != "batching"
-                merged[word] = {**known, **value} if keep else value
+                merged[word] = {**merged[word], **value} if word in _MERGED else value
     return Assumptions(
         engine=merged["engine"],
         batching=merged.get("batching", {}),

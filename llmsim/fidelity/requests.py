@@ -56,10 +56,9 @@ class RequestFiles:
             self._metas.append((path, json.loads(path.read_text(encoding="utf-8"))))
         self._stages: dict[Path, dict[int, int]] = {}
         for case in cases:
-            path = self._file_of(case)
-            stage, requests = _stage(case), case.whole("num_requests")
-            if path is not None and stage is not None and requests is not None:
-                self._stages.setdefault(path, {})[stage] = requests
+            file, stage, requests = self._file_of(case), _stage(case), case.whole("num_requests")
+            if file is not None and stage is not None and requests is not None:
+                self._stages.setdefault(file, {})[stage] = requests
 
     def find(self, case: Case) -> Recorded | None:
         """Return the recorded requests of a case, or None if there are none.

@@ -1,0 +1,142 @@
+"""`llmsim validate`: how wrong the simulator is against measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmsim.cli.ending import exit_code_for_errors
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from llmsim.fidelity.validation import Report
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateOrder:
+    """What `llmsim validate` was asked for."""
+
+    folder: Path
+    sources: tuple[str, ...]
+    grades: tuple[str, ...]
+    engines: tuple[str, ...]
+    gpus: tuple[str, ...]
+    models: tuple[str, ...]
+    headline: bool
+    cost: str
+    out: Path | None
+    scenarios: Path | None
+    jobs: int
+    fresh: bool
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def validate(
+    where: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A folder of measurements: e2e.csv.gz, requests/."),
+    ],
+    source: Annotated[str, typer.Option(help="Sources to take, such as 'aic-*,nebius*'.")] = "",
+    grade: Annotated[str, typer.Option(help="Qualities to take.")] = "A,B",
+    engine: Annotated[str, typer.Option(help="Engines to take.")] = "",
+    gpu: Annotated[str, typer.Option(help="GPUs to take.")] = "",
+    model: Annotated[str, typer.Option(help="Models (model_key) to take.")] = "",
+    headline: Annotated[bool, typer.Option(help="Only the cases of the headline.")] = False,
+    cost: Annotated[
+        str, typer.Option(help="Cost component, in YAML, such as '{kind: roofline}'.")
+    ] = "roofline",
+    out: Annotated[
+        Path | None, typer.Option(help="Write CSV files, Markdown and a page there.")
+    ] = None,
+    save_scenarios: Annotated[
+        Path | None, typer.Option(help="Write the scenario of every case there.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    fresh: Annotated[bool, typer.Option(help="Do not use results kept from earlier runs.")] = False,
+) -> None:
+    """Replay measured serving runs and print the error: TTFT, TPOT, throughput, capacity."""
+    with exit_code_for_errors():
+        order = ValidateOrder(
+            where,
+            _words(source),
+            _words(grade),
+            _words(engine),
+            _words(gpu),
+            _words(model),
+            headline,
+            cost,
+            out,
+            save_scenarios,
+            jobs,
+            fresh,
+        )
+        run_validation(order)
+
+
+def run_validation(asked: ValidateOrder) -> None:
+    """Validate, print the tables, write the files."""
+    from llmsim.fidelity.page import render_page
+    from llmsim.fidelity.replay import default_store
+    from llmsim.fidelity.scenarios import DEFAULTS, Options
+    from llmsim.fidelity.tables import report_markdown, write_csv
+    from llmsim.fidelity.validation import Order, Selection, validate
+    from llmsim.scenario.document import parse_value
+
+    cost = parse_value(asked.cost)
+    options = Options(cost if isinstance(cost, dict) else {"kind": cost}, DEFAULTS.client)
+    selection = Selection(
+        asked.sources, asked.engines, asked.gpus, asked.models, asked.grades, asked.headline
+    )
+    store = None if asked.fresh else default_store()
+    order = Order(asked.folder, selection, options, store, asked.jobs, asked.scenarios)
+    with _bar() as bar:
+        task = bar.add_task("simulating", total=None)
+        report = validate(order, lambda done, of: bar.update(task, completed=done, total=of))
+    print_report(report)
+    if asked.out is not None:
+        write_csv(report, asked.out)
+        (asked.out / "report.md").write_text(report_markdown(report), encoding="utf-8")
+        (asked.out / "report.html").write_text(render_page(report), encoding="utf-8")
+        typer.echo(f"written to {asked.out}", err=True)
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def print_report(report: Report) -> None:
+    """Print the tables of a validation."""
+    from llmsim.fidelity.scores import reasons
+    from llmsim.fidelity.tables import HEAD, TITLES, capacity_rows, group_rows, headline_rows
+    from llmsim.fidelity.validation import SIDES
+
+    typer.echo("median / P90 / worst absolute error (signed median), percent")
+    _print(HEAD, [*headline_rows(report), *group_rows(report.groups["all"])])
+    for side in SIDES:
+        if len(report.groups[side]) > 1:
+            _print((TITLES[side], *HEAD[1:]), group_rows(report.groups[side]))
+    ladders = capacity_rows(report.ladders)
+    if ladders:
+        _print(("capacity", "ladders", "largest throughput"), ladders)
+    missing = reasons(report.replayed)
+    if missing:
+        _print(("not simulated", "cases"), [(why, str(count)) for why, count in missing])
+
+
+def _print(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from llmsim.cli.looking import print_rows
+
+    typer.echo("")
+    print_rows([head, *rows])

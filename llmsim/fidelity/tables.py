@@ -1,0 +1,129 @@
+"""A validation as text: tables for a terminal, CSV for a spreadsheet, Markdown for the docs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from llmsim.fidelity.scores import Capacity, Errors, Group, errors_of, reasons
+from llmsim.fidelity.validation import SIDES, Report
+
+METRICS: Final = ("tpot", "ttft", "throughput", "e2e")
+
+TITLES: Final = {"source": "source", "engine": "engine", "gpu": "GPU", "model_key": "model"}
+
+Row = tuple[str, ...]
+
+HEAD: Final[Row] = ("", "cases", "simulated", *METRICS)
+
+
+def told(errors: Errors | None) -> str:
+    """Return errors in one cell: median, P90, worst, signed bias; all in percent."""
+    if errors is None:
+        return "-"
+    return (
+        f"{100 * errors.median:.1f} / {100 * errors.p90:.0f} / {100 * errors.worst:.0f}"
+        f" ({100 * errors.bias:+.1f})"
+    )
+
+
+def group_rows(groups: Iterable[Group], covered: bool = False) -> list[Row]:
+    """Return one row per group, in the order of `HEAD`.
+
+    Parameters
+    ----------
+    groups : iterable of Group
+    covered : bool
+        Count what was not scored as 100% error.
+    """
+    rows = []
+    for group in groups:
+        errors = group.covered if covered else group.errors
+        cells = (told(errors.get(metric)) for metric in METRICS)
+        rows.append((group.name, str(group.cases), str(group.simulated), *cells))
+    return rows
+
+
+def headline_rows(report: Report) -> list[Row]:
+    """Return the headline, with what was not scored left out and counted as 100% error."""
+    rows = []
+    for group in report.groups["headline"]:
+        (plain,) = group_rows([group])
+        (full,) = group_rows([group], covered=True)
+        rows += [("headline", *plain[1:]), ("headline with coverage", *full[1:])]
+    return rows
+
+
+def capacity_rows(ladders: Sequence[Capacity]) -> list[Row]:
+    """Return the errors of capacities by source, with all of them first."""
+    if not ladders:
+        return []
+    rows: list[Row] = [
+        ("all ladders", str(len(ladders)), told(errors_of([x.error_frac for x in ladders])))
+    ]
+    for source in sorted({ladder.case.text("source") for ladder in ladders}):
+        part = [x.error_frac for x in ladders if x.case.text("source") == source]
+        rows.append((source, str(len(part)), told(errors_of(part))))
+    return rows
+
+
+def markdown(head: Row, rows: Iterable[Row]) -> str:
+    """Return a Markdown table."""
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join('---' for _ in head)}|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def report_markdown(report: Report) -> str:
+    """Return all tables of a report as Markdown."""
+    parts = [
+        "Cells: median / P90 / worst absolute error and, in brackets, signed median, in percent.",
+        markdown(HEAD, [*headline_rows(report), *group_rows(report.groups["all"])]),
+    ]
+    for side in SIDES:
+        parts += [f"## By {TITLES[side]}", markdown(HEAD, group_rows(report.groups[side]))]
+    capacity = capacity_rows(report.ladders)
+    if capacity:
+        parts += ["## Capacity", markdown(("", "ladders", "largest throughput"), capacity)]
+    missing = reasons(report.replayed)
+    if missing:
+        table = markdown(("reason", "cases"), [(why, str(count)) for why, count in missing])
+        parts += ["## Not simulated", table]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_csv(report: Report, folder: Path) -> None:
+    """Write ``cases.csv`` (every statistic), ``capacity.csv`` and ``not_simulated.csv``.
+
+    Parameters
+    ----------
+    report : Report
+    folder : Path
+        Made where it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    told_of = ("source", "engine", "engine_version", "gpu", "model_key", "quant", "tp", "ep")
+    load = ("workload", "isl", "osl", "concurrency", "rate_rps")
+    head = ("case_id", "quality", *told_of, *load, "metric", "stat", "measured", "predicted")
+    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow((*head, "error_frac"))
+        for score in report.scores:
+            case = score.case
+            known = [case.text(name) for name in (*told_of, *load)]
+            numbers = (f"{score.measured:.6g}", f"{score.predicted:.6g}", f"{score.error_frac:.4f}")
+            out.writerow((case.case_id, case.quality, *known, score.metric, score.stat, *numbers))
+    with (folder / "capacity.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(("ladder", "points", "measured_tokens_per_s", "predicted_tokens_per_s"))
+        for each in report.ladders:
+            rates = (f"{each.measured:.6g}", f"{each.predicted:.6g}")
+            out.writerow((each.name, each.points, *rates))
+    with (folder / "not_simulated.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(("case_id", "source", "reason"))
+        for left in report.replayed:
+            if left.reason:
+                out.writerow((left.case.case_id, left.case.text("source"), left.reason))

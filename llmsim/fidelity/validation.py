@@ -1,0 +1,217 @@
+"""`llmsim validate`: a folder of measurements in, errors with their coverage out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.fidelity.cases import Case, read_cases
+from llmsim.fidelity.replay import Replayed, Store, cache_folder, prepare, simulate_all
+from llmsim.fidelity.requests import RequestFiles
+from llmsim.fidelity.scenarios import DEFAULTS, Options
+from llmsim.fidelity.scores import (
+    Capacity,
+    Group,
+    Score,
+    capacities,
+    group_by,
+    headline_scores,
+    score_case,
+)
+
+HEADLINE_SOURCES: Final = ("aic-*", "inferencex-*", "nebius*", "inference-sim-*", "llmservingsim*")
+"""Sources of the headline: their layout, lengths and load are known."""
+
+HEADLINE_ENGINES: Final = ("vllm", "trtllm")
+"""Engines of the headline; the others are printed for themselves."""
+
+SIDES: Final = ("source", "engine", "gpu", "model_key")
+"""What the summary is split by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which cases are replayed; an empty choice takes all.
+
+    Parameters
+    ----------
+    sources, engines, gpus, models : tuple of str
+        Globs over the columns of these names.
+    grades : tuple of str
+        Quality letters; C is never scored.
+    headline : bool
+        Only the headline's sources and engines, aggregated serving.
+    """
+
+    sources: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    grades: tuple[str, ...] = ("A", "B")
+    headline: bool = False
+
+    def takes(self, case: Case) -> bool:
+        """Whether a case is among them."""
+        if case.quality not in self.grades or (self.headline and not in_headline(case)):
+            return False
+        asked = (
+            (self.sources, case.text("source")),
+            (self.engines, case.text("engine")),
+            (self.gpus, case.text("gpu")),
+            (self.models, case.model_key),
+        )
+        return all(not globs or _matches(value, globs) for globs, value in asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a validation.
+
+    Parameters
+    ----------
+    folder : Path
+    replayed : sequence of Replayed
+    scores : sequence of Score
+        Every statistic measured and predicted.
+    chosen : mapping of (case id, metric) to Score
+        One per headline metric.
+    groups : mapping of str to list of Group
+        Under ``headline``, ``all`` and each of `SIDES`.
+    ladders : sequence of Capacity
+    """
+
+    folder: Path
+    replayed: Sequence[Replayed]
+    scores: Sequence[Score]
+    chosen: Mapping[tuple[str, str], Score]
+    groups: Mapping[str, list[Group]]
+    ladders: Sequence[Capacity]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to do.
+
+    Parameters
+    ----------
+    folder : Path
+    selection : Selection
+    options : Options
+    store : Store or None
+        Known results; None simulates everything.
+    jobs : int
+    scenarios : Path or None
+        Where the scenario of every case is written.
+    """
+
+    folder: Path
+    selection: Selection = field(default_factory=Selection)
+    options: Options = DEFAULTS
+    store: Store | None = None
+    jobs: int = 1
+    scenarios: Path | None = None
+
+
+def validate(order: Order, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Replay measured cases and compare.
+
+    Parameters
+    ----------
+    order : Order
+    progress : callable or None
+        Called with (simulations done, simulations in all).
+
+    Raises
+    ------
+    InputError
+        If the folder is no folder of measurements, or the selection takes nothing.
+    """
+    cases = read_cases(order.folder)
+    taken = [case for case in cases if order.selection.takes(case)]
+    if not taken:
+        raise InputError(str(order.folder), _nothing(order, cases))
+    files = RequestFiles(order.folder, cache_folder() / "traces", cases)
+    ready, left = prepare(taken, files, order.options)
+    if order.scenarios is not None:
+        save_scenarios(((item.case, item.data) for item in ready), order.scenarios)
+    done = {r.case.case_id: r for r in simulate_all(ready, order.store, order.jobs, progress)}
+    done |= {each.case.case_id: each for each in left}
+    return report_of(order.folder, [done[case.case_id] for case in taken])
+
+
+def report_of(folder: Path, replayed: Sequence[Replayed]) -> Report:
+    """Return the errors of cases that have been replayed.
+
+    Parameters
+    ----------
+    folder : Path
+    replayed : sequence of Replayed
+    """
+    scores = [score for each in replayed for score in score_case(each)]
+    chosen = headline_scores(scores)
+    head = [each for each in replayed if in_headline(each.case)]
+    groups = {
+        "headline": group_by(head, chosen, lambda _: "headline"),
+        "all": group_by(replayed, chosen, lambda _: "all cases"),
+    }
+    for side in SIDES:
+        groups[side] = group_by(replayed, chosen, partial(_side, side))
+    return Report(folder, replayed, scores, chosen, groups, capacities(chosen))
+
+
+def in_headline(case: Case) -> bool:
+    """Whether a case belongs to the headline: known sources, vLLM or TensorRT-LLM, aggregated."""
+    return (
+        _matches(case.text("source"), HEADLINE_SOURCES)
+        and case.text("engine") in HEADLINE_ENGINES
+        and not case.text("disagg")
+    )
+
+
+def save_scenarios(scenarios: Iterable[tuple[Case, Mapping[str, Any]]], folder: Path) -> None:
+    """Write one scenario file per case; ``llmsim run`` takes each of them.
+
+    Parameters
+    ----------
+    scenarios : iterable of (Case, mapping)
+    folder : Path
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, data in scenarios:
+        head = f"# {case.case_id}: {case.text('source')}, {case.text('source_path')}\n"
+        text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+        (folder / f"{data['name']}.yaml").write_text(head + text, encoding="utf-8")
+
+
+def _side(side: str, case: Case) -> str:
+    return (case.model_key if side == "model_key" else case.text(side)) or "not recorded"
+
+
+def _matches(value: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(value, glob) for glob in globs)
+
+
+def _nothing(order: Order, cases: Sequence[Case]) -> list[Fault]:
+    faults = []
+    chosen = order.selection
+    for side, globs in (
+        ("source", chosen.sources),
+        ("engine", chosen.engines),
+        ("gpu", chosen.gpus),
+        ("model_key", chosen.models),
+        ("quality", chosen.grades),
+    ):
+        known = {case.quality if side == "quality" else _side(side, case) for case in cases}
+        faults += [
+            Fault(str(order.folder), side, f"no case has '{glob}'.", nearest(glob, known))
+            for glob in globs
+            if not any(fnmatchcase(value, glob) for value in known)
+        ]
+    return faults or [Fault(str(order.folder), "", "no case meets all that was asked for")]
