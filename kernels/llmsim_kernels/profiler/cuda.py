@@ -79,7 +79,6 @@ class CudaDevice:
             torch.cuda.device_count(),
             {"uuid_hash": hashed(uuid), "sm": capability, **self.board.details()},
         )
-        self._kernels = importlib.util.find_spec("triton") is not None
         self._stream = torch.cuda.Stream(device=index)
 
     def libraries(self) -> dict[str, str]:
@@ -149,8 +148,9 @@ class CudaDevice:
     def _refuse(self, spec: RowSpec) -> None:
         if spec.needs == "fp8" and self.facts.capability < _FP8_CAPABILITY:
             raise RowFault("unsupported", f"sm{self.facts.capability} has no fp8 tensor cores")
-        if spec.needs == "triton" and not self._kernels:
-            raise RowFault("unsupported", "triton is not installed")
+        module = {"fp8": "", "cuda": ""}.get(spec.needs, spec.needs)
+        if module and importlib.util.find_spec(module) is None:
+            raise RowFault("unsupported", f"{module} is not installed")
         if spec.resident_bytes > self.facts.free_bytes:
             need, have = spec.resident_bytes / 2**30, self.facts.free_bytes / 2**30
             raise RowFault("oom", f"needs {need:.1f} GiB of {have:.1f} GiB")

@@ -11,7 +11,7 @@ from llmsim.specs.load import load_model
 from llmsim.specs.profile_meta import ProfileMeta, read_meta, write_meta
 from llmsim.specs.profile_rows import rows_checksum
 from llmsim_kernels.profiler import report
-from llmsim_kernels.profiler.blocks import BLOCKS
+from llmsim_kernels.profiler.blocks import BLOCKS, whole
 from llmsim_kernels.profiler.plan import ALL_BLOCKS, QUICK_BLOCKS, Plan, Rates
 from llmsim_kernels.profiler.session import Session, Silent, Watcher
 from llmsim_kernels.profiler.spec import Device, Effort
@@ -115,12 +115,12 @@ def run_profile(
     session = _session(order, device, folder, watcher or Silent())
     plan = Plan(device.facts, order.quick, Rates(1e15, 5e12), model)
     created = _created(folder)
-    _write(session, folder, order, created, "partial")
+    _write(session, plan, order, created, "partial")
     session.opening(plan)
     rates = report.rates_seen(session.done.values(), plan.dtype)
     plan = Plan(device.facts, order.quick, rates, model)
     session.body(plan, numbers)
-    meta = _write(session, folder, order, created, "")
+    meta = _write(session, plan, order, created, "")
     statuses: dict[str, int] = {}
     for row in session.done.values():
         status = str(row.get("status", "ok"))
@@ -171,9 +171,10 @@ def _created(folder: Path) -> str:
 
 
 def _write(
-    session: Session, folder: Path, order: ProfileOrder, created: str, state: str
+    session: Session, plan: Plan, order: ProfileOrder, created: str, state: str
 ) -> ProfileMeta:
     device, rows = session.device, list(session.done.values())
+    folder = session.path.parent
     ceilings = report.ceilings_seen(rows)
     drift = report.drift_of(ceilings)
     notes = list(session.notes)
@@ -187,6 +188,7 @@ def _write(
         "host": report.host_entry(),
         "libs": device.libraries(),
         "method": report.method_entry(device, order.effort, order.quick),
+        "whole_model_check": tuple(whole.check(plan, session.done)),
     }
     meta = ProfileMeta(
         profile_id=folder.name,
@@ -219,4 +221,13 @@ def summary_lines(outcome: ProfileOutcome) -> list[str]:
         what = what if unit else name.removesuffix("_bytes_per_s")
         best = max(values) / scale
         lines.append(f"ceiling   {what}: {best:,.3g} {word}")
+    for entry in meta.whole_model_check:
+        step = f"{entry['step']}, {entry['batch']} x {entry['tokens']} tokens"
+        measured = f"{entry['measured_us'] / 1e3:,.3f} ms"
+        if "ratio" in entry:
+            lines.append(
+                f"whole     {step}: {measured}, {entry['ratio']:.2f} x the sum of its operators"
+            )
+        else:
+            lines.append(f"whole     {step}: {measured}; not timed: {', '.join(entry['untimed'])}")
     return lines

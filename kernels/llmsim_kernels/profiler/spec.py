@@ -201,7 +201,8 @@ class RowSpec:
         That one call must move.
     build : callable
     needs : str
-        ``triton``: a Triton kernel, which has no timing on a CPU; ``cuda``; ``fp8``; or empty.
+        ``cuda``, ``fp8``, or a package such as ``triton``, whose kernels have no timing on a CPU;
+        empty for what runs anywhere.
     resident_bytes : float [bytes]
         Operands of one call that must fit into memory.
     holdout : bool

@@ -1,43 +1,191 @@
-"""Our Triton kernels as calls: operands, rotation, and the check that each must pass first."""
+"""Our Triton kernels as calls: operands, rotation, and the gate that each must pass first."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmsim_kernels.profiler.spec import Call, RowFault
-from llmsim_kernels.profiler.torchbench import TorchBench
+from llmsim_kernels.profiler import gates
+from llmsim_kernels.profiler.plan import ITEM_BYTES
+from llmsim_kernels.profiler.spec import Call
+from llmsim_kernels.profiler.torchbench import TorchBench, in_turn
 
 if TYPE_CHECKING:
     from llmsim_kernels.profiler.blocks.decode import DecodeShape
     from llmsim_kernels.profiler.blocks.mixed import VarlenShape
 
-_NOT_YET = "this kernel does not exist yet"
+
+def page_table(bench: TorchBench, contexts: tuple[int, ...], page: int) -> tuple[Any, int]:
+    """Return scattered block tables (requests, blocks), int32, and how many blocks there are."""
+    torch = bench.torch
+    counts = [-(-context // page) for context in contexts]
+    total = sum(counts)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(total)).to(torch.int32)
+    table = torch.zeros((len(contexts), max(counts)), dtype=torch.int32)
+    start = 0
+    for row, count in enumerate(counts):
+        table[row, :count] = order[start : start + count]
+        start += count
+    return table.to(bench.device), total
 
 
 def paged_decode(bench: TorchBench, shape: DecodeShape) -> Call:
     """Return calls of the paged decode kernel, each on KV of its own."""
-    raise RowFault("unsupported", _NOT_YET)
+    from llmsim_kernels.ops.paged_decode import KERNEL_ID, paged_decode
+
+    torch = bench.torch
+    table, pages = page_table(bench, shape.contexts, shape.page)
+    contexts = torch.tensor(shape.contexts, dtype=torch.int32, device=bench.device)
+    q = bench.warm((len(shape.contexts), shape.heads_q, shape.head_dim), shape.dtype)
+    copies = bench.copies(shape.kv_bytes)
+    longest = max(shape.contexts)
+    cache = (2, pages, shape.page, shape.heads_kv, shape.head_dim)
+    if shape.dtype_kv == "int4":
+        packed = bench.rotated((*cache[:-1], shape.head_dim // 2), "int8", copies)
+        terms = bench.rotated((*cache[:-1], 2), "fp16", copies)
+
+        def low(operands: tuple[Any, Any]) -> Any:
+            kv, term = operands[0].view(torch.uint8), operands[1]
+            return paged_decode(
+                q,
+                kv[0],
+                kv[1],
+                table,
+                contexts,
+                longest,
+                window=shape.window,
+                k_terms=term[0],
+                v_terms=term[1],
+            )
+
+        calls = in_turn(low, list(zip(packed, terms, strict=True)))
+    else:
+
+        def plain(kv: Any) -> Any:
+            return paged_decode(q, kv[0], kv[1], table, contexts, longest, window=shape.window)
+
+        calls = in_turn(plain, bench.rotated(cache, shape.dtype_kv, copies))
+    gate = f"{KERNEL_ID} {shape.dtype_kv}"
+    return Call(
+        calls,
+        gate,
+        lambda: gates.paged_decode(bench, shape.dtype, shape.dtype_kv),
+        _limit(shape.dtype),
+    )
 
 
 def varlen_attention(bench: TorchBench, shape: VarlenShape) -> Call:
     """Return calls of the kernel that serves prompts and decodes in one launch."""
-    raise RowFault("unsupported", _NOT_YET)
+    from llmsim_kernels.ops.varlen_attention import KERNEL_ID, plan_batch, varlen_attention
+
+    torch = bench.torch
+    lengths = tuple(new + past for new, past in shape.requests)
+    table, pages = page_table(bench, lengths, shape.page)
+    contexts = torch.tensor(lengths, dtype=torch.int32, device=bench.device)
+    new_tokens = [new for new, _ in shape.requests]
+    cut = plan_batch(
+        new_tokens, shape.heads_q // shape.heads_kv, shape.head_dim, bench.device, pack=shape.pack
+    )
+    q = bench.warm((sum(new_tokens), shape.heads_q, shape.head_dim), shape.dtype)
+    cache = (2, pages, shape.page, shape.heads_kv, shape.head_dim)
+    size = 2 * sum(lengths) * shape.heads_kv * shape.head_dim * ITEM_BYTES[shape.dtype]
+
+    def call(kv: Any) -> Any:
+        return varlen_attention(q, kv[0], kv[1], table, contexts, cut, window=shape.window)
+
+    caches = bench.rotated(cache, shape.dtype, bench.copies(size))
+    return Call(
+        in_turn(call, caches),
+        f"{KERNEL_ID} {'packed' if shape.pack else 'unpacked'}",
+        lambda: gates.varlen_attention(bench, shape.dtype, shape.pack),
+        _limit(shape.dtype),
+    )
 
 
 def weight_only_gemm(
     bench: TorchBench, m: int, n: int, k: int, bits: int, group: int, dtype: str
 ) -> Call:
     """Return calls of the GEMM with low-bit weights."""
-    raise RowFault("unsupported", _NOT_YET)
+    from llmsim_kernels.ops.wna16_gemm import KERNEL_ID, wna16_gemm
+
+    torch = bench.torch
+    copies = bench.copies(n * k * bits / 8)
+    words = bench.rotated((k // 32, bits, n, 4), "int8", copies)  # any bits are weights
+    scales = bench.rotated((k // group, n), dtype, copies)
+    a = bench.warm((m, k), dtype)
+
+    def call(operands: tuple[Any, Any]) -> Any:
+        packed = operands[0].view(torch.int32).squeeze(-1)
+        return wna16_gemm(a, packed, operands[1])
+
+    calls = in_turn(call, list(zip(words, scales, strict=True)))
+    check = lambda: gates.weight_only_gemm(bench, dtype, bits)  # noqa: E731
+    return Call(calls, f"{KERNEL_ID} {bits}", check, _limit(dtype))
 
 
 def fused_moe(
-    bench: TorchBench, ids: Any, experts: int, hidden: int, inter: int, dtype: str
+    bench: TorchBench, draws: list[Any], experts: int, hidden: int, inter: int, dtype: str
 ) -> Call:
-    """Return calls of the fused expert layer."""
-    raise RowFault("unsupported", _NOT_YET)
+    """Return calls of the fused expert layer, each with another draw of experts.
+
+    Parameters
+    ----------
+    bench : TorchBench
+    draws : list of Tensor (tokens, topk)
+    experts, hidden, inter : int
+    dtype : str
+    """
+    from llmsim_kernels.ops.fused_moe import KERNEL_ID, fused_moe
+
+    torch = bench.torch
+    tokens, topk = draws[0].shape
+    gate_up = bench.rotated((experts, 2 * inter, hidden), dtype, 1)[0]
+    down = bench.rotated((experts, hidden, inter), dtype, 1)[0]
+    x = bench.warm((tokens, hidden), dtype)
+    routing = torch.full((tokens, topk), 1.0 / topk, dtype=torch.float32, device=bench.device)
+    chosen = [draw.to(torch.int32) for draw in draws]
+
+    def call(ids: Any) -> Any:
+        return fused_moe(x, gate_up, down, routing, ids)
+
+    return Call(
+        in_turn(call, chosen), KERNEL_ID, lambda: gates.fused_moe(bench, dtype), _limit(dtype)
+    )
 
 
 def fused_norm(bench: TorchBench, tokens: int, width: int, dtype: str) -> Call:
     """Return calls of residual addition and norm in one kernel."""
-    raise RowFault("unsupported", _NOT_YET)
+    from llmsim_kernels.ops.rmsnorm import KERNEL_ID, rmsnorm
+
+    x, rest = bench.warm((tokens, width), dtype), bench.warm((tokens, width), dtype)
+    weight = bench.warm((width,), dtype)
+    check = lambda: gates.fused_norm(bench, dtype)  # noqa: E731
+    return Call([lambda: rmsnorm(x, weight, rest)], KERNEL_ID, check, _limit(dtype))
+
+
+def quantise(bench: TorchBench, tokens: int, width: int, dtype: str) -> Call:
+    """Return calls of quantisation to fp8, one scale per token."""
+    from llmsim_kernels.ops.quantise import KERNEL_ID, quantise
+
+    x = bench.warm((tokens, width), dtype)
+    check = lambda: gates.quantise(bench, dtype)  # noqa: E731
+    return Call([lambda: quantise(x, "fp8")], KERNEL_ID, check, _limit(dtype))
+
+
+def sample(bench: TorchBench, logits: Any, top_k: int, top_p: float) -> Call:
+    """Return calls of the top-k and top-p sampler."""
+    from llmsim_kernels.ops.sampler import KERNEL_ID, sample
+
+    torch = bench.torch
+    rows = len(logits)
+    full = {"device": bench.device}
+    k = torch.full((rows,), top_k, dtype=torch.int32, **full)
+    p = torch.full((rows,), top_p, dtype=torch.float32, **full)
+    heat = torch.ones((rows,), dtype=torch.float32, **full)
+    draws = torch.rand((rows,), **full)
+    check = lambda: gates.sampler(bench)  # noqa: E731
+    return Call([lambda: sample(logits, k, p, heat, draws)], KERNEL_ID, check, 0.0)
+
+
+def _limit(dtype: str) -> float:
+    """Return the largest accepted error norm: that of rounding to the type, with some room."""
+    return 1e-2 if dtype == "bf16" else 1e-3

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 
 from llmsim_kernels.profiler.blocks import (
     ceilings,
+    collectives,
+    copies,
     decode,
     elementwise,
+    energy,
     gemm,
     holdout,
     mixed,
     moe,
     prefill,
+    recurrent,
+    sampling,
+    whole,
 )
 from llmsim_kernels.profiler.plan import Block
 
@@ -26,6 +32,12 @@ BLOCKS: Mapping[int, Block] = {
         Block(4, "mixed attention", mixed.rows),
         Block(5, "elementwise", elementwise.rows),
         Block(6, "experts", moe.rows),
+        Block(7, "recurrent", recurrent.rows),
+        Block(8, "sampling", sampling.rows),
+        Block(9, "copies", copies.rows),
+        Block(10, "collectives", collectives.rows),
+        Block(11, "energy", energy.rows),
         Block(12, "holdout", holdout.rows),
+        Block(13, "whole model", whole.rows),
     )
 }

@@ -14,6 +14,9 @@ WIDTHS = (4096, 8192)
 HEAD_DIM = 128
 KV_HEADS = 8
 _VOCAB = 128256
+FUSED = ("norm", "act_quant")
+"""Operators that torch does in several launches and a Triton kernel of ours in one."""
+
 OPS = ("norm", "rope", "activation", "residual_add", "kv_write", "act_quant", "gather")
 
 
@@ -24,9 +27,10 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
             for tokens in TOKENS[::3] if plan.quick else TOKENS:
                 yield elementwise(plan, op, tokens, width)
     if plan.on_gpu and not plan.quick:
-        for width in WIDTHS:
-            for tokens in TOKENS:
-                yield elementwise(plan, "norm", tokens, width, fused=True)
+        for op in FUSED:
+            for width in WIDTHS:
+                for tokens in TOKENS:
+                    yield elementwise(plan, op, tokens, width, fused=True)
 
 
 def elementwise(
@@ -36,6 +40,7 @@ def elementwise(
     width: int,
     *,
     fused: bool = False,
+    kv_heads: int = 0,
     block: int = 5,
     holdout: bool = False,
 ) -> RowSpec:
@@ -50,7 +55,9 @@ def elementwise(
     width : int
         Model width; for ``activation`` that of the MLP, for rope heads times 128.
     fused : bool
-        The norm as one Triton kernel.
+        By one Triton kernel; for those of `FUSED`.
+    kv_heads : int
+        Of ``rope`` and ``kv_write``; 0 for eight, written ones in proportion to the width.
     block : int
     holdout : bool
 
@@ -65,10 +72,11 @@ def elementwise(
     if op == "activation":
         axes, values = {"inter": width}, 3.0 * width
     elif op == "rope":
-        axes = {"heads_q": heads, "heads_kv": KV_HEADS, "head_dim": HEAD_DIM}
-        values = 2.0 * (heads + 2 * KV_HEADS) * HEAD_DIM
+        kv_heads = kv_heads or KV_HEADS
+        axes = {"heads_q": heads, "heads_kv": kv_heads, "head_dim": HEAD_DIM}
+        values = 2.0 * (heads + 2 * kv_heads) * HEAD_DIM
     elif op == "kv_write":
-        kv_heads = KV_HEADS * width // WIDTHS[0]
+        kv_heads = kv_heads or KV_HEADS * width // WIDTHS[0]
         axes = {"heads_kv": kv_heads, "head_dim": HEAD_DIM}
         values = 4.0 * kv_heads * HEAD_DIM
     else:
@@ -77,7 +85,7 @@ def elementwise(
     moved = values * tokens * ITEM_BYTES[plan.dtype]
     key: dict[str, Any] = {
         "op": op,
-        "kernel_id": "triton.rmsnorm.v1" if fused else _KERNELS[op],
+        "kernel_id": _FUSED_KERNELS[op] if fused else _KERNELS[op],
         "dtype_a": plan.dtype,
         "dtype_out": "fp8" if op == "act_quant" else plan.dtype,
         "tokens": tokens,
@@ -85,7 +93,9 @@ def elementwise(
         "cold": False,
         "graph": plan.graph,
     }
-    build = _fused_norm(plan, tokens, width) if fused else _BUILDERS[op](plan, tokens, width)
+    build = (
+        _fused(plan, op, tokens, width) if fused else _BUILDERS[op](plan, tokens, width, kv_heads)
+    )
     return RowSpec(block, key, 0.0, moved, build, "triton" if fused else "", moved, holdout)
 
 
@@ -100,16 +110,20 @@ _KERNELS = {
 }
 
 
-def _fused_norm(plan: Plan, tokens: int, width: int) -> Build:
-    def build(bench: TorchBench) -> Call:
-        from llmsim_kernels.profiler.triton_calls import fused_norm
+_FUSED_KERNELS = {"norm": "triton.rmsnorm.v1", "act_quant": "triton.quantise.v1"}
 
-        return fused_norm(bench, tokens, width, plan.dtype)
+
+def _fused(plan: Plan, op: str, tokens: int, width: int) -> Build:
+    def build(bench: TorchBench) -> Call:
+        from llmsim_kernels.profiler.triton_calls import fused_norm, quantise
+
+        call = fused_norm if op == "norm" else quantise
+        return call(bench, tokens, width, plan.dtype)
 
     return build
 
 
-def _norm(plan: Plan, tokens: int, width: int) -> Build:
+def _norm(plan: Plan, tokens: int, width: int, kv_heads: int) -> Build:
     def build(bench: TorchBench) -> Call:
         x, rest = bench.warm((tokens, width), plan.dtype), bench.warm((tokens, width), plan.dtype)
         weight = bench.warm((width,), plan.dtype)
@@ -124,9 +138,9 @@ def _norm(plan: Plan, tokens: int, width: int) -> Build:
     return build
 
 
-def _rope(plan: Plan, tokens: int, width: int) -> Build:
+def _rope(plan: Plan, tokens: int, width: int, kv_heads: int) -> Build:
     def build(bench: TorchBench) -> Call:
-        heads = width // HEAD_DIM + KV_HEADS
+        heads = width // HEAD_DIM + kv_heads
         x = bench.warm((tokens, heads, HEAD_DIM), plan.dtype)
         angles = bench.warm((2, tokens, 1, HEAD_DIM // 2), plan.dtype)
         out = bench.torch.empty_like(x)
@@ -143,7 +157,7 @@ def _rope(plan: Plan, tokens: int, width: int) -> Build:
     return build
 
 
-def _activation(plan: Plan, tokens: int, width: int) -> Build:
+def _activation(plan: Plan, tokens: int, width: int, kv_heads: int) -> Build:
     def build(bench: TorchBench) -> Call:
         both = bench.warm((tokens, 2 * width), plan.dtype)
         silu = bench.torch.nn.functional.silu
@@ -152,7 +166,7 @@ def _activation(plan: Plan, tokens: int, width: int) -> Build:
     return build
 
 
-def _residual_add(plan: Plan, tokens: int, width: int) -> Build:
+def _residual_add(plan: Plan, tokens: int, width: int, kv_heads: int) -> Build:
     def build(bench: TorchBench) -> Call:
         x, rest = bench.warm((tokens, width), plan.dtype), bench.warm((tokens, width), plan.dtype)
         return Call([lambda: x + rest])
@@ -160,9 +174,8 @@ def _residual_add(plan: Plan, tokens: int, width: int) -> Build:
     return build
 
 
-def _kv_write(plan: Plan, tokens: int, width: int) -> Build:
+def _kv_write(plan: Plan, tokens: int, width: int, kv_heads: int) -> Build:
     def build(bench: TorchBench) -> Call:
-        kv_heads = KV_HEADS * width // WIDTHS[0]
         slots = max(tokens, 16384)
         cache = bench.warm((2, slots, kv_heads, HEAD_DIM), plan.dtype)
         new = bench.warm((2, tokens, kv_heads, HEAD_DIM), plan.dtype)
@@ -177,7 +190,7 @@ def _kv_write(plan: Plan, tokens: int, width: int) -> Build:
     return build
 
 
-def _act_quant(plan: Plan, tokens: int, width: int) -> Build:
+def _act_quant(plan: Plan, tokens: int, width: int, kv_heads: int) -> Build:
     def build(bench: TorchBench) -> Call:
         torch = bench.torch
         x = bench.warm((tokens, width), plan.dtype)
@@ -192,7 +205,7 @@ def _act_quant(plan: Plan, tokens: int, width: int) -> Build:
     return build
 
 
-def _gather(plan: Plan, tokens: int, width: int) -> Build:
+def _gather(plan: Plan, tokens: int, width: int, kv_heads: int) -> Build:
     def build(bench: TorchBench) -> Call:
         vocab = _VOCAB if bench.on_gpu else 8192
         table = bench.rotated((vocab, width), plan.dtype, 1)[0]

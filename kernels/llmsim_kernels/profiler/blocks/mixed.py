@@ -31,7 +31,9 @@ class VarlenShape:
         New tokens and tokens before, of each; a decode has one new token.
     heads_q, heads_kv, head_dim : int
     dtype : str
-    window : int [tokens]
+    window, page : int [tokens]
+    pack : bool
+        Whether the query heads of a KV head share a tile.
     """
 
     requests: tuple[tuple[int, int], ...]
@@ -40,16 +42,26 @@ class VarlenShape:
     head_dim: int
     dtype: str
     window: int = 0
+    page: int = 16
+    pack: bool = True
 
 
 def rows(plan: Plan) -> Iterator[RowSpec]:
     """Return one prompt chunk beside some decodes, at every point of the grid."""
     for chunk, decodes, context, heads in product(CHUNKS, DECODES, CONTEXTS, HEADS):
-        yield mixed(plan, chunk, decodes, context, *heads)
+        for pack in (True, False):
+            yield mixed(plan, chunk, decodes, context, *heads, pack=pack)
 
 
 def mixed(
-    plan: Plan, chunk: int, decodes: int, context: int, heads_q: int, heads_kv: int
+    plan: Plan,
+    chunk: int,
+    decodes: int,
+    context: int,
+    heads_q: int,
+    heads_kv: int,
+    *,
+    pack: bool = True,
 ) -> RowSpec:
     """Return the row of one chunk of `chunk` tokens beside `decodes` requests.
 
@@ -61,6 +73,8 @@ def mixed(
     context : int [tokens]
         Of each decode, its new token included.
     heads_q, heads_kv : int
+    pack : bool
+        Without, the decodes of a launch cost what engines that do not pack pay.
     """
     item = ITEM_BYTES[plan.dtype]
     pairs = causal_pairs(chunk, 0) + decodes * context
@@ -81,11 +95,13 @@ def mixed(
         "heads_q": heads_q,
         "heads_kv": heads_kv,
         "head_dim": HEAD_DIM,
+        "page": 16,
+        "variant": None if pack else "unpacked",
         "cold": True,
         "graph": plan.graph,
     }
     requests = ((chunk, 0), *((1, context - 1),) * decodes)
-    shape = VarlenShape(requests, heads_q, heads_kv, HEAD_DIM, plan.dtype)
+    shape = VarlenShape(requests, heads_q, heads_kv, HEAD_DIM, plan.dtype, pack=pack)
     return RowSpec(
         4,
         key,

@@ -98,10 +98,12 @@ def moe(
     )
 
 
-def routing(bench: TorchBench, experts: int, topk: int, tokens: int, skew: float) -> Any:
+def routing(
+    bench: TorchBench, experts: int, topk: int, tokens: int, skew: float, turn: int = 0
+) -> Any:
     """Return expert ids (tokens, topk), distinct within a token, loaded by a power law."""
     torch = bench.torch
-    generator = torch.Generator().manual_seed(experts * 1000 + tokens)
+    generator = torch.Generator().manual_seed(experts * 100_000 + 16 * tokens + turn)
     load = torch.arange(1, experts + 1, dtype=torch.float64) ** -skew
     load = load[torch.randperm(experts, generator=generator)]
     noise = torch.empty(tokens, experts, dtype=torch.float64).exponential_(generator=generator)
@@ -113,8 +115,9 @@ def _fused(plan: Plan, layer: tuple[int, int, int, int], tokens: int, skew: floa
         from llmsim_kernels.profiler.triton_calls import fused_moe
 
         experts, topk, hidden, inter = layer
-        ids = routing(bench, experts, topk, tokens, skew)
-        return fused_moe(bench, ids, experts, hidden, inter, plan.dtype)
+        turns = 16 if tokens <= 64 else 1  # more tokens hit most experts whatever they choose
+        draws = [routing(bench, experts, topk, tokens, skew, turn) for turn in range(turns)]
+        return fused_moe(bench, draws, experts, hidden, inter, plan.dtype)
 
     return build
 

@@ -1,0 +1,243 @@
+"""Block 13: steps of a whole decoder beside the sum of their operators, never folded into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmsim.specs.profile_rows import row_key
+from llmsim_kernels.engine.model import Decoder, DecoderShape
+from llmsim_kernels.profiler.blocks.decode import PAGE, decode
+from llmsim_kernels.profiler.blocks.elementwise import elementwise
+from llmsim_kernels.profiler.blocks.gemm import gemm
+from llmsim_kernels.profiler.blocks.prefill import prefill
+from llmsim_kernels.profiler.blocks.sampling import sampler
+from llmsim_kernels.profiler.plan import ITEM_BYTES, Plan
+from llmsim_kernels.profiler.spec import Build, Call, RowSpec
+from llmsim_kernels.profiler.torchbench import TorchBench
+
+ON_GPU = DecoderShape(8, 4096, 32, 8, 128, 14336, 128256)
+"""Eight layers of Llama-3.1-8B and its LM head."""
+
+ON_CPU = DecoderShape(2, 1024, 8, 2, 128, 2816, 8192)
+"""Small, but with more weights than a usual last-level cache holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One step.
+
+    Parameters
+    ----------
+    kind : str
+        decode or prefill.
+    batch : int [requests]
+    tokens : int [tokens]
+        Context of each decode, its new token included; or length of each prompt.
+    """
+
+    kind: str
+    batch: int
+    tokens: int
+
+    @property
+    def new_tokens(self) -> int:
+        """Computed in the step [tokens]."""
+        return self.batch * (1 if self.kind == "decode" else self.tokens)
+
+
+def cases(plan: Plan) -> tuple[Case, ...]:
+    """Return the steps that this device gets."""
+    if not plan.on_gpu:
+        return (Case("decode", 1, 128), Case("decode", 4, 256), Case("prefill", 1, 32))
+    decodes = ((1, 1024), (16, 4096), (64, 2048), (256, 1024))
+    return (
+        *(Case("decode", batch, tokens) for batch, tokens in decodes),
+        *(Case("prefill", 1, tokens) for tokens in (512, 4096)),
+    )
+
+
+def shape_of(plan: Plan) -> DecoderShape:
+    """Return the decoder that this device runs."""
+    return ON_GPU if plan.on_gpu else ON_CPU
+
+
+def rows(plan: Plan) -> Iterator[RowSpec]:
+    """Return the operators of each step, then the steps, eager and from a graph."""
+    for case in cases(plan):
+        for _, spec in parts(plan, case):
+            yield spec
+    for case in cases(plan):
+        for graph in (True, False) if plan.graph else (False,):
+            yield whole(plan, case, graph)
+
+
+def parts(plan: Plan, case: Case) -> list[tuple[int, RowSpec]]:
+    """Return the operators of a step, each with how often it runs.
+
+    Parameters
+    ----------
+    plan : Plan
+    case : Case
+    """
+    s, m, dtype = shape_of(plan), case.new_tokens, plan.dtype
+    width = s.heads * s.head_dim
+
+    def product(n: int, k: int, rows: int = m) -> RowSpec:
+        return gemm(plan, rows, n, k, dtype, block=13)
+
+    def small(op: str, inner: int) -> RowSpec:
+        return elementwise(plan, op, m, inner, kv_heads=s.kv_heads, block=13)
+
+    heads = (s.heads, s.kv_heads)
+    if case.kind == "decode":
+        contexts = (case.tokens,) * case.batch
+        attention = decode(plan, contexts, *heads, head_dim=s.head_dim, block=13)
+    else:
+        attention = prefill(plan, case.batch, case.tokens, 0, *heads, head_dim=s.head_dim, block=13)
+    return [
+        (1, small("gather", s.hidden)),
+        (2 * s.layers + 1, small("norm", s.hidden)),
+        (s.layers, product(s.qkv_width, s.hidden)),
+        (s.layers, small("rope", width)),
+        (s.layers, small("kv_write", width)),
+        (s.layers, attention),
+        (s.layers, product(s.hidden, width)),
+        (s.layers, product(2 * s.inter, s.hidden)),
+        (s.layers, small("activation", s.inter)),
+        (s.layers, product(s.hidden, s.inter)),
+        (1, product(s.vocab, s.hidden, case.batch)),
+        (1, sampler(plan, case.batch, s.vocab, "greedy")),
+    ]
+
+
+def whole(plan: Plan, case: Case, graph: bool) -> RowSpec:
+    """Return the row of a whole step.
+
+    Parameters
+    ----------
+    plan : Plan
+    case : Case
+    graph : bool
+    """
+    s = shape_of(plan)
+    pieces = parts(plan, case)
+    decoding = case.kind == "decode"
+    key: dict[str, Any] = {
+        "op": "whole_model",
+        "kernel_id": "llmsim.decoder.v1",
+        "dtype_a": plan.dtype,
+        "dtype_w": plan.dtype,
+        "dtype_kv": plan.dtype,
+        "phase": case.kind,
+        "batch": case.batch,
+        "q_len": 1 if decoding else case.tokens,
+        "kv_len": case.tokens if decoding else 0,
+        "heads_q": s.heads,
+        "heads_kv": s.kv_heads,
+        "head_dim": s.head_dim,
+        "hidden": s.hidden,
+        "inter": s.inter,
+        "vocab": s.vocab,
+        "layers": s.layers,
+        "variant": f"{case.kind}.{'graph' if graph else 'eager'}",
+        "cold": True,
+        "graph": graph,
+    }
+    weights = s.layers * (s.qkv_width + s.heads * s.head_dim + 3 * s.inter) * s.hidden
+    resident = (weights + 2 * s.vocab * s.hidden) * ITEM_BYTES[plan.dtype]
+    resident += case.batch * case.tokens * s.layers * 2 * s.kv_heads * s.head_dim * 2
+    return RowSpec(
+        13,
+        key,
+        sum(count * spec.flops for count, spec in pieces),
+        sum(count * spec.moved_bytes for count, spec in pieces),
+        _step(plan, case),
+        "triton" if decoding and plan.on_gpu else "",
+        resident,
+        holdout=True,
+    )
+
+
+def _step(plan: Plan, case: Case) -> Build:
+    def build(bench: TorchBench) -> Call:
+        from llmsim_kernels.engine.cache import PagedCache, StepAttention
+        from llmsim_kernels.engine.graphs import DecodeAttention
+        from llmsim_kernels.profiler.triton_calls import page_table
+
+        torch, s = bench.torch, shape_of(plan)
+        bench.forget()
+        decoder = Decoder(s, bench.device, bench.dtypes[plan.dtype], case.tokens)
+        table, pages = page_table(bench, (case.tokens,) * case.batch, PAGE)
+        cache = PagedCache(s, pages, PAGE, bench.device, bench.dtypes[plan.dtype])
+        new = case.new_tokens // case.batch
+        past = case.tokens - new
+        places = torch.arange(past, case.tokens, device=bench.device)
+        slots = table[:, places // PAGE].long() * PAGE + places % PAGE
+        tokens = bench.integers((case.new_tokens,), s.vocab)
+        positions, slots = places.repeat(case.batch), slots.flatten()
+        if bench.on_gpu and case.kind == "decode":
+            contexts = torch.full(
+                (case.batch,), case.tokens, dtype=torch.int32, device=bench.device
+            )
+            attention: Any = DecodeAttention(cache, slots, table, contexts, case.tokens)
+        else:
+            requests = [(new, past, blocks.long()) for blocks in table]
+            attention = StepAttention(cache, slots, requests)
+        last = torch.arange(new - 1, case.new_tokens, new, device=bench.device)
+        return Call([lambda: decoder.forward(tokens, positions, last, attention)])
+
+    return build
+
+
+def check(plan: Plan, done: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return each measured step beside the sum of its operators, for `meta.json`.
+
+    Parameters
+    ----------
+    plan : Plan
+    done : mapping
+        Rows by key.
+
+    Returns
+    -------
+    list of dict
+        ``ratio`` is measured over summed; absent where operators have no time, which are named.
+    """
+    found = []
+    for case in cases(plan):
+        pieces = parts(plan, case)
+        for graph in (True, False):
+            row = done.get(row_key(whole(plan, case, graph).key))
+            if row is None or not _timed(row):
+                continue
+            entry: dict[str, Any] = {
+                "step": row["variant"],
+                "batch": case.batch,
+                "tokens": case.tokens,
+                "measured_us": float(row["t_median_us"]),
+            }
+            rows = [(count, done.get(row_key(spec.key))) for count, spec in pieces]
+            absent = _absent(pieces, done)
+            if absent:
+                entry["untimed"] = absent
+            else:
+                total = sum(count * float(part["t_median_us"]) for count, part in rows if part)
+                entry["sum_us"] = total
+                entry["ratio"] = entry["measured_us"] / total
+            found.append(entry)
+    return found
+
+
+def _absent(
+    pieces: Iterable[tuple[int, RowSpec]], done: Mapping[tuple[str, ...], Mapping[str, Any]]
+) -> list[str]:
+    """Return the operators without a time."""
+    return [
+        str(spec.key["op"]) for _, spec in pieces if not _timed(done.get(row_key(spec.key), {}))
+    ]
+
+
+def _timed(row: Mapping[str, Any]) -> bool:
+    return row.get("status") == "ok" and bool(row.get("t_median_us"))
