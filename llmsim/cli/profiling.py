@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from llmsim.cli.ending import INTERRUPTED, WRONG_INPUT, exit_code_for_errors
+from llmsim.specs.profile_meta import ProfileMeta
 
 profile_app = typer.Typer(
     help="Measure what kernels cost on a device, and look after such profiles.",
@@ -74,9 +75,27 @@ def measure(options: ProfileOptions) -> int:
     )
     with _Progress() as progress:
         outcome = profiler.run_profile(order, progress)
-    for line in profiler.summary_lines(outcome):
+    for line in (*profiler.summary_lines(outcome), *_fit_lines(outcome.folder, outcome.meta)):
         typer.echo(line)
     return INTERRUPTED if outcome.cut == "interrupted" else 0 if not outcome.cut else WRONG_INPUT
+
+
+def _fit_lines(folder: Path, meta: ProfileMeta) -> list[str]:
+    """Fit the profile, and return a line per kernel with its error on shapes never fitted."""
+    if meta.state == "failed":
+        return ["fit       none: a profile whose ceilings drifted this far is not used"]
+    from llmsim.costmodel.measured.fitting import fit_profile
+
+    lines = []
+    for name, entry in fit_profile(folder).items():
+        unseen = entry.get("holdout")
+        errors = "no unseen shapes"
+        if unseen:
+            errors = "unseen shapes off by {:.1%} (median), {:.1%} (p90), bias {:+.1%}".format(
+                *(float(unseen[figure]) for figure in ("median", "p90", "bias"))
+            )
+        lines.append(f"fit       {name}: {entry['rows']} rows, {errors}")
+    return lines or ["fit       none: no operator has rows enough"]
 
 
 class _Progress:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmsim.core.errors import Fault, InputError
-from llmsim_kernels.profiler.nvml import Board, hashed
+from llmsim_kernels.profiler.nvml import Board, card_of, hashed
 from llmsim_kernels.profiler.spec import (
     REPLAY_S,
     WARMUPS,
@@ -77,7 +77,12 @@ class CudaDevice:
             properties.total_memory,
             int(free_bytes * _HEADROOM),
             torch.cuda.device_count(),
-            {"uuid_hash": hashed(uuid), "sm": capability, **self.board.details()},
+            {
+                "gpu_card": card_of(properties.name),
+                "uuid_hash": hashed(uuid),
+                "sm": capability,
+                **self.board.details(),
+            },
         )
         self._stream = torch.cuda.Stream(device=index)
 

@@ -129,6 +129,40 @@ class Board:
         return ""
 
 
+_CARDS: Mapping[str, str] = {
+    "NVIDIA A10": "a10",
+    "NVIDIA A10G": "a10g",
+    "NVIDIA A40": "a40",
+    "NVIDIA A100-SXM4-40GB": "a100-40gb-sxm",
+    "NVIDIA A100-SXM4-80GB": "a100-80gb-sxm",
+    "NVIDIA A100 80GB PCIe": "a100-80gb-pcie",
+    "NVIDIA B200": "b200",
+    "NVIDIA B300 SXM6 AC": "b300",
+    "NVIDIA GB200": "gb200",
+    "NVIDIA GB300": "gb300",
+    "NVIDIA GH200 480GB": "gh200-96gb",
+    "NVIDIA GeForce RTX 4090": "rtx-4090",
+    "NVIDIA H20": "h20-sxm",
+    "NVIDIA H100 80GB HBM3": "h100-sxm",
+    "NVIDIA H100 NVL": "h100-nvl",
+    "NVIDIA H100 PCIe": "h100-pcie",
+    "NVIDIA H200": "h200-sxm",
+    "NVIDIA H200 NVL": "h200-nvl",
+    "NVIDIA H800": "h800-sxm",
+    "NVIDIA L4": "l4",
+    "NVIDIA L40S": "l40s",
+    "Tesla T4": "t4",
+    "Tesla V100-SXM2-32GB": "v100-32gb-sxm",
+}
+"""GPU cards by the product name that the driver reports (as `nvidia-smi -L` prints it); a device
+that is not here is described by its measured ceilings alone."""
+
+
+def card_of(product: str) -> str:
+    """Return the GPU card of a product name; empty where there is none."""
+    return _CARDS.get(product, "")
+
+
 def hashed(uuid: str) -> str:
     """Return an identifier that tells boards apart and names none."""
     return hashlib.sha256(uuid.encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ UNSTABLE_FRAC, FAILED_FRAC = 0.05, 0.15
 Rows = Iterable[Mapping[str, Any]]
 
 
-def ceilings_seen(rows: Rows) -> dict[str, list[float]]:
-    """Return the best rates by name, in order of measurement.
+def ceilings_seen(rows: Rows) -> dict[str, Any]:
+    """Return the best rates, each a list: start, middle, end.
 
     Returns
     -------
-    dict of str to list of float
-        ``copy_bytes_per_s``, ``matmul.bf16_flops_per_s`` and so on: start, middle, end.
+    dict
+        ``copy_bytes_per_s`` and ``cache_read_bytes_per_s``, and ``flops_per_s`` by dtype.
     """
-    found: dict[str, list[float]] = {}
+    found: dict[str, Any] = {}
     timed = {str(row["variant"]): row for row in rows if _is_ceiling(row)}
     names = dict.fromkeys(variant.rpartition(".")[0] for variant in timed)
     for name in names:
@@ -37,11 +37,24 @@ def ceilings_seen(rows: Rows) -> dict[str, list[float]]:
             if row is None:
                 continue
             seconds = float(row["t_median_us"]) / 1e6
-            flops = float(row.get("flops") or 0.0)
-            unit = "flops_per_s" if flops else "bytes_per_s"
-            rate = (flops or float(row["moved_bytes"])) / seconds
-            found.setdefault(f"{name}_{unit}", []).append(rate)
+            if name.startswith(PRODUCT):
+                by_dtype = found.setdefault("flops_per_s", {})
+                dtype = name.removeprefix(f"{PRODUCT}.")
+                by_dtype.setdefault(dtype, []).append(float(row["flops"]) / seconds)
+            else:
+                rates = found.setdefault(f"{name}_bytes_per_s", [])
+                rates.append(float(row["moved_bytes"]) / seconds)
     return found
+
+
+def each_ceiling(ceilings: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[float]]]:
+    """Return (name, unit, rates) of every ceiling."""
+    for name, values in ceilings.items():
+        if isinstance(values, Mapping):
+            for dtype, rates in values.items():
+                yield f"matmul {dtype}", "FLOP/s", rates
+        else:
+            yield name.removesuffix("_bytes_per_s").replace("_", " "), "B/s", values
 
 
 def _is_ceiling(row: Mapping[str, Any]) -> bool:
@@ -58,16 +71,16 @@ def rates_seen(rows: Rows, dtype: str) -> Rates:
         Of the usual products.
     """
     seen = ceilings_seen(rows)
-    flops = seen.get(f"{PRODUCT}.{dtype}_flops_per_s", [1e15])
+    flops = seen.get("flops_per_s", {}).get(dtype, [1e15])
     moved = seen.get(f"{COPY}_bytes_per_s", [5e12])
     return Rates(max(flops), max(moved))
 
 
-def drift_of(ceilings: Mapping[str, Sequence[float]]) -> float:
+def drift_of(ceilings: Mapping[str, Any]) -> float:
     """Return the largest change of one ceiling over the run, relative to its mean."""
     changes = [
         (max(values) - min(values)) * len(values) / sum(values)
-        for values in ceilings.values()
+        for _, _, values in each_ceiling(ceilings)
         if len(values) > 1
     ]
     return max(changes, default=0.0)
@@ -82,7 +95,7 @@ def state_of(drift_frac: float, *, cut: bool, missing: int) -> str:
     return "unstable" if drift_frac > UNSTABLE_FRAC else "ok"
 
 
-def device_entry(device: Device, ceilings: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def device_entry(device: Device) -> dict[str, Any]:
     """Return the device as `meta.json` describes it."""
     facts = device.facts
     return {

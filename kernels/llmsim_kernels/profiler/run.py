@@ -183,7 +183,7 @@ def _write(
     if session.resumed:
         notes.append(f"{session.resumed} rows come from earlier runs into this folder.")
     details: dict[str, Any] = {
-        "device": report.device_entry(device, ceilings),
+        "device": report.device_entry(device),
         "llmsim": report.llmsim_entry(),
         "host": report.host_entry(),
         "libs": device.libraries(),
@@ -215,12 +215,9 @@ def summary_lines(outcome: ProfileOutcome) -> list[str]:
         f"rows      {counts}",
         f"state     {meta.state}: ceilings drifted by {meta.drift_frac:.1%}",
     ]
-    for name, values in meta.ceilings.items():
-        what, _, unit = name.partition("_flops")
-        scale, word = (1e12, "TFLOP/s") if unit else (1e9, "GB/s")
-        what = what if unit else name.removesuffix("_bytes_per_s")
-        best = max(values) / scale
-        lines.append(f"ceiling   {what}: {best:,.3g} {word}")
+    for name, unit, values in report.each_ceiling(meta.ceilings):
+        scale, prefix = (1e12, "T") if unit == "FLOP/s" else (1e9, "G")
+        lines.append(f"ceiling   {name}: {max(values) / scale:,.3g} {prefix}{unit}")
     for entry in meta.whole_model_check:
         step = f"{entry['step']}, {entry['batch']} x {entry['tokens']} tokens"
         measured = f"{entry['measured_us'] / 1e3:,.3f} ms"

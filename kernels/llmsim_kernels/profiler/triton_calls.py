@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llmsim_kernels.profiler import gates
+from llmsim_kernels.catalog import LIMITS, find
 from llmsim_kernels.profiler.plan import ITEM_BYTES
 from llmsim_kernels.profiler.spec import Call
 from llmsim_kernels.profiler.torchbench import TorchBench, in_turn
@@ -12,6 +13,25 @@ from llmsim_kernels.profiler.torchbench import TorchBench, in_turn
 if TYPE_CHECKING:
     from llmsim_kernels.profiler.blocks.decode import DecodeShape
     from llmsim_kernels.profiler.blocks.mixed import VarlenShape
+
+
+def gated(
+    bench: TorchBench, calls: list[Callable[[], Any]], kernel_id: str, variant: str, dtype: str
+) -> Call:
+    """Return calls of a catalogued kernel, timed only once its check has passed here.
+
+    Parameters
+    ----------
+    bench : TorchBench
+    calls : list of callables
+    kernel_id, variant : str
+        Of `llmsim_kernels.catalog`.
+    dtype : str
+        Of the activations.
+    """
+    kernel = find(kernel_id, variant)
+    gate = f"{kernel_id} {variant} {dtype}"
+    return Call(calls, gate, lambda: kernel.check(str(bench.device), dtype), LIMITS[dtype])
 
 
 def page_table(bench: TorchBench, contexts: tuple[int, ...], page: int) -> tuple[Any, int]:
@@ -64,13 +84,9 @@ def paged_decode(bench: TorchBench, shape: DecodeShape) -> Call:
             return paged_decode(q, kv[0], kv[1], table, contexts, longest, window=shape.window)
 
         calls = in_turn(plain, bench.rotated(cache, shape.dtype_kv, copies))
-    gate = f"{KERNEL_ID} {shape.dtype_kv}"
-    return Call(
-        calls,
-        gate,
-        lambda: gates.paged_decode(bench, shape.dtype, shape.dtype_kv),
-        _limit(shape.dtype),
-    )
+    same = shape.dtype_kv == shape.dtype
+    kind = f"kv {'same' if same else shape.dtype_kv}"
+    return gated(bench, calls, KERNEL_ID, kind, shape.dtype)
 
 
 def varlen_attention(bench: TorchBench, shape: VarlenShape) -> Call:
@@ -93,12 +109,8 @@ def varlen_attention(bench: TorchBench, shape: VarlenShape) -> Call:
         return varlen_attention(q, kv[0], kv[1], table, contexts, cut, window=shape.window)
 
     caches = bench.rotated(cache, shape.dtype, bench.copies(size))
-    return Call(
-        in_turn(call, caches),
-        f"{KERNEL_ID} {'packed' if shape.pack else 'unpacked'}",
-        lambda: gates.varlen_attention(bench, shape.dtype, shape.pack),
-        _limit(shape.dtype),
-    )
+    kind = "packed" if shape.pack else "unpacked"
+    return gated(bench, in_turn(call, caches), KERNEL_ID, kind, shape.dtype)
 
 
 def weight_only_gemm(
@@ -118,8 +130,7 @@ def weight_only_gemm(
         return wna16_gemm(a, packed, operands[1])
 
     calls = in_turn(call, list(zip(words, scales, strict=True)))
-    check = lambda: gates.weight_only_gemm(bench, dtype, bits)  # noqa: E731
-    return Call(calls, f"{KERNEL_ID} {bits}", check, _limit(dtype))
+    return gated(bench, calls, KERNEL_ID, f"w{bits}a16", dtype)
 
 
 def fused_moe(
@@ -147,9 +158,7 @@ def fused_moe(
     def call(ids: Any) -> Any:
         return fused_moe(x, gate_up, down, routing, ids)
 
-    return Call(
-        in_turn(call, chosen), KERNEL_ID, lambda: gates.fused_moe(bench, dtype), _limit(dtype)
-    )
+    return gated(bench, in_turn(call, chosen), KERNEL_ID, "even", dtype)
 
 
 def fused_norm(bench: TorchBench, tokens: int, width: int, dtype: str) -> Call:
@@ -158,8 +167,7 @@ def fused_norm(bench: TorchBench, tokens: int, width: int, dtype: str) -> Call:
 
     x, rest = bench.warm((tokens, width), dtype), bench.warm((tokens, width), dtype)
     weight = bench.warm((width,), dtype)
-    check = lambda: gates.fused_norm(bench, dtype)  # noqa: E731
-    return Call([lambda: rmsnorm(x, weight, rest)], KERNEL_ID, check, _limit(dtype))
+    return gated(bench, [lambda: rmsnorm(x, weight, rest)], KERNEL_ID, "same", dtype)
 
 
 def quantise(bench: TorchBench, tokens: int, width: int, dtype: str) -> Call:
@@ -167,8 +175,7 @@ def quantise(bench: TorchBench, tokens: int, width: int, dtype: str) -> Call:
     from llmsim_kernels.ops.quantise import KERNEL_ID, quantise
 
     x = bench.warm((tokens, width), dtype)
-    check = lambda: gates.quantise(bench, dtype)  # noqa: E731
-    return Call([lambda: quantise(x, "fp8")], KERNEL_ID, check, _limit(dtype))
+    return gated(bench, [lambda: quantise(x, "fp8")], KERNEL_ID, "fp8", dtype)
 
 
 def sample(bench: TorchBench, logits: Any, top_k: int, top_p: float) -> Call:
@@ -182,10 +189,5 @@ def sample(bench: TorchBench, logits: Any, top_k: int, top_p: float) -> Call:
     p = torch.full((rows,), top_p, dtype=torch.float32, **full)
     heat = torch.ones((rows,), dtype=torch.float32, **full)
     draws = torch.rand((rows,), **full)
-    check = lambda: gates.sampler(bench)  # noqa: E731
-    return Call([lambda: sample(logits, k, p, heat, draws)], KERNEL_ID, check, 0.0)
-
-
-def _limit(dtype: str) -> float:
-    """Return the largest accepted error norm: that of rounding to the type, with some room."""
-    return 1e-2 if dtype == "bf16" else 1e-3
+    calls: list[Callable[[], Any]] = [lambda: sample(logits, k, p, heat, draws)]
+    return gated(bench, calls, KERNEL_ID, "top-k top-p", "fp32")
