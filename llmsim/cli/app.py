@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from llmsim.cli.ending import exit_code_for_errors
+from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
 from llmsim.cli.validating import validate
 
@@ -25,6 +26,7 @@ show_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(show_app, name="show")
+add_commands(profile_app)
 app.add_typer(profile_app, name="profile")
 app.command()(validate)
 

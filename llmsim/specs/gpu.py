@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmsim.core.errors import CardError
-from llmsim.core.paths import list_data
+from llmsim.core.errors import CardError, Fault, InputError
+from llmsim.core.paths import find_data, list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, overlay, resolve_path
 from llmsim.specs.kernels import (
     DecodeAttentionTerms,
@@ -16,6 +16,10 @@ from llmsim.specs.kernels import (
     PrefillAttentionTerms,
     SmoothRoofline,
 )
+
+_POWER_EXPONENT = 2.5
+"""Power above idle over clock. Assumed: the middle of f^2 and f^3, as voltage follows the clock
+(P ~ f V^2) over part of its range."""
 
 COMPUTE_DTYPES = ("bf16", "fp16", "fp8", "int8", "fp4")
 
@@ -87,6 +91,48 @@ class GpuCard:
         keeps their bytes and loses their FLOP/s.
         """
         return dtype if dtype in self.peak_flops_per_s else "bf16"
+
+    def clocked(self, clock_frac: float = 1.0, power_cap_w: float | None = None) -> GpuCard:
+        """Return the card at a lower clock, or under a power cap.
+
+        Parameters
+        ----------
+        clock_frac : float
+            SM clock over the full one, in (0, 1].
+        power_cap_w : float [W], optional
+            Compute-bound kernels clock down until they draw no more than this.
+
+        Raises
+        ------
+        InputError
+            If the clock is out of range, or no clock keeps the cap.
+
+        Notes
+        -----
+        Compute time goes with ``1 / f``, memory time stays, and power above idle goes with
+        ``f^2.5``; memory-bound kernels that exceed a cap are not slowed, they are refused. The
+        peaks of a card stand for the full clock: what a kernel loses to its own throttling there
+        is inside its measured efficiency.
+        """
+        power = self.power
+        if not 0.0 < clock_frac <= 1.0:
+            fault = Fault("", "clock_frac", f"is {clock_frac:g}, must be above 0 and at most 1.")
+            raise InputError(self.name, [fault])
+        if power_cap_w is not None:
+            active = (power_cap_w - power.idle_w) / (power.compute_w - power.idle_w)
+            clock_frac = min(clock_frac, max(active, 0.0) ** (1.0 / _POWER_EXPONENT))
+        scale = clock_frac**_POWER_EXPONENT
+        memory_w = power.idle_w + scale * (power.memory_w - power.idle_w)
+        if power_cap_w is not None and not (clock_frac > 0.0 and memory_w <= power_cap_w):
+            least = f"{self.name} draws {power.idle_w:g} W idle."
+            message = f"{power_cap_w:g} W cannot be kept by clocking down."
+            raise InputError(self.name, [Fault("", "power_cap_w", message, least)])
+        if clock_frac == 1.0:
+            return self
+        compute_w = power.idle_w + scale * (power.compute_w - power.idle_w)
+        peaks = {dtype: clock_frac * peak for dtype, peak in self.peak_flops_per_s.items()}
+        drawn = replace(power, memory_w=memory_w, compute_w=compute_w)
+        return replace(self, peak_flops_per_s=peaks, power=drawn)
 
     def rows(self) -> list[CardRow]:
         """Return (field, value, unit, source) of every number."""
@@ -170,14 +216,20 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
 
     Notes
     -----
-    Kernel terms that a card lacks are those of the card that its ``kernels_of`` names, else of
-    the prior for all GPUs.
+    Kernel terms that a card lacks are those fitted to public tables of this GPU
+    (``profiles/kernels``), else of the card that its ``kernels_of`` names and of its fits, else
+    of the prior for all GPUs.
     """
     by_path = is_path(name_or_path)
     path = resolve_path(name_or_path, near) if by_path else find_card("profiles/gpus", name_or_path)
     sheet = Sheet(path)
     sheet.words("aliases")
-    sheets = (sheet, *_relative(sheet), Sheet(find_card("profiles/kernels", "prior")))
+    sheets = (
+        sheet,
+        *_fitted(path.stem),
+        *_relative(sheet),
+        Sheet(find_card("profiles/kernels", "prior")),
+    )
     card = GpuCard(
         name=sheet.text("name", path.stem),
         vendor=sheet.text("vendor"),
@@ -206,8 +258,14 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
     return replace(card, sources=rows)
 
 
+def _fitted(name: str) -> list[Sheet]:
+    """Return the terms fitted to public kernel tables of a GPU, if there are any."""
+    path = find_data("profiles", "kernels", f"{name}.yaml")
+    return [Sheet(path)] if path is not None and name != "prior" else []
+
+
 def _relative(sheet: Sheet) -> list[Sheet]:
-    """Return the card of the measured GPU that ``kernels_of`` names, if it names one.
+    """Return card and fits of the measured GPU that ``kernels_of`` names, if it names one.
 
     A sibling of the same architecture reaches about the same shares of its peaks.
     """
@@ -215,7 +273,7 @@ def _relative(sheet: Sheet) -> list[Sheet]:
     if not name:
         return []
     try:
-        return [Sheet(find_card("profiles/gpus", name))]
+        return [Sheet(find_card("profiles/gpus", name)), *_fitted(name)]
     except CardError as error:
         sheet.fault("kernels_of", error.faults[0].message, error.faults[0].hint)
         return []

@@ -115,16 +115,18 @@ class PrefillGrid:
         i, x = _place(first, len(table))
         j, y = _place(2.0 * math.log2(length), len(table[0]))
         k, z = _place(math.log2(1.0 + history), len(table[0][0]))
-        total = 0.0
-        for a, u in ((i, 1.0 - x), (i + 1, x)):
-            if u == 0.0:
-                continue
-            for b, v in ((j, 1.0 - y), (j + 1, y)):
-                if v == 0.0:
-                    continue
-                cells = table[a][b]
-                total += u * v * ((1.0 - z) * cells[k] + (z * cells[k + 1] if z else 0.0))
-        return total
+        near = _between(table[i], j, y, k, z)
+        return near + x * (_between(table[i + 1], j, y, k, z) - near) if x else near
+
+
+def _between(plane: list[list[float]], j: int, y: float, k: int, z: float) -> float:
+    row = plane[j]
+    low = row[k] + z * (row[k + 1] - row[k]) if z else row[k]
+    if not y:
+        return low
+    row = plane[j + 1]
+    high = row[k] + z * (row[k + 1] - row[k]) if z else row[k]
+    return low + y * (high - low)
 
 
 def _place(position: float, count: int) -> tuple[int, float]:

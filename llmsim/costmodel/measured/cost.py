@@ -86,7 +86,7 @@ class MeasuredCost:
         self.mixers = self._measure(context)
         self._set_mixed()
         self._lines: dict[int, tuple[list[int], list[PriceLine]]] = {}
-        self._attention: dict[int, Pieces] = {}
+        self._attention: dict[int, tuple[Pieces, float, float]] = {}
         self.line_error = 0.0
         if context.strict and self.operators.missing:
             faults = [
@@ -208,8 +208,8 @@ class MeasuredCost:
         """Return decode attention alone: the straight piece less everything else [ns]."""
         if batch not in self._attention:
             self._build_lines(batch)
-        attention = self._attention[batch].at(padded_tokens) - self._rest_ns(batch)
-        return attention + self._windowed(batch)[1] * windowed_tokens
+        pieces, rest, slope = self._attention[batch]
+        return pieces.at(padded_tokens) - rest + slope * windowed_tokens
 
     def _rest_ns(self, batch: int) -> float:
         tokens = self._at(self._token_ns, batch, self.token_operators)
@@ -242,7 +242,8 @@ class MeasuredCost:
         """Return the straight pieces of one batch size; keep those of its GPU time."""
         sizes, values = self._curve(batch)
         fixed, slope = self._windowed(batch)
-        pieces = self._attention[batch] = pieces_of(sizes, values + fixed)
+        pieces = pieces_of(sizes, values + fixed)
+        self._attention[batch] = (pieces, self._rest_ns(batch), slope)
         self.line_error = max(self.line_error, pieces.error)
         added, beside = self.base.host_ns(batch, batch)
         until = self._host_until(batch, pieces, slope, beside)

@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 SOFT_LOG = 0.1
 """Residuals beyond this many log units count linearly: rows of another kernel, or of a bad run."""
 
+MOST_FITTED = 4000
+"""Rows that a fit looks at; more of them change no parameter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -158,7 +161,7 @@ def fit_mean(
     start: MeanTerms,
     *,
     seed: int = 0,
-    max_rows: int = 4000,
+    max_rows: int = MOST_FITTED,
     noise_log: float = 0.05,
 ) -> Fit:
     """Fit a mean function to measured rows, robustly, in log time.

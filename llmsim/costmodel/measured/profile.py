@@ -21,9 +21,10 @@ from llmsim.costmodel.measured.families import (
     Shapes,
     Types,
 )
-from llmsim.costmodel.measured.means import Floats, MeanTerms, mean_s
+from llmsim.costmodel.measured.means import Fit, Floats, MeanTerms, mean_s
 from llmsim.costmodel.measured.tables import (
     DTYPE_SIGMA,
+    EXACT_SIGMA,
     KERNEL_SIGMA,
     NO_PROFILE_SIGMA,
     OTHER_SIGMA,
@@ -46,6 +47,8 @@ _OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "moe": ("skew",),
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), ("nodes",)),
 }
+P90_OF_NORMAL = 1.645
+"""The absolute error that a tenth exceeds, in standard deviations."""
 _LEAST_ROWS = 4  # fewer cannot say anything about a mean function
 
 
@@ -141,7 +144,34 @@ class Profile:
             rows = self.rows.where(self._fit_rows & (self.rows["op"] == op))
             found = list(_tables_of(FAMILIES[op], rows, self.device))
             self._tables[op] = sorted(found, key=lambda table: -len(table))
+            for table in found:
+                self._recall(table)
         return self._tables[op]
+
+    def _recall(self, table: KernelTable) -> None:
+        """Take fit and certainty from meta, where they are those of as many rows."""
+        stated = self.meta.fit.get(table.key) if self.meta is not None else None
+        if not isinstance(stated, Mapping) or stated.get("rows") != len(table):
+            return
+        terms = MeanTerms(**stated["terms"])
+        table.known_fit = Fit(terms, len(table), stated["fit"]["median"], stated["fit"]["p90"])
+        if stated.get("holdout"):
+            table.far_sigma = max(EXACT_SIGMA, stated["holdout"]["p90"] / P90_OF_NORMAL)
+
+    def operators(self) -> tuple[str, ...]:
+        """Return the operators that have tables."""
+        return tuple(op for op in FAMILIES if self.tables(op))
+
+    def holdout_tables(self) -> dict[str, KernelTable]:
+        """Return the rows that the profile keeps from fits, by the key of their table."""
+        kept = self.rows.usable & (self.rows["split"] == "holdout")
+        if not kept.any():
+            return {}
+        found: dict[str, KernelTable] = {}
+        for op, family in FAMILIES.items():
+            rows = self.rows.where(kept & (self.rows["op"] == op))
+            found |= {table.key: table for table in _tables_of(family, rows, self.device, 1)}
+        return found
 
     def latency(self, op: str, shape: Mapping[str, float], context: Context) -> Latency:
         """Price one operator at one shape.
@@ -325,7 +355,9 @@ def _nearest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:
     return Latencies(parts["seconds"], parts["sigma"], source, parts["outside"])
 
 
-def _tables_of(family: Family, rows: ProfileTable, device: Device) -> Iterator[KernelTable]:
+def _tables_of(
+    family: Family, rows: ProfileTable, device: Device, least: int = _LEAST_ROWS
+) -> Iterator[KernelTable]:
     """Yield one table per kernel, library versions and formats."""
     if not len(rows):
         return
@@ -337,7 +369,7 @@ def _tables_of(family: Family, rows: ProfileTable, device: Device) -> Iterator[K
         part = rows.where(labels == label)
         if family.fastest:  # launching one by one is the host's price, not the kernel's
             part = part.where(part["graph"] != 0)
-        if len(part) < _LEAST_ROWS:
+        if len(part) < least:
             continue
         kernel_id, libs, a, w, kv = label.split("\x1f")
         types = Types(a or "bf16", w or a or "bf16", kv or "bf16")

@@ -127,6 +127,13 @@ def not_falling(values: Floats) -> Floats:
     ----------
     values : ndarray (n,)
     """
-    from scipy.optimize import isotonic_regression
-
-    return np.asarray(isotonic_regression(values).x)
+    means: list[float] = []
+    sizes: list[int] = []
+    for value in values.tolist():
+        means.append(value)
+        sizes.append(1)
+        while len(means) > 1 and means[-2] > means[-1]:
+            size = sizes[-2] + sizes[-1]
+            pooled = (sizes[-2] * means[-2] + sizes[-1] * means[-1]) / size
+            means[-2:], sizes[-2:] = [pooled], [size]
+    return np.repeat(means, sizes)

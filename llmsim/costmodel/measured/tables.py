@@ -135,15 +135,25 @@ class KernelTable:
         self.columns = columns
         self.measured_s = measured_s
         self.device = device
+        self.known_fit: Fit | None = None
+        self.far_sigma = EXPERTS_SIGMA if family.op == "moe" else CROSS_SHAPE_SIGMA
         self._surfaces: dict[tuple[float, ...], Scattered | None] = {}
         self._apart = tuple(name for name in _APART if name in columns)
 
     def __len__(self) -> int:
         return len(self.measured_s)
 
+    @property
+    def key(self) -> str:
+        """What tells this table from the others of a profile."""
+        types = "/".join((self.types.a, self.types.w, self.types.kv))
+        return f"{self.family.op} {types} {self.kernel_id} ({self.libs})"
+
     @cached_property
     def fit(self) -> Fit:
-        """The mean function of these rows."""
+        """The mean function of these rows, as the profile states it or fitted here."""
+        if self.known_fit is not None:
+            return self.known_fit
         family = self.family
         work = family.work(self.columns, self.types, self.device)
         return fit_mean(work, self.measured_s, family.free, family.start)
@@ -206,7 +216,7 @@ class KernelTable:
         return self._surfaces[name]
 
     @cached_property
-    def _exact(self) -> dict[tuple[float, ...], float]:
+    def exact(self) -> dict[tuple[float, ...], float]:
         """Measured time by raw shape."""
         names = exact_names(self.family, self._apart)
         stacked = np.column_stack([self.columns[name] for name in names])
@@ -239,8 +249,7 @@ class KernelTable:
         mean = mean_s(family.work(shapes, types or self.types, self.device), self.fit.terms)
         count = len(mean)
         residual, outside = np.zeros(count), np.zeros(count)
-        far = EXPERTS_SIGMA if family.op == "moe" else CROSS_SHAPE_SIGMA
-        sigma = np.full(count, far)
+        sigma = np.full(count, self.far_sigma)
         source = np.full(count, SOURCES.index(INTERPOLATED))
         query = np.column_stack([coordinate(name, shapes) for name in family.axes])
         along = [list(family.axes).index(axis) for axis in family.along]
@@ -278,7 +287,7 @@ class KernelTable:
         """Put measured rows in place of their interpolation."""
         names = exact_names(self.family, self._apart)
         stacked = np.column_stack([shapes[name] for name in names])
-        exact = self._exact
+        exact = self.exact
         for index, key in enumerate(map(tuple, stacked.tolist())):
             row = exact.get(key)
             if row is not None:

@@ -7,6 +7,7 @@ None of these rows are part of llmsim. What is imported carries its licence and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def import_tables(
     out: Path,
     *,
     only: str = "",
+    version: str = "",
     as_csv: bool = False,
 ) -> list[Path]:
     """Turn public tables into profile folders.
@@ -38,6 +40,8 @@ def import_tables(
         Folder of profiles to write into.
     only : str
         Import only profiles whose ``<device>/<engine>-<version>`` contains this.
+    version : str
+        Commit or release of the source, kept in meta.
     as_csv : bool
         Write ``rows.csv.gz`` in place of ``rows.parquet``.
 
@@ -59,6 +63,8 @@ def import_tables(
     module = import_module(f"llmsim.specs.importers.{format_name}")
     read: Callable[[Path], Iterator[Batch]] = module.read
     origin: Origin = module.ORIGIN
+    if version:
+        origin = replace(origin, source=f"{origin.source} @ {version}")
     seen: Mapping[str, Batch] = {_name(batch): batch for batch in read(source)}
     kept = [batch for name, batch in seen.items() if only in name]
     if not kept:

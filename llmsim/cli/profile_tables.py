@@ -1,0 +1,171 @@
+"""`llmsim profile import | validate | show | fit | diff`: looking after profiles.
+
+The commands join the group `profile`, which measures when called alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmsim.cli.ending import WRONG_INPUT, exit_code_for_errors
+from llmsim.cli.looking import print_rows
+
+if TYPE_CHECKING:
+    from llmsim.costmodel.measured.tables import KernelTable
+
+FolderArgument = Annotated[
+    str,
+    typer.Argument(metavar="PROFILE", help="A profile folder, or <device>/<id> of a known one."),
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands to the group `profile`."""
+    app.command(name="import")(import_)
+    app.command()(validate)
+    app.command()(show)
+    app.command()(fit)
+    app.command()(diff)
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="Where the tables lie: a checkout, a folder.")],
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="aiconfigurator, vidur, llmservingsim, splitwise or tidy."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of profiles to write into.")] = Path("profiles"),
+    only: Annotated[
+        str, typer.Option(help="Only profiles whose <device>/<engine>-<version> contains this.")
+    ] = "",
+    version: Annotated[
+        str, typer.Option(help="Commit or release of the source, kept in meta.json.")
+    ] = "",
+    csv: Annotated[bool, typer.Option(help="Write rows.csv.gz in place of rows.parquet.")] = False,
+    fits: Annotated[
+        bool, typer.Option("--fit/--no-fit", help="Fit them too, so that they load faster.")
+    ] = True,
+) -> None:
+    """Turn public kernel tables into profiles; their licence and source go into meta.json."""
+    with exit_code_for_errors():
+        from llmsim.specs.importers import import_tables
+        from llmsim.specs.profile_meta import read_meta
+
+        for folder in import_tables(format_, source, out, only=only, version=version, as_csv=csv):
+            meta = read_meta(folder)
+            typer.echo(str(folder))
+            for note in filter(None, meta.notes.split("; ")):
+                typer.echo(f"note: {note}", err=True)
+            if fits and meta.device.get("gpu_card"):
+                from llmsim.costmodel.measured.fitting import fit_profile
+
+                fit_profile(folder)
+
+
+def validate(profile: FolderArgument) -> None:
+    """Say whether a profile is right: columns, words, duplicates, checksum, drift, physics."""
+    with exit_code_for_errors():
+        from llmsim.core.errors import CardError, Fault
+        from llmsim.costmodel.measured.fitting import implausible
+        from llmsim.costmodel.measured.profile import find_profile, load_profile
+        from llmsim.specs.profile_meta import read_meta
+        from llmsim.specs.profile_rows import check_rows, find_rows, read_rows, rows_checksum
+
+        folder = find_profile(profile)
+        meta = read_meta(folder)
+        rows = find_rows(folder)
+        faults = check_rows(read_rows(rows))
+        if meta.rows_checksum and rows_checksum(rows) != meta.rows_checksum:
+            message = "is not the checksum of the rows: they were changed."
+            faults.append(Fault(str(folder / "meta.json"), "rows_checksum", message))
+        if meta.state != "failed":
+            faults += implausible(load_profile(folder))
+        if faults:
+            raise CardError(str(folder), faults)
+        typer.echo(f"{folder}: {len(read_rows(rows))} rows, {meta.origin}, {meta.state}")
+
+
+def show(profile: FolderArgument) -> None:
+    """Show what a profile holds, operator by operator, and how wrong its fits are."""
+    with exit_code_for_errors():
+        from llmsim.costmodel.measured.profile import find_profile, load_profile
+
+        loaded = load_profile(find_profile(profile))
+        meta = loaded.meta
+        assert meta is not None
+        for name, value in (
+            ("device", f"{meta.device['name']} ({loaded.device.name})"),
+            ("origin", f"{meta.origin} {meta.source}".strip()),
+            ("libraries", ", ".join(f"{key} {word}" for key, word in meta.libs.items())),
+            ("created", meta.created),
+            ("state", f"{meta.state}, drift {100 * meta.drift_frac:.1f}%"),
+            ("licence", meta.licence),
+        ):
+            typer.echo(f"{name:<10} {value}")
+        print_rows(_table(meta.fit, [t for op in loaded.operators() for t in loaded.tables(op)]))
+
+
+def _table(fits: Mapping[str, Any], tables: Sequence[KernelTable]) -> list[tuple[str, ...]]:
+    """Return a row per kernel table."""
+    made: list[tuple[str, ...]] = [
+        ("operator", "formats", "kernel", "libs", "rows", "unseen: median", "p90", "bias")
+    ]
+    for table in tables:
+        errors = (fits.get(table.key) or {}).get("holdout") or {}
+        figures = [
+            f"{100 * errors[name]:.1f}%" if name in errors else "-"
+            for name in ("median", "p90", "bias")
+        ]
+        types = "/".join(dict.fromkeys((table.types.a, table.types.w, table.types.kv)))
+        first = (table.family.op, types, table.kernel_id, table.libs, str(len(table)))
+        made.append((*first, *figures))
+    return made
+
+
+def fit(
+    profile: FolderArgument,
+    seed: Annotated[int, typer.Option(help="Of what the check does not see.")] = 0,
+    kernels: Annotated[
+        Path | None,
+        typer.Option(help="Also write the roofline terms of a GPU card, with their errors, here."),
+    ] = None,
+) -> None:
+    """Fit mean functions, write them and their errors on unseen rows into meta.json."""
+    with exit_code_for_errors():
+        from llmsim.costmodel.measured.card_terms import write_card_terms
+        from llmsim.costmodel.measured.fitting import fit_profile
+        from llmsim.costmodel.measured.profile import find_profile, load_profile
+
+        folder = find_profile(profile)
+        if kernels is not None:
+            write_card_terms(load_profile(folder), kernels, seed)
+            typer.echo(str(kernels))
+            return
+        fit_profile(folder, seed)
+        loaded = load_profile(folder)
+        assert loaded.meta is not None
+        tables = [table for op in loaded.operators() for table in loaded.tables(op)]
+        print_rows(_table(loaded.meta.fit, tables))
+
+
+def diff(first: FolderArgument, second: FolderArgument) -> None:
+    """Compare two profiles at the shapes that both have: another day, driver, or version."""
+    with exit_code_for_errors():
+        from llmsim.costmodel.measured.fitting import compare_profiles
+        from llmsim.costmodel.measured.profile import find_profile, load_profile
+
+        old, new = (load_profile(find_profile(name)) for name in (first, second))
+        rows = compare_profiles(old, new)
+        if not rows:
+            typer.echo("no shape that both have", err=True)
+            raise typer.Exit(WRONG_INPUT)
+        print_rows(
+            [
+                ("operator", "formats", "shapes", "new / old: median", "|change| median", "p90"),
+                *rows,
+            ]
+        )
