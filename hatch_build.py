@@ -17,6 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = (
+    "llmsim/costmodel/energy.py",
     "llmsim/costmodel/roofline.py",
     "llmsim/kvcache/content.py",
     "llmsim/kvcache/ledger.py",

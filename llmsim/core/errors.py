@@ -98,6 +98,19 @@ class InvariantError(LlmsimError):
     """A law of the simulation was broken; never the user's fault."""
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that was probably meant, or None when nothing is near.
+
+    Notes
+    -----
+    Who typed the beginning of a long name meant it more than a short one that looks alike.
+    """
+    words = sorted(known)
+    begun = [each for each in words if len(word) > 1 and each.startswith(word)]
+    match = difflib.get_close_matches(word, begun or words, n=1, cutoff=0.0 if begun else 0.5)
+    return match[0] if match else None
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Say which known word was probably meant.
 
@@ -115,7 +128,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
         a long list is cut after twelve words.
     """
     words = sorted(known)
-    match = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    guess = f"Did you mean '{match[0]}'? " if match else ""
+    meant = closest(word, words)
+    guess = f"Did you mean '{meant}'? " if meant is not None else ""
     more = f", ... ({len(words)} in all)" if len(words) > 12 else ""
     return f"{guess}Known: {', '.join(words[:12])}{more}." if words else guess.strip()

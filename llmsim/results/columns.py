@@ -118,5 +118,6 @@ TIMELINE_COLUMNS = (
     Column("prefill_tokens", "float64", "tokens", "Prompt tokens computed in the bin"),
     Column("output_tokens", "float64", "tokens", "Output tokens delivered in the bin"),
     Column("busy_ns", "float64", "ns", "Time in the bin during which a step was running"),
+    Column("active_uj", "float64", "uJ", "Energy above idle that the replica's GPUs took"),
 )
 """Columns of ``timelines.parquet``."""

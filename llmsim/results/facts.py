@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llmsim.results.histogram import LogHistogram
@@ -27,6 +28,8 @@ class PoolFacts:
         NaN when no price is known.
     price_source : str
         Where the price comes from, with its date.
+    idle_w : float [W]
+        Drawn by one replica's GPUs all the time, model loaded; NaN when it is not known.
     """
 
     name: str
@@ -37,6 +40,7 @@ class PoolFacts:
     block_tokens: int
     usd_per_gpu_hour: float
     price_source: str
+    idle_w: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

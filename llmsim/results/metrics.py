@@ -159,6 +159,12 @@ METRICS: Final = (
     ),
     MetricDef("busy_min_frac", "fraction", "The same for the idlest replica"),
     MetricDef("busy_max_frac", "fraction", "The same for the busiest replica"),
+    MetricDef(
+        "power_mean_w", "W", "Power of all GPUs of the fleet, idle and active, mean over the window"
+    ),
+    MetricDef(
+        "joules_per_output_token", "J", "Energy of the window over the output tokens of the window"
+    ),
     MetricDef("usd_per_hour", "USD/h", "Price of all GPUs of the fleet"),
     MetricDef(
         "usd_per_million_output_tokens",

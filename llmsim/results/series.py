@@ -15,6 +15,9 @@ from llmsim.results.timeline import LEVELS, TOTALS
 
 Floats = npt.NDArray[np.float64]
 
+W_PER_UJ_PER_NS: Final = 1e3
+"""A microjoule in a nanosecond is a kilowatt."""
+
 SERIES: Final = (
     "t_s",
     "running",
@@ -23,6 +26,7 @@ SERIES: Final = (
     "prefill_tokens_per_s",
     "output_tokens_per_s",
     "busy_frac",
+    "power_w",
 )
 """Columns of `load_over_time`."""
 
@@ -86,7 +90,7 @@ def load_over_time(
     dict of str to ndarray of float64 (n,)
         By the names in `SERIES`: `t_s` is the start of a bin; `running` and `waiting` are time
         averages [requests] summed over the replicas; `kv_used_frac` and `busy_frac` are shares
-        of what these replicas have.
+        of what these replicas have; `power_w` [W] is NaN where no power is known.
 
     Raises
     ------
@@ -102,6 +106,9 @@ def load_over_time(
     found = {
         name: fleet_integrals(chosen, name, edges, facts.end_ns) for name in (*LEVELS, *TOTALS)
     }
+    busy = found["busy_ns"] / width / len(chosen)
+    # a step that runs when the last client leaves ends after the run, in a bin cut at its end
+    active_w = found["active_uj"] / width * W_PER_UJ_PER_NS / np.maximum(busy, 1.0)
     return {
         "t_s": edges[:-1] / NS_PER_S,
         "running": found["running"] / width,
@@ -109,8 +116,15 @@ def load_over_time(
         "kv_used_frac": found["kv_blocks"] / width / max(blocks, 1),
         "prefill_tokens_per_s": found["prefill_tokens"] / width * NS_PER_S,
         "output_tokens_per_s": found["output_tokens"] / width * NS_PER_S,
-        "busy_frac": found["busy_ns"] / width / len(chosen),
+        "busy_frac": np.minimum(busy, 1.0),
+        "power_w": idle_w_of(facts, chosen) + active_w,
     }
+
+
+def idle_w_of(facts: RunFacts, replicas: Sequence[ReplicaFacts]) -> float:
+    """Return the idle power of replicas, models loaded [W]; NaN where it is not known."""
+    by_pool = {pool.name: pool.idle_w for pool in facts.pools}
+    return sum(by_pool[replica.pool] for replica in replicas)
 
 
 def blocks_of(facts: RunFacts, replica: ReplicaFacts) -> int:

@@ -30,7 +30,13 @@ from llmsim.results.intervals import (
     share_interval,
 )
 from llmsim.results.metrics import METRICS, QUANTILES, Metric
-from llmsim.results.series import blocks_of, fleet_integrals, integrals
+from llmsim.results.series import (
+    W_PER_UJ_PER_NS,
+    blocks_of,
+    fleet_integrals,
+    idle_w_of,
+    integrals,
+)
 from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
 from llmsim.results.verdict import SloClaim, Verdict, claim, judge
@@ -160,6 +166,7 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     replicas = _replica_use(facts, warmup_s)
     found |= _fleet_use(facts, replicas, warmup_s)
     found["recomputed_tokens"] = _exact(int(table.numbers("recomputed_tokens").sum()))
+    found |= _power(facts, found, warmup_s)
     found |= _money(facts, found)
     noted = verdict.value == "overloaded"
     metrics = tuple(
@@ -303,6 +310,17 @@ def _fleet_use(
         "window_s": float(edges[1] - edges[0]) / NS_PER_S,
     }
     return {name: _exact(value) for name, value in found.items()}
+
+
+def _power(facts: RunFacts, found: Mapping[str, Interval], warmup_s: float) -> dict[str, Interval]:
+    edges = np.array([min(warmup_s * NS_PER_S, facts.end_ns), facts.end_ns])
+    active_uj = float(fleet_integrals(facts.replicas, "active_uj", edges, facts.end_ns)[0])
+    active_w = _ratio(active_uj * W_PER_UJ_PER_NS, float(edges[1] - edges[0]))
+    power_w = idle_w_of(facts, facts.replicas) + active_w
+    return {
+        "power_mean_w": _exact(power_w),
+        "joules_per_output_token": _exact(_ratio(power_w, found["output_tokens_per_s"].value)),
+    }
 
 
 def _money(facts: RunFacts, found: Mapping[str, Interval]) -> dict[str, Interval]:

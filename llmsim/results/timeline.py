@@ -21,8 +21,10 @@ Ints = npt.NDArray[np.int64]
 LEVELS = ("running", "waiting", "kv_blocks")
 """Levels that are integrated over time."""
 
-TOTALS = ("prefill_tokens", "output_tokens", "busy_ns")
-"""Amounts that are added up."""
+TOTALS = ("prefill_tokens", "output_tokens", "busy_ns", "active_uj")
+"""Amounts that are added up; active energy is that above idle."""
+
+_COLUMNS = len(LEVELS) + len(TOTALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Timeline:
         prefill_tokens: int,
         output_tokens: int,
         busy: bool,
+        active_uj: int = 0,
     ) -> None:
         """Record a span in which nothing was decided.
 
@@ -81,6 +84,8 @@ class Timeline:
             Computed and delivered in the span; spread evenly over it.
         busy : bool
             Whether a step was running.
+        active_uj : int [uJ]
+            Energy above idle, spread evenly.
         """
         width = end_ns - start_ns
         if width <= 0:
@@ -101,7 +106,7 @@ class Timeline:
             first = start_ns // bin_ns
             last = (end_ns - 1) // bin_ns
         while len(rows) <= last:
-            rows.append([0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+            rows.append([0.0] * _COLUMNS)
         if first == last:
             row = rows[first]
             row[0] += running * width
@@ -111,6 +116,7 @@ class Timeline:
             row[4] += output_tokens
             if busy:
                 row[5] += width
+            row[6] += active_uj
             return
         slope = (kv_end - kv_start) / width
         for index in range(first, last + 1):
@@ -126,6 +132,7 @@ class Timeline:
             row[4] += output_tokens * share
             if busy:
                 row[5] += part
+            row[6] += active_uj * share
 
     def spans(
         self,
@@ -138,6 +145,7 @@ class Timeline:
         prefill_tokens: Ints,
         output_tokens: Ints,
         busy: bool,
+        active_uj: Ints | None = None,
     ) -> None:
         """Record many spans at once; each argument as in `span`.
 
@@ -147,6 +155,7 @@ class Timeline:
         prefill_tokens, output_tokens : ndarray of int64 (n,) [tokens]
         busy : bool
             Whether a step was running, in all of them.
+        active_uj : ndarray of int64 (n,) [uJ], optional
         """
         kept = end_ns > start_ns
         for i in np.flatnonzero(~kept).tolist():
@@ -164,8 +173,10 @@ class Timeline:
         first, last = start // bin_ns, (end - 1) // bin_ns
         width = (end - start).astype(np.float64)
         slope = (kv1 - kv0) / width
-        rates = (runs, waits, prefill / width, output / width, np.full(len(start), float(busy)))
-        sums = np.zeros((6, int(last.max()) + 2))
+        powers = np.zeros(len(start)) if active_uj is None else active_uj[kept] / width
+        activity = np.full(len(start), float(busy))
+        rates = (runs, waits, prefill / width, output / width, activity, powers)
+        sums = np.zeros((_COLUMNS, int(last.max()) + 2))
         # the bins that a span begins and ends in, each in part
         split = last > first
         every = np.ones(len(start), dtype=np.bool_)
@@ -197,7 +208,7 @@ class Timeline:
         """Add columns of bins, from the first bin on."""
         rows = self._rows
         while len(rows) < sums.shape[1]:
-            rows.append([0.0] * 6)
+            rows.append([0.0] * _COLUMNS)
         for at in np.flatnonzero(sums.any(axis=0)).tolist():
             row = rows[at]
             for column, added in enumerate(sums[:, at].tolist()):
@@ -206,7 +217,7 @@ class Timeline:
     def _halve(self) -> None:
         rows = self._rows
         if len(rows) % 2:
-            rows.append([0.0] * 6)
+            rows.append([0.0] * _COLUMNS)
         self._rows = [
             [a + b for a, b in zip(rows[i], rows[i + 1], strict=True)]
             for i in range(0, len(rows), 2)
@@ -215,7 +226,7 @@ class Timeline:
 
     def finish(self) -> TimelineData:
         """Return what was recorded."""
-        table = np.array(self._rows, dtype=np.float64).reshape(-1, 6)
+        table = np.array(self._rows, dtype=np.float64).reshape(-1, _COLUMNS)
         return TimelineData(
             self.bin_ns,
             {name: table[:, i] for i, name in enumerate(LEVELS)},

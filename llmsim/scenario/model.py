@@ -239,6 +239,10 @@ class Pool(Section):
     """[GPUs] Tensor-parallel GPUs per replica."""
     ep: Count = 1
     """[GPUs] Groups that the experts of a mixture are dealt out to; a divisor of `tp`."""
+    clock_frac: Annotated[float, Gt(0), Le(1)] = 1.0
+    """[fraction] SM clock of the GPUs over their full one."""
+    power_cap_w: Annotated[float, Gt(0)] | None = None
+    """[W] Power cap of one GPU: compute-bound kernels clock down until they keep it."""
     price: str | None = None
     """Whose price per GPU-hour counts, where the price card knows more than one."""
     gpu_price_usd_per_hour: Annotated[float, Ge(0)] | None = None

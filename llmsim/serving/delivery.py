@@ -231,7 +231,7 @@ class Delivery:
         if request.first_token_ns > now:  # it was on the way
             request.first_token_ns = request.last_token_ns = -1
             request.generated = 0
-            self._meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0))
+            self._meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0))
 
     def _leave_cohort(self, request: Request) -> None:
         missed = request.missed_gap_ns

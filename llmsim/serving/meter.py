@@ -16,7 +16,7 @@ from llmsim.serving.request import Request
 NEVER = 2**62
 
 _FLUSH = 4_096
-_ROW = struct.Struct("=11q")  # packing rows is several times as fast as keeping tuples
+_ROW = struct.Struct("=12q")  # packing rows is several times as fast as keeping tuples
 _WAIT = struct.Struct("=2q")
 _pack, _pack_wait = _ROW.pack, _WAIT.pack
 
@@ -78,10 +78,10 @@ class Meter:
 
         Parameters
         ----------
-        row : tuple of int (11,)
+        row : tuple of int (12,)
             Start and end [ns], cohort ticks, members, running requests, KV blocks in use at both
             ends, prefill tokens, prefills that gave a token, gap of the first and of the last
-            tick [ns].
+            tick [ns], energy above idle [uJ].
         """
         self._log += _pack(*row)
         if len(self._log) >= _FLUSH * _ROW.size:
@@ -107,7 +107,7 @@ class Meter:
         )
         self._waits = bytearray()  # the array still looks at the old one
         rows = _table(self._log, _ROW)
-        start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last = rows.T
+        start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last, active = rows.T
         self._timeline.spans(
             start,
             end,
@@ -118,6 +118,7 @@ class Meter:
             prefill,
             ticks * members + logits,
             busy=True,
+            active_uj=active,
         )
         if len(rows):
             ran = end > start

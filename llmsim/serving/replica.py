@@ -10,10 +10,10 @@ a stretch is slept through or stepped through.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llmsim.core.errors import InvariantError
 from llmsim.costmodel.contract import StepCost
+from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.results.facts import ReplicaFacts
@@ -23,24 +23,10 @@ from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft, EngineConfig, Step
 from llmsim.serving.meter import Meter
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
+from llmsim.serving.record import CallRecord
 from llmsim.serving.request import DECODE, FINISHING, PROBE, WAITING, Request, identity_of
 from llmsim.serving.stretch import Stretch
 from llmsim.serving.wake import Wake
-
-
-@dataclass(frozen=True, slots=True)
-class CallRecord:
-    """One scheduler call, for recorders that follow a replica step by step."""
-
-    now_ns: int
-    start_ns: int
-    end_ns: int
-    chunks: tuple[tuple[Request, int, int], ...]
-    decoding: bool
-    running: tuple[Request, ...]
-    waiting: int
-    free_blocks: int
-    preempted: tuple[Request, ...]
 
 
 class Replica:
@@ -59,6 +45,8 @@ class Replica:
     itl_slo_ns : int [ns]
     on_end : callable
         Called with (request, outcome name, time) when a request ends here.
+    energy : ActiveEnergy or None
+        None to leave energy at zero.
     """
 
     def __init__(
@@ -71,6 +59,7 @@ class Replica:
         policy: BatchingPolicy,
         itl_slo_ns: int,
         on_end: Callable[[Request, str, int], None],
+        energy: ActiveEnergy | None = None,
     ) -> None:
         self.clock = clock
         self.index = index
@@ -108,6 +97,8 @@ class Replica:
         self._delivery = Delivery(
             self.draft, self._stretch, config.block_tokens, config.lookahead, on_end
         )
+        self._energy = energy
+        self._active_uj = 0  # of the step under way, where it is not a stretch
         self._prefill_tokens = 0
         self._kv_used = 0
         self._alarm = Wake(self._wake)
@@ -255,14 +246,19 @@ class Replica:
         delivery = self._delivery
         count = cohort.count
         logits = draft.logits
+        active_uj = self._active_uj if self._chunked_step else 0
         first = last = self._gap
         if ticks:
             if self._chunked_step:
                 cohort.padded_sum(1)
                 grown = cohort.grown
             else:
-                last = self._stretch.run(ticks)
+                stretch = self._stretch
+                last = stretch.run(ticks)
                 grown = cohort.grown
+                if self._energy is not None:
+                    sums = stretch.ran_padded, stretch.ran_windowed
+                    active_uj = self._energy.decode_uj(count, ticks, *sums)
                 if ticks > 1:
                     more = cohort.blocks_needed(ticks) - draft.first_need
                     if more:
@@ -296,6 +292,7 @@ class Replica:
                 logits,
                 first,
                 last,
+                active_uj,
             )
         )
         self._ticks = 0
@@ -342,7 +339,7 @@ class Replica:
             if gap > meter.slo:
                 meter.over += 1
             meter.ticked(tick, gap)
-            row = (start, start, 1, regular, 0, 0, 0, 0, 0, gap, gap)  # no time: gaps alone
+            row = (start, start, 1, regular, 0, 0, 0, 0, 0, gap, gap, 0)  # no time: gaps alone
             meter.log(row)
         for request in late:
             lone = end - request.last_token_ns
@@ -409,13 +406,13 @@ class Replica:
         decoding = draft.decoding and cohort.count > 0
         count = cohort.count if decoding else 0
         chunks = draft.chunks
-        duration = self.cost.step_ns(
-            [(tokens, past) for _, tokens, past in chunks],
-            count,
-            cohort.padded if decoding else 0,
-            cohort.windowed if decoding else 0,
-            count + draft.logits,
-        )
+        slices = [(tokens, past) for _, tokens, past in chunks]
+        padded = cohort.padded if decoding else 0
+        windowed = cohort.windowed if decoding else 0
+        rows = count + draft.logits
+        duration = self.cost.step_ns(slices, count, padded, windowed, rows)
+        if self._energy is not None:
+            self._active_uj = self._energy.step_uj(slices, count, padded, windowed, rows)
         end = front + duration
         self._stretch.anchored = False
         self._gap = duration

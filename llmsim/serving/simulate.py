@@ -12,6 +12,7 @@ from types import FrameType
 
 from llmsim.core.rng import stream
 from llmsim.costmodel.contract import StepCost
+from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.results.facts import PoolFacts, RunFacts
@@ -39,12 +40,15 @@ class PoolPlan:
     config : EngineConfig
     batching : callable
         Returns a fresh batching policy; called once per replica.
+    energy : ActiveEnergy or None
+        What steps take above idle power; None where that is not known.
     """
 
     facts: PoolFacts
     cost: StepCost
     config: EngineConfig
     batching: Callable[[], BatchingPolicy]
+    energy: ActiveEnergy | None = None
 
 
 def simulate(
@@ -104,6 +108,7 @@ def simulate(
                     pool.batching(),
                     itl_slo_ns,
                     fleet.on_end,
+                    pool.energy,
                 )
             )
             names.append(pool.facts.name)

@@ -30,6 +30,8 @@ class Stretch:
     gap_ns : int [ns]
         Duration of the next tick.
     line : PriceLine
+    ran_padded, ran_windowed : int [tokens]
+        Context sums of the ticks that `run` was last called for, added up over them.
     """
 
     __slots__ = (
@@ -48,6 +50,8 @@ class Stretch:
         "front_ns",
         "gap_ns",
         "line",
+        "ran_padded",
+        "ran_windowed",
     )
 
     def __init__(self, cohort: Cohort, windowed: bool) -> None:
@@ -66,6 +70,8 @@ class Stretch:
         self.anchored = False
         self.front_ns = 0
         self.gap_ns = 0
+        self.ran_padded = 0
+        self.ran_windowed = 0
 
     def anchor(self, front_ns: int, line: PriceLine) -> None:
         """Start anew at `front_ns` [ns] with a new price."""
@@ -184,9 +190,11 @@ class Stretch:
             self._ahead = ticks
             self._ahead_sum = cohort.padded_sum(ticks)
         self._ticks_done += ticks
+        self.ran_padded = self._ahead_sum
         self._padded_done += self._ahead_sum
         if self._windowed:
-            self._windowed_done += cohort.windowed_sum(ticks)
+            self.ran_windowed = cohort.windowed_sum(ticks)
+            self._windowed_done += self.ran_windowed
         if ticks == 1:
             return self.gap_ns
         return self._gap(cohort.padded + cohort.grown_last, ticks - 1)

@@ -7,14 +7,13 @@ all with file and line.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from llmsim.core.errors import CardError, Fault, nearest
+from llmsim.core.errors import CardError, Fault, closest, nearest
 from llmsim.core.paths import list_data
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster
@@ -51,8 +50,8 @@ def find_card(folder: str, name: str) -> Path:
     if name.lower() in known:
         return cards[known[name.lower()]]
     kind = folder.rsplit("/", 1)[-1].removesuffix("s")
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    hint = nearest(known[close[0]] if close else name, cards)
+    meant = closest(name.lower(), known)
+    hint = nearest(name if meant is None else known[meant], cards)
     raise CardError(f"{kind} '{name}'", [Fault("", name, f"no {kind} card of this name.", hint)])
 
 

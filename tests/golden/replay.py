@@ -15,7 +15,8 @@ from llmsim.policies.rules import ENGINE_RULES
 from llmsim.policies.views import RequestView
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.draft import EngineConfig
-from llmsim.serving.replica import CallRecord, Replica
+from llmsim.serving.record import CallRecord
+from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request
 from llmsim.serving.wake import Wake
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from worlds import Ran, works
 
 from llmsim.results.histogram import bin_of
-from llmsim.serving.replica import CallRecord, Replica
+from llmsim.serving.record import CallRecord
+from llmsim.serving.replica import Replica
 
 
 @dataclass

@@ -24,7 +24,8 @@ from llmsim.results.store import RequestSink
 from llmsim.serving.draft import EngineConfig
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.meter import NEVER
-from llmsim.serving.replica import CallRecord, Replica
+from llmsim.serving.record import CallRecord
+from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
 

@@ -29,7 +29,7 @@ INFO = RunInfo(
     hashes={"model": "abc"},
     wall_s=1.25,
 )
-POOL = PoolFacts("main", 1, "h100-sxm", 2, 100, 16, 3.0, "list price, 2025-01")
+POOL = PoolFacts("main", 1, "h100-sxm", 2, 100, 16, 3.0, "list price, 2025-01", 260.0)
 
 
 def row(request: int, outcome: str = "finished", **given: int) -> tuple[int, ...]:

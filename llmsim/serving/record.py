@@ -1,0 +1,22 @@
+"""What a recorder hears of a replica, call by call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsim.serving.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One scheduler call, for recorders that follow a replica step by step."""
+
+    now_ns: int
+    start_ns: int
+    end_ns: int
+    chunks: tuple[tuple[Request, int, int], ...]
+    decoding: bool
+    running: tuple[Request, ...]
+    waiting: int
+    free_blocks: int
+    preempted: tuple[Request, ...]
