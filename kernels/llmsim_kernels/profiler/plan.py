@@ -79,6 +79,11 @@ class Plan:
         return self.facts.kind != "cpu"
 
     @property
+    def shrink(self) -> int:
+        """Divides widths and heads: a CPU gets the same grid at a quarter of the size."""
+        return 1 if self.on_gpu else 4
+
+    @property
     def row_limit_s(self) -> float:
         """Longest call worth a row [s]: a row takes about ten of them."""
         return 0.5 if self.on_gpu else 0.025

@@ -30,7 +30,7 @@ def at(plan: Plan, moment: str) -> Iterator[RowSpec]:
     moment : str
         One of `MOMENTS`.
     """
-    copy_bytes = 1 << 30 if plan.on_gpu else 1 << 28
+    copy_bytes = 1 << 30 if plan.on_gpu else 1 << 27
     yield _row(plan, f"{COPY}.{moment}", 0.0, 2.0 * copy_bytes, _copy(copy_bytes))
     side = 8192 if plan.on_gpu else 1024
     for dtype in (plan.dtype, "fp8", "int8") if plan.on_gpu else (plan.dtype,):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from llmsim_kernels.profiler.blocks.prefill import heads_for
 from llmsim_kernels.profiler.plan import ITEM_BYTES, Plan
 from llmsim_kernels.profiler.spec import Build, Call, RowSpec
 from llmsim_kernels.profiler.torchbench import TorchBench, in_turn
@@ -64,20 +65,21 @@ class DecodeShape:
 
 def rows(plan: Plan) -> Iterator[RowSpec]:
     """Return the grid, then tile steps, windows, skewed batches, low-bit KV and MLA."""
-    heads = HEADS[:2] if plan.quick else HEADS
+    heads = heads_for(plan, HEADS)
+    usual = heads[0]
     contexts = CONTEXTS[:4] if plan.quick else CONTEXTS
     batches = (1, 8, 64) if plan.quick else BATCHES
     for (heads_q, heads_kv), batch, context in product(heads, batches, contexts):
         if plan.quick or fits_grid(batch, context):
             yield decode(plan, (context,) * batch, heads_q, heads_kv)
     for batch, context in product((1, 64), TILE_CONTEXTS):
-        yield decode(plan, (context,) * batch, 32, 8)
+        yield decode(plan, (context,) * batch, *usual)
     if plan.quick:
         return
     for context in (1024, 8192):
-        yield decode(plan, (context,) * 64, 32, 8, window=1024)
+        yield decode(plan, (context,) * 64, *usual, window=1024)
     for batch, mean, ratio in SKEWED:
-        yield decode(plan, skewed(batch, mean, ratio), 32, 8)
+        yield decode(plan, skewed(batch, mean, ratio), *usual)
     if plan.on_gpu:
         for dtype_kv, batch, context in product(("fp8", "int4"), BATCHES, CONTEXTS):
             if fits_grid(batch, context):

@@ -22,8 +22,9 @@ OPS = ("norm", "rope", "activation", "residual_add", "kv_write", "act_quant", "g
 
 def rows(plan: Plan) -> Iterator[RowSpec]:
     """Return every operator at every token count and width."""
+    widths = [width // plan.shrink for width in (WIDTHS[:1] if plan.quick else WIDTHS)]
     for op in OPS:
-        for width in WIDTHS[:1] if plan.quick else WIDTHS:
+        for width in widths:
             for tokens in TOKENS[::3] if plan.quick else TOKENS:
                 yield elementwise(plan, op, tokens, width)
     if plan.on_gpu and not plan.quick:
@@ -57,7 +58,7 @@ def elementwise(
     fused : bool
         By one Triton kernel; for those of `FUSED`.
     kv_heads : int
-        Of ``rope`` and ``kv_write``; 0 for eight, written ones in proportion to the width.
+        Of ``rope`` and ``kv_write``; 0 for eight, or in proportion to the width.
     block : int
     holdout : bool
 
@@ -72,7 +73,7 @@ def elementwise(
     if op == "activation":
         axes, values = {"inter": width}, 3.0 * width
     elif op == "rope":
-        kv_heads = kv_heads or KV_HEADS
+        kv_heads = kv_heads or KV_HEADS // plan.shrink
         axes = {"heads_q": heads, "heads_kv": kv_heads, "head_dim": HEAD_DIM}
         values = 2.0 * (heads + 2 * kv_heads) * HEAD_DIM
     elif op == "kv_write":

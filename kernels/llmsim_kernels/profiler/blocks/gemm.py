@@ -20,14 +20,15 @@ GROUP = 128
 
 def rows(plan: Plan) -> Iterator[RowSpec]:
     """Return the grid: every weight format at every site, rising in m."""
-    sites = [*product(SIDES, SIDES)]
+    sides = [side // plan.shrink for side in SIDES]
+    sites = [*product(sides, sides)]
     own = model_sites(plan)
     for dtype_w in weight_types(plan):
         for n, k in [*sites, *own]:
             for m in TOKENS if (n, k) in own else thinned(TOKENS, plan):
                 yield gemm(plan, m, n, k, dtype_w)
     for m in (1, 8, 32, 64, 256):
-        yield gemm(plan, m, *HEAD, plan.dtype)
+        yield gemm(plan, m, HEAD[0] // plan.shrink, HEAD[1] // plan.shrink, plan.dtype)
 
 
 def weight_types(plan: Plan) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from llmsim.specs.profile_rows import row_key
 from llmsim_kernels.profiler.blocks import decode, elementwise, gemm, moe, prefill
+from llmsim_kernels.profiler.blocks.prefill import heads_for
 from llmsim_kernels.profiler.plan import Plan
 from llmsim_kernels.profiler.spec import RowSpec
 
@@ -33,22 +34,24 @@ def _shapes(plan: Plan, draw: random.Random) -> Iterator[tuple[int, Callable[[],
     few = 1 if plan.quick else 2
 
     def product(dtype_w: str) -> RowSpec:
-        m, n, k = _log(draw, 1, 8192), *(_log(draw, 1024, 16384, 128) for _ in range(2))
+        m, least, most = _log(draw, 1, 8192), 1024 // plan.shrink, 16384 // plan.shrink
+        n, k = _log(draw, least, most, 128), _log(draw, least, most, 128)
         return gemm.gemm(plan, m, n, k, dtype_w, block=12, holdout=True)
 
     def decoding() -> RowSpec:
         context = _log(draw, 128, 32768)
         batch = _log(draw, 1, min(256, (1 << 21) // context))
-        heads = draw.choice(_HEADS)
+        heads = draw.choice(heads_for(plan, _HEADS))
         return decode.decode(plan, (context,) * batch, *heads, block=12, holdout=True)
 
     def prompt(behind: bool) -> RowSpec:
         new, past = _log(draw, 128, 8192), _log(draw, 512, 32768) if behind else 0
-        heads = draw.choice(_HEADS)
+        heads = draw.choice(heads_for(plan, _HEADS))
         return prefill.prefill(plan, 1, new, past, *heads, block=12, holdout=True)
 
     def small(op: str) -> RowSpec:
-        tokens, width = _log(draw, 2, 4096), _log(draw, 4096, 8192, 512)
+        tokens = _log(draw, 2, 4096)
+        width = _log(draw, 4096 // plan.shrink, 8192 // plan.shrink, 512)
         return elementwise.elementwise(plan, op, tokens, width, block=12, holdout=True)
 
     def experts() -> RowSpec:

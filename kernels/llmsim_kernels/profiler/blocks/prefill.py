@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -20,16 +20,23 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
     """Return the grid: (batch, length, heads), then histories, then windows."""
     batches = (1, 4) if plan.quick else (1, 4, 16)
     lengths = (128, 512, 2048, 8192) if plan.quick else (128, 512, 2048, 8192, 16384)
-    heads = HEADS[:2] if plan.quick else HEADS
+    heads = heads_for(plan, HEADS)
+    usual = heads[0]
     for (heads_q, heads_kv), batch, new in product(heads, batches, lengths):
         if batch * new <= MOST_TOKENS:
             yield prefill(plan, batch, new, 0, heads_q, heads_kv)
     for past, new in product((4096, 16384, 65536), (256, 1024, 4096)):
         if not plan.quick or (past, new) in ((4096, 256), (16384, 1024)):
-            yield prefill(plan, 1, new, past, 32, 8)
+            yield prefill(plan, 1, new, past, *usual)
     if not plan.quick:
         for window, new in product((1024, 4096), (2048, 8192, 16384)):
-            yield prefill(plan, 1, new, 0, 32, 8, window=window)
+            yield prefill(plan, 1, new, 0, *usual, window=window)
+
+
+def heads_for(plan: Plan, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (query heads, KV heads) for this device: the first two in a quick run."""
+    chosen = heads[:2] if plan.quick else heads
+    return [(q // plan.shrink, max(1, kv // plan.shrink)) for q, kv in chosen]
 
 
 def prefill(
@@ -112,8 +119,6 @@ def _sdpa(
 ) -> Build:
     def build(bench: TorchBench) -> Call:
         torch = bench.torch
-        from torch.nn.attention.bias import causal_lower_right
-
         cache = (2, batch, heads_kv, past + new, head_dim)
         size = 2 * batch * heads_kv * (past + new) * head_dim * ITEM_BYTES[plan.dtype]
         caches = bench.rotated(cache, plan.dtype, bench.copies(size))
@@ -121,6 +126,8 @@ def _sdpa(
         attend = torch.nn.functional.scaled_dot_product_attention
         shared = heads_q != heads_kv
         if past and bench.on_gpu:
+            from torch.nn.attention.bias import causal_lower_right
+
             how: dict[str, Any] = {"attn_mask": causal_lower_right(new, past + new)}
         elif past:  # on a CPU the lazy mask is not known to the fused kernel
             rows_, columns = torch.arange(new)[:, None], torch.arange(past + new)[None]
