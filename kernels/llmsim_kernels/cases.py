@@ -72,7 +72,8 @@ def paged_decode_case(draw: _Draw, shape: Shape) -> Case:
     window = shape.get("window", 0)
     q = draw.normal(batch, shape["heads_q"], shape["head_dim"])
     caches = [draw.normal(*size) for _ in range(2)]
-    numbers, options = caches, {}
+    numbers = caches
+    options: dict[str, Any] = {}
     kind = shape.get("dtype_kv", "same")
     if kind == "fp8":
         caches = [cache.to(torch.float8_e4m3fn) for cache in caches]
@@ -87,11 +88,12 @@ def paged_decode_case(draw: _Draw, shape: Shape) -> Case:
         options = {"k_terms": terms[0], "v_terms": terms[1]}
         numbers = [reference.int4_numbers(c, t) for c, t in zip(caches, terms, strict=True)]
     ones = [1] * batch
+    (k, v), (keys, values) = caches, numbers
     return Case(
         lambda: paged_decode.paged_decode(
-            q, *caches, table, contexts, longest, window=window, **options
+            q, k, v, table, contexts, longest, window=window, **options
         ),
-        lambda: reference.paged_attention(q, *numbers, table, shape["contexts"], ones, window),
+        lambda: reference.paged_attention(q, keys, values, table, shape["contexts"], ones, window),
     )
 
 
@@ -188,10 +190,8 @@ def hadamard64_case(draw: _Draw, shape: Shape) -> Case:
 
 
 def kv_write_int4_case(draw: _Draw, shape: Shape) -> Case:
-    """The rotated 4-bit cache, read back as numbers and held to its own quantisation grid."""
-    tokens, heads, dim, page = (
-        shape[name] for name in ("tokens", "heads_kv", "head_dim", "page")
-    )
+    """Rotated 4-bit caches, read back as numbers and held to 16 even levels a row."""
+    tokens, heads, dim, page = (shape[name] for name in ("tokens", "heads_kv", "head_dim", "page"))
     pages = -(-tokens // page) + 1
     x = draw.normal(tokens, heads, dim)
     slots = draw.order(pages * page)[:tokens].long()
@@ -241,7 +241,7 @@ def rmsnorm_case(draw: _Draw, shape: Shape) -> Case:
 
 
 def rope_write_case(draw: _Draw, shape: Shape) -> Case:
-    """Queries, and the cache after keys and values went to shuffled slots; one is left out."""
+    """Rotated queries, and the cache behind shuffled slots; every third token has none."""
     tokens, heads_q, heads_kv = (shape[name] for name in ("tokens", "heads_q", "heads_kv"))
     dim, page = shape["head_dim"], shape["page"]
     pages = -(-tokens // page) + 1

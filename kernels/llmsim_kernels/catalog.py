@@ -61,7 +61,8 @@ class Kernel:
     shapes : tuple of Shape
         The two of the check: small, ragged, some tiles not full.
     typical : tuple of Shape
-        Those that are compiled ahead of time, one for each branch of the tile table.
+        Those that are compiled ahead of time, one for each branch of the tile table; none
+        where another entry's are the same.
     """
 
     id: str
@@ -167,7 +168,7 @@ def _moe(choose: str) -> Kernel:
         80,
         "fused_moe",
         ({"tokens": 1, **sizes}, {"tokens": 37, **sizes}),
-        tuple({"tokens": tokens, **large} for tokens in (16, 256, 2048)),
+        tuple({"tokens": tokens, **large} for tokens in (16, 256, 2048) if choose == "even"),
     )
 
 
@@ -211,9 +212,7 @@ def _sparse(phase: str) -> Kernel:
         )
         typical = ({"q_len": 1, "kv_len": 1024, "block": 64, "block_q": 1, **wide},)
     name = "triton.sparse_attention.v1"
-    return Kernel(
-        name, f"attention_{phase}", phase, _ALL, 80, "sparse_attention", shapes, typical
-    )
+    return Kernel(name, f"attention_{phase}", phase, _ALL, 80, "sparse_attention", shapes, typical)
 
 
 _KV_HEADS = {"heads_kv": 2, "head_dim": 64, "page": 16}

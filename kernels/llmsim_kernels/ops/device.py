@@ -1,4 +1,4 @@
-"""What a launch must know of a device: its compute capability and how many multiprocessors."""
+"""What a launch must know: capability, multiprocessors, and how products are rounded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import torch
 
 FP8_CAPABILITY = 89
 """Conversions from and to e4m3 are instructions from Ada on (PTX ISA, `cvt`: sm_89)."""
+
+LOG2_E = 1.4426950408889634
+"""Attention is in powers of two: scores are multiplied by this."""
 
 _ASSUMED: ContextVar[int | None] = ContextVar("capability", default=None)
 
@@ -63,3 +66,8 @@ def has_fp8(device: Any) -> bool:
 def power_of_two(least: int) -> int:
     """Return the smallest power of two that is not below `least`."""
     return 1 << max(0, least - 1).bit_length()
+
+
+def precision_of(x: Any) -> str:
+    """Return how products of this type multiply: fp32 in full, whatever the tensor cores like."""
+    return "ieee" if x.dtype == torch.float32 else "tf32"

@@ -14,8 +14,7 @@ import triton
 import triton.language as tl
 
 from llmsim_kernels.ops.bits import nearest
-from llmsim_kernels.ops.device import power_of_two
-from llmsim_kernels.ops.paged_decode import precision_of
+from llmsim_kernels.ops.device import power_of_two, precision_of
 
 KERNEL_ID = "triton.kv_write_int4.v1"
 ROTATE_ID = "triton.hadamard64.v1"

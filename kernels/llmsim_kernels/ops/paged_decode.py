@@ -8,7 +8,6 @@ flashdecoding.html) describes the split. Keys and values may be of the queries' 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +15,10 @@ import triton
 import triton.language as tl
 
 from llmsim_kernels.ops.bits import e4m3_to_half
-from llmsim_kernels.ops.device import capability_of, has_fp8, multiprocessors_of, power_of_two
+from llmsim_kernels.ops.device import LOG2_E, has_fp8, precision_of
+from llmsim_kernels.ops.splits import Tiles, join_parts, tiles_for
 
 KERNEL_ID = "triton.paged_decode.v1"
-LOG2_E = 1.4426950408889634
-MOST_SPLITS = 64
 
 
 @triton.jit
@@ -139,65 +137,6 @@ def _attend_part(
         tl.store(lse_ptr + place, lse, mask=row_ok)
 
 
-@triton.jit
-def _join_parts(
-    parts_ptr, lse_ptr, out_ptr, SPLITS: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr
-):
-    head = tl.program_id(0).to(tl.int64)
-    split = tl.arange(0, PADDED)
-    dims = tl.arange(0, DIM)
-    ok = split < SPLITS
-    lse = tl.load(lse_ptr + head * SPLITS + split, mask=ok, other=float("-inf"))
-    top = tl.max(lse, 0)
-    weight = tl.exp2(lse - tl.where(top > float("-inf"), top, 0.0))
-    total = tl.sum(weight, 0)
-    place = (head * SPLITS + split)[:, None] * DIM + dims[None, :]
-    parts = tl.load(parts_ptr + place, mask=ok[:, None], other=0.0)
-    out = tl.sum(parts * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
-    tl.store(out_ptr + head * DIM + dims, out)
-
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """How a launch is cut.
-
-    Parameters
-    ----------
-    rows, tile : int
-        Query heads packed into one product; tokens read at a time.
-    splits : int
-        Parts of a context.
-    warps, stages : int
-    """
-
-    rows: int
-    tile: int
-    splits: int
-    warps: int = 4
-    stages: int = 2
-
-
-def tiles_for(device: Any, batch: int, heads_kv: int, group: int, dim: int, context: int) -> Tiles:
-    """Return the cut of a launch: two waves of programs, and at least 256 tokens in each part.
-
-    Parameters
-    ----------
-    device : torch.device
-    batch : int [requests]
-    heads_kv, group, dim : int
-        KV heads, query heads for each, and width of a head.
-    context : int [tokens]
-        Of the longest request.
-    """
-    capability = capability_of(device)
-    rows = min(64, max(16, power_of_two(group)))
-    tile = 32 if dim >= 256 or capability == 0 else 64
-    programs = batch * heads_kv * -(-group // rows)
-    wanted = -(-2 * multiprocessors_of(device) // programs)
-    splits = max(1, min(MOST_SPLITS, wanted, context // 256))
-    return Tiles(rows, tile, splits, 4, 3 if capability >= 90 else 2)
-
-
 def paged_decode(
     q: Any,
     k_cache: Any,
@@ -286,14 +225,8 @@ def paged_decode(
         num_stages=cut.stages,
     )
     if cut.splits > 1:
-        padded = power_of_two(cut.splits)
-        _join_parts[(batch * heads_q,)](parts, lse, out, cut.splits, padded, dim, num_warps=4)
+        join_parts(parts, lse, out)
     return out
-
-
-def precision_of(x: Any) -> str:
-    """Return how products of this type multiply: fp32 in full, whatever the tensor cores like."""
-    return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
 def kv_kind(q: Any, cache: Any) -> str:
@@ -301,4 +234,3 @@ def kv_kind(q: Any, cache: Any) -> str:
     if cache.shape[-1] * 2 == q.shape[-1]:
         return "int4"
     return "fp8" if cache.dtype in (torch.uint8, torch.float8_e4m3fn) else "same"
-

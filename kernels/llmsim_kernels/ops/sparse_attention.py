@@ -12,8 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from llmsim_kernels.ops.device import capability_of, power_of_two
-from llmsim_kernels.ops.paged_decode import LOG2_E, precision_of
+from llmsim_kernels.ops.device import LOG2_E, capability_of, power_of_two, precision_of
 
 KERNEL_ID = "triton.sparse_attention.v1"
 

@@ -14,8 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from llmsim_kernels.ops.device import capability_of
-from llmsim_kernels.ops.paged_decode import LOG2_E, precision_of
+from llmsim_kernels.ops.device import LOG2_E, capability_of, precision_of
 
 KERNEL_ID = "triton.varlen_attention.v1"
 

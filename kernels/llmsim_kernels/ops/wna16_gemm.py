@@ -14,8 +14,12 @@ import torch
 import triton
 import triton.language as tl
 
-from llmsim_kernels.ops.device import capability_of, multiprocessors_of, power_of_two
-from llmsim_kernels.ops.paged_decode import precision_of
+from llmsim_kernels.ops.device import (
+    capability_of,
+    multiprocessors_of,
+    power_of_two,
+    precision_of,
+)
 
 KERNEL_ID = "triton.wna16_gemm.v1"
 A8_ID = "triton.w4a8_gemm.v1"
@@ -23,8 +27,18 @@ GROUP = 128
 
 
 @triton.jit
-def _field(words_ptr, row, column_ptr, ok, n, WIDTH: tl.constexpr, AT: tl.constexpr,
-           BITS: tl.constexpr, DEPTH: tl.constexpr, TILE_N: tl.constexpr):
+def _field(
+    words_ptr,
+    row,
+    column_ptr,
+    ok,
+    n,
+    WIDTH: tl.constexpr,
+    AT: tl.constexpr,
+    BITS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    TILE_N: tl.constexpr,
+):
     """Return (DEPTH, TILE_N) numbers of one field of WIDTH bits at word AT of the BITS words."""
     EACH: tl.constexpr = 32 // WIDTH
     word = tl.arange(0, DEPTH // EACH)
@@ -75,12 +89,14 @@ def _product(
         if BITS & 4:
             b += _field(words_ptr, start // 32, column, column_ok, n, 4, 0, BITS, TILE_K, TILE_N)
         if BITS & 2:
-            high = _field(words_ptr, start // 32, column, column_ok, n, 2, BITS & 4, BITS, TILE_K,
-                          TILE_N)
+            high = _field(
+                words_ptr, start // 32, column, column_ok, n, 2, BITS & 4, BITS, TILE_K, TILE_N
+            )
             b += high << (BITS & 4)
         if BITS & 1:
-            top = _field(words_ptr, start // 32, column, column_ok, n, 1, BITS & 6, BITS, TILE_K,
-                         TILE_N)
+            top = _field(
+                words_ptr, start // 32, column, column_ok, n, 1, BITS & 6, BITS, TILE_K, TILE_N
+            )
             b += top << (BITS & 6)
         scale = tl.load(scales_ptr + (start // GROUP) * n + column, mask=column_ok, other=0.0)
         if A8:
