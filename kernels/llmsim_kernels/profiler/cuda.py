@@ -133,22 +133,30 @@ class CudaDevice:
     def time(self, spec: RowSpec, effort: Effort) -> Timing:
         """Time one row, from a captured graph where its key says so."""
         self._refuse(spec)
-        torch = self.bench.torch
+        full = self.bench.torch.cuda.OutOfMemoryError
         try:
-            with torch.inference_mode(), torch.cuda.device(self.index):
-                if spec.measure is not None:
-                    return spec.measure(self)
-                call = spec.build(self.bench)
-                self.bench.pass_gate(call)
-                timed = self.replay_graph if spec.key.get("graph") else self.run_eager
-                return timing_of(timed(call, effort))
-        except torch.cuda.OutOfMemoryError as error:
+            try:
+                return self._time(spec, effort)
+            except full:
+                self.bench.forget()  # the pools of other rows may be all that was in the way
+            return self._time(spec, effort)
+        except full as error:
             self.bench.forget()
             raise RowFault("oom", str(error).splitlines()[0][:200]) from None
         except (RuntimeError, ValueError, NotImplementedError) as error:
             note = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             self._still_there(note)
             raise RowFault("error", note) from None
+
+    def _time(self, spec: RowSpec, effort: Effort) -> Timing:
+        torch = self.bench.torch
+        with torch.inference_mode(), torch.cuda.device(self.index):
+            if spec.measure is not None:
+                return spec.measure(self)
+            call = spec.build(self.bench)
+            self.bench.pass_gate(call)
+            timed = self.replay_graph if spec.key.get("graph") else self.run_eager
+            return timing_of(timed(call, effort))
 
     def _refuse(self, spec: RowSpec) -> None:
         if spec.needs == "fp8" and self.facts.capability < _FP8_CAPABILITY:

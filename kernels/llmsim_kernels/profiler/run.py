@@ -117,9 +117,10 @@ def run_profile(
     created = _created(folder)
     _write(session, plan, order, created, "partial")
     session.opening(plan)
-    rates = report.rates_seen(session.done.values(), plan.dtype)
-    plan = Plan(device.facts, order.quick, rates, model)
-    session.body(plan, numbers)
+    if not session.cut:
+        rates = report.rates_seen(session.done.values(), plan.dtype)
+        plan = Plan(device.facts, order.quick, rates, model)
+        session.body(plan, numbers)
     meta = _write(session, plan, order, created, "")
     statuses: dict[str, int] = {}
     for row in session.done.values():

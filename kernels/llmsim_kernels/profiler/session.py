@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,7 +106,10 @@ class Session:
         """Measure the first ceilings; the grids are cut by what they say."""
         for warning in self.device.warnings():
             self.note(warning)
-        self._measure_all(list(ceilings.rows(plan)))
+        with self._kept():
+            self._measure_all(list(ceilings.rows(plan)))
+        if self.cut:
+            self.note(self.cut)
 
     def body(self, plan: Plan, numbers: Sequence[int]) -> None:
         """Measure the rows of some blocks, and the ceilings again in the middle and at the end.
@@ -122,7 +126,7 @@ class Session:
         self._explain(chosen, plan)
         self.watcher.planned(len(todo))
         half = len(todo) // 2
-        try:
+        with self._kept():
             left = self._measure_all(todo[:half])
             if not left:
                 self._measure_all(list(ceilings.at(plan, "middle")))
@@ -130,21 +134,28 @@ class Session:
             else:
                 left += len(todo) - half
             self.missing = left
-        except KeyboardInterrupt:
-            self.cut = "interrupted"
-        except DeviceLostError as error:
-            self.cut = f"the device was lost: {error}"
         if self.cut:
             self.missing = sum(row_key(spec.key) not in self.done for spec in todo)
             self.note(f"{self.cut}; {self.missing} rows were not measured")
             return
         if self.missing:
             self.note(f"the budget of {self.budget_s:.0f} s ended; {self.missing} rows are missing")
-        for spec in ceilings.at(plan, "end"):
-            if row_key(spec.key) not in self.done:
-                self._measure(spec)
+        with self._kept():
+            for spec in ceilings.at(plan, "end"):
+                if row_key(spec.key) not in self.done:
+                    self._measure(spec)
         for warning in self.device.warnings():
             self.note(warning)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """End the run, not the program, when the user stops it or the device is gone."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.cut = "interrupted"
+        except DeviceLostError as error:
+            self.cut = f"the device was lost: {error}"
 
     def _explain(self, chosen: Chosen, plan: Plan) -> None:
         if chosen.too_long:

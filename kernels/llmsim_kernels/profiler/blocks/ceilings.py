@@ -101,7 +101,12 @@ def _product(side: int, dtype: str) -> Build:
 
             def scaled() -> Any:
                 return torch._scaled_mm(
-                    a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16
+                    a,
+                    b.t(),
+                    scale_a=one,
+                    scale_b=one,
+                    out_dtype=torch.bfloat16,
+                    use_fast_accum=True,
                 )
 
             return Call([scaled])

@@ -113,7 +113,12 @@ def _scaled(m: int, n: int, k: int) -> Build:
 
         def call(weight: Any) -> Any:
             return torch._scaled_mm(
-                x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16
+                x,
+                weight.t(),
+                scale_a=one,
+                scale_b=one,
+                out_dtype=torch.bfloat16,
+                use_fast_accum=True,
             )
 
         return Call(in_turn(call, weights))

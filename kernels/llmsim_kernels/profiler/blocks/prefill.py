@@ -77,7 +77,7 @@ def prefill(
     own_bytes = 2 * batch * width * new * item
     key: dict[str, Any] = {
         "op": "attention_prefill",
-        "kernel_id": "triton.varlen_attention.v1" if window else "torch.sdpa",
+        "kernel_id": _kernel(plan, window),
         "dtype_a": plan.dtype,
         "dtype_kv": plan.dtype,
         "phase": "prefill",
@@ -104,6 +104,12 @@ def prefill(
         kv_bytes + 2 * own_bytes,
         holdout,
     )
+
+
+def _kernel(plan: Plan, window: int) -> str:
+    if window:
+        return "triton.varlen_attention.v1"
+    return "torch.sdpa.flash" if plan.on_gpu else "torch.sdpa"
 
 
 def causal_pairs(new: int, past: int, window: int = 0) -> float:
@@ -135,8 +141,18 @@ def _sdpa(
         else:
             how = {"is_causal": True}
 
-        def call(kv: Any) -> Any:
+        def plain(kv: Any) -> Any:
             return attend(q, kv[0], kv[1], enable_gqa=shared, **how)
+
+        def flash(kv: Any) -> Any:
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return plain(kv)
+
+        call = plain
+        if bench.on_gpu:  # torch would choose by version and GPU; the row says which kernel ran
+            from torch.nn.attention import SDPBackend, sdpa_kernel
+
+            call = flash
 
         return Call(in_turn(call, caches))
 
