@@ -248,3 +248,10 @@ def test_the_synthetic_device_answers_its_formula():
     ]
     spread = sum((ratio - 1) ** 2 for ratio in ratios) / len(ratios)
     assert 0.08 < spread**0.5 < 0.12
+
+
+def test_a_device_lost_at_once_still_leaves_a_profile(tmp_path):
+    outcome = profiled(tmp_path / "p", malice=Malice(lost_after=3))
+    assert outcome.cut.startswith("the device was lost")
+    assert outcome.meta.state == "partial"
+    assert len(read_rows(outcome.folder)) == 3
