@@ -119,7 +119,15 @@ def _bar() -> Progress:
 def print_report(report: Report) -> None:
     """Print the tables of a validation."""
     from llmsim.fidelity.scores import reasons
-    from llmsim.fidelity.tables import HEAD, TITLES, capacity_rows, group_rows, headline_rows
+    from llmsim.fidelity.tables import (
+        HEAD,
+        KV_HEAD,
+        TITLES,
+        capacity_rows,
+        group_rows,
+        headline_rows,
+        memory_rows,
+    )
     from llmsim.fidelity.validation import SIDES
 
     typer.echo("median / P90 / worst absolute error (signed median), percent")
@@ -130,6 +138,8 @@ def print_report(report: Report) -> None:
     ladders = capacity_rows(report.ladders)
     if ladders:
         _print(("capacity", "ladders", "largest throughput"), ladders)
+    if report.memory:
+        _print(KV_HEAD, memory_rows(report.memory))
     missing = reasons(report.replayed)
     if missing:
         _print(("not simulated", "cases"), [(why, str(count)) for why, count in missing])

@@ -11,11 +11,13 @@ from typing import Final
 from llmsim.fidelity.scores import HEADLINE, reasons
 from llmsim.fidelity.tables import (
     HEAD,
+    KV_HEAD,
     TITLES,
     Row,
     capacity_rows,
     group_rows,
     headline_rows,
+    memory_rows,
 )
 from llmsim.fidelity.validation import SIDES, Report
 
@@ -45,6 +47,8 @@ def render_page(report: Report) -> str:
     ladders = capacity_rows(report.ladders)
     if ladders:
         parts += ["<h2>Capacity</h2>", _table(("", "ladders", "largest throughput"), ladders)]
+    if report.memory:
+        parts += ["<h2>KV memory</h2>", _table(KV_HEAD, memory_rows(report.memory))]
     missing = [(why, str(count)) for why, count in reasons(report.replayed)]
     if missing:
         parts += ["<h2>Not simulated</h2>", _table(("reason", "cases"), missing)]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from llmsim.fidelity.kvmemory import KvRow
 from llmsim.fidelity.scores import Capacity, Errors, Group, errors_of, reasons
 from llmsim.fidelity.validation import SIDES, Report
 
@@ -69,6 +70,28 @@ def capacity_rows(ladders: Sequence[Capacity]) -> list[Row]:
     return rows
 
 
+KV_HEAD: Final[Row] = ("KV memory [GiB per GPU]", "logged", "predicted", "error", "scored", "terms")
+
+
+def memory_rows(rows: Sequence[KvRow]) -> list[Row]:
+    """Return one row per logged KV capacity, in the order of `KV_HEAD`."""
+    return [
+        (
+            row.name,
+            _gib(row.measured_gib),
+            _gib(row.predicted_gib),
+            _gib(row.error_gib, "+"),
+            "yes" if row.scored else "no",
+            row.note,
+        )
+        for row in rows
+    ]
+
+
+def _gib(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.2f}"
+
+
 def markdown(head: Row, rows: Iterable[Row]) -> str:
     """Return a Markdown table."""
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join('---' for _ in head)}|"]
@@ -87,6 +110,8 @@ def report_markdown(report: Report) -> str:
     capacity = capacity_rows(report.ladders)
     if capacity:
         parts += ["## Capacity", markdown(("", "ladders", "largest throughput"), capacity)]
+    if report.memory:
+        parts += ["## KV memory", markdown(KV_HEAD, memory_rows(report.memory))]
     missing = reasons(report.replayed)
     if missing:
         table = markdown(("reason", "cases"), [(why, str(count)) for why, count in missing])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import yaml
 
 from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.fidelity.cases import Case, read_cases
+from llmsim.fidelity.kvmemory import KvRow, check_kv_memory
 from llmsim.fidelity.replay import Replayed, Store, cache_folder, prepare, simulate_all
 from llmsim.fidelity.requests import RequestFiles
 from llmsim.fidelity.scenarios import DEFAULTS, Options
@@ -85,6 +86,8 @@ class Report:
     groups : mapping of str to list of Group
         Under ``headline``, ``all`` and each of `SIDES`.
     ladders : sequence of Capacity
+    memory : sequence of KvRow
+        Logged KV capacities and their predictions.
     """
 
     folder: Path
@@ -93,6 +96,7 @@ class Report:
     chosen: Mapping[tuple[str, str], Score]
     groups: Mapping[str, list[Group]]
     ladders: Sequence[Capacity]
+    memory: Sequence[KvRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,8 @@ def validate(order: Order, progress: Callable[[int, int], None] | None = None) -
         save_scenarios(((item.case, item.data) for item in ready), order.scenarios)
     done = {r.case.case_id: r for r in simulate_all(ready, order.store, order.jobs, progress)}
     done |= {each.case.case_id: each for each in left}
-    return report_of(order.folder, [done[case.case_id] for case in taken])
+    report = report_of(order.folder, [done[case.case_id] for case in taken])
+    return replace(report, memory=check_kv_memory(order.folder))
 
 
 def report_of(folder: Path, replayed: Sequence[Replayed]) -> Report:
