@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from llmsim_kernels.profiler.blocks.prefill import heads_for
+from llmsim_kernels.profiler.collectors import COLLECTORS, importable, paged_decode
 from llmsim_kernels.profiler.plan import ITEM_BYTES, Plan
 from llmsim_kernels.profiler.spec import Build, Call, RowSpec
 from llmsim_kernels.profiler.torchbench import TorchBench, in_turn
@@ -84,6 +85,9 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
         for dtype_kv, batch, context in product(("fp8", "int4"), BATCHES, CONTEXTS):
             if fits_grid(batch, context):
                 yield decode(plan, (context,) * batch, 32, 8, dtype_kv=dtype_kv)
+        for kernel_id, batch, context in product(importable(), BATCHES, CONTEXTS):
+            if fits_grid(batch, context):
+                yield borrowed(plan, (context,) * batch, *usual, kernel_id)
     for heads_q, batch, context in product((16, 128), (1, 32), (128, 1024, 8192, 32768)):
         yield latent_decode(plan, batch, context, heads_q)
 
@@ -167,9 +171,9 @@ def decode(
 
 def _paged(shape: DecodeShape) -> Build:
     def build(bench: TorchBench) -> Call:
-        from llmsim_kernels.profiler.triton_calls import paged_decode
+        from llmsim_kernels.profiler import triton_calls
 
-        return paged_decode(bench, shape)
+        return triton_calls.paged_decode(bench, shape)
 
     return build
 
@@ -185,6 +189,29 @@ def _contiguous(shape: DecodeShape) -> Build:
         return Call(in_turn(lambda kv: attend(q, kv[0], kv[1], enable_gqa=shared), caches))
 
     return build
+
+
+def borrowed(
+    plan: Plan, contexts: Sequence[int], heads_q: int, heads_kv: int, kernel_id: str
+) -> RowSpec:
+    """Return the row of a decode batch by the kernel of an installed engine.
+
+    Parameters
+    ----------
+    plan : Plan
+    contexts : sequence of int (batch,) [tokens]
+    heads_q, heads_kv : int
+    kernel_id : str
+        Of `llmsim_kernels.profiler.collectors`.
+    """
+    ours = decode(plan, contexts, heads_q, heads_kv)
+    shape = DecodeShape(tuple(contexts), heads_q, heads_kv, HEAD_DIM, plan.dtype, plan.dtype)
+
+    def build(bench: TorchBench) -> Call:
+        return paged_decode(bench, shape, kernel_id)
+
+    package = COLLECTORS[kernel_id][0]
+    return replace(ours, key={**ours.key, "kernel_id": kernel_id}, build=build, needs=package)
 
 
 def latent_decode(plan: Plan, batch: int, context: int, heads: int) -> RowSpec:
