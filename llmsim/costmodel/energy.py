@@ -22,7 +22,6 @@ import numpy as np
 
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import MixerPrice
-from llmsim.costmodel.contract import Chunk
 from llmsim.costmodel.operators import Floats, OpTable
 from llmsim.costmodel.roofline import RooflineCost
 
@@ -105,22 +104,22 @@ class ActiveEnergy:
             + self._windowed_uj * windowed_sum
         )
 
-    def step_uj(
-        self,
-        chunks: list[Chunk],
-        decode: int,
-        padded_tokens: int,
-        windowed_tokens: int,
-        logits: int,
+    def priced_step_uj(
+        self, decode: int, padded_tokens: int, windowed_tokens: int, logits: int
     ) -> int:
-        """Return the active energy of a step of any composition [uJ]; see `StepCost.step_ns`."""
-        tokens = decode
+        """Return the active energy of the mixed step that the cost model has just priced [uJ].
+
+        Parameters
+        ----------
+        decode, padded_tokens, windowed_tokens, logits : int
+            As `StepCost.step_ns` got them; of the chunks the cost model remembers what counts,
+            so that their attention is not worked out twice.
+        """
+        cost = self._cost
         energy = 0.0
-        if chunks:
-            sums = self._cost.chunk_sums(chunks)
-            tokens += sums.new
-            attention_ns = self._cost.add_prefill_attention(-self._launch_ns, sums)
-            energy += attention_ns * self._compute_uj
+        tokens = decode + cost.prefill_tokens
+        if cost.prefill_tokens:
+            energy = (cost.prefill_ns - self._launch_ns) * self._compute_uj
         if decode:
             energy += self._request_uj * decode + self._padded_uj * padded_tokens
             energy += self._windowed_uj * windowed_tokens

@@ -113,6 +113,10 @@ class RooflineCost:
 
     context_tile: int = CONTEXT_TILE
     window_tokens: int
+    prefill_ns: float = 0.0
+    """Prefill attention of the step that `step_ns` priced last [ns]."""
+    prefill_tokens: int = 0
+    """New prompt tokens of that step [tokens]."""
 
     def __init__(
         self,
@@ -241,6 +245,8 @@ class RooflineCost:
         logits: int,
     ) -> int:
         """Price one step of any composition; see `StepCost.step_ns`."""
+        self.prefill_ns = 0.0
+        self.prefill_tokens = 0
         if not chunks and decode and logits == decode:
             line = self.decode_line(decode, padded_tokens)
             return max(
@@ -259,7 +265,10 @@ class RooflineCost:
         if chunks:
             sums = self.chunk_sums(chunks)
             tokens += sums.new
-            gpu_ns = self.add_prefill_attention(gpu_ns, sums)
+            decode_ns = gpu_ns
+            gpu_ns = self.add_prefill_attention(decode_ns, sums)
+            self.prefill_ns = gpu_ns - decode_ns
+            self.prefill_tokens = sums.new
         gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
         gpu_ns += self._at(self._head_ns, logits, self.head_tables)
         return max(1, round(self._with_host(gpu_ns, tokens, decode + len(chunks))))

@@ -257,8 +257,9 @@ class Replica:
                 last = stretch.run(ticks)
                 grown = cohort.grown
                 if self._energy is not None:
-                    sums = stretch.ran_padded, stretch.ran_windowed
-                    active_uj = self._energy.decode_uj(count, ticks, *sums)
+                    active_uj = self._energy.decode_uj(
+                        count, ticks, stretch.ran_padded, stretch.ran_windowed
+                    )
                 if ticks > 1:
                     more = cohort.blocks_needed(ticks) - draft.first_need
                     if more:
@@ -412,7 +413,7 @@ class Replica:
         rows = count + draft.logits
         duration = self.cost.step_ns(slices, count, padded, windowed, rows)
         if self._energy is not None:
-            self._active_uj = self._energy.step_uj(slices, count, padded, windowed, rows)
+            self._active_uj = self._energy.priced_step_uj(count, padded, windowed, rows)
         end = front + duration
         self._stretch.anchored = False
         self._gap = duration

@@ -24,7 +24,8 @@ def watts(cost, chunks, contexts):
     padded, windowed = padded_sums(contexts, cost.context_tile, 0)
     rows = len(contexts) + len(chunks)
     given = (list(chunks), len(contexts), padded, windowed, rows)
-    return ActiveEnergy(cost).step_uj(*given) / cost.step_ns(*given) * 1e3 / cost.plan.gpus
+    energy, time_ns = ActiveEnergy(cost), cost.step_ns(*given)
+    return energy.priced_step_uj(*given[1:]) / time_ns * 1e3 / cost.plan.gpus
 
 
 def test_decode_draws_what_memory_bound_kernels_draw_less_the_launch_floors():
@@ -44,9 +45,18 @@ def test_a_stretch_is_the_sum_of_its_steps():
     contexts, total, padded_sum = [700, 2000, 31], 0, 0
     for tick in range(steps):
         padded, windowed = padded_sums([c + tick for c in contexts], cost.context_tile, 0)
-        total += energy.step_uj([], 3, padded, windowed, 3)
+        total += energy.decode_uj(3, 1, padded, windowed)
         padded_sum += padded
     assert energy.decode_uj(3, steps, padded_sum, 0) == pytest.approx(total, abs=steps)
+
+
+def test_a_step_without_prompts_remembers_none_of_the_step_before():
+    cost = priced()
+    energy = ActiveEnergy(cost)
+    padded, _ = padded_sums([900] * 4, cost.context_tile, 0)
+    cost.step_ns([(4096, 0)], 4, padded, 0, 5)
+    cost.step_ns([], 4, padded, 0, 4)
+    assert energy.priced_step_uj(4, padded, 0, 4) == energy.decode_uj(4, 1, padded, 0)
 
 
 def test_every_gpu_of_a_replica_draws():
