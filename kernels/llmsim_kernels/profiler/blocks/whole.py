@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmsim.specs.profile_rows import row_key
+from llmsim_kernels.engine.cache import PagedCache
 from llmsim_kernels.engine.model import Decoder, DecoderShape
 from llmsim_kernels.profiler.blocks.decode import PAGE, decode
 from llmsim_kernels.profiler.blocks.elementwise import elementwise
 from llmsim_kernels.profiler.blocks.gemm import gemm
+from llmsim_kernels.profiler.blocks.mixed import mixed
 from llmsim_kernels.profiler.blocks.prefill import prefill
 from llmsim_kernels.profiler.blocks.sampling import sampler
 from llmsim_kernels.profiler.plan import ITEM_BYTES, Plan
@@ -31,20 +33,32 @@ class Case:
     Parameters
     ----------
     kind : str
-        decode or prefill.
+        decode, prefill, or ``mixed``: decodes beside the chunk of one prompt.
     batch : int [requests]
+        Decodes, or prompts.
     tokens : int [tokens]
         Context of each decode, its new token included; or length of each prompt.
+    chunk : int [tokens]
+        Of the prompt in a mixed step.
     """
 
     kind: str
     batch: int
     tokens: int
+    chunk: int = 0
+
+    @property
+    def requests(self) -> tuple[tuple[int, int], ...]:
+        """New tokens of each request, and tokens before them; the prompt of a mixed step first."""
+        if self.kind == "prefill":
+            return ((self.tokens, 0),) * self.batch
+        decodes = ((1, self.tokens - 1),) * self.batch
+        return ((self.chunk, 0), *decodes) if self.chunk else decodes
 
     @property
     def new_tokens(self) -> int:
         """Computed in the step [tokens]."""
-        return self.batch * (1 if self.kind == "decode" else self.tokens)
+        return sum(new for new, _ in self.requests)
 
 
 def cases(plan: Plan) -> tuple[Case, ...]:
@@ -55,6 +69,7 @@ def cases(plan: Plan) -> tuple[Case, ...]:
     return (
         *(Case("decode", batch, tokens) for batch, tokens in decodes),
         *(Case("prefill", 1, tokens) for tokens in (512, 4096)),
+        Case("mixed", 16, 4096, 512),
     )
 
 
@@ -94,6 +109,8 @@ def parts(plan: Plan, case: Case) -> list[tuple[int, RowSpec]]:
     if case.kind == "decode":
         contexts = (case.tokens,) * case.batch
         attention = decode(plan, contexts, *heads, head_dim=s.head_dim, block=13)
+    elif case.kind == "mixed":
+        attention = mixed(plan, case.chunk, case.batch, case.tokens, *heads)
     else:
         attention = prefill(plan, case.batch, case.tokens, 0, *heads, head_dim=s.head_dim, block=13)
     return [
@@ -107,8 +124,8 @@ def parts(plan: Plan, case: Case) -> list[tuple[int, RowSpec]]:
         (s.layers, product(2 * s.inter, s.hidden)),
         (s.layers, small("activation", s.inter)),
         (s.layers, product(s.hidden, s.inter)),
-        (1, product(s.vocab, s.hidden, case.batch)),
-        (1, sampler(plan, case.batch, s.vocab, "greedy")),
+        (1, product(s.vocab, s.hidden, len(case.requests))),
+        (1, sampler(plan, len(case.requests), s.vocab, "greedy")),
     ]
 
 
@@ -123,7 +140,7 @@ def whole(plan: Plan, case: Case, graph: bool) -> RowSpec:
     """
     s = shape_of(plan)
     pieces = parts(plan, case)
-    decoding = case.kind == "decode"
+    decoding = case.kind != "prefill"
     key: dict[str, Any] = {
         "op": "whole_model",
         "kernel_id": "llmsim.decoder.v1",
@@ -132,7 +149,7 @@ def whole(plan: Plan, case: Case, graph: bool) -> RowSpec:
         "dtype_kv": plan.dtype,
         "phase": case.kind,
         "batch": case.batch,
-        "q_len": 1 if decoding else case.tokens,
+        "q_len": case.chunk or (1 if decoding else case.tokens),
         "kv_len": case.tokens if decoding else 0,
         "heads_q": s.heads,
         "heads_kv": s.kv_heads,
@@ -162,33 +179,71 @@ def whole(plan: Plan, case: Case, graph: bool) -> RowSpec:
 
 def _step(plan: Plan, case: Case) -> Build:
     def build(bench: TorchBench) -> Call:
-        from llmsim_kernels.engine.cache import PagedCache, StepAttention
+        from llmsim_kernels.engine.cache import StepAttention
         from llmsim_kernels.engine.graphs import DecodeAttention
         from llmsim_kernels.profiler.triton_calls import page_table
 
         torch, s = bench.torch, shape_of(plan)
         bench.forget()
-        decoder = Decoder(s, bench.device, bench.dtypes[plan.dtype], case.tokens)
-        table, pages = page_table(bench, (case.tokens,) * case.batch, PAGE)
+        lengths = tuple(new + past for new, past in case.requests)
+        decoder = Decoder(s, bench.device, bench.dtypes[plan.dtype], max(lengths))
+        table, pages = page_table(bench, lengths, PAGE)
         cache = PagedCache(s, pages, PAGE, bench.device, bench.dtypes[plan.dtype])
-        new = case.new_tokens // case.batch
-        past = case.tokens - new
-        places = torch.arange(past, case.tokens, device=bench.device)
-        slots = table[:, places // PAGE].long() * PAGE + places % PAGE
-        tokens = bench.integers((case.new_tokens,), s.vocab)
-        positions, slots = places.repeat(case.batch), slots.flatten()
+        places = [
+            torch.arange(past, past + new, device=bench.device) for new, past in case.requests
+        ]
+        slots = torch.cat(
+            [
+                row[at // PAGE].long() * PAGE + at % PAGE
+                for row, at in zip(table, places, strict=True)
+            ]
+        )
+        tokens, positions = bench.integers((case.new_tokens,), s.vocab), torch.cat(places)
+        contexts = torch.tensor(lengths, dtype=torch.int32, device=bench.device)
         if bench.on_gpu and case.kind == "decode":
-            contexts = torch.full(
-                (case.batch,), case.tokens, dtype=torch.int32, device=bench.device
-            )
             attention: Any = DecodeAttention(cache, slots, table, contexts, case.tokens)
+        elif case.kind == "mixed":
+            attention = OneLaunch(bench, case, cache, slots, table, contexts, s)
         else:
-            requests = [(new, past, blocks.long()) for blocks in table]
+            requests = [
+                (new, past, row[: -(-(new + past) // PAGE)].long())
+                for (new, past), row in zip(case.requests, table, strict=True)
+            ]
             attention = StepAttention(cache, slots, requests)
-        last = torch.arange(new - 1, case.new_tokens, new, device=bench.device)
+        ends = torch.tensor([new for new, _ in case.requests], device=bench.device).cumsum(0)
+        last = ends - 1
         return Call([lambda: decoder.forward(tokens, positions, last, attention)])
 
     return build
+
+
+class OneLaunch:
+    """Prompts and decodes of a step in one launch of the varlen kernel."""
+
+    def __init__(
+        self,
+        bench: TorchBench,
+        case: Case,
+        cache: PagedCache,
+        slots: Any,
+        table: Any,
+        contexts: Any,
+        shape: DecoderShape,
+    ) -> None:
+        from llmsim_kernels.ops.varlen_attention import plan_batch, varlen_attention
+
+        self._cache, self._slots, self._table, self._contexts = cache, slots, table, contexts
+        news = [new for new, _ in case.requests]
+        group = shape.heads // shape.kv_heads
+        self._cut = plan_batch(news, group, shape.head_dim, bench.device)
+        self._attend = varlen_attention
+
+    def __call__(self, layer: int, q: Any, k: Any, v: Any) -> Any:
+        """Return the mix that each query sees (tokens, heads, head_dim)."""
+        self._cache.write(layer, self._slots, k, v)
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        q = q.contiguous()
+        return self._attend(q, keys, values, self._table, self._contexts, self._cut)
 
 
 def check(plan: Plan, done: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[dict[str, Any]]:
