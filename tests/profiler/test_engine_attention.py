@@ -1,0 +1,110 @@
+"""The reference engine's attention on a GPU beside that on a CPU, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+CODE = """
+import json
+from types import SimpleNamespace
+import torch
+from llmsim_kernels.engine.cache import PagedCache, StepAttention, slots_of
+from llmsim_kernels.engine.graphs import DecodeAttention, DecodeGraphs, MixedAttention
+from llmsim_kernels.engine.model import Decoder, DecoderShape
+from llmsim_kernels.engine.scheduler import Sequence, Slice
+from llmsim_kernels.profiler.blocks.whole import Case, OneLaunch
+from llmsim.specs.engine import EngineLimits
+
+torch.manual_seed(3)
+shape, cpu = DecoderShape(2, 64, 4, 2, 32, 128, 200), torch.device("cpu")
+cache = PagedCache(shape, 40, 16, cpu, torch.float32)
+for tensor in (*cache.keys, *cache.values):
+    tensor.normal_()
+stock = list(range(40, 0, -1))
+
+def part(index, new, past, prompt):
+    sequence = Sequence(index, prompt, 5, tokens=[(7 * index + i) % 200 for i in range(past + new)])
+    sequence.blocks = [stock.pop() for _ in range(-(-(past + new) // 16))]
+    return Slice(sequence, new, past)
+
+decodes = [part(0, 1, 40, 40), part(1, 1, 3, 2), part(2, 1, 70, 60)]
+prompts = [part(3, 20, 0, 20), part(4, 9, 30, 80)]
+both = [*decodes, *prompts]
+long = lambda values: torch.tensor(values, dtype=torch.int64)
+slots = lambda slices: long([slot for each in slices for slot in slots_of(each, 16)])
+pieces = lambda slices: [(each.new, each.past, long(each.sequence.blocks)) for each in slices]
+
+class NoGraphs(DecodeGraphs):
+    def _capture(self, size, longest):
+        out = torch.zeros(size, dtype=torch.int64)
+        return SimpleNamespace(replay=lambda: out.copy_(self._forward(size, longest))), out
+
+decoder = Decoder(shape, cpu, torch.float32, 128, 1)
+limits = EngineLimits(8, 64, 128, 16)
+graphs = NoGraphs(decoder, cache, limits)
+
+def whole(slices, attention):
+    tokens = long([t for e in slices for t in e.sequence.tokens[e.past : e.past + e.new]])
+    places = long([at for e in slices for at in range(e.past, e.past + e.new)])
+    ends = long([sum(e.new for e in slices[: i + 1]) - 1 for i in range(len(slices))])
+    return decoder.forward(tokens, places, ends, attention)
+
+def mix(attention, slices):
+    count = sum(each.new for each in slices)
+    torch.manual_seed(5)
+    q, k, v = torch.randn(count, 4, 32), torch.randn(count, 2, 32), torch.randn(count, 2, 32)
+    return attention(1, q, k, v)
+
+table = torch.zeros((5, 8), dtype=torch.int32)
+for row, each in enumerate(both):
+    table[row, : len(each.sequence.blocks)] = torch.tensor(each.sequence.blocks)
+contexts = torch.tensor([each.past + each.new for each in both], dtype=torch.int32)
+case = SimpleNamespace(requests=[(each.new, each.past) for each in both])
+with torch.inference_mode():
+    plain = StepAttention(cache, slots(both), pieces(both))
+    mixed = MixedAttention(
+        graphs.decodes(decodes), StepAttention(cache, slots(both), pieces(prompts))
+    )
+    alone = StepAttention(cache, slots(decodes), pieces(decodes))
+    bench = SimpleNamespace(device=cpu)
+    single = OneLaunch(bench, case, cache, slots(both), table, contexts, shape)
+    found = {
+        "mixed": float((mix(mixed, both) - mix(plain, both)).abs().max()),
+        "one launch": float((mix(single, both) - mix(plain, both)).abs().max()),
+        "decode": float((mix(graphs.decodes(decodes), decodes) - mix(alone, decodes)).abs().max()),
+        "graph tokens": graphs.run(decodes),
+        "plain tokens": whole(decodes, alone).tolist(),
+        "sizes": graphs.sizes,
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("way", ["decode", "mixed", "one launch"])
+def test_attention_is_that_of_plain_torch(found, way):
+    assert found[way] < 1e-5
+
+
+def test_a_padded_graph_gives_the_tokens_of_an_eager_step(found):
+    assert found["graph tokens"] == found["plain tokens"]
+    assert 3 not in found["sizes"]  # three decodes run in a graph for four
