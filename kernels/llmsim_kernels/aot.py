@@ -172,7 +172,8 @@ def _source(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, A
     attributes: dict[Any, Any] = {}
     for at, parameter in enumerate(launch.function.params):
         value = launch.arguments[parameter.name]
-        if parameter.is_constexpr:
+        is_one = isinstance(value, int) and value == 1  # a launch makes such a number a constant
+        if parameter.is_constexpr or is_one:
             signature[parameter.name] = "constexpr"
             constants[(at,)] = value
             continue

@@ -160,12 +160,15 @@ def quantise_case(draw: _Draw, shape: Shape) -> Case:
     x = draw.normal(shape["tokens"], shape["hidden"], scale=3.0)
     group = shape.get("group", 0)
 
-    def run() -> Any:
-        kept, scales = quantise.quantise(x, shape["kind"], group)
-        each = x.shape[1] // scales.shape[1]
-        return kept.float() * scales.repeat_interleave(each, 1)
+    def numbers(result: Any) -> Any:
+        kept, scales = result
+        return kept.float() * scales.repeat_interleave(x.shape[1] // scales.shape[1], 1)
 
-    return Case(run, lambda: reference.quantised(x, shape["kind"], group))
+    return Case(
+        lambda: quantise.quantise(x, shape["kind"], group),
+        lambda: reference.quantised(x, shape["kind"], group),
+        numbers,
+    )
 
 
 def dequantise_case(draw: _Draw, shape: Shape) -> Case:
@@ -195,15 +198,14 @@ def kv_write_int4_case(draw: _Draw, shape: Shape) -> Case:
     pages = -(-tokens // page) + 1
     x = draw.normal(tokens, heads, dim)
     slots = draw.order(pages * page)[:tokens].long()
-    rotated = reference.rotated64(x)
     cache = torch.zeros((pages, page, heads, dim // 2), dtype=torch.uint8, device=draw.device)
     terms = torch.zeros((pages, page, heads, 2), dtype=torch.float16, device=draw.device)
 
-    def run() -> Any:
-        kv_int4.write_int4(x, slots, cache, terms)
-        return reference.int4_numbers(cache, terms).flatten(0, 1)[slots]
-
-    return Case(run, lambda: reference.nearest_int4(rotated))
+    return Case(
+        lambda: kv_int4.write_int4(x, slots, cache, terms),
+        lambda: reference.nearest_int4(reference.rotated64(x)),
+        lambda _: reference.int4_numbers(cache, terms).flatten(0, 1)[slots],
+    )
 
 
 def sparse_attention_case(draw: _Draw, shape: Shape) -> Case:
@@ -229,15 +231,15 @@ def rmsnorm_case(draw: _Draw, shape: Shape) -> Case:
     x, rest = (draw.normal(shape["tokens"], shape["hidden"]) for _ in range(2))
     weight, kind = draw.normal(shape["hidden"]), shape["kind"]
 
-    def run() -> Any:
-        out, scales, _ = rmsnorm.rmsnorm(x, weight, rest, kind=kind)
+    def numbers(result: Any) -> Any:
+        out, scales, _ = result
         return out if scales is None else out.float() * scales[:, None]
 
     def right() -> Any:
         out = reference.rmsnorm(x, weight, rest)
         return out if kind == "same" else reference.quantised(out, kind)
 
-    return Case(run, right)
+    return Case(lambda: rmsnorm.rmsnorm(x, weight, rest, kind=kind), right, numbers)
 
 
 def rope_write_case(draw: _Draw, shape: Shape) -> Case:
@@ -255,10 +257,10 @@ def rope_write_case(draw: _Draw, shape: Shape) -> Case:
     cache = (pages, page, heads_kv, dim)
     kind = torch.float8_e4m3fn if shape["kind"] == "fp8" else draw.dtype
 
-    def run() -> Any:
-        k, v = (torch.zeros(cache, device=draw.device).to(kind) for _ in range(2))
-        q = rope_write.rope_write(qkv, cos, sin, positions, slots, k, v)
-        return torch.cat([q.float().flatten(), k.float().flatten(), v.float().flatten()])
+    k_cache, v_cache = (torch.zeros(cache, device=draw.device).to(kind) for _ in range(2))
+
+    def numbers(q: Any) -> Any:
+        return torch.cat([x.float().flatten() for x in (q, k_cache, v_cache)])
 
     def right() -> Any:
         turned = reference.rotary(qkv[:, : heads_q + heads_kv], cos, sin, positions)
@@ -267,7 +269,11 @@ def rope_write_case(draw: _Draw, shape: Shape) -> Case:
         v[slots[kept]] = qkv[kept][:, heads_q + heads_kv :].to(kind).float()
         return torch.cat([turned[:, :heads_q].flatten(), k.flatten(), v.flatten()])
 
-    return Case(run, right)
+    return Case(
+        lambda: rope_write.rope_write(qkv, cos, sin, positions, slots, k_cache, v_cache),
+        right,
+        numbers,
+    )
 
 
 def sampler_case(draw: _Draw, shape: Shape) -> Case:
@@ -277,13 +283,11 @@ def sampler_case(draw: _Draw, shape: Shape) -> Case:
     top_k = draw.whole([0, 1, 50, 200][:rows])
     top_p = draw.uniform(rows) * 0.5 + 0.5
     heat, uniform = draw.uniform(rows) + 0.5, draw.uniform(rows)
-    right = reference.sampled(logits, top_k, top_p, heat, uniform)
-
-    def run() -> Any:
-        found = sampler.sample(logits, top_k, top_p, heat, uniform)
-        return (found == right).float()
-
-    return Case(run, lambda: torch.ones(rows, device=draw.device))
+    return Case(
+        lambda: sampler.sample(logits, top_k, top_p, heat, uniform),
+        lambda: torch.ones(rows, device=draw.device),
+        lambda found: found == reference.sampled(logits, top_k, top_p, heat, uniform),
+    )
 
 
 def make(builder: str, shape: Shape, device: str, dtype: str) -> Case:

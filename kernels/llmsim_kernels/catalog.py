@@ -26,17 +26,20 @@ class Case:
     Parameters
     ----------
     run : callable
-        Launches the kernel and returns its result.
+        Launches the kernel, and nothing else: this is what may be timed.
     reference : callable
-        Returns what it should be, from plain torch.
+        Returns the numbers that should come out, from plain torch.
+    numbers : callable
+        Turns what `run` returned into numbers.
     """
 
     run: Callable[[], Any]
     reference: Callable[[], Any]
+    numbers: Callable[[Any], Any] = lambda result: result
 
     def error(self) -> float:
         """Return the norm of the error over the norm of the reference."""
-        found, right = self.run().double(), self.reference().double()
+        found, right = self.numbers(self.run()).double(), self.reference().double()
         return float((found - right).norm() / right.norm())
 
 
@@ -103,9 +106,10 @@ _DECODE = (
 )
 _DECODE_TYPICAL = (
     {"contexts": (2048,) * 8, "heads_q": 32, "heads_kv": 8, "head_dim": 128, "page": 16},
+    {"contexts": (16,), "heads_q": 8, "heads_kv": 1, "head_dim": 128, "page": 16},
 )
 _LOW_BIT = ({"m": 5, "n": 48, "k": 256}, {"m": 70, "n": 80, "k": 512})
-_LOW_BIT_TYPICAL = ({"m": 16, "n": 1024, "k": 1024}, {"m": 512, "n": 1024, "k": 1024})
+_LOW_BIT_TYPICAL = tuple({"m": m, "n": 1024, "k": 1024} for m in (16, 512, 1))
 
 
 def _decode(dtype_kv: str) -> Kernel:
@@ -132,7 +136,8 @@ def _low_bit(bits: int) -> Kernel:
         80,
         "low_bit_gemm",
         (_LOW_BIT[0] | more, _LOW_BIT[1] | more),
-        tuple(shape | more for shape in _LOW_BIT_TYPICAL),
+        # large tiles of the usual width, and of the one that needs most registers
+        tuple(shape | more for shape in _LOW_BIT_TYPICAL[: 3 if bits in (4, 7) else 1]),
     )
 
 
@@ -168,7 +173,7 @@ def _moe(choose: str) -> Kernel:
         80,
         "fused_moe",
         ({"tokens": 1, **sizes}, {"tokens": 37, **sizes}),
-        tuple({"tokens": tokens, **large} for tokens in (16, 256, 2048) if choose == "even"),
+        tuple({"tokens": tokens, **large} for tokens in (1, 16, 256, 2048) if choose == "even"),
     )
 
 

@@ -60,6 +60,7 @@ def test_the_wheel_is_pure_and_holds_the_data(wheel):
         for path in shipped:
             assert f"llmsim/_data/{path.relative_to(CHECKOUT)}" in names
     assert "llmsim/py.typed" in names
+    assert "llmsim_kernels/ops/paged_decode.py" in names
     assert "llmsim/report/report.html.j2" in names
     assert not [name for name in names if name.startswith("tests/")]
 

@@ -30,10 +30,11 @@ def draws(seed=1):
     return torch.Generator().manual_seed(seed)
 
 
-def test_every_e4m3_byte_is_decoded_exactly():
+@pytest.mark.parametrize("native", [False, True])
+def test_every_e4m3_byte_is_decoded_exactly(native):
     byte = torch.arange(256, dtype=torch.uint8)
     out = torch.zeros(256, dtype=torch.float16)
-    _decode[(1,)](byte, out, False, 256)
+    _decode[(1,)](byte, out, native, 256)
     right = byte.view(torch.float8_e4m3fn).half()
     numbers = ~right.isnan()
     assert int(numbers.sum()) == 254
