@@ -63,7 +63,7 @@ def test_a_quick_cpu_profile_end_to_end(tmp_path):
     assert check_rows(read_rows(out)) == []
     assert meta.state in ("partial", "ok", "unstable", "failed")  # never judged by its times
     assert meta.device["kind"] == "cpu"
-    assert meta.notes.startswith("A CPU profile: it proves the plumbing")
+    assert meta.notes.startswith("a CPU profile: it proves the plumbing")
     assert meta.method["threads"] == 1
     second = _profile("--device", "cpu", "--quick", "--budget", "600", "--out", str(out))
     assert second.returncode == 0, second.stderr

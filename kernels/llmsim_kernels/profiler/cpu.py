@@ -42,7 +42,7 @@ class CpuDevice:
         self.bench = TorchBench("cpu", cache_bytes)
         details = {"virtualised": "hypervisor" in _cpu_flags()}
         self.facts = DeviceFacts(
-            f"cpu-{platform.machine()}",
+            f"CPU {cpu_model()}",
             "cpu",
             0,
             1,
@@ -60,7 +60,7 @@ class CpuDevice:
 
     def warnings(self) -> list[str]:
         """Say that this is no serving device, and what else the machine does."""
-        found = ["a CPU profile proves the plumbing; its times say nothing about a GPU"]
+        found = ["a CPU profile: it proves the plumbing, its times say nothing about a GPU"]
         busy, cores = os.getloadavg()[0], os.cpu_count() or 1
         if busy > 0.5 * cores:
             found.append(f"the machine is busy: load {busy:.1f} on {cores} cores")

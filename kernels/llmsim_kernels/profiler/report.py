@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmsim_kernels.profiler.blocks.ceilings import COPY, MOMENTS, PRODUCT
+from llmsim_kernels.profiler.blocks.ceilings import COPY, PRODUCT
 from llmsim_kernels.profiler.plan import Rates
 from llmsim_kernels.profiler.spec import COLD_SETS, WARMUPS, Device, Effort
 
@@ -21,7 +21,7 @@ Rows = Iterable[Mapping[str, Any]]
 
 
 def ceilings_seen(rows: Rows) -> dict[str, Any]:
-    """Return the best rates, each a list: start, middle, end.
+    """Return the best rates, each a list: start, middle, end of each run.
 
     Returns
     -------
@@ -29,13 +29,9 @@ def ceilings_seen(rows: Rows) -> dict[str, Any]:
         ``copy_bytes_per_s`` and ``cache_read_bytes_per_s``, and ``flops_per_s`` by dtype.
     """
     found: dict[str, Any] = {}
-    timed = {str(row["variant"]): row for row in rows if _is_ceiling(row)}
-    names = dict.fromkeys(variant.rpartition(".")[0] for variant in timed)
-    for name in names:
-        for moment in MOMENTS:
-            row = timed.get(f"{name}.{moment}")
-            if row is None:
-                continue
+    for row in rows:
+        if _is_ceiling(row):
+            name = str(row["variant"]).rpartition(".")[0]
             seconds = float(row["t_median_us"]) / 1e6
             if name.startswith(PRODUCT):
                 by_dtype = found.setdefault("flops_per_s", {})

@@ -16,8 +16,6 @@ from llmsim_kernels.profiler.plan import ALL_BLOCKS, QUICK_BLOCKS, Plan, Rates
 from llmsim_kernels.profiler.session import Session, Silent, Watcher
 from llmsim_kernels.profiler.spec import Device, Effort
 
-CPU_NOTE = "A CPU profile: it proves the plumbing and says nothing about a GPU."
-
 
 @dataclass(frozen=True, slots=True)
 class ProfileOrder:
@@ -179,8 +177,6 @@ def _write(
     ceilings = report.ceilings_seen(rows)
     drift = report.drift_of(ceilings)
     notes = list(session.notes)
-    if device.facts.kind == "cpu":
-        notes.insert(0, CPU_NOTE)
     if session.resumed:
         notes.append(f"{session.resumed} rows come from earlier runs into this folder.")
     details: dict[str, Any] = {
