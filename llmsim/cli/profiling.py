@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmsim.cli.ending import INTERRUPTED, WRONG_INPUT, exit_code_for_errors
-from llmsim.specs.profile_meta import ProfileMeta
+
+if TYPE_CHECKING:
+    from llmsim.specs.profile_meta import ProfileMeta
 
 profile_app = typer.Typer(
     help="Measure what kernels cost on a device, and look after such profiles.",

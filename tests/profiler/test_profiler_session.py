@@ -95,6 +95,12 @@ def test_a_model_adds_its_exact_shapes():
         (spec.key["n"], spec.key["k"]) for spec in BLOCKS[1].rows(plan(quick=True, model=model))
     }
     # q, k and v joined; output; gate and up joined; down; LM head
+    heads = {
+        (spec.key["heads_q"], spec.key["heads_kv"], spec.key["head_dim"])
+        for number in (2, 3)
+        for spec in BLOCKS[number].rows(plan(quick=True, model=load_model("qwen3-32b")))
+    }
+    assert (64, 8, 128) in heads  # not among the two that a quick run has anyway
     assert {(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)} <= sites
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from llmsim.specs.layers import SoftmaxAttention
 from llmsim.specs.model import ModelSpec
 from llmsim_kernels.profiler.spec import DeviceFacts, RowSpec
 
@@ -82,6 +83,16 @@ class Plan:
     def shrink(self) -> int:
         """Divides widths and heads: a CPU gets the same grid at a quarter of the size."""
         return 1 if self.on_gpu else 4
+
+    def model_heads(self) -> list[tuple[int, int, int]]:
+        """Return (query heads, KV heads, width) of the model's softmax attention, each once."""
+        mixers = [] if self.model is None else [layer.mixer for layer in self.model.layers]
+        found = [
+            (mixer.heads, mixer.kv_heads, mixer.head_dim)
+            for mixer in mixers
+            if isinstance(mixer, SoftmaxAttention)
+        ]
+        return list(dict.fromkeys(found))
 
     @property
     def row_limit_s(self) -> float:

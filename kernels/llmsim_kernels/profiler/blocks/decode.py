@@ -73,6 +73,11 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
     for (heads_q, heads_kv), batch, context in product(heads, batches, contexts):
         if plan.quick or fits_grid(batch, context):
             yield decode(plan, (context,) * batch, heads_q, heads_kv)
+    for (heads_q, heads_kv, width), batch, context in product(
+        plan.model_heads(), batches, contexts
+    ):
+        if fits_grid(batch, context):
+            yield decode(plan, (context,) * batch, heads_q, heads_kv, head_dim=width)
     for batch, context in product((1, 64), TILE_CONTEXTS):
         yield decode(plan, (context,) * batch, *usual)
     if plan.quick:

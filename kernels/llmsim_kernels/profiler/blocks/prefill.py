@@ -25,6 +25,8 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
     for (heads_q, heads_kv), batch, new in product(heads, batches, lengths):
         if batch * new <= MOST_TOKENS:
             yield prefill(plan, batch, new, 0, heads_q, heads_kv)
+    for (heads_q, heads_kv, width), new in product(plan.model_heads(), lengths):
+        yield prefill(plan, 1, new, 0, heads_q, heads_kv, head_dim=width)
     for past, new in product((4096, 16384, 65536), (256, 1024, 4096)):
         if not plan.quick or (past, new) in ((4096, 256), (16384, 1024)):
             yield prefill(plan, 1, new, past, *usual)
