@@ -108,3 +108,39 @@ def test_attention_is_that_of_plain_torch(found, way):
 def test_a_padded_graph_gives_the_tokens_of_an_eager_step(found):
     assert found["graph tokens"] == found["plain tokens"]
     assert 3 not in found["sizes"]  # three decodes run in a graph for four
+
+
+EXPERTS = """
+import json, torch
+from llmsim_kernels.engine.model import DecoderShape
+from llmsim_kernels.ops import reference
+from llmsim_kernels.profiler.blocks import whole
+
+whole.EXPERTS, whole.TOPK = 6, 2
+torch.manual_seed(1)
+shape = DecoderShape(1, 64, 4, 2, 16, 48, 100)
+decoder = whole.ExpertDecoder(shape, torch.device("cpu"), torch.float32, 32)
+x = torch.randn(5, 64)
+with torch.inference_mode():
+    found = decoder.feed_forward(0, x)
+    odds = (x @ decoder.router[0].T).softmax(-1)
+    shares, chosen = odds.topk(2, dim=-1)
+    right = reference.experts_one_by_one(
+        x, decoder.experts_up[0], decoder.experts_down[0], shares, chosen
+    )
+print(json.dumps(float((found - right).norm() / right.norm())))
+"""
+
+
+def test_the_decoder_of_experts_runs_the_experts_that_it_chose():
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", EXPERTS],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) < 1e-5

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from llmsim_kernels.profiler.blocks import BLOCKS
+from llmsim_kernels.profiler.blocks import BLOCKS, whole
 from llmsim_kernels.profiler.blocks.ceilings import MOMENTS
 from llmsim_kernels.profiler.blocks.decode import skewed
 from llmsim_kernels.profiler.blocks.gemm import gemm
@@ -269,3 +269,33 @@ def test_a_device_lost_at_once_still_leaves_a_profile(tmp_path):
     assert outcome.cut.startswith("the device was lost")
     assert outcome.meta.state == "partial"
     assert len(read_rows(outcome.folder)) == 3
+
+
+def test_whole_steps_stand_beside_the_sum_of_their_operators(tmp_path):
+    outcome = profiled(tmp_path / "p", blocks=(13,))
+    checks = {(e["step"], e["batch"], e["tokens"]): e for e in outcome.meta.whole_model_check}
+    assert len(checks) == 8 * 2  # steps, by graph and eagerly
+    table = read_rows(outcome.folder)
+    assert set(table.where(table["op"] == "whole_model")["split"]) == {"holdout"}
+    for entry in checks.values():
+        assert entry["ratio"] == pytest.approx(entry["measured_us"] / entry["sum_us"])
+        # one smooth formula for the whole step is cheaper than for each of its operators
+        assert entry["ratio"] < 1.0
+    # by hand: 8 layers of Llama-3.1-8B and its head read these weights once in a decode step
+    row = next(
+        table.row(i)
+        for i in range(len(table))
+        if table["variant"][i] == "decode.graph" and table["batch"][i] == 1
+    )
+    weights = 8 * (6144 * 4096 + 4096 * 4096 + 3 * 14336 * 4096) + 128256 * 4096
+    kv = 8 * 2 * 8 * 128 * 1024
+    assert row["moved_bytes"] == pytest.approx(2 * (weights + kv), rel=0.01)
+
+
+def test_a_whole_step_whose_operators_have_no_time_names_them(tmp_path):
+    table = read_rows(profiled(tmp_path / "p", blocks=(13,)).folder)
+    done = {row_key(table.row(i)): table.row(i) for i in range(len(table))}
+    known = {key: row for key, row in done.items() if row["op"] != "sampler"}
+    for entry in whole.check(plan(), known):
+        assert entry["untimed"] == ["sampler"]
+        assert "ratio" not in entry

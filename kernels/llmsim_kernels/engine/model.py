@@ -142,11 +142,16 @@ class Decoder:
             values = heads[:, shape.heads + shape.kv_heads :]
             mixed = attend(layer, turned[:, : shape.heads], turned[:, shape.heads :], values)
             rest = rest + functional.linear(mixed.reshape(len(tokens), -1), self.out[layer])
-            both = functional.linear(self._norm(rest), self.gate_up[layer])
-            inner = functional.silu(both[:, : shape.inter]) * both[:, shape.inter :]
-            rest = rest + functional.linear(inner, self.down[layer])
+            rest = rest + self.feed_forward(layer, self._norm(rest))
             x = self._norm(rest)
         return functional.linear(x.index_select(0, sampled), self.head).argmax(-1)
+
+    def feed_forward(self, layer: int, x: Any) -> Any:
+        """Return the gated MLP of a layer."""
+        functional = self.torch.nn.functional
+        both = functional.linear(x, self.gate_up[layer])
+        inner = functional.silu(both[:, : self.shape.inter]) * both[:, self.shape.inter :]
+        return functional.linear(inner, self.down[layer])
 
     def _norm(self, x: Any) -> Any:
         norm = self.torch.nn.functional.rms_norm

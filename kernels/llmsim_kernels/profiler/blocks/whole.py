@@ -13,6 +13,7 @@ from llmsim_kernels.profiler.blocks.decode import PAGE, decode
 from llmsim_kernels.profiler.blocks.elementwise import elementwise
 from llmsim_kernels.profiler.blocks.gemm import gemm
 from llmsim_kernels.profiler.blocks.mixed import mixed
+from llmsim_kernels.profiler.blocks.moe import moe
 from llmsim_kernels.profiler.blocks.prefill import prefill
 from llmsim_kernels.profiler.blocks.sampling import sampler
 from llmsim_kernels.profiler.plan import ITEM_BYTES, Plan
@@ -21,6 +22,11 @@ from llmsim_kernels.profiler.torchbench import TorchBench
 
 ON_GPU = DecoderShape(8, 4096, 32, 8, 128, 14336, 128256)
 """Eight layers of Llama-3.1-8B and its LM head."""
+
+OF_EXPERTS = DecoderShape(4, 2048, 32, 4, 128, 768, 151936)
+EXPERTS, TOPK = 128, 8
+"""Four layers of Qwen3-30B-A3B; its routing (softmax and top-k) is part of the step and of no
+operator."""
 
 ON_CPU = DecoderShape(2, 1024, 8, 2, 128, 2816, 8192)
 """Small, but with more weights than a usual last-level cache holds."""
@@ -33,7 +39,8 @@ class Case:
     Parameters
     ----------
     kind : str
-        decode, prefill, or ``mixed``: decodes beside the chunk of one prompt.
+        decode, prefill, ``mixed`` (decodes beside the chunk of one prompt), or ``moe``: decodes of
+        a mixture of experts.
     batch : int [requests]
         Decodes, or prompts.
     tokens : int [tokens]
@@ -70,12 +77,15 @@ def cases(plan: Plan) -> tuple[Case, ...]:
         *(Case("decode", batch, tokens) for batch, tokens in decodes),
         *(Case("prefill", 1, tokens) for tokens in (512, 4096)),
         Case("mixed", 16, 4096, 512),
+        Case("moe", 32, 1024),
     )
 
 
-def shape_of(plan: Plan) -> DecoderShape:
+def shape_of(plan: Plan, case: Case) -> DecoderShape:
     """Return the decoder that this device runs."""
-    return ON_GPU if plan.on_gpu else ON_CPU
+    if not plan.on_gpu:
+        return ON_CPU
+    return OF_EXPERTS if case.kind == "moe" else ON_GPU
 
 
 def rows(plan: Plan) -> Iterator[RowSpec]:
@@ -96,7 +106,7 @@ def parts(plan: Plan, case: Case) -> list[tuple[int, RowSpec]]:
     plan : Plan
     case : Case
     """
-    s, m, dtype = shape_of(plan), case.new_tokens, plan.dtype
+    s, m, dtype = shape_of(plan, case), case.new_tokens, plan.dtype
     width = s.heads * s.head_dim
 
     def product(n: int, k: int, rows: int = m) -> RowSpec:
@@ -106,13 +116,23 @@ def parts(plan: Plan, case: Case) -> list[tuple[int, RowSpec]]:
         return elementwise(plan, op, m, inner, kv_heads=s.kv_heads, block=13)
 
     heads = (s.heads, s.kv_heads)
-    if case.kind == "decode":
+    if case.kind in ("decode", "moe"):
         contexts = (case.tokens,) * case.batch
         attention = decode(plan, contexts, *heads, head_dim=s.head_dim, block=13)
     elif case.kind == "mixed":
         attention = mixed(plan, case.chunk, case.batch, case.tokens, *heads)
     else:
         attention = prefill(plan, case.batch, case.tokens, 0, *heads, head_dim=s.head_dim, block=13)
+    feed_forward = [
+        (s.layers, product(2 * s.inter, s.hidden)),
+        (s.layers, small("activation", s.inter)),
+        (s.layers, product(s.hidden, s.inter)),
+    ]
+    if case.kind == "moe":
+        feed_forward = [
+            (s.layers, product(EXPERTS, s.hidden)),
+            (s.layers, moe(plan, EXPERTS, TOPK, s.hidden, s.inter, m, block=13)),
+        ]
     return [
         (1, small("gather", s.hidden)),
         (2 * s.layers + 1, small("norm", s.hidden)),
@@ -121,9 +141,7 @@ def parts(plan: Plan, case: Case) -> list[tuple[int, RowSpec]]:
         (s.layers, small("kv_write", width)),
         (s.layers, attention),
         (s.layers, product(s.hidden, width)),
-        (s.layers, product(2 * s.inter, s.hidden)),
-        (s.layers, small("activation", s.inter)),
-        (s.layers, product(s.hidden, s.inter)),
+        *feed_forward,
         (1, product(s.vocab, s.hidden, len(case.requests))),
         (1, sampler(plan, len(case.requests), s.vocab, "greedy")),
     ]
@@ -138,7 +156,7 @@ def whole(plan: Plan, case: Case, graph: bool) -> RowSpec:
     case : Case
     graph : bool
     """
-    s = shape_of(plan)
+    s = shape_of(plan, case)
     pieces = parts(plan, case)
     decoding = case.kind != "prefill"
     key: dict[str, Any] = {
@@ -147,7 +165,7 @@ def whole(plan: Plan, case: Case, graph: bool) -> RowSpec:
         "dtype_a": plan.dtype,
         "dtype_w": plan.dtype,
         "dtype_kv": plan.dtype,
-        "phase": case.kind,
+        "phase": "decode" if case.kind == "moe" else case.kind,
         "batch": case.batch,
         "q_len": case.chunk or (1 if decoding else case.tokens),
         "kv_len": case.tokens if decoding else 0,
@@ -162,7 +180,8 @@ def whole(plan: Plan, case: Case, graph: bool) -> RowSpec:
         "cold": True,
         "graph": graph,
     }
-    weights = s.layers * (s.qkv_width + s.heads * s.head_dim + 3 * s.inter) * s.hidden
+    inner = 3 * s.inter * (EXPERTS + 1 if case.kind == "moe" else 1)
+    weights = s.layers * (s.qkv_width + s.heads * s.head_dim + inner) * s.hidden
     resident = (weights + 2 * s.vocab * s.hidden) * ITEM_BYTES[plan.dtype]
     resident += case.batch * case.tokens * s.layers * 2 * s.kv_heads * s.head_dim * 2
     return RowSpec(
@@ -183,10 +202,11 @@ def _step(plan: Plan, case: Case) -> Build:
         from llmsim_kernels.engine.graphs import DecodeAttention
         from llmsim_kernels.profiler.triton_calls import page_table
 
-        torch, s = bench.torch, shape_of(plan)
+        torch, s = bench.torch, shape_of(plan, case)
         bench.forget()
         lengths = tuple(new + past for new, past in case.requests)
-        decoder = Decoder(s, bench.device, bench.dtypes[plan.dtype], max(lengths))
+        kind = ExpertDecoder if case.kind == "moe" else Decoder
+        decoder = kind(s, bench.device, bench.dtypes[plan.dtype], max(lengths))
         table, pages = page_table(bench, lengths, PAGE)
         cache = PagedCache(s, pages, PAGE, bench.device, bench.dtypes[plan.dtype])
         places = [
@@ -200,7 +220,7 @@ def _step(plan: Plan, case: Case) -> Build:
         )
         tokens, positions = bench.integers((case.new_tokens,), s.vocab), torch.cat(places)
         contexts = torch.tensor(lengths, dtype=torch.int32, device=bench.device)
-        if bench.on_gpu and case.kind == "decode":
+        if bench.on_gpu and case.kind in ("decode", "moe"):
             attention: Any = DecodeAttention(cache, slots, table, contexts, case.tokens)
         elif case.kind == "mixed":
             attention = OneLaunch(bench, case, cache, slots, table, contexts, s)
@@ -215,6 +235,33 @@ def _step(plan: Plan, case: Case) -> Build:
         return Call([lambda: decoder.forward(tokens, positions, last, attention)])
 
     return build
+
+
+class ExpertDecoder(Decoder):
+    """A decoder whose MLPs are `EXPERTS` routed experts, `TOPK` of them for each token."""
+
+    def __init__(self, shape: DecoderShape, device: Any, dtype: Any, max_tokens: int) -> None:
+        super().__init__(shape, device, dtype, max_tokens)
+        torch, width = self.torch, shape.hidden
+
+        def random(*size: int) -> list[Any]:
+            return [
+                torch.empty(size, device=device, dtype=dtype).normal_(0.0, 0.02)
+                for _ in range(shape.layers)
+            ]
+
+        self.router = random(EXPERTS, width)
+        self.experts_up = random(EXPERTS, 2 * shape.inter, width)
+        self.experts_down = random(EXPERTS, width, shape.inter)
+
+    def feed_forward(self, layer: int, x: Any) -> Any:
+        """Return what the chosen experts make of each token."""
+        from llmsim_kernels.ops.fused_moe import fused_moe
+
+        odds = self.torch.nn.functional.linear(x, self.router[layer]).float().softmax(-1)
+        shares, chosen = odds.topk(TOPK, dim=-1)
+        chosen = chosen.to(self.torch.int32)
+        return fused_moe(x, self.experts_up[layer], self.experts_down[layer], shares, chosen)
 
 
 class OneLaunch:
