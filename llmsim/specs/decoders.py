@@ -59,6 +59,8 @@ _NO_WINDOW = {"use_sliding_window": False}
 _GEMMA3 = {
     "vocab_size": 262208,
     "head_dim": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
     "sliding_window": 4096,
     "sliding_window_pattern": 6,
     "max_position_embeddings": 131072,

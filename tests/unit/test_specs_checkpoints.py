@@ -271,6 +271,23 @@ def test_nested_text_configs(tmp_path: Path) -> None:
     assert load_model(write(tmp_path, null)).tied_embeddings
 
 
+def test_a_config_that_leaves_most_to_its_class(tmp_path: Path) -> None:
+    # google/gemma-3-4b-it; the report (arXiv 2503.19786, table 1) counts 675 M embedding
+    # parameters and 3,209 M others in the language part
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "sliding_window": 1024,
+    }
+    outer = {"model_type": "gemma3", "torch_dtype": "bfloat16", "vision_config": {"depth": 1}}
+    model = load_model(write(tmp_path, {**outer, "text_config": text}))
+    assert model.total_parameters == pytest.approx(675e6 + 3209e6, rel=0.01)
+    assert windows(model) == [(29, 1024), (5, 0)]
+    assert model.max_context_tokens == 131_072
+
+
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for key, value in (
         ("attn_type_list", [1, 0, 1, 0]),
