@@ -19,6 +19,7 @@ TABLE: Final = Path(__file__).with_name("assumptions.yaml")
 
 SETS: Final = (
     "engine",
+    "budget",
     "batching",
     "client",
     "model",
@@ -42,6 +43,9 @@ class Assumptions:
     ----------
     engine : mapping
         Keys of a scenario's ``engine``.
+    budget : mapping
+        Where a recipe makes the batch limits from the load: ``max_num_seqs`` is the concurrency,
+        ``max_num_batched_tokens = slots * concurrency + prompt * isl + extra_tokens``; else empty.
     batching : mapping
         Component of the pool; empty for llmsim's own default.
     client : mapping
@@ -60,6 +64,7 @@ class Assumptions:
     """
 
     engine: Mapping[str, Any]
+    budget: Mapping[str, int]
     batching: Mapping[str, Any]
     client: Mapping[str, Any]
     model: str
@@ -177,6 +182,7 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
                 merged[word] = {**merged[word], **value} if word in _MERGED else value
     return Assumptions(
         engine=merged["engine"],
+        budget=merged.get("budget", {}),
         batching=merged.get("batching", {}),
         client=merged["client"],
         model=merged.get("model", ""),

@@ -50,7 +50,10 @@ class Prediction:
 
 
 def predict(
-    data: Mapping[str, Any], window: tuple[int, int] | None = None, tpot_of_means: bool = False
+    data: Mapping[str, Any],
+    window: tuple[int, int] | None = None,
+    tpot_of_means: bool = False,
+    front_s: float = 0.0,
 ) -> Prediction:
     """Simulate a scenario given as a mapping, and return what its client measures.
 
@@ -61,6 +64,9 @@ def predict(
         Requests that count, by index, the last one excluded; None for all.
     tpot_of_means : bool
         Divide mean times by mean lengths instead of averaging over requests.
+    front_s : float [s]
+        From the client's call until the engine has the request, which no engine sees. In a closed
+        loop it must be the scenario's ``think_s`` as well, since the next call waits for it.
 
     Raises
     ------
@@ -80,9 +86,29 @@ def predict(
         clients=ClientRules(),
     )
     rows = np.array(sink.rows, dtype=np.int64).reshape(-1, len(RAW_COLUMNS))
+    _as_clients_see(rows, scenario, round(front_s * NS_PER_S))
     values = client_statistics(rows, facts, window, tpot_of_means)
     blocks = pools[0].facts.kv_blocks
     return Prediction(values, blocks, (*warnings, *facts.warnings))
+
+
+def _as_clients_see(rows: npt.NDArray[np.int64], scenario: Scenario, front_ns: int) -> None:
+    """Move arrivals at the engine back to when the clients called, in place.
+
+    In a closed loop the k-th request to reach the engine is the k-th that was sent, because the
+    front end takes them in turn; clients send at first together, then whenever an answer is
+    complete.
+    """
+    arrivals = scenario.traffic.arrivals
+    column = _COLUMN["arrival_ns"]
+    if arrivals is None or arrivals.kind != "closed-loop":
+        rows[:, column] -= front_ns
+        return
+    slots = int(arrivals.params["in_flight"])
+    order = np.argsort(rows[:, _COLUMN["request"]])
+    ends = np.sort(rows[:, _COLUMN["end_ns"]])[: max(0, len(rows) - slots)]
+    first = np.full(min(slots, len(rows)), -front_ns, dtype=np.int64)
+    rows[order, column] = np.minimum(rows[order, column], np.concatenate([first, ends]))
 
 
 def client_statistics(

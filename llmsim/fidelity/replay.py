@@ -18,7 +18,7 @@ from llmsim.fidelity.assumptions import assume
 from llmsim.fidelity.cases import Case, Key
 from llmsim.fidelity.prediction import Prediction, predict
 from llmsim.fidelity.requests import RequestFiles
-from llmsim.fidelity.scenarios import DEFAULTS, NotSimulatedError, Options, scenario_data
+from llmsim.fidelity.scenarios import DEFAULTS, NotSimulatedError, Options, front_of, scenario_data
 
 _ROOMS: Final = (
     "core",
@@ -46,16 +46,24 @@ class Work:
     window : (first, last) or None
         Requests that count.
     tpot_of_means : bool
+    front_s : float [s]
+        From the client's call to the engine.
     """
 
     case: Case
     data: Mapping[str, Any]
     window: tuple[int, int] | None
     tpot_of_means: bool
+    front_s: float
+
+    @property
+    def counted(self) -> tuple[tuple[int, int] | None, bool, float]:
+        """How the result is read: what `predict` takes besides the scenario."""
+        return self.window, self.tpot_of_means, self.front_s
 
     def key(self, code: str) -> str:
         """Return what identifies the result: the scenario, what is counted, and the code."""
-        told = json.dumps([self.data, self.window, self.tpot_of_means], sort_keys=True)
+        told = json.dumps([self.data, *self.counted], sort_keys=True)
         return hashlib.blake2b(f"{code}{told}".encode(), digest_size=16).hexdigest()
 
 
@@ -99,7 +107,9 @@ def prepare(
             left.append(Replayed(case, None, str(error)))
             continue
         window = found.window if found else None
-        ready.append(Work(case, data, window, assume(case).tpot_of_means))
+        known = assume(case)
+        front_s, _ = front_of(case, {**known.client, **options.client})
+        ready.append(Work(case, data, window, known.tpot_of_means, front_s))
     return ready, left
 
 
@@ -149,7 +159,7 @@ def _size(item: Work) -> float:
 def _run(
     order: Sequence[str], todo: Mapping[str, Work], jobs: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    tasks = [(key, todo[key].data, todo[key].window, todo[key].tpot_of_means) for key in order]
+    tasks = [(key, todo[key].data, *todo[key].counted) for key in order]
     if jobs == 1 or len(tasks) < 2:
         yield from (_one(*task) for task in tasks)
         return
@@ -160,12 +170,16 @@ def _run(
 
 
 def _one(
-    key: str, data: Mapping[str, Any], window: tuple[int, int] | None, tpot_of_means: bool
+    key: str,
+    data: Mapping[str, Any],
+    window: tuple[int, int] | None,
+    tpot_of_means: bool,
+    front_s: float,
 ) -> tuple[str, dict[str, Any]]:
     """Simulate one case; runs in a worker, so everything in and out is plain."""
     began = time.perf_counter()
     try:
-        found = predict(data, window, tpot_of_means)
+        found = predict(data, window, tpot_of_means, front_s)
     except LlmsimError as error:
         return key, {"reason": str(error)}
     values = [[metric, stat, value] for (metric, stat), value in found.values.items()]

@@ -102,7 +102,7 @@ def _stage(case: Case) -> int | None:
 
 
 def read_requests(path: Path) -> list[tuple[float, int, int]]:
-    """Read (arrival [s], prompt [tokens], output [tokens]) of every request that was answered.
+    """Read (arrival [s], prompt [tokens], output [tokens]) of every request.
 
     Raises
     ------
@@ -122,7 +122,13 @@ def read_requests(path: Path) -> list[tuple[float, int, int]]:
         for row in reader:
             try:
                 found.append(
-                    (float(row[arrival]), int(row["input_tokens"]), int(row["output_tokens"]))
+                    # A request that failed before it was tokenised has no length; it keeps its
+                    # place, on which the identity of prompts depends.
+                    (
+                        float(row[arrival]),
+                        max(1, int(row["input_tokens"])),
+                        int(row["output_tokens"]),
+                    )
                 )
             except (KeyError, TypeError, ValueError) as error:
                 faults.append(Fault(f"{path}:{reader.line_num}", "", f"{error!r}"))

@@ -70,7 +70,7 @@ def scenario_data(
         raise NotSimulatedError("disaggregated prefill and decode")
     client = {**known.client, **options.client}
     traffic = _replayed(replay) if replay is not None else _traffic(case, client)
-    longest = _longest(case, client)
+    longest = None if replay is not None else _longest(case, client)
     pool = _pool(case)
     pool["cost"] = dict(options.cost)
     if known.batching:
@@ -113,6 +113,7 @@ def _pool(case: Case) -> dict[str, Any]:
 def _engine(case: Case, known: Assumptions, longest: int | None) -> dict[str, Any]:
     """Return the engine's settings: what is assumed, then what the case records."""
     engine = dict(known.engine)
+    engine |= _budget(case, known.budget)
     if known.quantisation:
         engine["quantisation"] = known.quantisation
     for column in ("max_num_seqs", "max_num_batched_tokens"):
@@ -142,6 +143,15 @@ def _engine(case: Case, known: Assumptions, longest: int | None) -> dict[str, An
         budget = max(budget, engine.get("max_model_len", 0))
     engine["max_num_batched_tokens"] = budget
     return engine
+
+
+def _budget(case: Case, rule: Mapping[str, int]) -> dict[str, int]:
+    """Return the batch limits of a recipe that makes them from the load."""
+    slots, prompt = case.whole("concurrency"), case.whole("isl")
+    if not rule or slots is None or prompt is None:
+        return {}
+    tokens = rule["slots"] * slots + rule["prompt"] * prompt + rule["extra_tokens"]
+    return {"max_num_seqs": slots, "max_num_batched_tokens": tokens}
 
 
 def _longest(case: Case, client: Mapping[str, Any]) -> int | None:
@@ -193,9 +203,9 @@ def _arrivals(case: Case, client: Mapping[str, Any]) -> dict[str, Any]:
         per_slot = client.get("requests_per_slot", 1)
         if total is not None and not client.get("requests_forced"):
             per_slot = max(1, round(total / slots))
-        return {
-            "arrivals": {"kind": "closed-loop", "in_flight": slots, "requests_per_slot": per_slot}
-        }
+        way_s, turn_s = front_of(case, client)
+        loop = {"kind": "closed-loop", "in_flight": slots, "requests_per_slot": per_slot}
+        return {"arrivals": {**loop, "think_s": way_s, "ingest_s": turn_s}}
     if word.startswith(("poisson", "constant", "uniform")) and "ladder" not in word:
         if rate is None:
             raise NotSimulatedError("the rate is not recorded")
@@ -209,6 +219,24 @@ def _arrivals(case: Case, client: Mapping[str, Any]) -> dict[str, Any]:
             "requests": max(1, min(requests, LONGEST_RUN_REQUESTS)),
         }
     raise NotSimulatedError(f"arrivals '{word}'")
+
+
+def front_of(case: Case, client: Mapping[str, Any]) -> tuple[float, float]:
+    """Return how long a request is on its way to the engine, and the front end's time for it [s].
+
+    Parameters
+    ----------
+    case : Case
+    client : mapping
+        See `Assumptions.client`; ``front_s`` and ``ingest_s`` are per request, ``*_token_s`` per
+        prompt token.
+    """
+    tokens = case.number("isl") or 0.0
+    way, turn = (
+        client.get(f"{name}_s", 0.0) + tokens * client.get(f"{name}_token_s", 0.0)
+        for name in ("front", "ingest")
+    )
+    return way, turn
 
 
 def _replayed(path: Path) -> dict[str, Any]:

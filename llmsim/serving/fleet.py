@@ -87,6 +87,8 @@ class Fleet:
         self._timeouts: deque[Request] = deque()
         self._timeout_pending = False
         self._loop: ClosedLoop | None = workload.closed_loop
+        self._ingest_ns = self._loop.ingest_ns if self._loop is not None else 0
+        self._front_ns = 0  # until when the front end is taken
         self._chunks: Iterator[RequestChunk] = workload.chunks()
         self._at = 0
         self._size = 0
@@ -205,7 +207,14 @@ class Fleet:
 
     def _start_loop(self, loop: ClosedLoop) -> None:
         for _ in range(loop.in_flight):
-            self._at_time(0, self._send_next)
+            self._send_at(0)
+
+    def _send_at(self, ready_ns: int) -> None:
+        """Send a slot's next request once the front end has taken those before it."""
+        if self._ingest_ns:
+            self._front_ns = max(self._front_ns, ready_ns) + self._ingest_ns
+            ready_ns = self._front_ns
+        self._at_time(ready_ns, self._send_next)
 
     def _send_next(self, _: simpy.Event) -> None:
         """Send the next request of a slot of the closed loop."""
@@ -265,7 +274,7 @@ class Fleet:
         self._live.discard(request)
         self._row(request, outcome, time_ns)
         if self._loop is not None:
-            self._at_time(time_ns + self._loop.think_ns, self._send_next)
+            self._send_at(time_ns + self._loop.think_ns)
 
     def _row(self, request: Request, outcome: str, time_ns: int) -> None:
         view = request.view

@@ -171,16 +171,25 @@ class ClosedLoopArrivals:
         Requests that each client sends.
     think_s : float [s]
         Pause between an answer and the next request.
+    ingest_s : float [s]
+        Time of the one front end that takes requests in turn (HTTP, tokeniser): two reach the
+        engine at least so far apart. It breaks up clients that would march in step.
     """
 
     in_flight: Annotated[int, Ge(1)]
     requests_per_slot: Annotated[int, Ge(1)]
     think_s: Annotated[float, Ge(0)] = 0.0
+    ingest_s: Annotated[float, Ge(0)] = 0.0
 
     @property
     def closed_loop(self) -> ClosedLoop | None:
         """The slots that the engine refills."""
-        return ClosedLoop(self.in_flight, self.requests_per_slot, seconds_to_ns(self.think_s))
+        return ClosedLoop(
+            self.in_flight,
+            self.requests_per_slot,
+            seconds_to_ns(self.think_s),
+            seconds_to_ns(self.ingest_s),
+        )
 
     def sampler(self, seed: int) -> ArrivalSampler:
         """Return zeros: in a closed loop the engine sets the times."""

@@ -68,11 +68,15 @@ class ClosedLoop:
         How many requests each slot sends before it stops.
     think_ns : int [ns]
         Pause between the end of one request and the next.
+    ingest_ns : int [ns]
+        One front end takes requests in turn, this long each: two reach the engine at least so
+        far apart, in the order they were sent.
     """
 
     in_flight: int
     requests_per_slot: int
     think_ns: int = 0
+    ingest_ns: int = 0
 
 
 class Workload(Protocol):
