@@ -107,6 +107,7 @@ def test_attention_is_that_of_plain_torch(found, way):
 
 def test_a_padded_graph_gives_the_tokens_of_an_eager_step(found):
     assert found["graph tokens"] == found["plain tokens"]
+    assert found["sizes"] == [1, 2, 4, 8]
     assert 3 not in found["sizes"]  # three decodes run in a graph for four
 
 

@@ -70,8 +70,11 @@ def test_a_whole_run_writes_valid_rows_of_every_block(tmp_path):
 
 
 def test_grid_sizes_are_those_of_the_design():
-    found = {number: len(choose([BLOCKS[number]], plan()).rows) for number in (1, 2, 3, 4, 5, 6)}
+    found = {
+        number: len(choose([BLOCKS[number]], plan()).rows) for number in (1, 2, 3, 4, 5, 6, 14)
+    }
     assert found[1] == 9 * 12 * 3 + 5
+    assert found[14] == 5 * 7
     assert found[4] == 24 * 2  # heads packed and not
     assert found[5] == 7 * 7 * 2 + 2 * 14
     assert found[6] == 42

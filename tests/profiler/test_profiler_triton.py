@@ -34,6 +34,8 @@ made = {
         bench, VarlenShape(((9, 0), (1, 30)), 8, 2, 64, "fp32", window=8, pack=False)
     ),
     "gemm": calls.weight_only_gemm(bench, 3, 64, 256, 4, 128, "fp16"),
+    "w3": calls.weight_only_gemm(bench, 3, 64, 256, 3, 128, "fp16"),
+    "w4a8": calls.w4a8_gemm(bench, 3, 64, 256, 128, "fp16"),
     "moe": calls.fused_moe(bench, [routing(bench, 4, 2, 5, 0.0)], 4, 64, 32, "fp32"),
     "norm": calls.fused_norm(bench, 3, 256, "fp32"),
     "quantise": calls.quantise(bench, 3, 256, "fp32"),
@@ -71,6 +73,8 @@ def test_every_kernel_runs_on_the_operands_that_it_is_timed_on(called):
         "varlen": [10, 8, 64],
         "window": [10, 8, 64],
         "gemm": [3, 64],
+        "w3": [3, 64],
+        "w4a8": [3, 64],
         "moe": [5, 64],
         "norm": [3, 256],
         "quantise": [3, 256],
@@ -79,7 +83,7 @@ def test_every_kernel_runs_on_the_operands_that_it_is_timed_on(called):
 
 
 def test_every_kernel_has_a_gate_and_weights_and_kv_rotate(called):
-    for name in ("decode", "fp8", "int4", "varlen", "gemm"):
+    for name in ("decode", "fp8", "int4", "varlen", "gemm", "w3", "w4a8"):
         gate, limit, _, variants, same = called[name]
         assert gate.startswith("triton.")
         assert 0 < limit <= 1e-2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,9 @@ class DecodeGraphs:
     def __init__(self, decoder: Decoder, cache: PagedCache, limits: EngineLimits) -> None:
         torch = decoder.torch
         self.torch, self.decoder, self.cache, self.limits = torch, decoder, cache, limits
-        self.sizes = tuple(s for s in limits.graph_sizes() if s <= limits.max_num_seqs)
+        captured = limits.graph_sizes()
+        # as far as the first that holds everybody: larger ones would never be asked for
+        self.sizes = captured[: bisect_left(captured, limits.max_num_seqs) + 1]
         device = cache.keys[0].device
         rows = max(limits.max_num_seqs, *self.sizes, 1)
         width = -(-limits.max_model_len // limits.block_tokens)

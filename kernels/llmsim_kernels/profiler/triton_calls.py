@@ -133,6 +133,25 @@ def weight_only_gemm(
     return gated(bench, calls, KERNEL_ID, f"w{bits}a16", dtype)
 
 
+def w4a8_gemm(bench: TorchBench, m: int, n: int, k: int, group: int, dtype: str) -> Call:
+    """Return calls of the GEMM of int8 activations and 4-bit weights."""
+    from llmsim_kernels.ops.wna16_gemm import A8_ID, wna16_gemm
+
+    torch = bench.torch
+    copies = bench.copies(n * k / 2)
+    words = bench.rotated((k // 32, 4, n, 4), "int8", copies)
+    scales = bench.rotated((k // group, n), dtype, copies)
+    a = bench.warm((m, k), "int8")
+    steps = torch.full((m,), 0.01, dtype=torch.float32, device=bench.device)
+
+    def call(operands: tuple[Any, Any]) -> Any:
+        packed = operands[0].view(torch.int32).squeeze(-1)
+        return wna16_gemm(a, packed, operands[1], a_scales=steps, dtype=bench.dtypes[dtype])
+
+    calls = in_turn(call, list(zip(words, scales, strict=True)))
+    return gated(bench, calls, A8_ID, "w4a8", dtype)
+
+
 def fused_moe(
     bench: TorchBench, draws: list[Any], experts: int, hidden: int, inter: int, dtype: str
 ) -> Call:

@@ -39,5 +39,6 @@ BLOCKS: Mapping[int, Block] = {
         Block(11, "energy", energy.rows),
         Block(12, "holdout", holdout.rows),
         Block(13, "whole model", whole.rows),
+        Block(14, "low-bit GEMM", gemm.low_bit_rows),
     )
 }

@@ -37,9 +37,10 @@ def _row(
     needs: str = "cuda",
     moved: float = 1.0,
 ) -> RowSpec:
-    key: dict[str, Any] = {
+    kernel = "torch.index_select" if variant.startswith("gather") else "cuda.memcpy"
+    key: dict[str, Any] = {  # each way in a kernel id of its own: they share no line over size
         "op": "memcpy",
-        "kernel_id": "torch.index_select" if variant.startswith("gather") else "cuda.memcpy",
+        "kernel_id": f"{kernel}.{variant}",
         "message_bytes": size,
         "variant": variant,
         "cold": True,

@@ -16,6 +16,8 @@ HEAD = (128256, 4096)
 """LM head (vocabulary, hidden) of Llama-3; its rows are samples, hence few."""
 
 GROUP = 128
+LOW_BIT_SIDE = 4096
+LOW_BIT_TOKENS = (1, 16, 64, 256, 2048)
 
 
 def rows(plan: Plan) -> Iterator[RowSpec]:
@@ -29,6 +31,45 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
                 yield gemm(plan, m, n, k, dtype_w)
     for m in (1, 8, 32, 64, 256):
         yield gemm(plan, m, HEAD[0] // plan.shrink, HEAD[1] // plan.shrink, plan.dtype)
+
+
+def low_bit_rows(plan: Plan) -> Iterator[RowSpec]:
+    """Return block 14: weights of 2 to 8 bits and W4A8 at one site, from few tokens to many."""
+    if not plan.on_gpu:
+        return
+    for m, bits in product(LOW_BIT_TOKENS, (2, 3, 5, 6, 7, 8)):
+        yield _low_bit(plan, m, bits)
+    for m in LOW_BIT_TOKENS:
+        yield _low_bit(plan, m, 4, eight_bit_activations=True)
+
+
+def _low_bit(plan: Plan, m: int, bits: int, *, eight_bit_activations: bool = False) -> RowSpec:
+    n = k = LOW_BIT_SIDE
+    weights = n * k * (bits / 8 + 2.0 / GROUP)
+    item = 1.0 if eight_bit_activations else ITEM_BYTES[plan.dtype]
+    moved = weights + m * k * item + m * n * ITEM_BYTES[plan.dtype]
+    key: dict[str, Any] = {
+        "op": "gemm",
+        "kernel_id": "triton.w4a8_gemm.v1" if eight_bit_activations else "triton.wna16_gemm.v1",
+        "dtype_a": "int8" if eight_bit_activations else plan.dtype,
+        "dtype_w": {4: "int4", 8: "int8"}.get(bits, f"w{bits}"),
+        "dtype_out": plan.dtype,
+        "m": m,
+        "n": n,
+        "k": k,
+        "group": GROUP,
+        "cold": True,
+        "graph": plan.graph,
+    }
+
+    def build(bench: TorchBench) -> Call:
+        from llmsim_kernels.profiler import triton_calls
+
+        if eight_bit_activations:
+            return triton_calls.w4a8_gemm(bench, m, n, k, GROUP, plan.dtype)
+        return triton_calls.weight_only_gemm(bench, m, n, k, bits, GROUP, plan.dtype)
+
+    return RowSpec(14, key, 2.0 * m * n * k, moved, build, "triton", moved)
 
 
 def weight_types(plan: Plan) -> tuple[str, ...]:
