@@ -22,6 +22,21 @@ KERNEL_ID = "triton.paged_decode.v1"
 
 
 @triton.jit
+def _halves(byte_ptr, ok, KIND: tl.constexpr):
+    """Return the two numbers of each byte, from -8 to 7."""
+    byte = tl.load(byte_ptr, mask=ok, other=0)
+    return ((byte & 15).to(tl.int8) - 8).to(KIND), ((byte >> 4).to(tl.int8) - 8).to(KIND)
+
+
+@triton.jit
+def _terms(terms_ptr, slot, ok):
+    """Return step and middle of tokens of a 4-bit cache."""
+    step = tl.load(terms_ptr + slot * 2, mask=ok, other=0.0).to(tl.float32)
+    middle = tl.load(terms_ptr + slot * 2 + 1, mask=ok, other=0.0).to(tl.float32)
+    return step, middle
+
+
+@triton.jit
 def _attend_part(
     q_ptr,
     k_ptr,
@@ -65,7 +80,7 @@ def _attend_part(
     head = request * heads_kv * GROUP + head_kv * GROUP + row
     dims = tl.arange(0, DIM)
     halves = tl.arange(0, HALF)
-    kind = q_ptr.dtype.element_ty
+    kind: tl.constexpr = q_ptr.dtype.element_ty
     q = tl.load(q_ptr + head[:, None] * DIM + dims[None, :], mask=row_ok[:, None], other=0.0)
     if KV == "int4":
         q_low_ptr = q_ptr + head[:, None] * DIM + halves[None, :]
@@ -85,13 +100,10 @@ def _attend_part(
         page = tl.load(table_ptr + request * table_width + token // PAGE, mask=ok, other=0)
         slot = (page.to(tl.int64) * PAGE + token % PAGE) * heads_kv + head_kv
         if KV == "int4":
-            k = tl.load(k_ptr + slot[None, :] * HALF + halves[:, None], mask=ok[None, :], other=0)
-            low = ((k & 15).to(tl.int8) - 8).to(kind)
-            high = ((k >> 4).to(tl.int8) - 8).to(kind)
+            low, high = _halves(k_ptr + slot[None, :] * HALF + halves[:, None], ok[None, :], kind)
+            step, middle = _terms(k_terms_ptr, slot, ok)
             scores = tl.dot(q_low, low, input_precision=PRECISION)
             scores += tl.dot(q_high, high, input_precision=PRECISION)
-            step = tl.load(k_terms_ptr + slot * 2, mask=ok, other=0.0).to(tl.float32)
-            middle = tl.load(k_terms_ptr + slot * 2 + 1, mask=ok, other=0.0).to(tl.float32)
             scores = (scores * step[None, :] + q_sum[:, None] * middle[None, :]) * k_scale
         else:
             k = tl.load(k_ptr + slot[None, :] * DIM + dims[:, None], mask=ok[None, :], other=0)
@@ -105,11 +117,8 @@ def _attend_part(
         top = higher
         total = total * fade + tl.sum(weight, 1)
         if KV == "int4":
-            v = tl.load(v_ptr + slot[:, None] * HALF + halves[None, :], mask=ok[:, None], other=0)
-            low = ((v & 15).to(tl.int8) - 8).to(kind)
-            high = ((v >> 4).to(tl.int8) - 8).to(kind)
-            step = tl.load(v_terms_ptr + slot * 2, mask=ok, other=0.0).to(tl.float32)
-            middle = tl.load(v_terms_ptr + slot * 2 + 1, mask=ok, other=0.0).to(tl.float32)
+            low, high = _halves(v_ptr + slot[:, None] * HALF + halves[None, :], ok[:, None], kind)
+            step, middle = _terms(v_terms_ptr, slot, ok)
             middles = tl.sum(weight * middle[None, :], 1)[:, None]
             steps = (weight * step[None, :]).to(kind)
             acc_low = acc_low * fade[:, None] + middles
