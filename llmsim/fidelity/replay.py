@@ -34,6 +34,10 @@ _ROOMS: Final = (
 """Rooms whose code decides what a simulation gives."""
 
 
+_NAMES: Final = ("name", "description")
+"""Keys of a scenario that nothing depends on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """A case ready to be simulated.
@@ -63,7 +67,8 @@ class Work:
 
     def key(self, code: str) -> str:
         """Return what identifies the result: the scenario, what is counted, and the code."""
-        told = json.dumps([self.data, *self.counted], sort_keys=True)
+        asked = {key: value for key, value in self.data.items() if key not in _NAMES}
+        told = json.dumps([asked, *self.counted], sort_keys=True)
         return hashlib.blake2b(f"{code}{told}".encode(), digest_size=16).hexdigest()
 
 

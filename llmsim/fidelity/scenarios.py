@@ -197,7 +197,9 @@ def _arrivals(case: Case, client: Mapping[str, Any]) -> dict[str, Any]:
     total = case.whole("num_requests")
     rate = case.number("rate_rps")
     if word.startswith(("closed loop", "batch", "single")):
-        slots = case.whole("concurrency") or (total if word.startswith("batch") else 1)
+        slots = case.whole("concurrency")
+        if slots is None and word.startswith(("batch", "single")):
+            slots = total if word.startswith("batch") else 1
         if not slots:
             raise NotSimulatedError("the concurrency is not recorded")
         per_slot = client.get("requests_per_slot", 1)

@@ -1,0 +1,116 @@
+"""A case as a scenario: what is recorded wins, what is missing is said."""
+
+import pytest
+
+from llmsim.fidelity.cases import Case
+from llmsim.fidelity.requests import RequestFiles, write_trace
+from llmsim.fidelity.scenarios import NotSimulatedError, Options, scenario_data
+from llmsim.scenario import Scenario, build_workload
+
+CLOSED = {
+    "source": "lab",
+    "model_key": "llama-3.1-8b",
+    "gpu": "H100-80G-SXM",
+    "n_gpu": "2",
+    "tp": "2",
+    "engine": "vllm",
+    "engine_version": "0.15.1",
+    "isl": "1000",
+    "osl": "100",
+    "arrival": "closed loop",
+    "rate_rps": "inf",
+    "concurrency": "8",
+}
+
+
+def case(**changed):
+    return Case("lab-1", "A", {**CLOSED, **changed}, {})
+
+
+def test_a_closed_loop_sends_ten_requests_a_slot_unless_their_number_is_known():
+    loop = scenario_data(case())["traffic"]["arrivals"]
+    assert (loop["in_flight"], loop["requests_per_slot"]) == (8, 10)
+    loop = scenario_data(case(num_requests="24"))["traffic"]["arrivals"]
+    assert loop["requests_per_slot"] == 3
+
+
+def test_lengths_are_drawn_where_the_client_draws_them():
+    fixed = scenario_data(case())["traffic"]["lengths"]
+    assert fixed == {"kind": "fixed", "prompt_tokens": 1000, "output_tokens": 100}
+    drawn = scenario_data(case(workload="InferenceX random (...)"))["traffic"]["lengths"]
+    assert (drawn["prompt_min_tokens"], drawn["prompt_max_tokens"]) == (800, 1000)
+
+
+def test_what_a_run_records_wins_over_what_is_assumed():
+    engine = scenario_data(
+        case(
+            max_num_seqs="128",
+            max_num_batched_tokens="2048",
+            prefix_cache="off",
+            engine_args="gpu_memory_utilization=0.95; max_model_len=4096; kv_blocks=700",
+        )
+    )["engine"]
+    assert (engine["max_num_seqs"], engine["max_num_batched_tokens"]) == (128, 2048)
+    assert engine["prefix_caching"] is False
+    assert engine["gpu_memory_utilization_frac"] == 0.95
+    assert (engine["max_model_len"], engine["kv_blocks"]) == (4096, 700)
+
+
+def test_a_recipe_makes_the_budget_from_the_load():
+    engine = scenario_data(case(source="aic-silicon-internal"))["engine"]
+    assert (engine["max_num_seqs"], engine["max_num_batched_tokens"]) == (8, 8 + 1000 + 1500)
+
+
+def test_every_scenario_is_a_valid_one_and_a_closed_loop_has_all_its_requests():
+    scenario = Scenario.parse(scenario_data(case()))
+    workload = build_workload(scenario)
+    assert workload.total == 80
+    assert scenario.fleet.pools["main"].tp == 2
+
+
+def test_poisson_where_the_files_say_so():
+    data = scenario_data(
+        case(source="inference-sim-x", arrival="constant", rate_rps="5", duration_s="60")
+    )
+    assert data["traffic"]["arrivals"] == {"kind": "poisson", "rate_rps": 5.0}
+    assert data["traffic"]["requests"] == 300
+    assert data["traffic"]["prompts"]["prompts"] == 100
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"isl": ""}, "input length"),
+        ({"osl": ""}, "output length"),
+        ({"tp": ""}, "layout"),
+        ({"pp": "2"}, "pipeline"),
+        ({"n_gpu": "8"}, "8 GPUs do not make"),
+        ({"disagg": "1p1d"}, "disaggregated"),
+        ({"engine": "s-lora"}, "no model here"),
+        ({"concurrency": ""}, "concurrency"),
+        ({"arrival": "production"}, "arrivals 'production'"),
+    ],
+)
+def test_why_a_case_is_not_simulated(changed, reason):
+    with pytest.raises(NotSimulatedError, match=reason):
+        scenario_data(case(arrival=changed.pop("arrival", "closed loop"), **changed))
+
+
+def test_options_change_every_case_alike():
+    data = scenario_data(case(), Options({"kind": "roofline"}, {"length_min_frac": 0.5}))
+    assert data["traffic"]["lengths"]["kind"] == "uniform"
+
+
+def test_recorded_prompts_repeat_with_their_period(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    lengths = [600, 700, 600, 700, 600]
+    write_trace([(0.5 * i, n, 4) for i, n in enumerate(lengths)], path, period=2)
+    scenario = Scenario.parse(scenario_data(case(), replay=path))
+    (chunk,) = build_workload(scenario).chunks()
+    assert chunk.prompt_tokens.tolist() == lengths
+    assert chunk.segments[0] == chunk.segments[2] == chunk.segments[4]
+    assert chunk.segments[1] == chunk.segments[3] != chunk.segments[0]
+
+
+def test_without_files_nothing_is_replayed(tmp_path):
+    assert RequestFiles(tmp_path, tmp_path, [case()]).find(case()) is None
