@@ -316,11 +316,11 @@ class MeasuredCost:
         """Return a row per mixer and phase; beside chunks, decode shares what the join leaves."""
         batch = len(contexts)
         padded, windowed = padded_sums(contexts, self.context_tile, self.window_tokens)
-        alone = {
-            mixer: self._mixer_decode_ns(mixer, batch, padded, windowed)
+        alone = [
+            self._mixer_decode_ns(mixer, batch, padded, windowed)
             for mixer in self.mixers
             if contexts
-        }
+        ]
         made = []
         share = 1.0
         if chunks:
@@ -329,9 +329,9 @@ class MeasuredCost:
             for mixer in self.mixers:
                 ns = self._mixer_prefill_ns(mixer, sums, len(chunks))
                 made.append(_attention_row(mixer, "prefill", ns, mixer.price.limits_ns(sums)))
-            total = sum(alone.values())
+            total = sum(alone)
             share = (self._joined(prefill, total) - prefill) / total if total else 1.0
-        for mixer, ns in alone.items():
+        for mixer, ns in zip(self.mixers, alone, strict=False):
             made.append(_attention_row(mixer, "decode", share * ns, (0.0, ns)))
         return made
 

@@ -166,11 +166,16 @@ class KernelTable:
     @cached_property
     def residuals(self) -> Floats:
         """Return log(measured / mean) per row, made to rise where the family must."""
-        mean = mean_s(self.family.work(self.columns, self.types, self.device), self.fit.terms)
-        return np.asarray(np.log(self._rising_s() / mean))
+        return np.asarray(np.log(self._rising_s / self._mean_s))
 
+    @cached_property
+    def _mean_s(self) -> Floats:
+        """The mean function at each row [s]."""
+        return mean_s(self.family.work(self.columns, self.types, self.device), self.fit.terms)
+
+    @cached_property
     def _rising_s(self) -> Floats:
-        """Return the times with falls along the family's rising axis pooled away."""
+        """The times with falls along the family's rising axis pooled away."""
         rising = self.family.rising
         if not rising:
             return self.measured_s
@@ -198,20 +203,20 @@ class KernelTable:
         """Return the residuals of one shape, or of all shapes that may be mixed; None for few."""
         name = (float(kind == "shape"), *key)
         if name not in self._surfaces:
-            groups = self._rows_by_shape if kind == "shape" else self._rows_apart
+            one_shape = kind == "shape"
+            groups = self._rows_by_shape if one_shape else self._rows_apart
             rows = groups.get(key)
             family = self.family
-            axes = family.along if kind == "shape" else family.axes
+            axes = family.along if one_shape else family.axes
             least = LEAST_CURVE_ROWS if len(axes) == 1 else LEAST_SURFACE_ROWS
-            if kind != "shape":
-                least = 1
+            least = least if one_shape else 1
             if rows is None or len(rows) < least:
                 self._surfaces[name] = None
             else:
                 points = np.column_stack(
                     [self.coordinates[rows, list(family.axes).index(axis)] for axis in axes]
                 )
-                tiny = 1e-3 if kind == "shape" and len(axes) == 1 else 0.5
+                tiny = 1e-3 if one_shape and len(axes) == 1 else 0.5
                 self._surfaces[name] = Scattered.of(points, self.residuals[rows], tiny)
         return self._surfaces[name]
 
@@ -266,12 +271,27 @@ class KernelTable:
                 sigma[rows] = OTHER_SIGMA
                 continue
             found, beyond = surface.at(query[rows][:, axes])
+            if family.rising and len(axes) == 1:
+                found = self._rising_residual(key, mean[rows], found, beyond)
             residual[rows], outside[rows] = found, beyond
         seconds = mean * np.exp(residual)
         sigma = sigma + OCTAVE_SIGMA * outside
         if types is None or types == self.types:
             self._verbatim(shapes, seconds, sigma, source)
         return Latencies(seconds, sigma, source, outside)
+
+    def _rising_residual(
+        self, key: tuple[float, ...], mean: Floats, found: Floats, beyond: Floats
+    ) -> Floats:
+        """Interpolate between rows along the mean function: it rises, so what comes out does."""
+        rows = self._rows_by_shape.get(key)
+        if rows is None or len(rows) < LEAST_CURVE_ROWS:
+            return found
+        log_mean = np.log(self._mean_s[rows])
+        order = np.argsort(log_mean, kind="stable")
+        times = np.log(self._rising_s[rows])[order]
+        inside = np.interp(np.log(mean), log_mean[order], times) - np.log(mean)
+        return np.where(beyond > 0, found, inside)
 
     def _known_skew(self, shapes: Shapes) -> Shapes:
         """Take the measured load skew nearest to the one asked for."""
