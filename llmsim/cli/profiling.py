@@ -37,7 +37,9 @@ class ProfileOptions:
 def profile(
     context: typer.Context,
     device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu. Default: the first GPU.")] = "",
-    quick: Annotated[bool, typer.Option(help="The main blocks, thinned: about 90 s.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="The main blocks, thinned: laid out for 90 s.")
+    ] = False,
     budget: Annotated[float, typer.Option(min=1, help="Stop after this many seconds.")] = 480.0,
     model: Annotated[
         str, typer.Option(help="Also the exact shapes of this model: a card or a config.json.")

@@ -48,7 +48,7 @@ def sampler(plan: Plan, count: int, vocab: int, way: str, *, ours: bool = False)
     key: dict[str, Any] = {
         "op": "sampler",
         "kernel_id": "triton.sampler.v1" if ours else _KERNELS[way],
-        "dtype_a": "fp32",
+        "dtype_a": plan.dtype,  # of the model; logits are fp32 whatever it is
         "logit_rows": count,
         "vocab": vocab,
         "variant": way,
