@@ -150,6 +150,13 @@ def fact_rows(summary: Summary) -> list[tuple[str, str]]:
             f"{share(value['busy_mean_frac'])} of the time; {share(value['busy_min_frac'])} to "
             f"{share(value['busy_max_frac'])} by replica",
         ),
+        (
+            "power",
+            NONE
+            if math.isnan(value["power_mean_w"])
+            else f"{number(value['power_mean_w'])} W mean, "
+            f"{number(value['joules_per_output_token'])} J per output token",
+        ),
         ("cost", NONE if math.isnan(value["usd_per_hour"]) else cost),
     ]
 
