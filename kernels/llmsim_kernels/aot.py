@@ -172,13 +172,13 @@ def _source(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, A
     attributes: dict[Any, Any] = {}
     for at, parameter in enumerate(launch.function.params):
         value = launch.arguments[parameter.name]
-        is_one = isinstance(value, int) and value == 1  # a launch makes such a number a constant
-        if parameter.is_constexpr or is_one:
+        whole = isinstance(value, int) and not parameter.do_not_specialize
+        if parameter.is_constexpr or (whole and value == 1):  # a launch makes 1 a constant too
             signature[parameter.name] = "constexpr"
             constants[(at,)] = value
             continue
         signature[parameter.name] = _type(value)
-        if hasattr(value, "data_ptr") or (isinstance(value, int) and value % _ALIGNED == 0):
+        if hasattr(value, "data_ptr") or (whole and value % _ALIGNED == 0):
             attributes[(at,)] = [["tt.divisibility", _ALIGNED]]
     return signature, constants, attributes
 

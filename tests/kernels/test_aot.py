@@ -64,3 +64,23 @@ def test_ampere_has_no_e4m3_instruction(tmp_path):
     assert done.returncode == 1
     assert "CompilationError" in done.stderr
     assert "fp8e4nv" in done.stderr
+
+
+def test_shapes_share_compiled_kernels(tmp_path):
+    """Each compilation takes a second or two: a profile has ten minutes."""
+    code = (
+        "from dataclasses import replace\n"
+        "from llmsim_kernels import aot, catalog\n"
+        "kernel = catalog.find('triton.paged_decode.v1')\n"
+        "heads = {'heads_q': 8, 'heads_kv': 2, 'head_dim': 64, 'page': 16}\n"
+        "lengths = [(n,) * b for b in (1, 3, 16) for n in (100, 1000, 1600, 5000, 9000)]\n"
+        "shapes = tuple({'contexts': each, **heads} for each in lengths)\n"
+        "found = aot.launches(replace(kernel, typical=shapes), 'bf16', 90)\n"
+        "names = [each.function.__name__ for each in found]\n"
+        "print(names.count('_attend_part'), names.count('_join_parts'))\n"
+    )
+    done = python("-c", code, cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kernels, joins = map(int, done.stdout.split())
+    assert kernels == 2  # with and without splits
+    assert joins <= 6  # one for each power of two

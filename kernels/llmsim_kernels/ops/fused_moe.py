@@ -15,7 +15,7 @@ from llmsim_kernels.ops.moe_align import Aligned, align
 KERNEL_ID = "triton.fused_moe.v1"
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def _product(
     a_ptr,
     w_ptr,

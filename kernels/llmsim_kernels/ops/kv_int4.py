@@ -36,7 +36,7 @@ def _rotated(x, PRECISION: tl.constexpr):
     return tl.dot(x, matrix, input_precision=PRECISION) * 0.125
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rotate(x_ptr, out_ptr, rows, ROWS: tl.constexpr, PRECISION: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     place = row[:, None] * 64 + tl.arange(0, 64)[None, :]

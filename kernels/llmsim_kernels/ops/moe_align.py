@@ -12,7 +12,7 @@ import triton.language as tl
 from llmsim_kernels.ops.device import capability_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def _count(experts_ptr, counts_ptr, size, TILE: tl.constexpr):
     expert = tl.program_id(0)
     total = tl.zeros((TILE,), tl.int32)
@@ -23,7 +23,7 @@ def _count(experts_ptr, counts_ptr, size, TILE: tl.constexpr):
     tl.store(counts_ptr + expert, tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def _sort(
     experts_ptr,
     counts_ptr,

@@ -36,7 +36,8 @@ def _terms(terms_ptr, slot, ok):
     return step, middle
 
 
-@triton.jit
+# what only addresses depend on is no reason to compile again
+@triton.jit(do_not_specialize=["heads_kv", "table_width"])
 def _attend_part(
     q_ptr,
     k_ptr,
@@ -57,7 +58,7 @@ def _attend_part(
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
-    SPLITS: tl.constexpr,
+    DIRECT: tl.constexpr,
     KV: tl.constexpr,
     NATIVE_FP8: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -67,11 +68,12 @@ def _attend_part(
     request = tl.program_id(0).to(tl.int64)
     head_kv = tl.program_id(1) // row_blocks
     split = tl.program_id(2)
+    splits = tl.num_programs(2)
     context = tl.load(contexts_ptr + request)
     begin = context * 0
     if WINDOW > 0:
         begin = tl.maximum(context - WINDOW, 0)
-    part = tl.cdiv(tl.cdiv(context - begin, SPLITS), TILE) * TILE
+    part = tl.cdiv(tl.cdiv(context - begin, splits), TILE) * TILE
     first = begin + split * part
     last = tl.minimum(first + part, context)
 
@@ -133,7 +135,7 @@ def _attend_part(
             acc += tl.dot(weight.to(kind), v, input_precision=PRECISION)
 
     norm = v_scale / tl.where(total > 0, total, 1.0)
-    place = head * SPLITS + split
+    place = head * splits + split
     if KV == "int4":
         to = out_ptr + place[:, None] * DIM + halves[None, :]
         tl.store(to, acc_low * norm[:, None], mask=row_ok[:, None])
@@ -141,7 +143,7 @@ def _attend_part(
     else:
         to = out_ptr + place[:, None] * DIM + dims[None, :]
         tl.store(to, acc * norm[:, None], mask=row_ok[:, None])
-    if SPLITS > 1:
+    if not DIRECT:
         lse = tl.where(total > 0, top + tl.log2(tl.maximum(total, 1.0e-30)), float("-inf"))
         tl.store(lse_ptr + place, lse, mask=row_ok)
 
@@ -226,7 +228,7 @@ def paged_decode(
         DIM=dim,
         PAGE=page,
         WINDOW=window,
-        SPLITS=cut.splits,
+        DIRECT=cut.splits == 1,
         KV=kind,
         NATIVE_FP8=has_fp8(q.device),
         PRECISION=precision_of(q),

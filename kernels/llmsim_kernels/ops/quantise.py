@@ -34,7 +34,7 @@ def quantised(x, largest, KIND: tl.constexpr, NATIVE_FP8: tl.constexpr):
     return byte, scale
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _quantise(
     x_ptr,
     out_ptr,
@@ -58,7 +58,7 @@ def _quantise(
     tl.store(scale_ptr + row, scale, mask=row_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _dequantise(
     x_ptr,
     scale_ptr,

@@ -17,7 +17,7 @@ from llmsim_kernels.ops.device import LOG2_E, capability_of, power_of_two, preci
 KERNEL_ID = "triton.sparse_attention.v1"
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens_q", "tokens_kv", "heads_q", "heads_kv", "list_width"])
 def _attend(
     q_ptr,
     k_ptr,

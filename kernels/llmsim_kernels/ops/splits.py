@@ -13,19 +13,17 @@ from llmsim_kernels.ops.device import capability_of, multiprocessors_of, power_o
 MOST_SPLITS = 64
 
 
-@triton.jit
-def _join_parts(
-    parts_ptr, lse_ptr, out_ptr, SPLITS: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr
-):
+@triton.jit(do_not_specialize=["splits"])
+def _join_parts(parts_ptr, lse_ptr, out_ptr, splits, PADDED: tl.constexpr, DIM: tl.constexpr):
     head = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, PADDED)
     dims = tl.arange(0, DIM)
-    ok = split < SPLITS
-    lse = tl.load(lse_ptr + head * SPLITS + split, mask=ok, other=float("-inf"))
+    ok = split < splits
+    lse = tl.load(lse_ptr + head * splits + split, mask=ok, other=float("-inf"))
     top = tl.max(lse, 0)
     weight = tl.exp2(lse - tl.where(top > float("-inf"), top, 0.0))
     total = tl.sum(weight, 0)
-    place = (head * SPLITS + split)[:, None] * DIM + dims[None, :]
+    place = (head * splits + split)[:, None] * DIM + dims[None, :]
     parts = tl.load(parts_ptr + place, mask=ok[:, None], other=0.0)
     out = tl.sum(parts * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
     tl.store(out_ptr + head * DIM + dims, out)

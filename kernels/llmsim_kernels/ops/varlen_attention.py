@@ -19,7 +19,7 @@ from llmsim_kernels.ops.device import LOG2_E, capability_of, precision_of
 KERNEL_ID = "triton.varlen_attention.v1"
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads_kv", "table_width"])
 def _attend(
     q_ptr,
     k_ptr,

@@ -49,7 +49,7 @@ def _field(
     return tl.reshape(numbers, (DEPTH, TILE_N))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def _product(
     a_ptr,
     words_ptr,
@@ -64,7 +64,6 @@ def _product(
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
     TILE_K: tl.constexpr,
-    SPLITS: tl.constexpr,
     A8: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -72,10 +71,11 @@ def _product(
     row = (tl.program_id(0) % tiles_m) * TILE_M + tl.arange(0, TILE_M)
     column = (tl.program_id(0) // tiles_m) * TILE_N + tl.arange(0, TILE_N)
     split = tl.program_id(1)
+    splits = tl.num_programs(1)
     row_ok = row < m
     column_ok = column < n
     depth = tl.arange(0, TILE_K)
-    part = tl.cdiv(k // TILE_K, SPLITS) * TILE_K
+    part = tl.cdiv(k // TILE_K, splits) * TILE_K
     first = split * part
     last = tl.minimum(first + part, k)
     a_at = a_ptr + row[:, None].to(tl.int64) * k + depth[None, :]
@@ -110,12 +110,12 @@ def _product(
     tl.store(out_ptr + place, acc, mask=row_ok[:, None] & column_ok[None, :])
 
 
-@triton.jit
-def _sum_splits(parts_ptr, out_ptr, size, SPLITS: tl.constexpr, TILE: tl.constexpr):
+@triton.jit(do_not_specialize=["splits"])
+def _sum_splits(parts_ptr, out_ptr, size, splits, TILE: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     ok = at < size
     total = tl.zeros((TILE,), tl.float32)
-    for split in tl.static_range(SPLITS):
+    for split in range(0, splits):
         total += tl.load(parts_ptr + split * size + at, mask=ok, other=0.0)
     tl.store(out_ptr + at, total, mask=ok)
 
@@ -233,7 +233,6 @@ def wna16_gemm(
         TILE_M=cut.m,
         TILE_N=cut.n,
         TILE_K=cut.k,
-        SPLITS=cut.splits,
         A8=a_scales is not None,
         PRECISION=precision_of(a),
         num_warps=cut.warps,
