@@ -310,7 +310,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "attention_prefill",
             _prefill,
-            ("batch", "q_len", "behind", "heads_q", "sharing", "head_dim"),
+            ("lanes", "batch", "q_len", "behind", "sharing", "head_dim"),
             _ATTENTION_SHAPE,
             ("batch", "q_len", "behind"),
             (*_ROOF, "unit_s", "idle"),
@@ -385,6 +385,8 @@ def coordinate(name: str, s: Shapes) -> Floats:
         return np.asarray(np.log2(np.ceil(np.maximum(context, 1.0) / TILE)))
     if name == "behind":
         return np.asarray(np.log2(1.0 + s["kv_len"] / s["q_len"]))
+    if name == "lanes":  # with batch, this spans the heads: parallel work comes first
+        return np.asarray(np.log2(s["batch"] * s["heads_q"]))
     if name == "sharing":
         return np.asarray(np.log2(s["heads_q"] / s["heads_kv"]))
     return np.asarray(np.log2(np.maximum(s[name], 1.0)))
