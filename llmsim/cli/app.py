@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from llmsim.cli.calibrating import calibrate
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
@@ -29,6 +30,7 @@ app.add_typer(show_app, name="show")
 add_commands(profile_app)
 app.add_typer(profile_app, name="profile")
 app.command()(validate)
+app.command()(calibrate)
 
 SetOption = Annotated[
     list[str] | None,

@@ -33,6 +33,9 @@ class ValidateOrder:
     scenarios: Path | None
     jobs: int
     fresh: bool
+    calibration: Path | None = None
+    ceilings: Path | None = None
+    docs: Path | None = None
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -59,6 +62,15 @@ def validate(
     save_scenarios: Annotated[
         Path | None, typer.Option(help="Write the scenario of every case there.")
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of files that `llmsim calibrate` wrote.")
+    ] = None,
+    ceilings: Annotated[
+        Path | None, typer.Option(help="Write today's errors of a fixed sample there.")
+    ] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="Write the page 'How wrong is llmsim?' there.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fresh: Annotated[bool, typer.Option(help="Do not use results kept from earlier runs.")] = False,
 ) -> None:
@@ -77,21 +89,28 @@ def validate(
             save_scenarios,
             jobs,
             fresh,
+            calibration,
+            ceilings,
+            docs,
         )
         run_validation(order)
 
 
 def run_validation(asked: ValidateOrder) -> None:
     """Validate, print the tables, write the files."""
+    from llmsim.fidelity.calibration import read_calibrations
     from llmsim.fidelity.page import render_page
     from llmsim.fidelity.replay import default_store
+    from llmsim.fidelity.sample import ceilings_of, draw_sample, write_ceilings
     from llmsim.fidelity.scenarios import DEFAULTS, Options
-    from llmsim.fidelity.tables import report_markdown, write_csv
+    from llmsim.fidelity.tables import docs_page, report_markdown, write_csv
     from llmsim.fidelity.validation import Order, Selection, validate
     from llmsim.scenario.document import parse_value
 
     cost = parse_value(asked.cost)
-    options = Options(cost if isinstance(cost, dict) else {"kind": cost}, DEFAULTS.client)
+    fitted = read_calibrations(asked.calibration) if asked.calibration is not None else {}
+    component = cost if isinstance(cost, dict) else {"kind": cost}
+    options = Options(component, DEFAULTS.client, fitted)
     selection = Selection(
         asked.sources, asked.engines, asked.gpus, asked.models, asked.grades, asked.headline
     )
@@ -106,6 +125,11 @@ def run_validation(asked: ValidateOrder) -> None:
         (asked.out / "report.md").write_text(report_markdown(report), encoding="utf-8")
         (asked.out / "report.html").write_text(render_page(report), encoding="utf-8")
         typer.echo(f"written to {asked.out}", err=True)
+    if asked.docs is not None:
+        asked.docs.write_text(docs_page(report), encoding="utf-8")
+    if asked.ceilings is not None:
+        sample = draw_sample(each.case for each in report.replayed)
+        write_ceilings(ceilings_of(sample, report.chosen), asked.ceilings)
 
 
 def _bar() -> Progress:

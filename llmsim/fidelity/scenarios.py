@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,10 +36,13 @@ class Options:
         The pool's ``cost`` component.
     client : mapping
         Replaces what is assumed of clients; see `Assumptions.client`.
+    calibrations : mapping of (engine, GPU) to terms
+        More terms of the ``cost`` component, for the cases of one engine on one GPU.
     """
 
     cost: Mapping[str, Any]
     client: Mapping[str, Any]
+    calibrations: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
 
 
 DEFAULTS: Final = Options({"kind": "roofline"}, {})
@@ -72,7 +75,8 @@ def scenario_data(
     traffic = _replayed(replay) if replay is not None else _traffic(case, client)
     longest = None if replay is not None else _longest(case, client)
     pool = _pool(case)
-    pool["cost"] = dict(options.cost)
+    fitted = options.calibrations.get((case.text("engine"), case.text("gpu")), {})
+    pool["cost"] = {**options.cost, **fitted}
     if known.batching:
         pool["batching"] = dict(known.batching)
     return {

@@ -119,6 +119,38 @@ def report_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+DOCS: Final = """# How wrong is llmsim?
+
+Made by `llmsim validate DIR --headline --docs docs/how-wrong.md`; not edited by hand. Every case is
+a measured serving run of a public source, simulated from its record alone: model, GPU, layout,
+lengths, load. What a record leaves out comes from `llmsim/fidelity/assumptions.yaml`, each value
+with its origin. Nothing is fitted to these cases, and there is no knob for a single case.
+
+- *Headline*: quality A and B of sources whose layout, lengths and load are known, vLLM and
+  TensorRT-LLM, aggregated serving. *With coverage*: what was not simulated counts as 100% wrong.
+- *tpot*, *ttft*, *e2e*: the mean where the source has it, else the median. *throughput*: output
+  tokens per second; where a closed-loop source gives none, requests in flight over mean time per
+  request (Little's law), for measurement and simulation alike.
+- *Capacity*: largest throughput over a ladder of at least four loads.
+- TensorRT-LLM and SGLang are simulated with vLLM's batching policy (SGLang: prefill first).
+- Repeats of the same run differ by 1% in TPOT and 4% in TTFT (median); across engine versions by
+  2% and 9%.
+
+Where the measurements are published: aiconfigurator (ai-dynamo/aiconfigurator,
+`silicon_sample.csv`; InferenceX data: attribution to SemiAnalysis InferenceX), inference-sim
+(inference-sim/inference-sim and its training data), LLMServingSim (casys-kaist/LLMServingSim,
+`bench/examples`), and a reproduction of InferenceX on H200
+(heyram74/nebius_sopertors_inferencex_benchmark). The command takes any folder in the same long
+format: one row per case, metric and statistic (`llmsim/fidelity/cases.py`).
+
+"""
+
+
+def docs_page(report: Report) -> str:
+    """Return the page ``docs/how-wrong.md``."""
+    return DOCS + report_markdown(report)
+
+
 def write_csv(report: Report, folder: Path) -> None:
     """Write ``cases.csv`` (every statistic), ``capacity.csv`` and ``not_simulated.csv``.
 
