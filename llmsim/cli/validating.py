@@ -45,7 +45,10 @@ def _words(text: str) -> tuple[str, ...]:
 def validate(
     where: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="A folder of measurements: e2e.csv.gz, requests/."),
+        typer.Argument(
+            metavar="DIR|FILE",
+            help="A folder of measurements, or a result file of vllm bench serve or SGLang.",
+        ),
     ],
     source: Annotated[str, typer.Option(help="Sources to take, such as 'aic-*,nebius*'.")] = "",
     grade: Annotated[str, typer.Option(help="Qualities to take.")] = "A,B",
@@ -71,11 +74,16 @@ def validate(
     docs: Annotated[
         Path | None, typer.Option(help="Write the page 'How wrong is llmsim?' there.")
     ] = None,
+    tp: Annotated[int, typer.Option(min=1, help="For a result file: tensor-parallel GPUs.")] = 1,
+    engine_version: Annotated[str, typer.Option(help="For a result file: the version.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fresh: Annotated[bool, typer.Option(help="Do not use results kept from earlier runs.")] = False,
 ) -> None:
     """Replay measured serving runs and print the error: TTFT, TPOT, throughput, capacity."""
     with exit_code_for_errors():
+        if where.is_file():
+            compare_file(where, model, gpu, tp, engine or "vllm", engine_version)
+            return
         order = ValidateOrder(
             where,
             _words(source),
@@ -94,6 +102,23 @@ def validate(
             docs,
         )
         run_validation(order)
+
+
+def compare_file(
+    path: Path, model: str, gpu: str, tp: int, engine: str, engine_version: str
+) -> None:
+    """Simulate one benchmark result and print measured beside predicted."""
+    from llmsim.fidelity.benchfile import Bench, compare_bench
+
+    case, found, _ = compare_bench(path, Bench(model, gpu, tp, engine, engine_version))
+    rows = [
+        (f"{metric} {stat}", f"{value:.6g}", f"{predicted:.6g}", f"{predicted / value - 1:+.1%}")
+        for (metric, stat), value in case.measured.items()
+        if value and (predicted := found.values.get((metric, stat))) is not None
+    ]
+    _print(("", "measured", "predicted", "error"), rows)
+    for warning in found.warnings:
+        typer.echo(f"note: {warning}", err=True)
 
 
 def run_validation(asked: ValidateOrder) -> None:

@@ -1,0 +1,206 @@
+"""A user's own benchmark result, of vllm bench serve or sglang.bench_serving, as a case."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.fidelity.cases import Case, Key
+from llmsim.fidelity.prediction import Prediction
+from llmsim.fidelity.replay import Work, prepare, simulate_all
+from llmsim.fidelity.scenarios import DEFAULTS, Options
+
+_TIMES: Final = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e", "e2e_latency": "e2e"}
+"""What the clients call a metric, and what it is called here."""
+
+_STATS: Final = {
+    "mean": "mean",
+    "median": "p50",
+    "std": "std",
+    "p90": "p90",
+    "p95": "p95",
+    "p99": "p99",
+}
+
+_RATES: Final = {
+    "request_throughput": "request_throughput",
+    "output_throughput": "output_throughput",
+    "total_token_throughput": "total_throughput",
+}
+
+_NEEDED: Final = ("completed", "total_input_tokens", "total_output_tokens", "duration")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a result file does not say.
+
+    Parameters
+    ----------
+    model, gpu : str
+        Cards; `model` empty takes the file's ``model_id``.
+    tp : int [GPUs]
+    engine : str
+        ``vllm``, ``sglang`` or ``trtllm``.
+    engine_version : str
+    """
+
+    model: str
+    gpu: str
+    tp: int = 1
+    engine: str = "vllm"
+    engine_version: str = ""
+
+
+def read_bench(path: Path, bench: Bench) -> tuple[Case, dict[str, Any]]:
+    """Read a result file.
+
+    Parameters
+    ----------
+    path : Path
+        A JSON object; of JSON lines the last one counts, since SGLang appends.
+    bench : Bench
+
+    Returns
+    -------
+    case : Case
+    lengths : mapping
+        Length law of the scenario: from the lists of lengths where the file has them
+        (``--save-detailed``), else fixed at the means.
+
+    Raises
+    ------
+    InputError
+        If it is no such file, or keys are missing; each with the nearest that is there.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            data = json.loads("\n".join(lines))
+        except ValueError:
+            data = json.loads(lines[-1]) if lines else None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(str(path), [Fault(str(path), "", f"not JSON: {error}")]) from None
+    if not isinstance(data, dict):
+        raise InputError(str(path), [Fault(str(path), "", "a benchmark result is a JSON object.")])
+    faults = [
+        Fault(
+            str(path),
+            key,
+            "is missing; this is no result of vllm bench serve or sglang.bench_serving.",
+            nearest(key, data),
+        )
+        for key in _NEEDED
+        if key not in data
+    ]
+    if not bench.gpu:
+        faults.append(Fault("", "--gpu", "is missing: the file does not say"))
+    if faults:
+        raise InputError(str(path), faults)
+    return _case(path, data, bench), _lengths(data)
+
+
+def _case(path: Path, data: Mapping[str, Any], bench: Bench) -> Case:
+    done = max(1, int(data["completed"]))
+    slots, rate = data.get("max_concurrency"), _rate(data.get("request_rate"))
+    total = int(data.get("num_prompts") or done)
+    closed = rate is None
+    fields = {
+        "source": "own benchmark",
+        "source_path": str(path),
+        "model": bench.model or str(data.get("model_id", "")),
+        "model_key": bench.model or str(data.get("model_id", "")),
+        "gpu": bench.gpu,
+        "n_gpu": str(bench.tp),
+        "tp": str(bench.tp),
+        "engine": bench.engine,
+        "engine_version": bench.engine_version,
+        "isl": str(round(data["total_input_tokens"] / done)),
+        "osl": str(round(data["total_output_tokens"] / done)),
+        # Without a rate every request is sent at once, as far as the slots allow.
+        "arrival": "closed loop" if closed else "poisson",
+        "concurrency": str(slots or total) if closed else "",
+        "rate_rps": "" if rate is None else str(rate),
+        "num_requests": str(total),
+    }
+    return Case(path.stem, "A", fields, _measured(data))
+
+
+def _rate(value: Any) -> float | None:
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        return None
+    return rate if math.isfinite(rate) and rate > 0 else None
+
+
+def _measured(data: Mapping[str, Any]) -> dict[Key, float]:
+    found: dict[Key, float] = {("duration", "total"): float(data["duration"])}
+    for stat, name in _STATS.items():
+        for metric, key in _TIMES.items():
+            value = data.get(f"{stat}_{metric}_ms")
+            if isinstance(value, int | float):
+                found[key, name] = value / 1e3
+    for column, key in _RATES.items():
+        if isinstance(data.get(column), int | float):
+            found[key, "mean"] = float(data[column])
+    return found
+
+
+def _lengths(data: Mapping[str, Any]) -> dict[str, Any]:
+    prompt, output = data.get("input_lens"), data.get("output_lens")
+    if not (isinstance(prompt, list) and isinstance(output, list) and prompt and output):
+        return {}
+    sides = {"prompt": np.array(prompt, float), "output": np.array(output, float)}
+    law: dict[str, Any] = {"kind": "lognormal"}
+    for side, values in sides.items():
+        law[f"{side}_mean_tokens"] = max(1.0, float(values.mean()))
+        law[f"{side}_cv"] = float(values.std() / max(values.mean(), 1.0))
+        law[f"{side}_max_tokens"] = max(1, int(values.max()))
+    return law
+
+
+def compare_bench(
+    path: Path, bench: Bench, options: Options = DEFAULTS
+) -> tuple[Case, Prediction, dict[str, Any]]:
+    """Simulate a benchmark result.
+
+    Parameters
+    ----------
+    path : Path
+    bench : Bench
+    options : Options
+
+    Returns
+    -------
+    case, prediction, scenario
+
+    Raises
+    ------
+    InputError
+        If the file or what was said besides it cannot be simulated.
+    """
+    case, lengths = read_bench(path, bench)
+    ready, left = prepare([case], None, options)
+    if left:
+        raise InputError(str(path), [Fault(str(path), "", left[0].reason)])
+    (work,) = ready
+    if lengths:
+        data = {**work.data, "traffic": {**work.data["traffic"], "lengths": lengths}}
+        most = lengths["prompt_max_tokens"] + lengths["output_max_tokens"]
+        data["engine"] = {**data["engine"], "max_model_len": most + 1}
+        budget = data["engine"]["max_num_batched_tokens"]
+        if not data["engine"]["chunked_prefill"]:
+            data["engine"]["max_num_batched_tokens"] = max(budget, most + 1)
+        work = Work(case, data, work.window, work.tpot_of_means, work.front_s)
+    (found,) = simulate_all([work])
+    if found.prediction is None:
+        raise InputError(str(path), [Fault(str(path), "", found.reason)])
+    return case, found.prediction, dict(work.data)

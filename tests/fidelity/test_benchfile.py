@@ -1,0 +1,79 @@
+"""Result files of vllm bench serve and sglang.bench_serving."""
+
+import json
+
+import pytest
+
+from llmsim.core.errors import InputError
+from llmsim.fidelity.benchfile import Bench, compare_bench, read_bench
+
+# Keys as the two clients write them; times in ms.
+VLLM = {
+    "date": "20260101-000000",
+    "backend": "vllm",
+    "model_id": "llama-3.1-8b",
+    "num_prompts": 16,
+    "request_rate": "inf",
+    "max_concurrency": 4,
+    "duration": 2.0,
+    "completed": 16,
+    "total_input_tokens": 1600,
+    "total_output_tokens": 320,
+    "request_throughput": 8.0,
+    "output_throughput": 160.0,
+    "total_token_throughput": 960.0,
+    "mean_ttft_ms": 30.0,
+    "median_ttft_ms": 28.0,
+    "mean_tpot_ms": 8.0,
+    "p99_itl_ms": 12.0,
+    "mean_e2el_ms": 180.0,
+}
+
+
+def write(folder, data):
+    path = folder / "mine.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_a_vllm_file_is_a_closed_loop_case(tmp_path):
+    case, lengths = read_bench(write(tmp_path, VLLM), Bench("", "h100-sxm"))
+    assert case.model_key == "llama-3.1-8b"
+    assert (case.whole("isl"), case.whole("osl"), case.whole("concurrency")) == (100, 20, 4)
+    assert case.measured["ttft", "mean"] == pytest.approx(0.03)
+    assert case.measured["ttft", "p50"] == pytest.approx(0.028)
+    assert case.measured["e2e", "mean"] == pytest.approx(0.18)
+    assert case.measured["total_throughput", "mean"] == 960.0
+    assert lengths == {}
+
+
+def test_a_rate_makes_it_open_and_sglang_appends_lines(tmp_path):
+    line = {**VLLM, "request_rate": 5.0, "mean_e2e_latency_ms": 200.0}
+    path = tmp_path / "lines.jsonl"
+    path.write_text(json.dumps(VLLM) + "\n" + json.dumps(line) + "\n")
+    case, _ = read_bench(path, Bench("llama-3.1-8b", "h100-sxm", engine="sglang"))
+    assert case.text("arrival") == "poisson"
+    assert case.number("rate_rps") == 5.0
+    assert case.measured["e2e", "mean"] == pytest.approx(0.2)
+
+
+def test_it_is_simulated_with_the_lengths_of_the_file(tmp_path):
+    detailed = {**VLLM, "input_lens": [90, 110] * 8, "output_lens": [20] * 16}
+    path = write(tmp_path, detailed)
+    case, prediction, data = compare_bench(path, Bench("", "h100-sxm"))
+    assert data["traffic"]["lengths"]["prompt_mean_tokens"] == 100
+    assert data["traffic"]["lengths"]["prompt_cv"] == pytest.approx(0.1)
+    assert prediction.values["completed", "total"] == 16
+    assert prediction.values["tpot", "mean"] > 0
+    assert set(case.measured) & set(prediction.values)
+
+
+def test_what_is_no_result_is_refused_with_what_is_missing(tmp_path):
+    with pytest.raises(InputError, match="Did you mean 'duratio'"):
+        read_bench(write(tmp_path, {"duratio": 1.0}), Bench("", "h100-sxm"))
+    path = tmp_path / "bad.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        read_bench(path, Bench("", "h100-sxm"))
+    with pytest.raises(InputError, match="--gpu"):
+        read_bench(write(tmp_path, VLLM), Bench("", ""))
