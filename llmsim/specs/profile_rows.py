@@ -364,7 +364,9 @@ def _read_csv(path: Path) -> Any:
 def _read_parquet(path: Path) -> Any:
     from pyarrow import parquet
 
-    return parquet.read_table(str(path))
+    words = [column.name for column in COLUMNS if column.kind == "text"]
+    # not read_table, which imports pandas; texts stay dictionaries, which decodes them once
+    return parquet.ParquetFile(str(path), read_dictionary=words).read()
 
 
 def _array(column: Column, values: Any) -> NDArray[Any]:
@@ -372,11 +374,12 @@ def _array(column: Column, values: Any) -> NDArray[Any]:
     import pyarrow.compute as pc
 
     if column.kind == "text":
-        encoded = pc.dictionary_encode(pc.fill_null(values.cast("string"), "")).combine_chunks()
-        words = np.array(encoded.dictionary.to_pylist() or [""], dtype=object)
+        encoded = pc.dictionary_encode(values).unify_dictionaries().combine_chunks()
+        words = np.array([*encoded.dictionary.to_pylist(), ""], dtype=object)
+        indices = pc.fill_null(encoded.indices, len(words) - 1)
         if _DEFAULTS.get(column.name):
             words[words == ""] = _DEFAULTS[column.name]
-        return np.asarray(words[encoded.indices.to_numpy(zero_copy_only=False)])
+        return np.asarray(words[indices.to_numpy(zero_copy_only=False)])
     if column.kind == "float":
         return np.asarray(values.to_numpy(), dtype=float)
     return np.asarray(pc.fill_null(values.cast("int64"), ABSENT).to_numpy())

@@ -35,6 +35,7 @@ from llmsim.specs import UNSCALED, OperatorScales
 Operators = Callable[[Floats], Iterator[OpTable]]
 
 MIXED = ("card", "split", "fused_varlen", "streams")
+_KEPT_PREFILLS = 65_536  # chunk compositions whose attention is remembered
 _POINTS_PER_OCTAVE = 12  # contexts at which a decode curve is evaluated before it is simplified
 
 
@@ -87,6 +88,7 @@ class MeasuredCost:
         self._set_mixed()
         self._lines: dict[int, tuple[list[int], list[PriceLine]]] = {}
         self._attention: dict[int, tuple[Pieces, float, float]] = {}
+        self._prefills: dict[tuple[int, ChunkSums], float] = {}
         self.line_error = 0.0
         if context.strict and self.operators.missing:
             faults = [
@@ -178,9 +180,19 @@ class MeasuredCost:
         if chunks:
             sums = self.base.chunk_sums(chunks)
             tokens += sums.new
-            gpu_ns = self._joined(self._prefill_ns(sums, len(chunks)), gpu_ns)
-        gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
-        gpu_ns += self._at(self._head_ns, logits, self.head_tables)
+            key = (len(chunks), sums)
+            prefill = self._prefills.get(key)
+            if prefill is None:
+                if len(self._prefills) >= _KEPT_PREFILLS:
+                    self._prefills.clear()
+                prefill = self._prefills[key] = self._prefill_ns(sums, len(chunks))
+            gpu_ns = self._joined(prefill, gpu_ns)
+        priced, heads = self._token_ns, self._head_ns
+        if tokens < len(priced) and logits < len(heads):
+            gpu_ns += priced[tokens] + heads[logits]
+        else:
+            gpu_ns += self._at(priced, tokens, self.token_operators)
+            gpu_ns += self._at(heads, logits, self.head_tables)
         added, beside = self.base.host_ns(tokens, decode + len(chunks))
         return max(1, round(added + max(gpu_ns, beside)))
 

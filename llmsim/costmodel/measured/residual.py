@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 
 NEIGHBOURS = 40
 INVERSE_NEIGHBOURS = 4
+_BLOCK = 512  # queries solved at once: bounds memory
 _ROUND = 6  # digits of a coordinate that tell rows apart
 
 
@@ -74,15 +75,6 @@ class Scattered:
         return cls(coordinates.min(axis=0), coordinates.max(axis=0), step, points, middle)
 
     @cached_property
-    def _basis(self) -> Any:
-        from scipy.interpolate import RBFInterpolator
-
-        near = min(NEIGHBOURS, len(self.points))
-        return RBFInterpolator(
-            self.points, self.values, neighbors=near, kernel="linear", degree=0, smoothing=0.0
-        )
-
-    @cached_property
     def _tree(self) -> Any:
         from scipy.spatial import cKDTree
 
@@ -107,7 +99,32 @@ class Scattered:
             return np.interp(inside[:, 0] / self.step[0], self.points[:, 0], self.values), outside
         if len(self.points) < 3:
             return np.full(len(inside), self.values.mean()), outside
-        return self._basis(inside / self.step), outside
+        return self._linear_basis(inside / self.step), outside
+
+    def _linear_basis(self, queries: Floats) -> Floats:
+        """Interpolate by a linear radial basis over the nearest points, with a constant.
+
+        Notes
+        -----
+        ``f(x) = c + sum_i w_i |x - x_i|`` with ``f(x_i) = y_i`` and ``sum w_i = 0``, solved anew
+        for each query's neighbours.
+        """
+        near = min(NEIGHBOURS, len(self.points))
+        found = np.empty(len(queries))
+        for start in range(0, len(queries), _BLOCK):
+            block = queries[start : start + _BLOCK]
+            distance, index = self._tree.query(block, k=near)
+            points, values = self.points[index], self.values[index]
+            system = np.ones((len(block), near + 1, near + 1))
+            between = points[:, :, None, :] - points[:, None, :, :]
+            system[:, :near, :near] = np.sqrt((between * between).sum(axis=-1))
+            system[:, near, near] = 0.0
+            right = np.zeros((len(block), near + 1, 1))
+            right[:, :near, 0] = values
+            weights = np.linalg.solve(system, right)[:, :, 0]
+            reach = (weights[:, :near] * distance).sum(axis=1)
+            found[start : start + _BLOCK] = reach + weights[:, near]
+        return found
 
     def by_inverse_distance(self, coordinates: Floats) -> tuple[Floats, Floats]:
         """Return the same by inverse squared distance to the four nearest points."""
