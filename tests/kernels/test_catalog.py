@@ -48,3 +48,23 @@ def test_a_kernel_that_is_not_there_is_named():
         find("triton.paged_decod.v1")
     with pytest.raises(InputError, match="kv fp8"):
         find("triton.paged_decode.v1", "kv fp4")
+
+
+def test_the_check_prints_every_error(capsys):
+    from llmsim_kernels.check import main
+
+    assert main(["triton.rmsnorm.v1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6  # three variants, fp16 and fp32
+    assert all(line.startswith("triton.rmsnorm.v1") and line.endswith("ok") for line in lines)
+
+
+def test_the_check_reports_a_wrong_kernel(capsys, monkeypatch):
+    from llmsim_kernels.check import main
+    from llmsim_kernels.ops import kv_int4, reference
+
+    monkeypatch.setattr(kv_int4, "rotate64", lambda x: reference.rotated64(x) * 1.01)
+    assert main(["triton.hadamard64.v1"]) == 1
+    assert "1.00e-02" in capsys.readouterr().out
+    assert main(["triton.hadamard.v1"]) == 2
+    assert "triton.hadamard64.v1" in capsys.readouterr().err
