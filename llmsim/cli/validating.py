@@ -14,7 +14,7 @@ from llmsim.cli.ending import exit_code_for_errors
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from llmsim.fidelity.validation import Report
+    from llmsim.fidelity.validation import Order, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class ValidateOrder:
     calibration: Path | None = None
     ceilings: Path | None = None
     docs: Path | None = None
+    ablate: bool = False
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -74,6 +75,9 @@ def validate(
     docs: Annotated[
         Path | None, typer.Option(help="Write the page 'How wrong is llmsim?' there.")
     ] = None,
+    ablate: Annotated[
+        bool, typer.Option(help="Also change each assumption in turn, on a fixed sample.")
+    ] = False,
     tp: Annotated[int, typer.Option(min=1, help="For a result file: tensor-parallel GPUs.")] = 1,
     engine_version: Annotated[str, typer.Option(help="For a result file: the version.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
@@ -100,6 +104,7 @@ def validate(
             calibration,
             ceilings,
             docs,
+            ablate,
         )
         run_validation(order)
 
@@ -150,11 +155,28 @@ def run_validation(asked: ValidateOrder) -> None:
         (asked.out / "report.md").write_text(report_markdown(report), encoding="utf-8")
         (asked.out / "report.html").write_text(render_page(report), encoding="utf-8")
         typer.echo(f"written to {asked.out}", err=True)
+    if asked.ablate:
+        _print_ablation(order, report)
     if asked.docs is not None:
         asked.docs.write_text(docs_page(report), encoding="utf-8")
     if asked.ceilings is not None:
         sample = draw_sample(each.case for each in report.replayed)
         write_ceilings(ceilings_of(sample, report.chosen), asked.ceilings)
+
+
+def _print_ablation(order: Order, report: Report) -> None:
+    """Print what each assumption is worth on the fixed sample of these cases."""
+    from llmsim.fidelity.ablation import ablate
+    from llmsim.fidelity.replay import cache_folder
+    from llmsim.fidelity.requests import RequestFiles
+    from llmsim.fidelity.sample import draw_sample
+    from llmsim.fidelity.tables import ABLATION_HEAD, ablation_rows
+
+    cases = [each.case for each in report.replayed]
+    files = RequestFiles(order.folder, cache_folder() / "traces", cases)
+    sample = draw_sample(cases)
+    found = ablate(sample, order.options, files, order.store, order.jobs)
+    _print(ABLATION_HEAD, ablation_rows(found))
 
 
 def _bar() -> Progress:

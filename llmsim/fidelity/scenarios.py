@@ -86,7 +86,7 @@ def scenario_data(
         "seed": 1,
         "model": known.model or case.model_key,
         "traffic": traffic,
-        "engine": _engine(case, known, longest),
+        "engine": _engine(case, known, longest, client.get("recipe_budget", True)),
         "fleet": {"routing": {"kind": "round-robin"}, "pools": {"main": pool}},
     }
 
@@ -114,10 +114,11 @@ def _pool(case: Case) -> dict[str, Any]:
     return pool
 
 
-def _engine(case: Case, known: Assumptions, longest: int | None) -> dict[str, Any]:
+def _engine(case: Case, known: Assumptions, longest: int | None, recipe: bool) -> dict[str, Any]:
     """Return the engine's settings: what is assumed, then what the case records."""
     engine = dict(known.engine)
-    engine |= _budget(case, known.budget)
+    if recipe:
+        engine |= _budget(case, known.budget)
     if known.quantisation:
         engine["quantisation"] = known.quantisation
     for column in ("max_num_seqs", "max_num_batched_tokens"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from llmsim.fidelity.ablation import Ablated
 from llmsim.fidelity.kvmemory import KvRow
 from llmsim.fidelity.scores import Capacity, Errors, Group, errors_of, reasons
 from llmsim.fidelity.validation import SIDES, Report
@@ -68,6 +69,25 @@ def capacity_rows(ladders: Sequence[Capacity]) -> list[Row]:
         part = [x.error_frac for x in ladders if x.case.text("source") == source]
         rows.append((source, str(len(part)), told(errors_of(part))))
     return rows
+
+
+ABLATION_HEAD: Final[Row] = ("changed", "cases", "tpot", "as it is", "ttft", "as it is")
+
+
+def ablation_rows(found: Sequence[Ablated]) -> list[Row]:
+    """Return one row per ablation, in the order of `ABLATION_HEAD`."""
+    return [
+        (
+            each.name,
+            str(each.changed),
+            *(told(side.get(metric)) for metric in ("tpot", "ttft") for side in _sides(each)),
+        )
+        for each in found
+    ]
+
+
+def _sides(each: Ablated) -> tuple[Mapping[str, Errors], Mapping[str, Errors]]:
+    return each.errors, each.before
 
 
 KV_HEAD: Final[Row] = ("KV memory [GiB per GPU]", "logged", "predicted", "error", "scored", "terms")
