@@ -94,7 +94,7 @@ def show(profile: FolderArgument) -> None:
     with exit_code_for_errors():
         from llmsim.costmodel.measured.profile import find_profile, load_profile
 
-        loaded = load_profile(find_profile(profile))
+        loaded = load_profile(find_profile(profile), failed_too=True)
         meta = loaded.meta
         assert meta is not None
         for name, value in (
@@ -146,7 +146,7 @@ def fit(
             typer.echo(str(kernels))
             return
         fit_profile(folder, seed)
-        loaded = load_profile(folder)
+        loaded = load_profile(folder, failed_too=True)
         assert loaded.meta is not None
         tables = [table for op in loaded.operators() for table in loaded.tables(op)]
         print_rows(_table(loaded.meta.fit, tables))
@@ -158,7 +158,7 @@ def diff(first: FolderArgument, second: FolderArgument) -> None:
         from llmsim.costmodel.measured.fitting import compare_profiles
         from llmsim.costmodel.measured.profile import find_profile, load_profile
 
-        old, new = (load_profile(find_profile(name)) for name in (first, second))
+        old, new = (load_profile(find_profile(name), failed_too=True) for name in (first, second))
         rows = compare_profiles(old, new)
         if not rows:
             typer.echo("no shape that both have", err=True)

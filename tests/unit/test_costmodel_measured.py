@@ -204,6 +204,7 @@ def test_wrong_questions_name_what_is_wrong(profile, tmp_path):
     failed = write_profile(tmp_path / "f", rows(("norm",)), state="failed", drift_frac=0.2)
     with pytest.raises(CardError, match="drifted by 20%"):
         load_profile(failed)
+    assert load_profile(failed, failed_too=True).operators() == ("norm",)
 
 
 def test_scattered_values_are_met_at_their_points_and_held_outside():

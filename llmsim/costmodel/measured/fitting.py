@@ -187,7 +187,7 @@ def fit_profile(folder: Path, seed: int = 0) -> Mapping[str, Any]:
     CardError
         If the profile cannot be read.
     """
-    profile = load_profile(folder)
+    profile = load_profile(folder, failed_too=True)
     assert profile.meta is not None
     unfitted = Profile(profile.name, profile.rows, profile.device, replace(profile.meta, fit={}))
     fits = describe_fits(unfitted, seed)

@@ -448,7 +448,7 @@ def find_profile(name_or_path: str, near: Path | None = None) -> Path:
     raise CardError(f"profile '{name_or_path}'", [fault])
 
 
-def load_profile(folder: Path, card: GpuCard | None = None) -> Profile:
+def load_profile(folder: Path, card: GpuCard | None = None, *, failed_too: bool = False) -> Profile:
     """Read a profile folder.
 
     Parameters
@@ -456,6 +456,8 @@ def load_profile(folder: Path, card: GpuCard | None = None) -> Profile:
     folder : Path
     card : GpuCard or None
         The pool's, whose datasheet figures the mean functions then use.
+    failed_too : bool
+        Read a profile whose device drifted too far: to look at it, not to price with it.
 
     Raises
     ------
@@ -463,7 +465,7 @@ def load_profile(folder: Path, card: GpuCard | None = None) -> Profile:
         With every fault of the files.
     """
     meta = read_meta(folder)
-    if meta.state == "failed":
+    if meta.state == "failed" and not failed_too:
         message = f"is 'failed': ceilings drifted by {100 * meta.drift_frac:.0f}% while it ran."
         raise CardError("meta.json", [Fault(str(folder / "meta.json"), "state", message)])
     return Profile(meta.profile_id, read_rows(folder), device_of(meta, card), meta)
