@@ -43,45 +43,57 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+WhereArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR|FILE",
+        help="A folder of measurements, or a result file of vllm bench serve or SGLang.",
+    ),
+]
+SourceOption = Annotated[str, typer.Option(help="Sources to take, such as 'aic-*,nebius*'.")]
+CostOption = Annotated[
+    str, typer.Option(help="Cost component, in YAML, such as '{kind: roofline}'.")
+]
+OutOption = Annotated[Path | None, typer.Option(help="Write CSV files, Markdown and a page there.")]
+ScenariosOption = Annotated[
+    Path | None, typer.Option(help="Write the scenario of every case there.")
+]
+CalibrationOption = Annotated[
+    Path | None, typer.Option(help="Folder of files that `llmsim calibrate` wrote.")
+]
+CeilingsOption = Annotated[
+    Path | None, typer.Option(help="Write today's errors of a fixed sample there.")
+]
+DocsOption = Annotated[
+    Path | None, typer.Option(help="Write the page 'How wrong is llmsim?' there.")
+]
+AblateOption = Annotated[
+    bool, typer.Option(help="Also change each assumption in turn, on a fixed sample.")
+]
+TpOption = Annotated[int, typer.Option(min=1, help="For a result file: tensor-parallel GPUs.")]
+VersionOption = Annotated[str, typer.Option(help="For a result file: the engine's version.")]
+FreshOption = Annotated[bool, typer.Option(help="Do not use results kept from earlier runs.")]
+
+
 def validate(
-    where: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR|FILE",
-            help="A folder of measurements, or a result file of vllm bench serve or SGLang.",
-        ),
-    ],
-    source: Annotated[str, typer.Option(help="Sources to take, such as 'aic-*,nebius*'.")] = "",
+    where: WhereArgument,
+    source: SourceOption = "",
     grade: Annotated[str, typer.Option(help="Qualities to take.")] = "A,B",
     engine: Annotated[str, typer.Option(help="Engines to take.")] = "",
     gpu: Annotated[str, typer.Option(help="GPUs to take.")] = "",
     model: Annotated[str, typer.Option(help="Models (model_key) to take.")] = "",
     headline: Annotated[bool, typer.Option(help="Only the cases of the headline.")] = False,
-    cost: Annotated[
-        str, typer.Option(help="Cost component, in YAML, such as '{kind: roofline}'.")
-    ] = "roofline",
-    out: Annotated[
-        Path | None, typer.Option(help="Write CSV files, Markdown and a page there.")
-    ] = None,
-    save_scenarios: Annotated[
-        Path | None, typer.Option(help="Write the scenario of every case there.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Folder of files that `llmsim calibrate` wrote.")
-    ] = None,
-    ceilings: Annotated[
-        Path | None, typer.Option(help="Write today's errors of a fixed sample there.")
-    ] = None,
-    docs: Annotated[
-        Path | None, typer.Option(help="Write the page 'How wrong is llmsim?' there.")
-    ] = None,
-    ablate: Annotated[
-        bool, typer.Option(help="Also change each assumption in turn, on a fixed sample.")
-    ] = False,
-    tp: Annotated[int, typer.Option(min=1, help="For a result file: tensor-parallel GPUs.")] = 1,
-    engine_version: Annotated[str, typer.Option(help="For a result file: the version.")] = "",
+    cost: CostOption = "roofline",
+    out: OutOption = None,
+    save_scenarios: ScenariosOption = None,
+    calibration: CalibrationOption = None,
+    ceilings: CeilingsOption = None,
+    docs: DocsOption = None,
+    ablate: AblateOption = False,
+    tp: TpOption = 1,
+    engine_version: VersionOption = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    fresh: Annotated[bool, typer.Option(help="Do not use results kept from earlier runs.")] = False,
+    fresh: FreshOption = False,
 ) -> None:
     """Replay measured serving runs and print the error: TTFT, TPOT, throughput, capacity."""
     with exit_code_for_errors():
@@ -90,21 +102,21 @@ def validate(
             return
         order = ValidateOrder(
             where,
-            _words(source),
-            _words(grade),
-            _words(engine),
-            _words(gpu),
-            _words(model),
-            headline,
-            cost,
-            out,
-            save_scenarios,
-            jobs,
-            fresh,
-            calibration,
-            ceilings,
-            docs,
-            ablate,
+            sources=_words(source),
+            grades=_words(grade),
+            engines=_words(engine),
+            gpus=_words(gpu),
+            models=_words(model),
+            headline=headline,
+            cost=cost,
+            out=out,
+            scenarios=save_scenarios,
+            jobs=jobs,
+            fresh=fresh,
+            calibration=calibration,
+            ceilings=ceilings,
+            docs=docs,
+            ablate=ablate,
         )
         run_validation(order)
 
