@@ -1,0 +1,71 @@
+"""`llmsim validate` from outside: tables, files, scenarios that run, faults that help."""
+
+import csv
+
+import pytest
+from typer.testing import CliRunner
+
+from llmsim.cli import app
+from llmsim.scenario import Scenario
+
+HEADER = (
+    "case_id,quality,source,source_path,model,model_key,gpu,n_gpu,tp,dp,engine,engine_version,"
+    "workload,isl,osl,arrival,rate_rps,concurrency,num_requests,metric,stat,value,unit\n"
+)
+RUNS = [("1", 7.0), ("2", 7.5), ("4", 8.0), ("8", 9.0)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = []
+    for slots, tpot in RUNS:
+        row = f"c{slots},A,lab,runs/x,llama,llama-3.1-8b,h100-sxm,1,1,1,vllm,0.15.1,random,"
+        row += f"200,8,closed loop,inf,{slots},{slots},"
+        rows += [f"{row}tpot,mean,{tpot},ms", f"{row}ttft,mean,40,ms"]
+    rows.append(
+        "d,B,lab,runs/x,llama,llama-3.1-8b,h100-sxm,1,1,1,tgi,2,r,9,9,single,,1,1,tpot,mean,9,ms"
+    )
+    rows.append(
+        "e,C,lab,runs/x,llama,llama-3.1-8b,h100-sxm,1,1,1,vllm,2,r,9,9,single,,1,1,tpot,mean,9,ms"
+    )
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "e2e.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    return tmp_path / "lab"
+
+
+def call(*words, code=0):
+    result = CliRunner().invoke(app, ["validate", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_folder_is_validated(folder, tmp_path):
+    out, scenarios = tmp_path / "out", tmp_path / "scenarios"
+    told = call(folder, "--jobs", 1, "--out", out, "--save-scenarios", scenarios)
+    assert "all cases" in told
+    line = next(text for text in told.splitlines() if text.startswith("all cases"))
+    assert line.split()[2:4] == ["5", "4"]  # C is never scored, tgi is not simulated
+    assert "tgi: the engine has no model here" in told
+    assert "all ladders" in told  # four loads make a capacity
+    with (out / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case_id"] for row in rows} == {f"c{slots}" for slots, _ in RUNS}
+    assert "With coverage" in (out / "report.html").read_text()
+    assert "<svg" in (out / "report.html").read_text()
+    saved = sorted(scenarios.glob("*.yaml"))
+    assert len(saved) == 4
+    assert Scenario.load(saved[0]).traffic.arrivals.params["in_flight"] == 1
+
+
+def test_the_page_of_the_docs_is_made_by_it(folder, tmp_path):
+    page = tmp_path / "page.md"
+    call(folder, "--jobs", 1, "--model", "llama-3.1-8b", "--docs", page)
+    text = page.read_text()
+    assert text.startswith("# How wrong is llmsim?")
+    assert "## By source" in text
+
+
+def test_a_selection_that_takes_nothing_says_what_there_is(folder):
+    told = call(folder, "--source", "labs", code=2)
+    assert "Did you mean 'lab'?" in told
