@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +53,6 @@ def test_azure_stamps_are_read_to_100_ns():
     _, chunks = read("azure-2023", AZURE, limit=2)
     # 18:15:46.6805900 and 18:15:50.9951690
     assert column(chunks, "arrival_ns").tolist() == [0, 4_314_579_000]
-
-
-def test_azure_loads_fast_once_imported():
-    read("azure-2023", AZURE, limit=1)
-    best = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        read("azure-2023", AZURE)
-        best.append(time.perf_counter() - begin)
-    assert min(best) < 0.15
 
 
 def test_reading_csv_does_not_import_pandas():
