@@ -30,9 +30,9 @@ COLLECTIVE_BYTES = 375 * MIB
 """NCCL and custom all-reduce buffers of a group: 0.35-0.4 GiB seen with vLLM [bytes]."""
 
 _LOGIT_BYTES = 2 + 4 + 4 + 8 + 4 + 4 + 4 + 2
-"""Peak of vLLM's profiling run of the sampler per logit, top-k and top-p on: 16-bit logits, their
-fp32 copy, sorted values, int64 indices, softmax, cumulative sum, values scattered back, masks. With
-10 bytes, the first two and one more, vLLM 0.11 found up to 3.8 GiB less KV than the plan [bytes]."""
+"""Peak of vLLM's profiling run of the sampler per logit, top-k and top-p on [bytes]: 16-bit logits,
+their fp32 copy, sorted values, int64 indices, softmax, cumulative sum, values scattered back, masks.
+With 10 bytes for it, vLLM 0.11 found up to 3.8 GiB less KV than the plan."""
 
 
 @dataclass(frozen=True, slots=True)

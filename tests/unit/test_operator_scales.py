@@ -1,4 +1,4 @@
-"""Factors on operator families: each reaches its own operators and nothing else, never the floor."""
+"""Factors on operator families: each reaches its own operators alone, and never the floor."""
 
 from dataclasses import fields
 
