@@ -139,6 +139,7 @@ def read_cases(folder: Path) -> list[Case]:
                 if name not in ("metric", "stat", "value", "unit")
             }
             case = cases[case_id] = Case(case_id, row["quality"], known, {}, line)
+        # read-only for everybody else; here it is still being put together
         case.measured[key] = value * _SI.get(row["unit"], 1.0)  # type: ignore[index]
     if faults:
         raise InputError(str(path), faults)

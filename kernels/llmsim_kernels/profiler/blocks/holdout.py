@@ -59,6 +59,7 @@ def _shapes(plan: Plan, draw: random.Random) -> Iterator[tuple[int, Callable[[],
         return moe.moe(plan, 64, 6, 2048, 1408, tokens, block=12, holdout=True)
 
     for dtype_w in gemm.weight_types(plan):
+        # the default binds the loop variable; mypy cannot infer a lambda with one
         yield 8 * few, lambda dtype_w=dtype_w: product(dtype_w)  # type: ignore[misc]
     yield 6 * few, decoding
     yield 2 * few, lambda: prompt(False)
