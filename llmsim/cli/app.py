@@ -29,8 +29,6 @@ show_app = typer.Typer(
 app.add_typer(show_app, name="show")
 add_commands(profile_app)
 app.add_typer(profile_app, name="profile")
-app.command()(validate)
-app.command()(calibrate)
 
 SetOption = Annotated[
     list[str] | None,
@@ -145,6 +143,10 @@ def list_(
         from llmsim.cli.looking import list_things
 
         list_things(what)
+
+
+app.command()(validate)
+app.command()(calibrate)
 
 
 @app.command()
