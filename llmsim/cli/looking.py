@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import textwrap
 from collections.abc import Iterable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from llmsim.core.paths import list_data
 from llmsim.core.units import GIB
 
 CARDS = ("gpus", "models", "links")
+_WIDTH = 80  # columns of a terminal that nobody has widened
 
 
 def print_rows(rows: Iterable[Sequence[str]], indent: str = "") -> None:
@@ -109,7 +111,7 @@ def _told(path: Path) -> str:
 
 
 def show_card(what: str, name: str) -> None:
-    """Print each number of a card with unit and source.
+    """Print each number of a card with unit and source; sources once, by number.
 
     Parameters
     ----------
@@ -132,10 +134,18 @@ def show_card(what: str, name: str) -> None:
         rows = specs.load_gpu(name).rows()
     else:
         rows = specs.load_link(name).rows()
+    sources = {source: n for n, source in enumerate(dict.fromkeys(r.source for r in rows), 1)}
     print_rows(
         [("field", "value", "unit", "source")]
-        + [(r.field, _text(r.value), r.unit, r.source) for r in rows]
+        + [(r.field, _text(r.value), r.unit, f"[{sources[r.source]}]") for r in rows]
     )
+    typer.echo("\nsources")
+    for source, number in sources.items():
+        mark = f"[{number}]".ljust(5)
+        told = textwrap.wrap(source, _WIDTH - len(mark), break_on_hyphens=False)
+        for line in told or [""]:
+            typer.echo((mark + line).rstrip())
+            mark = " " * len(mark)
 
 
 def _text(value: float | str) -> str:

@@ -189,12 +189,16 @@ def test_list_names_everything_and_one_sort():
 
 def test_show_gives_unit_and_source_of_each_number():
     for words in (["gpu", "h100-sxm"], ["link", "nvlink4"], ["price", "h100-sxm"]):
-        head, *rows = call("show", *words).stdout.splitlines()
+        told = call("show", *words).stdout
+        assert max(map(len, told.splitlines())) <= 80
+        numbers, sources = told.split("\n\nsources\n")
+        head, *rows = numbers.splitlines()
         assert head.split() == ["field", "value", "unit", "source"]
         starts = [head.index(word) for word in head.split()]
         for row in rows:
             cells = [row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
             assert all(cells), row
+            assert f"\n{cells[-1]}" in f"\n{sources}"
     assert "num_hidden_layers" in call("show", "model", "llama-3.1-8b").stdout
 
 
