@@ -192,6 +192,12 @@ def show_link(name: NameArgument) -> None:
     _show("link", name)
 
 
+@show_app.command(name="engine")
+def show_engine(name: NameArgument) -> None:
+    """Every number of an engine card: what its host does, with unit and source."""
+    _show("engine", name)
+
+
 @show_app.command(name="price")
 def show_price(gpu: Annotated[str, typer.Argument(help="Name of a GPU card.")]) -> None:
     """Show what a GPU costs, by cloud."""

@@ -17,7 +17,7 @@ from llmsim.core.errors import InputError, RegistryError, nearest
 from llmsim.core.paths import list_data
 from llmsim.core.units import GIB
 
-CARDS = ("gpus", "models", "links")
+CARDS = ("gpus", "models", "links", "engines")
 _WIDTH = 80  # columns of a terminal that nobody has widened
 
 
@@ -93,6 +93,10 @@ def _card_line(what: str, name: str) -> str:
             return f"{gpu.vendor}, {memory:.0f} GiB at {speed:.2f} TB/s, bf16 {peak:.0f} TFLOP/s"
         if what == "links":
             return f"{specs.load_link(name).bytes_per_s / 1e9:.0f} GB/s per direction"
+        if what == "engines":
+            engine = specs.load_engine(name)
+            way = "schedules ahead" if engine.lookahead else "schedules between steps"
+            return f"{way}, host {engine.host.base_s * 1e3:.2f} ms per step"
         model = specs.load_model(name)
         total, active = model.total_parameters / 1e9, model.active_parameters / 1e9
         return f"{total:.1f}B parameters" + (f", {active:.1f}B active" if active < total else "")
@@ -116,7 +120,7 @@ def show_card(what: str, name: str) -> None:
     Parameters
     ----------
     what : str
-        ``gpu``, ``link`` or ``price``.
+        ``gpu``, ``link``, ``engine`` or ``price``.
     name : str
         Name of the card, a path, or for prices a GPU's name.
 
@@ -132,6 +136,8 @@ def show_card(what: str, name: str) -> None:
         rows = [row for offer in specs.load_prices() if offer.gpu == gpu for row in offer.rows()]
     elif what == "gpu":
         rows = specs.load_gpu(name).rows()
+    elif what == "engine":
+        rows = specs.load_engine(name).rows()
     else:
         rows = specs.load_link(name).rows()
     sources = {source: n for n, source in enumerate(dict.fromkeys(r.source for r in rows), 1)}

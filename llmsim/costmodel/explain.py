@@ -85,7 +85,7 @@ class StepParts(Protocol):
         """Yield LM head and sampler."""
         ...
 
-    def host_ns(self, tokens: int, requests: int) -> tuple[float, float]:
+    def host_ns(self, tokens: int, decode: int, chunks: int) -> tuple[float, float]:
         """Return host work that adds to the GPU's, and that runs beside it [ns]."""
         ...
 
@@ -112,7 +112,7 @@ def explain_parts(
         rows += [_table_row(table) for table in cost.head_tables(np.array([float(logits)]))]
     rows += attention
     gpu_s = sum(row.seconds for row in rows)
-    added_ns, beside_ns = cost.host_ns(tokens, len(contexts) + len(chunks))
+    added_ns, beside_ns = cost.host_ns(tokens, len(contexts), len(chunks))
     host_s = (added_ns + max(0.0, beside_ns - gpu_s * NS_PER_S)) / NS_PER_S
     if host_s > 0:
         rows.append(OperatorRow("host", 1, 0.0, 0.0, host_s, "host", "host", 0.0))

@@ -103,9 +103,10 @@ class RooflineCost:
 
     Notes
     -----
-    Launching kernels one by one, for steps larger than the largest captured graph, runs beside
-    the GPU: it counts as host work that the GPU can hide, with and without lookahead. Steps up to
-    that size are padded to a captured size, mixed ones too (piecewise graphs of vLLM v1).
+    Launching kernels one by one, for steps larger than the largest captured graph or for what the
+    graph of a mixed step leaves out, runs beside the GPU: it counts as host work that the GPU can
+    hide, with and without lookahead. Steps up to that size are padded to a captured size, mixed
+    ones too (piecewise graphs of vLLM v1).
 
     With windowed layers the switch between host-bound and GPU-bound decode is placed for equal
     contexts; of the two sums it is given, `decode_line` needs only the padded one.
@@ -162,8 +163,11 @@ class RooflineCost:
         self._token_ns = self._sum_ns(self.token_operators, self.padded(np.arange(top + 1.0)))
         self._head_ns = self._sum_ns(self.head_tables, np.arange(limits.max_num_seqs + 1.0))
         self._eager_ns = self.host.eager_layer_s * self.model.layer_count * NS_PER_S
+        self._prefill_launch_ns = self.host.prefill_layer_s * self.model.layer_count * NS_PER_S
         self._host_base_ns = self.host.base_s * NS_PER_S
         self._host_request_ns = self.host.per_request_s * NS_PER_S
+        self._gap_ns = self.host.gap_s * NS_PER_S
+        self._chunk_gap_ns = self.host.gap_per_chunk_s * NS_PER_S
 
     @staticmethod
     def _sum_ns(operators: Operators, sizes: Floats) -> list[float]:
@@ -271,7 +275,7 @@ class RooflineCost:
             self.prefill_tokens = sums.new
         gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
         gpu_ns += self._at(self._head_ns, logits, self.head_tables)
-        return max(1, round(self._with_host(gpu_ns, tokens, decode + len(chunks))))
+        return max(1, round(self._with_host(gpu_ns, tokens, decode, len(chunks))))
 
     def add_prefill_attention(self, time_ns: float, sums: ChunkSums) -> float:
         """Return `time_ns` [ns] plus the prefill attention of all layers.
@@ -341,20 +345,27 @@ class RooflineCost:
         rows = len(contexts) + len(chunks) if logits is None else logits
         return explain_step(self, chunks, contexts, rows)
 
-    def host_ns(self, tokens: int, requests: int) -> tuple[float, float]:
+    def host_ns(self, tokens: int, decode: int, chunks: int) -> tuple[float, float]:
         """Return host work that adds to the GPU's, and host work that runs beside it [ns].
 
         Parameters
         ----------
-        tokens, requests : int [tokens], [requests]
+        tokens : int [tokens]
             In the step.
+        decode, chunks : int [requests]
+            Decoding, and in prefill.
         """
-        work = self._host_base_ns + self._host_request_ns * requests
-        launch = self._eager_ns if tokens > self.graph_tokens else 0.0
-        return (0.0, work + launch) if self.lookahead else (work, launch)
+        work = self._host_base_ns + self._host_request_ns * (decode + chunks)
+        launch = 0.0
+        if tokens > self.graph_tokens:
+            launch = self._eager_ns
+        elif chunks:
+            launch = self._prefill_launch_ns
+        gap = self._gap_ns + self._chunk_gap_ns * chunks
+        return (gap, work + launch - gap) if self.lookahead else (gap + work, launch)
 
-    def _with_host(self, gpu_ns: float, tokens: int, requests: int) -> float:
-        added, beside = self.host_ns(tokens, requests)
+    def _with_host(self, gpu_ns: float, tokens: int, decode: int, chunks: int) -> float:
+        added, beside = self.host_ns(tokens, decode, chunks)
         return added + (gpu_ns if gpu_ns > beside else beside)
 
     def _at(self, table: list[float], size: int, operators: Operators) -> float:
@@ -373,7 +384,7 @@ class RooflineCost:
             + self._at(self._token_ns, batch, self.token_operators)
             + self._at(self._head_ns, batch, self.head_tables)
         )
-        added, beside = self.host_ns(batch, batch)
+        added, beside = self.host_ns(batch, batch, 0)
         line = PriceLine(added + gpu_ns, token, windowed)
         until = self._knot(beside - gpu_ns, batch)
         if until < 1:

@@ -6,7 +6,7 @@ may set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -27,8 +27,6 @@ from llmsim.specs import (
     load_gpu,
 )
 
-_HOST = HostTerms()
-
 
 class CostKind(Protocol):
     """One way to price steps; its fields are its YAML parameters."""
@@ -42,6 +40,7 @@ class CostKind(Protocol):
         limits: EngineLimits,
         kv_dtype: str | None,
         lookahead: int,
+        host: HostTerms,
     ) -> StepCost:
         """Return the cost model of one pool.
 
@@ -57,6 +56,8 @@ class CostKind(Protocol):
             None for what the checkpoint asks for.
         lookahead : int
             1 for asynchronous scheduling.
+        host : HostTerms
+            Of the engine's version; a kind's own parameters go before them.
 
         Raises
         ------
@@ -76,19 +77,29 @@ class KernelPrices:
     Parameters
     ----------
     host_base_s : float [s]
-        Scheduling, input preparation and output handling of any step.
+        Scheduling, input preparation and output handling of any step; absent: as the engine's
+        version does, as for the other terms of the host.
     host_per_request_s : float [s]
         The same per request in the step.
     eager_layer_s : float [s]
         Launching one layer's kernels one by one, where no captured graph fits the step.
+    prefill_layer_s : float [s]
+        Launching what the graph of a step with prefill leaves out of one layer.
+    host_gap_s : float [s]
+        What the GPU waits between two steps even when the next one has been planned.
+    host_gap_per_chunk_s : float [s]
+        The same, more, for each prompt (or chunk of one) in the step.
     gemm_scale, attention_prefill_scale, attention_decode_scale, moe_scale : float
     communication_scale, elementwise_scale : float
         Factors on the time of an operator family, such as a calibration gives.
     """
 
-    host_base_s: Annotated[float, Ge(0)] = _HOST.base_s
-    host_per_request_s: Annotated[float, Ge(0)] = _HOST.per_request_s
-    eager_layer_s: Annotated[float, Ge(0)] = _HOST.eager_layer_s
+    host_base_s: Annotated[float, Ge(0)] | None = None
+    host_per_request_s: Annotated[float, Ge(0)] | None = None
+    eager_layer_s: Annotated[float, Ge(0)] | None = None
+    prefill_layer_s: Annotated[float, Ge(0)] | None = None
+    host_gap_s: Annotated[float, Ge(0)] | None = None
+    host_gap_per_chunk_s: Annotated[float, Ge(0)] | None = None
     gemm_scale: Annotated[float, Gt(0)] = 1.0
     attention_prefill_scale: Annotated[float, Gt(0)] = 1.0
     attention_decode_scale: Annotated[float, Gt(0)] = 1.0
@@ -107,9 +118,23 @@ class KernelPrices:
             self.elementwise_scale,
         )
 
-    def host(self) -> HostTerms:
-        """Return what the host adds."""
-        return HostTerms(self.host_base_s, self.host_per_request_s, self.eager_layer_s)
+    def host(self, version: HostTerms) -> HostTerms:
+        """Return what the host adds.
+
+        Parameters
+        ----------
+        version : HostTerms
+            Of the engine's version.
+        """
+        own = {
+            "base_s": self.host_base_s,
+            "per_request_s": self.host_per_request_s,
+            "eager_layer_s": self.eager_layer_s,
+            "prefill_layer_s": self.prefill_layer_s,
+            "gap_s": self.host_gap_s,
+            "gap_per_chunk_s": self.host_gap_per_chunk_s,
+        }
+        return replace(version, **{name: value for name, value in own.items() if value is not None})
 
 
 @COST.register("roofline")
@@ -126,10 +151,11 @@ class Roofline(KernelPrices):
         limits: EngineLimits,
         kv_dtype: str | None,
         lookahead: int,
+        host: HostTerms,
     ) -> RooflineCost:
         """Return the roofline of one pool; see `CostKind.bind`."""
         return RooflineCost(
-            model, gpu, link, plan, limits, kv_dtype, lookahead, self.host(), self.scales()
+            model, gpu, link, plan, limits, kv_dtype, lookahead, self.host(host), self.scales()
         )
 
 
@@ -168,9 +194,11 @@ class Measured(KernelPrices):
         limits: EngineLimits,
         kv_dtype: str | None,
         lookahead: int,
+        host: HostTerms,
     ) -> MeasuredCost:
         """Return the measured price of one pool; see `CostKind.bind`."""
-        base = RooflineCost(model, gpu, link, plan, limits, kv_dtype, lookahead, self.host())
+        terms = self.host(host)
+        base = RooflineCost(model, gpu, link, plan, limits, kv_dtype, lookahead, terms)
         context = Context(kernel_id=self.kernel_id, libs=self.libs, strict=self.strict)
         profile = _profile(find_profile(self.profile), gpu).fresh()
         return MeasuredCost(base, profile, context, self.mixed, self.scales())

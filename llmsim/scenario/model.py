@@ -27,6 +27,11 @@ Seconds = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
 Frac = Annotated[float, Gt(0), Le(1)]
 KvDtype = Literal["bf16", "fp16", "fp8", "int8"]
+EngineVersion = Literal[
+    "vllm-0.33", "vllm-0.20", "vllm-0.14", "vllm-0.12", "trtllm-1.2", "trtllm-1.0"
+]
+"""Names of the cards in `profiles/engines`."""
+
 Quantisation = Literal[
     "bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4_awq", "int4_gptq", "int8"
 ]
@@ -133,8 +138,9 @@ class Traffic(Section):
 class Engine(Section):
     """One replica's serving engine; names follow vLLM where vLLM has the same setting."""
 
-    version: Literal["vllm-0.33", "vllm-0.20"] = "vllm-0.33"
-    """Whose scheduling rules hold where versions differ."""
+    version: EngineVersion = "vllm-0.33"
+    """Engine and release, which stands for later ones up to the next: what its host does for a
+    step, whether it schedules ahead, and whose scheduling rules hold where versions differ."""
     block_tokens: Count = 16
     """[tokens] Tokens per KV block."""
     kv_blocks: Count | None = None
@@ -159,8 +165,9 @@ class Engine(Section):
     """Replay captured graphs for steps of captured sizes."""
     watermark_frac: Annotated[float, Ge(0), Le(1)] | None = None
     """[fraction] KV blocks kept free at admission; absent: as the version does."""
-    lookahead: Literal[0, 1] = 1
-    """[steps] How many steps the scheduler runs ahead of the GPU: 1 for asynchronous scheduling."""
+    lookahead: Literal[0, 1] | None = None
+    """[steps] How many steps the scheduler runs ahead of the GPU: 1 for asynchronous scheduling;
+    absent: as the version does."""
     fast_forward: bool = True
     """Price steps of unchanged composition together; false: one event per step, same results."""
     kv_dtype: KvDtype | None = None

@@ -19,7 +19,7 @@ from llmsim.scenario import Scenario
 from llmsim.scenario.model import Pool
 from llmsim.serving.draft import EngineConfig
 from llmsim.serving.simulate import PoolPlan
-from llmsim.specs import ModelSpec, load_gpu, load_link, load_model, price_of
+from llmsim.specs import ModelSpec, load_engine, load_gpu, load_link, load_model, price_of
 
 
 def build_pools(scenario: Scenario) -> tuple[list[PoolPlan], list[str]]:
@@ -60,11 +60,13 @@ def _build_pool(
         engine.kv_blocks,
     )
     link = load_link(gpu.link, folder) if pool.tp > 1 else None
+    card = load_engine(engine.version)
+    lookahead = card.lookahead if engine.lookahead is None else engine.lookahead
     cost = pool.cost.build().bind(
-        model, gpu, link, parallel, limits, engine.kv_dtype, engine.lookahead
+        model, gpu, link, parallel, limits, engine.kv_dtype, lookahead, card.host
     )
     energy = ActiveEnergy(cost) if isinstance(cost, RooflineCost) else None
-    rules = engine_rules(engine.version)
+    rules = engine_rules(card.rules)
     share = engine.watermark_frac if engine.watermark_frac is not None else rules.watermark_frac
     config = EngineConfig(
         max_num_seqs=limits.max_num_seqs,
@@ -77,7 +79,7 @@ def _build_pool(
         chunk_limit_tokens=engine.long_prefill_threshold_tokens,
         watermark_blocks=math.floor(share * memory.kv_blocks),
         reserve_prompt=engine.reserve_full_prompt,
-        lookahead=engine.lookahead,
+        lookahead=lookahead,
         fast_forward=engine.fast_forward,
         rules=rules,
     )

@@ -3,8 +3,8 @@
 Start with `layers` and `model` (what a model is made of), then `huggingface` (how a config.json
 becomes one) and `load`; `requantise` gives a model the formats of another checkpoint. `gpu`,
 `kernels` and `link` describe hardware; `price` what it costs; `engine` how an engine is laid out
-on it. `cards` reads the YAML files: every number in them has a unit and a source, and everything
-wrong with a file is reported at once.
+on it, and `serving_engine` what differs by its version. `cards` reads the YAML files: every number
+in them has a unit and a source, and everything wrong with a file is reported at once.
 """
 
 from llmsim.specs.cards import CardRow
@@ -26,6 +26,7 @@ from llmsim.specs.load import load_model, model_names
 from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, price_of
 from llmsim.specs.requantise import SCHEMES, requantise
+from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine
 
 __all__ = [
     "KV_BYTES",
@@ -34,6 +35,7 @@ __all__ = [
     "AllReducePrior",
     "CardRow",
     "DenseMlp",
+    "EngineCard",
     "EngineLimits",
     "GpuCard",
     "HostTerms",
@@ -52,8 +54,10 @@ __all__ = [
     "SmoothRoofline",
     "SoftmaxAttention",
     "WeightFormat",
+    "engine_names",
     "gpu_names",
     "link_names",
+    "load_engine",
     "load_gpu",
     "load_link",
     "load_model",

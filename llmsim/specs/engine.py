@@ -131,7 +131,8 @@ class HostTerms:
     """What the CPU does for a step.
 
     ``host = base_s + per_request_s * requests``, plus ``eager_layer_s`` per layer when no graph
-    fits the step.
+    fits the step, or ``prefill_layer_s`` per layer when one does but the step has prefill. Whatever
+    else runs beside the GPU, ``gap_s + gap_per_chunk_s * chunks`` adds to its time.
 
     Parameters
     ----------
@@ -141,6 +142,13 @@ class HostTerms:
         Per request in the step.
     eager_layer_s : float [s/layer]
         Launching one layer's kernels one by one.
+    prefill_layer_s : float [s/layer]
+        Launching what the graph of a step with prefill leaves out of one layer: attention under
+        vLLM's piecewise graphs, every kernel in an engine that captures decode alone.
+    gap_s : float [s]
+        What the GPU waits between two steps even when the next one has been planned.
+    gap_per_chunk_s : float [s/chunk]
+        The same, more, for each prompt (or chunk of one) in the step.
 
     Raises
     ------
@@ -149,12 +157,16 @@ class HostTerms:
 
     References
     ----------
-    Defaults: fit of BLIS (inference-sim, commit f90a1e3a) to vLLM steps on H100.
+    Defaults: fit of BLIS (inference-sim, commit f90a1e3a) to vLLM steps on H100. Versions differ:
+    `profiles/engines`.
     """
 
     base_s: float = 0.13e-3
     per_request_s: float = 4e-6
     eager_layer_s: float = 32e-6
+    prefill_layer_s: float = 0.0
+    gap_s: float = 0.0
+    gap_per_chunk_s: float = 0.0
 
     def __post_init__(self) -> None:
         _check(
@@ -162,4 +174,7 @@ class HostTerms:
             base_s=(self.base_s, 0),
             per_request_s=(self.per_request_s, 0),
             eager_layer_s=(self.eager_layer_s, 0),
+            prefill_layer_s=(self.prefill_layer_s, 0),
+            gap_s=(self.gap_s, 0),
+            gap_per_chunk_s=(self.gap_per_chunk_s, 0),
         )

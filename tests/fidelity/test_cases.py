@@ -7,6 +7,7 @@ import pytest
 from llmsim.core.errors import InputError
 from llmsim.fidelity.assumptions import assume, numbers_of, read_rules
 from llmsim.fidelity.cases import Case, read_cases
+from llmsim.specs import load_engine
 
 HEADER = (
     "case_id,quality,source,model,model_key,gpu,n_gpu,tp,dp,engine,engine_version,workload,"
@@ -68,10 +69,12 @@ def test_versions(version, numbers):
     assert numbers_of(version) == numbers
 
 
-@pytest.mark.parametrize(("version", "lookahead"), [("0.12.0", 0), ("0.14.0", 1), ("0.15.1", 1)])
+@pytest.mark.parametrize(
+    ("version", "lookahead"), [("0.12.0", 0), ("0.14.0", 1), ("0.15.1", 1), ("0.22.0", 1)]
+)
 def test_vllm_schedules_ahead_from_0_14(version, lookahead):
     found = assume(case_of(engine="vllm", engine_version=version, gpu="A100-80G"))
-    assert found.engine["lookahead"] == lookahead
+    assert load_engine(found.engine["version"]).lookahead == lookahead
     assert found.engine["max_num_batched_tokens"] == 2048  # an A100 keeps the small budget
     assert len(found.sources) >= 2
 

@@ -195,8 +195,12 @@ def test_the_kind_measured_binds_a_profile(folder):
     made = COST.get("measured")(profile=str(folder), attention_decode_scale=1.5)
     assert isinstance(made, Measured)
     card = load_gpu("h100-sxm")
-    cost = made.bind(load_model("llama-3.1-8b"), card, None, ParallelPlan(), LIMITS, None, 1)
-    again = made.bind(load_model("llama-3.1-8b"), card, None, ParallelPlan(), LIMITS, None, 1)
+    cost = made.bind(
+        load_model("llama-3.1-8b"), card, None, ParallelPlan(), LIMITS, None, 1, HostTerms()
+    )
+    again = made.bind(
+        load_model("llama-3.1-8b"), card, None, ParallelPlan(), LIMITS, None, 1, HostTerms()
+    )
     assert cost.scales.attention_decode == 1.5
     args = ([(512, 0)], 8, 8 * 1024, 0, 9)
     assert cost.step_ns(*args) == again.step_ns(*args)

@@ -98,8 +98,8 @@ def test_eager_launches_bound_small_steps() -> None:
     graph, eager = priced(lookahead=0), priced(lookahead=0, graphs=False, model="qwen3-32b")
     assert eager.step_ns((), 1, 128, 0, 1) >= 64 * 32e3  # 64 layers of 32 us
     # sizes beyond the largest graph lose it: gpt-like launch floor shows up beside the GPU
-    assert graph.host_ns(512, 512)[1] == 0.0
-    assert graph.host_ns(513, 513)[1] == pytest.approx(32 * 32e3)
+    assert graph.host_ns(512, 512, 0)[1] == 0.0
+    assert graph.host_ns(513, 513, 0)[1] == pytest.approx(32 * 32e3)
 
 
 def test_graph_padding_is_paid() -> None:

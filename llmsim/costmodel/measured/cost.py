@@ -193,7 +193,7 @@ class MeasuredCost:
         else:
             gpu_ns += self._at(priced, tokens, self.token_operators)
             gpu_ns += self._at(heads, logits, self.head_tables)
-        added, beside = self.base.host_ns(tokens, decode + len(chunks))
+        added, beside = self.base.host_ns(tokens, decode, len(chunks))
         return max(1, round(added + max(gpu_ns, beside)))
 
     def _joined(self, prefill_ns: float, decode_ns: float) -> float:
@@ -257,7 +257,7 @@ class MeasuredCost:
         pieces = pieces_of(sizes, values + fixed)
         self._attention[batch] = (pieces, self._rest_ns(batch), slope)
         self.line_error = max(self.line_error, pieces.error)
-        added, beside = self.base.host_ns(batch, batch)
+        added, beside = self.base.host_ns(batch, batch, 0)
         until = self._host_until(batch, pieces, slope, beside)
         return decode_lines(pieces, added, beside, slope, until)
 
@@ -303,9 +303,9 @@ class MeasuredCost:
         """Round token counts up to captured graph sizes; see `RooflineCost.padded`."""
         return self.base.padded(tokens)
 
-    def host_ns(self, tokens: int, requests: int) -> tuple[float, float]:
+    def host_ns(self, tokens: int, decode: int, chunks: int) -> tuple[float, float]:
         """Return host work that adds, and that runs beside; see `RooflineCost.host_ns`."""
-        return self.base.host_ns(tokens, requests)
+        return self.base.host_ns(tokens, decode, chunks)
 
     def explain(
         self,

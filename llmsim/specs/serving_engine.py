@@ -1,0 +1,69 @@
+"""Engine cards: what the host of one engine version does for a step, and which rules it follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsim.core.paths import list_data
+from llmsim.specs.cards import CardRow, Sheet, find_card
+from llmsim.specs.engine import HostTerms
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCard:
+    """One version of a serving engine; it stands for the releases up to the next card.
+
+    Parameters
+    ----------
+    name : str
+        Engine and first release, such as ``vllm-0.12``.
+    rules : str
+        The recorded version whose scheduling rules come nearest.
+    lookahead : int [steps]
+        1 where scheduling runs beside the GPU by default, else 0.
+    host : HostTerms
+    sources : tuple of CardRow
+    """
+
+    name: str
+    rules: str
+    lookahead: int
+    host: HostTerms
+    sources: tuple[CardRow, ...]
+
+    def rows(self) -> list[CardRow]:
+        """Return (field, value, unit, source) of every number."""
+        return list(self.sources)
+
+
+def engine_names() -> tuple[str, ...]:
+    """Return the names of all engine cards, sorted."""
+    return tuple(sorted(list_data("profiles/engines", ".yaml")))
+
+
+def load_engine(name: str) -> EngineCard:
+    """Read an engine card.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``vllm-0.12``.
+
+    Raises
+    ------
+    CardError
+        With every fault of the card, or the nearest name when there is none of this name.
+    """
+    sheet = Sheet(find_card("profiles/engines", name))
+    card = sheet.text("name")
+    rules = sheet.text("rules")
+    lookahead = sheet.number("lookahead", "steps", 0, 1)
+    host = HostTerms(
+        base_s=sheet.number("host.base_s", "s"),
+        per_request_s=sheet.number("host.per_request_s", "s/request"),
+        eager_layer_s=sheet.number("host.eager_layer_s", "s/layer"),
+        prefill_layer_s=sheet.number("host.prefill_layer_s", "s/layer"),
+        gap_s=sheet.number("host.gap_s", "s"),
+        gap_per_chunk_s=sheet.number("host.gap_per_chunk_s", "s/chunk"),
+    )
+    return EngineCard(card, rules, int(lookahead), host, sheet.finish())
