@@ -15,6 +15,7 @@ from llmsim.cli.ending import WRONG_INPUT, exit_code_for_errors
 from llmsim.cli.looking import print_rows
 
 if TYPE_CHECKING:
+    from llmsim.costmodel.measured.card_terms import FittedTerms
     from llmsim.costmodel.measured.tables import KernelTable
 
 FolderArgument = Annotated[
@@ -131,25 +132,53 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of what the check does not see.")] = 0,
     kernels: Annotated[
         Path | None,
-        typer.Option(help="Also write the roofline terms of a GPU card, with their errors, here."),
+        typer.Option(help="Write the roofline terms of a GPU card here instead."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="With --kernels: profiles for what the first has no sound rows of."),
     ] = None,
 ) -> None:
     """Fit mean functions, write them and their errors on unseen rows into meta.json."""
     with exit_code_for_errors():
-        from llmsim.costmodel.measured.card_terms import write_card_terms
+        from llmsim.costmodel.measured.card_files import write_card_terms
         from llmsim.costmodel.measured.fitting import fit_profile
         from llmsim.costmodel.measured.profile import find_profile, load_profile
 
         folder = find_profile(profile)
         if kernels is not None:
-            write_card_terms(load_profile(folder), kernels, seed)
-            typer.echo(str(kernels))
+            folders = [folder, *map(find_profile, also or ())]
+            found = write_card_terms([load_profile(each) for each in folders], kernels, seed)
+            print_rows(_terms_table(found))
             return
         fit_profile(folder, seed)
         loaded = load_profile(folder, failed_too=True)
         assert loaded.meta is not None
         tables = [table for op in loaded.operators() for table in loaded.tables(op)]
         print_rows(_table(loaded.meta.fit, tables))
+
+
+def _terms_table(found: Sequence[FittedTerms]) -> list[tuple[str, ...]]:
+    """Return a row per family and regime: errors on shapes that the fit did not see."""
+    made: list[tuple[str, ...]] = [
+        ("family", "libs", "kernel", "fitted", "regime", "unseen", "median", "p90", "bias")
+    ]
+    for each in found:
+        table = each.table
+        for regime, errors in each.errors.items():
+            figures = (errors.median, errors.p90, errors.bias)
+            made.append(
+                (
+                    each.path + ("*" if each.borrowed else ""),
+                    table.libs,
+                    table.kernel_id,
+                    str(each.fitted),
+                    regime,
+                    str(errors.rows),
+                    *(f"{100 * figure:.1f}%" for figure in figures),
+                )
+            )
+    return made
 
 
 def diff(first: FolderArgument, second: FolderArgument) -> None:

@@ -373,7 +373,7 @@ def _indexer(indexer: SparseIndexer, layers: int, gpu: GpuCard) -> MixerPrice:
         PerChunk(pairs=flops),
         PerChunk(new=float(indexer.heads * indexer.head_dim), context=key, pairs=_SCORE_BYTES),
     )
-    terms = gpu.kernels.gemm[dtype]
+    terms = gpu.kernels.gemm[dtype].roofline
     return _price(work, layers, gpu, terms, terms)
 
 

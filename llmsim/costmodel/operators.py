@@ -38,6 +38,15 @@ Floats = NDArray[np.float64]
 ACTIVATION_BYTES = 2.0
 """Activations are 16 bits between operators [bytes]."""
 
+TILE = 128.0
+"""Output tiles of a GEMM are this many rows and columns."""
+
+LOOP_ELEMENTS = 1024.0
+"""Elements of the inner dimension that `GemmTerms.loop_s` is the time of."""
+
+_QUANTISED_BYTES = {"fp8": 1.0, "int8": 1.0, "fp4": 0.5 + 1.0 / 16}
+"""Of one activation, by compute dtype [bytes]; 16-bit ones stay as they are."""
+
 LOGIT_BYTES = 4.0
 """The sampler works on fp32 logits [bytes]."""
 
@@ -81,6 +90,7 @@ def smooth(
     terms: SmoothRoofline,
     gpu: GpuCard,
     extra_s: Floats | float = 0.0,
+    serial_s: float = 0.0,
 ) -> OpTable:
     """Price an operator by the smooth roofline.
 
@@ -93,11 +103,14 @@ def smooth(
     gpu : GpuCard
     extra_s : ndarray or float [s]
         Added to the launch floor.
+    serial_s : float [s]
+        A third limit, beside compute and memory: steps that wait for each other.
     """
     compute = flops / (terms.compute_frac * gpu.peak_flops_per_s[dtype])
     memory = moved / (terms.memory_frac * gpu.memory_bytes_per_s)
     fixed = np.zeros_like(compute) + terms.t0_s + extra_s
-    joined = (compute**terms.norm + memory**terms.norm) ** (1.0 / terms.norm)
+    limits = compute**terms.norm + memory**terms.norm + serial_s**terms.norm
+    joined = limits ** (1.0 / terms.norm)
     return OpTable(name, count, dtype, flops, moved, fixed, compute, memory, fixed + joined)
 
 
@@ -146,7 +159,7 @@ def elementwise(name: str, count: int, moved: Floats, gpu: GpuCard) -> OpTable:
     """
     kernels = gpu.kernels
     warm = moved / (kernels.cache_bandwidth_ratio * gpu.memory_bytes_per_s)
-    cold = moved / (kernels.gemm["bf16"].memory_frac * gpu.memory_bytes_per_s)
+    cold = moved / (kernels.gemm["bf16"].roofline.memory_frac * gpu.memory_bytes_per_s)
     memory = np.where(moved < gpu.cache_bytes, warm, cold)
     fixed = np.zeros_like(moved) + kernels.elementwise_floor_s
     zero = np.zeros_like(moved)
@@ -155,12 +168,45 @@ def elementwise(name: str, count: int, moved: Floats, gpu: GpuCard) -> OpTable:
     )
 
 
+def gemm_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
+    """Return which coefficients and which compute dtype a product with these weights runs with."""
+    dtype = gpu.compute_dtype(form.compute_dtype)
+    if dtype == "bf16" and form.bytes_per_weight < 2.0:
+        return ("w4a16" if form.bytes_per_weight < 1.0 else "w8a16"), dtype
+    return ("fp8_block" if _by_block(form) and dtype == "fp8" else dtype), dtype
+
+
+def _by_block(form: WeightFormat) -> bool:
+    return form.name.startswith("fp8-block")
+
+
 def gemm(linear: Linear, count: int, rows: Floats, gpu: GpuCard) -> OpTable:
-    """Price ``rows`` tokens through one weight matrix."""
-    dtype = gpu.compute_dtype(linear.format.compute_dtype)
+    """Price ``rows`` tokens through one weight matrix.
+
+    Notes
+    -----
+    Few tiles of outputs leave SMs idle, and no tile is done before it went through all of k: both
+    hold the price up where bytes and FLOPs are few.
+    """
+    family, dtype = gemm_family(linear.format, gpu)
+    terms = gpu.kernels.gemm[family]
     flops = 2.0 * linear.n * linear.k * rows
     moved = linear.weight_bytes + ACTIVATION_BYTES * (linear.n + linear.k) * rows
-    return smooth(linear.name, count, dtype, flops, moved, gpu.kernels.gemm[dtype], gpu)
+    tiles = np.maximum(rows / TILE, 1.0) * (linear.n / TILE)
+    slowed = flops * (1.0 + terms.half_tiles_per_sm * gpu.sm_count / tiles)
+    quantised = rows * linear.k * (ACTIVATION_BYTES + _QUANTISED_BYTES.get(dtype, 0.0))
+    priced = smooth(
+        linear.name,
+        count,
+        dtype,
+        slowed,
+        moved,
+        terms.roofline,
+        gpu,
+        extra_s=terms.quantise_s_per_byte * quantised,
+        serial_s=terms.loop_s * linear.k / LOOP_ELEMENTS,
+    )
+    return replace(priced, flops=flops)
 
 
 def experts_hit(experts: int, active: int, tokens: Floats) -> Floats:
@@ -174,10 +220,20 @@ def experts_hit(experts: int, active: int, tokens: Floats) -> Floats:
 
 
 def moe_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
-    """Return which coefficients and which compute dtype a routed expert runs with."""
+    """Return which coefficients and which compute dtype a routed expert runs with.
+
+    Notes
+    -----
+    MXFP4 weights meet 16-bit activations, or 8-bit ones where the GPU was measured with such
+    kernels (Blackwell: TensorRT-LLM's default, vLLM's with VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8).
+    """
     dtype = gpu.compute_dtype(form.compute_dtype)
+    if dtype == "bf16" and form.name == "mxfp4":
+        return ("mxfp4_fp8", "fp8") if "mxfp4_fp8" in gpu.kernels.moe else ("mxfp4", dtype)
     if dtype == "bf16" and form.bytes_per_weight < 1.0:
         return "w4a16", dtype
+    if dtype == "fp8" and _by_block(form):
+        return "fp8_block", dtype
     return ("fp8" if dtype == "int8" else dtype), dtype
 
 
@@ -276,7 +332,7 @@ def head_operators(model: ModelSpec, tp: int, rows: Floats, gpu: GpuCard) -> Ite
     yield gemm(model.head(tp), 1, rows, gpu)
     kernels = gpu.kernels
     moved = kernels.sampler_passes * LOGIT_BYTES * model.vocab * rows
-    memory = moved / (kernels.gemm["bf16"].memory_frac * gpu.memory_bytes_per_s)
+    memory = moved / (kernels.gemm["bf16"].roofline.memory_frac * gpu.memory_bytes_per_s)
     fixed = np.zeros_like(moved) + kernels.sampler_t0_s
     zero = np.zeros_like(moved)
     yield OpTable("sampler", 1, "elementwise", zero, moved, fixed, zero, memory, fixed + memory)

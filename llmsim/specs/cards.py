@@ -1,8 +1,8 @@
 """Cards: small YAML files in which every number stands with its unit and its source.
 
-A leaf of a card is ``{value: ..., unit: ..., source: ...}``. `Sheet` reads one file, hands out
-numbers by dotted path, and collects everything that is wrong, so that one `CardError` lists it
-all with file and line.
+A leaf of a card is ``{value: ..., unit: ..., source: ...}``; a block of leaves may state ``source``
+once for all. `Sheet` reads one file, hands out numbers by dotted path, and collects everything that
+is wrong, so that one `CardError` lists it all with file and line.
 """
 
 from __future__ import annotations
@@ -207,7 +207,8 @@ class Sheet:
             return low
         if leaf.get("unit") != unit:
             self.fault(path, f"unit must be '{unit}' (got {leaf.get('unit')!r}).")
-        if not str(leaf.get("source") or "").strip():
+        source = " ".join(str(leaf.get("source") or self._source_of_block(path)).split())
+        if not source:
             self.fault(path, "has no source.")
         for extra in set(leaf) - {"value", "unit", "source", "date"}:
             self.fault(
@@ -215,8 +216,13 @@ class Sheet:
             )
         if not low <= value <= high:
             self.fault(path, f"must be in [{low:g}, {high:g}] (got {value:g}).")
-        self.rows.append(CardRow(path, value, unit, " ".join(str(leaf.get("source")).split())))
+        self.rows.append(CardRow(path, value, unit, source))
         return float(value)
+
+    def _source_of_block(self, path: str) -> str:
+        """Return the source that the block of a leaf states for all its numbers."""
+        block = f"{path.rpartition('.')[0]}.source"
+        return self.text(block, "") if block in self._leaves else ""
 
     def facts(self, prefix: str, source: str) -> dict[str, Any]:
         """Return the plain mapping below a prefix, whose entries share one source."""

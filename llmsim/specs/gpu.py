@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from llmsim.core.errors import CardError, Fault, InputError
 from llmsim.core.paths import find_data, list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, overlay, resolve_path
 from llmsim.specs.kernels import (
     DecodeAttentionTerms,
+    GemmTerms,
     KernelTerms,
     MoeTerms,
     PrefillAttentionTerms,
@@ -139,11 +141,40 @@ class GpuCard:
         return list(self.sources)
 
 
+_GEMM_FAMILIES: Mapping[str, str] = {
+    "bf16": "",
+    "fp8": "",
+    "fp8_block": "fp8",
+    "int8": "",
+    "fp4": "",
+    "w8a16": "bf16",
+    "w4a16": "bf16",
+}
+"""GEMM families, each with the one that stands in where no sheet has it."""
+
+_MOE_FAMILIES: Mapping[str, str] = {
+    "bf16": "",
+    "fp8": "",
+    "fp8_block": "fp8",
+    "fp4": "",
+    "w4a16": "",
+    "mxfp4": "w4a16",
+}
+"""Expert families, likewise."""
+
+_Family = TypeVar("_Family")
+
+_OPTIONAL_MOE = "mxfp4_fp8"
+
+
 class _Terms:
     """Reads kernel terms from the first of several sheets that has them; the prior has all."""
 
     def __init__(self, *sheets: Sheet) -> None:
         self.sheets = sheets
+
+    def has(self, path: str) -> bool:
+        return any(sheet.has(f"kernels.{path}.t0_s") for sheet in self.sheets)
 
     def number(self, path: str, unit: str, low: float = 0.0, high: float = float("inf")) -> float:
         where = f"kernels.{path}"
@@ -158,6 +189,19 @@ class _Terms:
             norm=self.number(f"{path}.norm", "1", 1.0, 20.0),
         )
 
+    def gemm(self, path: str) -> GemmTerms:
+        return GemmTerms(
+            self.roofline(path),
+            loop_s=self.number(f"{path}.loop_s", "s"),
+            half_tiles_per_sm=self.number(f"{path}.half_tiles_per_sm", "1"),
+            quantise_s_per_byte=self.quantising(f"{path}.quantise_s_per_byte"),
+        )
+
+    def quantising(self, path: str) -> float:
+        """Return the time of quantising; a family without it multiplies activations as they are."""
+        stated = any(sheet.has(f"kernels.{path}") for sheet in self.sheets)
+        return self.number(path, "s/byte") if stated else 0.0
+
     def decode(self, path: str) -> DecodeAttentionTerms:
         return DecodeAttentionTerms(self.roofline(path), self.number(f"{path}.wave_s", "s"))
 
@@ -169,21 +213,38 @@ class _Terms:
             permute_s_per_byte=self.number(f"{path}.permute_s_per_byte", "s/byte"),
         )
 
+    def families(
+        self, group: str, names: Mapping[str, str], read: Callable[[str], _Family]
+    ) -> dict[str, _Family]:
+        """Return the families of a group; one that no sheet has is the one that stands in."""
+        found: dict[str, _Family] = {}
+        for family, stand_in in names.items():
+            path = f"{group}.{family}"
+            if stand_in and not self.has(path):
+                found[family] = found[stand_in]
+            else:
+                found[family] = read(path)
+        return found
+
+    def experts(self) -> dict[str, MoeTerms]:
+        found = self.families("moe", _MOE_FAMILIES, self.moe)
+        if self.has(f"moe.{_OPTIONAL_MOE}"):
+            found[_OPTIONAL_MOE] = self.moe(f"moe.{_OPTIONAL_MOE}")
+        return found
+
     def kernels(self) -> KernelTerms:
         prefill = PrefillAttentionTerms(
             self.roofline("prefill_attention"),
             self.number("prefill_attention.half_tiles_per_sm", "1"),
         )
         return KernelTerms(
-            gemm={
-                dtype: self.roofline(f"gemm.{dtype}") for dtype in ("bf16", "fp8", "int8", "fp4")
-            },
+            gemm=self.families("gemm", _GEMM_FAMILIES, self.gemm),
             decode_attention={
                 dtype: self.decode(f"decode_attention.{dtype}") for dtype in ("bf16", "fp8")
             },
             prefill_attention=prefill,
             latent_decode=self.roofline("latent_decode"),
-            moe={dtype: self.moe(f"moe.{dtype}") for dtype in ("bf16", "fp8", "fp4", "w4a16")},
+            moe=self.experts(),
             recurrent=self.roofline("recurrent"),
             elementwise_floor_s=self.number("elementwise.floor_s", "s"),
             cache_bandwidth_ratio=self.number("elementwise.cache_bandwidth_ratio", "1", 1.0),
@@ -226,7 +287,7 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
     sheet.words("aliases")
     sheets = (
         sheet,
-        *_fitted(path.stem),
+        *_fitted(sheet.text("name", path.stem)),
         *_relative(sheet),
         Sheet(find_card("profiles/kernels", "prior")),
     )

@@ -36,6 +36,28 @@ class SmoothRoofline:
 
 
 @dataclass(frozen=True, slots=True)
+class GemmTerms:
+    """GEMM: ``t = t0 + norm(F (1 + c SM / tiles), X, l k / 1024) + q X_q``, tiles of 128 x 128.
+
+    Parameters
+    ----------
+    roofline : SmoothRoofline
+    loop_s : float [s]
+        l: one tile's way through 1,024 elements of the inner dimension; no split makes a product
+        shorter than this.
+    half_tiles_per_sm : float
+        c: tiles per SM at which half of the compute efficiency is reached.
+    quantise_s_per_byte : float [s/byte]
+        q: quantising the activations, per byte read and written; 0 where they stay as they are.
+    """
+
+    roofline: SmoothRoofline
+    loop_s: float
+    half_tiles_per_sm: float
+    quantise_s_per_byte: float
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeAttentionTerms:
     """Decode attention: ``t = t0 + w B Hk / SM + norm(F, X)``, contexts rounded up to 128.
 
@@ -92,15 +114,17 @@ class KernelTerms:
 
     Parameters
     ----------
-    gemm : mapping of str to SmoothRoofline
-        By compute dtype: bf16, fp8, int8, fp4.
+    gemm : mapping of str to GemmTerms
+        By family: bf16, fp8 (a scale per tensor, channel or token), fp8_block (a scale per block
+        of weights), int8, fp4, and w8a16 and w4a16: narrow weights, 16-bit products.
     decode_attention : mapping of str to DecodeAttentionTerms
         By KV dtype: bf16, fp8.
     prefill_attention : PrefillAttentionTerms
     latent_decode : SmoothRoofline
         MLA decode with absorbed projections.
     moe : mapping of str to MoeTerms
-        By family: bf16, fp8 (int8 shares it), fp4, and w4a16: 4-bit weights, 16-bit products.
+        By family: bf16, fp8 (int8 shares it), fp8_block, fp4, w4a16 and mxfp4 (4-bit weights,
+        16-bit products); where the chip has such kernels mxfp4_fp8, with 8-bit activations.
     recurrent : SmoothRoofline
     elementwise_floor_s : float [s]
         Least time of a norm, rotary embedding or activation kernel.
@@ -116,7 +140,7 @@ class KernelTerms:
         launch costs ``kappa (t_d - t0)``.
     """
 
-    gemm: Mapping[str, SmoothRoofline]
+    gemm: Mapping[str, GemmTerms]
     decode_attention: Mapping[str, DecodeAttentionTerms]
     prefill_attention: PrefillAttentionTerms
     latent_decode: SmoothRoofline

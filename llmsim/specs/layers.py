@@ -24,8 +24,8 @@ class WeightFormat:
 
     Notes
     -----
-    Quantising the activations is no operator of its own: the fitted fp8 and fp4 GEMM terms were
-    measured with it.
+    Quantising the activations is no operator of its own: fp8, int8 and fp4 GEMM terms have a part
+    for it, and their rows were measured with it.
     """
 
     name: str

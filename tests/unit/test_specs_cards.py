@@ -153,7 +153,7 @@ def test_all_faults_of_a_card_at_once(tmp_path: Path) -> None:
     )
     text = text.replace('sm_count: {value: 132, unit: "1"', 'sm_count: {value: 132, unit: "SM"')
     text = text.replace("cache_bytes:", "cash_bytes:")
-    text = text.replace("compute_frac: {value: 0.808", "compute_frac: {value: 1.808")
+    text = text.replace("launches: {value: 1", "launches: {value: 3")
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(CardError) as caught:
@@ -164,7 +164,7 @@ def test_all_faults_of_a_card_at_once(tmp_path: Path) -> None:
         "sm_count",
         "cache_bytes",
         "cash_bytes",
-        "kernels.gemm.bf16.compute_frac",
+        "kernels.mixed_attention.launches",
     } == set(faults)
     assert faults["memory_bytes_per_s"].where.endswith("mine.yaml:5")
     assert "cache_bytes" in faults["cash_bytes"].hint

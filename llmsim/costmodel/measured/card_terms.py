@@ -1,112 +1,104 @@
-"""Roofline terms of a GPU card, fitted to a profile: `profiles/kernels/<card>.yaml`.
+"""Roofline terms of a GPU card, fitted to kernel tables: what stands in `profiles/kernels`.
 
-They price a GPU without any profile at hand. Each family is fitted to the kernel with the most
-rows, in the range that serving uses, and checked on shapes that the fit did not see.
+They price a GPU without any profile at hand. Each family is fitted to the kernel that the engine
+chose for most of the shapes, in the range that serving uses, and checked on shapes that the fit did
+not see, regime by regime.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsim.core.errors import CardError, Fault
-from llmsim.costmodel.measured.families import Shapes, Types
+from llmsim.costmodel.measured.families import Shapes, Types, dealt_moe
 from llmsim.costmodel.measured.fitting import Errors, errors_of, held_out, part_of
-from llmsim.costmodel.measured.means import MOST_FITTED, MeanTerms, fit_mean, mean_s
+from llmsim.costmodel.measured.means import Floats, MeanTerms, Work, fit_mean, mean_s
 from llmsim.costmodel.measured.profile import Profile
 from llmsim.costmodel.measured.tables import KernelTable
 
-_ROOF = ("t0_s", "compute_frac", "memory_frac", "norm")
-_UNITS = {
-    "t0_s": "s",
-    "compute_frac": "1",
-    "memory_frac": "1",
-    "norm": "1",
-    "wave_s": "s",
-    "half_tiles_per_sm": "1",
-    "expert_s": "s",
-    "half_rows": "rows",
-    "permute_s_per_byte": "s/byte",
+LEAST_ROWS = 50
+DECODE_TOKENS = 256
+"""Most tokens of a step that is called decode; the regimes weigh the same in a fit."""
+HOST_BOUND_S = 3e-5
+"""A GEMM of next to no work that takes this long was launched by the host, one by one, and says
+nothing about the kernel; in a captured graph it takes 2 to 13 us on every GPU and engine here."""
+_NO_WORK_S = 1e-6
+_CLEAR_OF_HOST = 2.0  # rows this many times the host's floor show the kernel
+_WHOLE_WEIGHT = 64e6  # elements of a matrix from which on a row counts fully; smaller ones in share
+_SPIKE = 1.15
+"""A time this far above that of a larger size is disturbed."""
+_COPIES = 6.0
+"""Sets of weights that aiconfigurator's GEMM collectors cycle through (``outside_loop_count``): all
+of a small matrix's stay in the last-level cache."""
+_RARE_SHARE = 0.1  # weight of shapes that few models have
+
+_ASIDE: Mapping[str, tuple[str, ...]] = {
+    "gemm": ("cache_ratio",),
+    "attention_decode": ("cache_ratio",),
 }
-_MOE = {"unit_s": "expert_s", "idle": "half_rows", "gather_s_per_byte": "permute_s_per_byte"}
+"""Fitted and left out of the card: repeated calls find small weights and a small KV cache in the
+last level, where a step of a model, which streams all of its weights, does not."""
+
+Masks = Mapping[str, NDArray[np.bool_]]
+
+_ROOF = ("t0_s", "compute_frac", "memory_frac", "norm")
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One family of a card: which rows it is fitted to, and what its terms are called."""
+class Wanted:
+    """One family of a card: which rows it is fitted to, and what its terms are called.
+
+    Parameters
+    ----------
+    path : str
+        Below ``kernels`` of a card.
+    op : str
+        A key of `FAMILIES`.
+    formats : tuple of (str, str, str)
+        Activations, weights, KV; the first that has rows is taken.
+    extra : dict of str to str
+        Names in the card of the terms beside the roofline's four, by names of `MeanTerms`.
+    """
 
     path: str
     op: str
     formats: tuple[tuple[str, str, str], ...]
     extra: dict[str, str]
-    used: Callable[[Shapes], NDArray[np.bool_]]
 
 
-def _gemm_rows(s: Shapes) -> NDArray[np.bool_]:
-    return np.asarray((s["n"] >= 256) & (s["k"] >= 256))
+def _same(word: str) -> tuple[tuple[str, str, str], ...]:
+    return ((word, word, "bf16"),)
 
 
-def _decode_rows(s: Shapes) -> NDArray[np.bool_]:
-    usual = (s["window"] == 0) & (s["head_dim"] <= 128)
-    return np.asarray(usual & (s["batch"] <= 512))
-
-
-def _prefill_rows(s: Shapes) -> NDArray[np.bool_]:
-    return np.asarray((s["window"] == 0) & (s["head_dim"] <= 128) & (s["q_len"] >= 64))
-
-
-def _latent_rows(s: Shapes) -> NDArray[np.bool_]:
-    return np.asarray(s["batch"] <= 512)
-
-
-def _moe_rows(s: Shapes) -> NDArray[np.bool_]:
-    return np.asarray(s["skew"] == s["skew"].min())
-
-
-def _same(*words: str) -> tuple[tuple[str, str, str], ...]:
-    return tuple((word, word, "bf16") for word in words)
-
-
-_WANTED = (
-    _Wanted("gemm.bf16", "gemm", _same("bf16"), {}, _gemm_rows),
-    _Wanted("gemm.fp8", "gemm", _same("fp8"), {}, _gemm_rows),
-    _Wanted("gemm.int8", "gemm", _same("int8"), {}, _gemm_rows),
-    _Wanted("gemm.fp4", "gemm", _same("nvfp4"), {}, _gemm_rows),
-    _Wanted(
-        "decode_attention.bf16",
-        "attention_decode",
-        _same("bf16"),
-        {"unit_s": "wave_s"},
-        _decode_rows,
-    ),
-    _Wanted(
-        "decode_attention.fp8",
-        "attention_decode",
-        (("bf16", "bf16", "fp8"),),
-        {"unit_s": "wave_s"},
-        _decode_rows,
-    ),
-    _Wanted(
-        "prefill_attention",
-        "attention_prefill",
-        _same("bf16"),
-        {"idle": "half_tiles_per_sm"},
-        _prefill_rows,
-    ),
-    _Wanted("latent_decode", "mla_decode", _same("bf16"), {}, _latent_rows),
-    _Wanted("moe.bf16", "moe", _same("bf16"), _MOE, _moe_rows),
-    _Wanted("moe.fp8", "moe", _same("fp8_block", "fp8"), _MOE, _moe_rows),
-    _Wanted("moe.fp4", "moe", _same("nvfp4"), _MOE, _moe_rows),
-    _Wanted(
-        "moe.w4a16", "moe", (("bf16", "int4", "bf16"), ("bf16", "mxfp4", "bf16")), _MOE, _moe_rows
-    ),
+_GEMM = {"loop_s": "loop_s", "idle": "half_tiles_per_sm"}
+_QUANTISED = {**_GEMM, "gather_s_per_byte": "quantise_s_per_byte"}
+_MOE = {"unit_s": "expert_s", "idle": "half_rows", "gather_s_per_byte": "permute_s_per_byte"}
+_WAVE = {"unit_s": "wave_s"}
+_TILES = {"idle": "half_tiles_per_sm"}
+WANTED = (
+    Wanted("gemm.bf16", "gemm", _same("bf16"), _GEMM),
+    Wanted("gemm.fp8", "gemm", _same("fp8"), _QUANTISED),
+    Wanted("gemm.fp8_block", "gemm", _same("fp8_block"), _QUANTISED),
+    Wanted("gemm.int8", "gemm", _same("int8"), _QUANTISED),
+    Wanted("gemm.fp4", "gemm", _same("nvfp4"), _QUANTISED),
+    Wanted("gemm.w8a16", "gemm", (("bf16", "int8", "bf16"),), _GEMM),
+    Wanted("gemm.w4a16", "gemm", (("bf16", "int4", "bf16"),), _GEMM),
+    Wanted("decode_attention.bf16", "attention_decode", _same("bf16"), _WAVE),
+    Wanted("decode_attention.fp8", "attention_decode", (("bf16", "bf16", "fp8"),), _WAVE),
+    Wanted("prefill_attention", "attention_prefill", _same("bf16"), _TILES),
+    Wanted("latent_decode", "mla_decode", _same("bf16"), {}),
+    Wanted("moe.bf16", "moe", _same("bf16"), _MOE),
+    Wanted("moe.fp8", "moe", _same("fp8"), _MOE),
+    Wanted("moe.fp8_block", "moe", _same("fp8_block"), _MOE),
+    Wanted("moe.fp4", "moe", _same("nvfp4"), _MOE),
+    Wanted("moe.w4a16", "moe", (("bf16", "int4", "bf16"),), _MOE),
+    Wanted("moe.mxfp4", "moe", (("bf16", "mxfp4", "bf16"),), _MOE),
+    Wanted("moe.mxfp4_fp8", "moe", (("fp8", "mxfp4", "bf16"),), _MOE),
 )
-LEAST_ROWS = 50
+"""Every family of a card that rows can say something about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,121 +112,234 @@ class FittedTerms:
     terms : MeanTerms
     names : dict of str to str
         Names in the card by names of `MeanTerms`.
+    profile : Profile
+        Where the rows come from.
     table : KernelTable
         Of the rows that could be fitted.
     fitted : int
         Rows that were seen; of more than `MOST_FITTED`, a sample was.
-    errors : Errors
-        On the others.
+    errors : dict of str to Errors
+        On the others, by regime.
+    borrowed : str
+        Path of the family that all but the compute share come from; empty for none.
     """
 
     path: str
     terms: MeanTerms
     names: dict[str, str]
+    profile: Profile
     table: KernelTable
     fitted: int
-    errors: Errors
+    errors: dict[str, Errors]
+    borrowed: str = ""
 
 
-def fit_card_terms(profile: Profile, seed: int = 0) -> Iterator[FittedTerms]:
-    """Yield the terms of every family that the profile has enough rows of.
+def fit_card_terms(profiles: Sequence[Profile], seed: int = 0) -> Iterator[FittedTerms]:
+    """Yield the terms of every family that a profile has enough rows of.
 
     Parameters
     ----------
-    profile : Profile
+    profiles : sequence of Profile
+        Of one GPU; each family is fitted to the first that has rows of it that are not bound by
+        the host.
     seed : int
         Of what is held out, and of the subsample that is fitted.
     """
-    for wanted in _WANTED:
-        table = _largest(profile, wanted)
-        if table is None:
+    found: dict[str, FittedTerms] = {}
+    for wanted in WANTED:
+        tables = [(profile, _chosen(profile, wanted)) for profile in profiles]
+        usable = [(profile, table) for profile, table in tables if table is not None]
+        sound = [(profile, table) for profile, table in usable if not host_floor_s(table)]
+        if sound:
+            found[wanted.path] = _fitted(wanted, *sound[0], seed)
+        elif usable and "gemm.fp8" in found:
+            found[wanted.path] = _fitted_beyond_host(wanted, *usable[0], found["gemm.fp8"], seed)
+        else:
             continue
-        names = {**{name: name for name in _ROOF}, **wanted.extra}
-        start = replace(
-            table.family.start,
-            unit_s=table.family.start.unit_s if "unit_s" in names else 0.0,
-            cache_ratio=1.0,
-        )
-        unseen = held_out(table, seed)
-        seen = part_of(table, ~unseen)
-        work = seen.family.work(seen.columns, seen.types, seen.device)
-        fit = fit_mean(work, seen.measured_s, tuple(names), start, seed=seed)
-        other = part_of(table, unseen)
-        priced = mean_s(other.family.work(other.columns, other.types, other.device), fit.terms)
-        errors = errors_of(priced, other.measured_s)
-        yield FittedTerms(wanted.path, fit.terms, names, table, len(seen), errors)
+        yield found[wanted.path]
 
 
-def _largest(profile: Profile, wanted: _Wanted) -> KernelTable | None:
+def _fitted(wanted: Wanted, profile: Profile, table: KernelTable, seed: int) -> FittedTerms:
+    names = {**{name: name for name in _ROOF}, **wanted.extra}
+    aside = _ASIDE.get(wanted.op, ())
+    free = (*names, *aside)
+    usual = table.family.start
+    start = replace(
+        usual,
+        unit_s=usual.unit_s if "unit_s" in free else 0.0,
+        idle=(usual.idle or 0.1) if "idle" in free else 0.0,
+        loop_s=3e-7 if "loop_s" in free else 0.0,
+        gather_s_per_byte=(usual.gather_s_per_byte or 3e-13)
+        if "gather_s_per_byte" in free
+        else 0.0,
+        cache_ratio=1.3 if "cache_ratio" in free else 1.0,
+    )
+    return _fit(wanted.path, profile, table, names, free, start, seed)
+
+
+def _fitted_beyond_host(
+    wanted: Wanted, profile: Profile, table: KernelTable, lender: FittedTerms, seed: int
+) -> FittedTerms:
+    """Fit the compute share alone, where the kernel takes longer than the host; borrow the rest."""
+    clear = part_of(table, table.measured_s > _CLEAR_OF_HOST * host_floor_s(table))
+    fitted = _fit(wanted.path, profile, clear, lender.names, ("compute_frac",), lender.terms, seed)
+    return replace(fitted, borrowed=lender.path)
+
+
+def _fit(
+    path: str,
+    profile: Profile,
+    table: KernelTable,
+    names: dict[str, str],
+    free: tuple[str, ...],
+    start: MeanTerms,
+    seed: int,
+) -> FittedTerms:
+    unseen = held_out(table, seed)
+    target_s, work = unspiked_s(table), work_of(profile, table)
+    weights = fit_weights(table)
+    seen = ~unseen
+    terms = fit_mean(
+        work.take(seen), target_s[seen], free, start, seed=seed, weights=weights[seen]
+    ).terms
+    priced = mean_s(work, terms)
+    errors = {
+        name: errors_of(priced[mask & unseen], target_s[mask & unseen])
+        for name, mask in regimes(table.family.op, table.columns).items()
+        if (mask & unseen).any()
+    }
+    return FittedTerms(path, terms, names, profile, table, int(seen.sum()), errors)
+
+
+def _chosen(profile: Profile, wanted: Wanted) -> KernelTable | None:
     """Return the usable rows of the kernel that has the most of them, in the first format."""
     for a, w, kv in wanted.formats:
-        parts = [
-            part_of(table, wanted.used(table.columns))
-            for table in profile.tables(wanted.op)
-            if table.types == Types(a, w, kv)
-        ]
-        best = max(parts, key=len, default=None)
+        tables = [table for table in profile.tables(wanted.op) if table.types == Types(a, w, kv)]
+        parts = [part_of(table, usable_rows(wanted.op, table.columns)) for table in tables]
+        best = max(parts, key=_usual_rows, default=None)
         if best is not None and len(best) >= LEAST_ROWS:
             return best
     return None
 
 
-def write_card_terms(profile: Profile, path: Path, seed: int = 0) -> Path:
-    """Write `profiles/kernels/<card>.yaml` from a profile.
+def _usual_rows(table: KernelTable) -> int:
+    """Count the rows; of experts, those whose matrices are split and not the experts."""
+    if table.family.op != "moe":
+        return len(table)
+    return int(np.sum(table.columns["experts"] == table.columns["experts_local"]))
+
+
+def work_of(profile: Profile, table: KernelTable) -> Work:
+    """Return the work of a table's rows.
 
     Parameters
     ----------
     profile : Profile
-        With meta: its source and licence stand beside every number.
-    path : Path
-    seed : int
+    table : KernelTable
 
-    Raises
-    ------
-    CardError
-        If the profile has too few rows of every family.
+    Notes
+    -----
+    Imported rows of experts without skew were dealt in turn, and imported GEMMs cycle through few
+    copies of their weights; those that llmsim measured were drawn, and cycle through enough.
     """
-    found = list(fit_card_terms(profile, seed))
-    if not found:
-        raise CardError(profile.name, [Fault("", profile.name, "too few rows to fit anything.")])
-    assert profile.meta is not None
-    origin = (
-        f"{profile.meta.source.removeprefix('https://')} ({profile.meta.licence.split(',')[0]})"
-    )
-    lines = [
-        f"# Tier fitted: smooth rooflines of {profile.device.name}, made by `llmsim profile fit",
-        f"# {profile.name} --kernels`. What the GPU's own card states goes before these.",
-        "kernels:",
-    ]
-    group = ""
-    for each in found:
-        head, _, tail = each.path.partition(".")
-        if head != group:
-            lines.append(f"  {head}:")
-            group = head
-        indent = "    "
-        if tail:
-            lines.append(f"    {tail}:")
-            indent = "      "
-        source = json.dumps(_source(each, origin, seed))
-        for ours, theirs in each.names.items():
-            value = float(f"{getattr(each.terms, ours):.4g}")
-            unit = _UNITS[theirs]
-            lines.append(
-                f'{indent}{theirs}: {{value: {value!r}, unit: "{unit}", source: {source}}}'
-            )
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    asked = (table.columns, table.types, table.device)
+    imported = profile.meta is not None and profile.meta.origin == "imported"
+    if imported and table.family.op == "moe":
+        return dealt_moe(*asked)
+    work = table.family.work(*asked)
+    if imported and table.family.op == "gemm":
+        return replace(work, cache_fill=_COPIES * work.cache_fill)
+    return work
 
 
-def _source(each: FittedTerms, origin: str, seed: int) -> str:
-    """Say what was fitted, how well it prices what was not, and where the rows come from."""
-    table, errors = each.table, each.errors
-    types = "/".join(dict.fromkeys((table.types.a, table.types.w, table.types.kv)))
-    sampled = each.fitted > MOST_FITTED
-    seen = f"{MOST_FITTED} of {each.fitted}" if sampled else str(each.fitted)
-    return (
-        f"fit to {table.libs}, {table.kernel_id}, {types}: {seen} rows, seed {seed}; "
-        f"on {errors.rows} rows of unseen shapes median error {100 * errors.median:.1f} percent, "
-        f"p90 {100 * errors.p90:.0f}, bias {100 * errors.bias:+.1f}; {origin}"
-    )
+def usable_rows(op: str, s: Shapes) -> NDArray[np.bool_]:
+    """Return which rows are in the range that serving uses, and of the form that is priced."""
+    if op == "gemm":
+        return np.asarray((s["n"] >= 512) & (s["k"] >= 512))
+    if op == "attention_decode":
+        return np.asarray((s["window"] == 0) & (s["head_dim"] <= 128) & (s["batch"] <= 512))
+    if op == "attention_prefill":
+        return np.asarray((s["window"] == 0) & (s["head_dim"] <= 128) & (s["q_len"] >= 64))
+    if op == "moe":
+        return np.asarray((s["skew"] == s["skew"].min()) & _split_by_at_most(8, s))
+    return np.asarray(s["batch"] <= 512)
+
+
+def _split_by_at_most(ranks: int, s: Shapes) -> NDArray[np.bool_]:
+    """Return the experts that this many ranks of a node share, by matrices or by experts."""
+    layer = np.column_stack([s["hidden"], s["topk"], s["experts"]])
+    _, group = np.unique(layer, axis=0, return_inverse=True)
+    widest = np.zeros(group.max() + 1)
+    np.maximum.at(widest, group.ravel(), s["inter"])
+    whole = widest[group.ravel()]
+    return np.asarray((s["inter"] * ranks >= whole) & (s["experts_local"] * ranks >= s["experts"]))
+
+
+def regimes(op: str, s: Shapes) -> Masks:
+    """Return the rows of each regime that errors are told for; together they are all rows."""
+    if op in ("gemm", "moe"):
+        decode = s["m" if op == "gemm" else "tokens"] <= DECODE_TOKENS
+        return {"decode": np.asarray(decode), "prefill": np.asarray(~decode)}
+    if op == "attention_decode":
+        usual = (s["batch"] <= 256) & (s["kv_len"] >= 1000) & (s["kv_len"] <= 20_000)
+    elif op == "attention_prefill":
+        usual = (s["q_len"] >= 256) & (s["q_len"] * s["batch"] <= 16_384)
+    else:
+        return {"all": np.ones(len(s["batch"]), dtype=bool)}
+    usual = usual & (s["head_dim"] == 128) & (s["heads_kv"] <= 16)
+    return {"usual": np.asarray(usual), "rest": np.asarray(~usual)}
+
+
+def fit_weights(table: KernelTable) -> Floats:
+    """Return the weights of a table's rows: regimes alike, shapes that few models have less."""
+    op, s = table.family.op, table.columns
+    weights = np.zeros(len(table))
+    for name, mask in regimes(op, s).items():
+        if mask.any():
+            weights[mask] = (_RARE_SHARE if name == "rest" else 1.0) / mask.sum()
+    if op == "gemm":
+        weights *= np.minimum(1.0, _RARE_SHARE + s["n"] * s["k"] / _WHOLE_WEIGHT)
+    return weights
+
+
+_LARGER: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "gemm": ("m", ("n", "k")),
+    "moe": ("tokens", ("hidden", "inter", "topk", "experts", "experts_local")),
+    "attention_decode": ("kv_len", ("batch", "heads_q", "heads_kv", "head_dim")),
+    "attention_prefill": ("q_len", ("batch", "heads_q", "heads_kv", "head_dim", "kv_len")),
+    "mla_decode": ("kv_len", ("batch", "heads_q")),
+}
+"""The size of each operator, and what else makes two rows comparable."""
+
+
+def unspiked_s(table: KernelTable) -> Floats:
+    """Return the times, none far above that of a larger size of the same shape [s].
+
+    Parameters
+    ----------
+    table : KernelTable
+
+    Notes
+    -----
+    The larger problem contains the smaller, so what exceeds it is disturbance: on B200, fp8 rows
+    of one shape jump from 18 to 38 and 52 us and back.
+    """
+    axis, names = _LARGER[table.family.op]
+    keys = np.column_stack([table.columns[name] for name in names])
+    _, group = np.unique(keys, axis=0, return_inverse=True)
+    order = np.lexsort((table.columns[axis], group.ravel()))
+    times = table.measured_s
+    larger = times.copy()
+    for part in np.split(order, np.cumsum(np.bincount(group.ravel()))[:-1]):
+        larger[part] = np.minimum.accumulate(times[part][::-1])[::-1]
+    return np.where(times > _SPIKE * larger, larger, times)
+
+
+def host_floor_s(table: KernelTable) -> float:
+    """Return what a GEMM of next to no work took, where the host set it; 0 otherwise [s]."""
+    if table.family.op != "gemm":
+        return 0.0
+    work = table.family.work(table.columns, table.types, table.device)
+    small = table.measured_s[np.maximum(work.compute_s, work.memory_s) < _NO_WORK_S]
+    floor = float(np.median(small)) if len(small) else 0.0
+    return floor if floor > HOST_BOUND_S else 0.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsim.costmodel.measured.means import UNIVERSAL, Floats, MeanTerms, Work
+from llmsim.costmodel.measured.means import SERIAL_STEP, UNIVERSAL, Floats, MeanTerms, Work
 from llmsim.costmodel.operators import ACTIVATION_BYTES
 from llmsim.specs import GpuCard
 
@@ -134,6 +134,11 @@ class Family:
     fastest: bool = False
 
 
+def quantised_bytes(dtype_a: str) -> float:
+    """Return what quantising one activation reads and writes; 0 where there is nothing to do."""
+    return 0.0 if dtype_a == "bf16" else ACTIVATION_BYTES + WEIGHT_BYTES[dtype_a]
+
+
 def _gemm(s: Shapes, types: Types, device: Device) -> Work:
     m, n, k = s["m"], s["n"], s["k"]
     weights = WEIGHT_BYTES[types.w] * n * k
@@ -143,9 +148,10 @@ def _gemm(s: Shapes, types: Types, device: Device) -> Work:
         2.0 * m * n * k / device.peak(types.a, types.w),
         moved / device.memory_bytes_per_s,
         zero,
-        zero,
-        zero,
+        device.sm_count / (np.maximum(m / TILE, 1.0) * n / TILE),
+        quantised_bytes(types.a) * m * k,
         moved / device.cache_bytes,
+        k / SERIAL_STEP,
     )
 
 
@@ -165,6 +171,7 @@ def _decode(s: Shapes, types: Types, device: Device) -> Work:
         zero,
         zero,
         cache / device.cache_bytes,
+        zero,
     )
 
 
@@ -191,15 +198,31 @@ def _prefill(s: Shapes, types: Types, device: Device) -> Work:
         device.sm_count / (batch * heads * np.ceil(new / TILE)),
         zero,
         batch * (cache + own) / device.cache_bytes,
+        zero,
     )
 
 
 def _moe(s: Shapes, types: Types, device: Device) -> Work:
+    """Experts drawn at random for each token."""
+    return _moe_hitting(1.0 - (1.0 - s["topk"] / s["experts"]) ** s["tokens"], s, types, device)
+
+
+def dealt_moe(s: Shapes, types: Types, device: Device) -> Work:
+    """Experts dealt in turn, none twice before each had a token.
+
+    Notes
+    -----
+    So aiconfigurator draws its *balanced* load (``collector/helper.py``, ``balanced_logits``):
+    32 tokens of 4 experts reach all 128, where random ones would reach 82.
+    """
+    return _moe_hitting(np.minimum(1.0, s["topk"] * s["tokens"] / s["experts"]), s, types, device)
+
+
+def _moe_hitting(share: Floats, s: Shapes, types: Types, device: Device) -> Work:
+    """Return the work where this share of all experts is hit."""
     tokens, hidden, inter = s["tokens"], s["hidden"], s["inter"]
-    local = s["experts_local"]
-    split = s["experts"] / local
-    hit = s["experts"] * (1.0 - (1.0 - s["topk"] / s["experts"]) ** tokens) / split
-    rows = s["topk"] * tokens / split
+    hit = share * s["experts_local"]
+    rows = s["topk"] * tokens * s["experts_local"] / s["experts"]
     weights = 3.0 * hidden * inter * WEIGHT_BYTES[types.w] * hit
     moved = weights + ACTIVATION_BYTES * rows * (2.0 * hidden + 3.0 * inter)
     return Work(
@@ -209,6 +232,7 @@ def _moe(s: Shapes, types: Types, device: Device) -> Work:
         hit / rows,
         4.0 * rows * hidden * ACTIVATION_BYTES,
         moved / device.cache_bytes,
+        np.zeros_like(rows),
     )
 
 
@@ -227,6 +251,7 @@ def _mla_decode(s: Shapes, types: Types, device: Device) -> Work:
         zero,
         zero,
         cache / device.cache_bytes,
+        zero,
     )
 
 
@@ -242,6 +267,7 @@ def _mla_prefill(s: Shapes, types: Types, device: Device) -> Work:
         device.sm_count / (batch * heads * np.ceil(new / TILE)),
         zero,
         moved / device.cache_bytes,
+        zero,
     )
 
 
@@ -252,7 +278,7 @@ def _moving(*axes: str, words: float) -> Callable[[Shapes, Types, Device], Work]
         moved = words * ACTIVATION_BYTES * np.prod([s[axis] for axis in axes], axis=0)
         zero = np.zeros_like(moved)
         seconds = moved / device.memory_bytes_per_s
-        return Work(zero, seconds, zero, zero, zero, moved / device.cache_bytes)
+        return Work(zero, seconds, zero, zero, zero, moved / device.cache_bytes, zero)
 
     return work
 
@@ -263,14 +289,14 @@ def _rope(s: Shapes, types: Types, device: Device) -> Work:
     )
     zero = np.zeros_like(moved)
     seconds = moved / device.memory_bytes_per_s
-    return Work(zero, seconds, zero, zero, zero, moved / device.cache_bytes)
+    return Work(zero, seconds, zero, zero, zero, moved / device.cache_bytes, zero)
 
 
 def _message(s: Shapes, types: Types, device: Device) -> Work:
     """Bytes of a collective, at memory bandwidth: the fit's `memory_frac` is the link's share."""
     size = s["message_bytes"]
     zero = np.zeros_like(size)
-    return Work(zero, size / device.memory_bytes_per_s, zero, zero, zero, zero)
+    return Work(zero, size / device.memory_bytes_per_s, zero, zero, zero, zero, zero)
 
 
 _ROOF = ("t0_s", "compute_frac", "memory_frac", "norm")

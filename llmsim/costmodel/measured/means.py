@@ -2,10 +2,11 @@
 
 One formula serves all families; which of its terms are free depends on the family::
 
-    t = t0 + w units + [ (C (1 + c idle) / e_c)^p + (M / e_m)^p ]^(1/p) + g gathered
+    t = t0 + w units + [ (C (1 + c idle) / e_c)^p + (M / e_m)^p + (l serial)^p ]^(1/p) + g gathered
 
-C and M are the seconds that the operator would take at the datasheet's peak and bandwidth. A mean
-function carries the scaling with shape; what it gets wrong is left to the residual table.
+C and M are the seconds that the operator would take at the datasheet's peak and bandwidth, serial
+the steps that wait for each other however small the rest. A mean function carries the scaling with
+shape; what it gets wrong is left to the residual table.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+SERIAL_STEP = 1024.0
+"""Elements of the inner dimension that `MeanTerms.loop_s` is the time of."""
 
 SOFT_LOG = 0.1
 """Residuals beyond this many log units count linearly: rows of another kernel, or of a bad run."""
@@ -41,6 +45,8 @@ class Work:
         Moved by permutations beside the main kernel.
     cache_fill : ndarray (rows,)
         What is read and could have stayed in the last-level cache, over the cache's size.
+    serial : ndarray (rows,)
+        Length of the loop that one tile runs through, in units of `SERIAL_STEP` elements.
     """
 
     compute_s: Floats
@@ -49,6 +55,7 @@ class Work:
     idle: Floats
     gathered_bytes: Floats
     cache_fill: Floats
+    serial: Floats
 
     def take(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Work:
         """Return the work at some of the shapes."""
@@ -75,6 +82,8 @@ class MeanTerms:
     cache_ratio : float
         Bandwidth of the cache over `memory_frac` of that of memory, for rows whose operands were
         not evicted between calls; 1 where they were.
+    loop_s : float [s]
+        Per serial step.
     """
 
     t0_s: float
@@ -85,6 +94,7 @@ class MeanTerms:
     idle: float = 0.0
     gather_s_per_byte: float = 0.0
     cache_ratio: float = 1.0
+    loop_s: float = 0.0
 
 
 UNIVERSAL = MeanTerms(3.5e-6, 0.75, 0.80, 2.4)
@@ -99,6 +109,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "idle": (1e-3, 1e3),
     "gather_s_per_byte": (1e-15, 1e-11),
     "cache_ratio": (1.0, 8.0),
+    "loop_s": (1e-9, 1e-5),
 }
 _PRIOR_LOG_SD: Mapping[str, float] = {
     "t0_s": 1.5,
@@ -109,6 +120,7 @@ _PRIOR_LOG_SD: Mapping[str, float] = {
     "idle": 2.0,
     "gather_s_per_byte": 2.5,
     "cache_ratio": 1.0,
+    "loop_s": 1.5,
 }
 """How far a parameter may lie from its prior before that costs as much as one row off by its
 noise: wide enough to be overruled by a dozen rows, there for those that no row can see."""
@@ -128,11 +140,18 @@ def mean_s(work: Work, terms: MeanTerms) -> Floats:
         square = work.cache_fill * work.cache_fill
         missed = square / (1.0 + square)  # an eviction cliff, rounded
         memory = memory * (missed + (1.0 - missed) / terms.cache_ratio)
-    low, high = np.minimum(compute, memory), np.maximum(compute, memory)
-    ratio = np.divide(low, high, out=np.zeros_like(low), where=high > 0)
-    joined = high * (1.0 + ratio**terms.norm) ** (1.0 / terms.norm)
+    joined = _joined(compute, memory, terms.norm)
+    if terms.loop_s > 0.0:
+        joined = _joined(joined, terms.loop_s * work.serial, terms.norm)
     fixed = terms.t0_s + terms.unit_s * work.units + terms.gather_s_per_byte * work.gathered_bytes
     return np.asarray(fixed + joined)
+
+
+def _joined(one: Floats, other: Floats, norm: float) -> Floats:
+    """Return ``(one^p + other^p)^(1/p)`` without overflow."""
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    ratio = np.divide(low, high, out=np.zeros_like(low), where=high > 0)
+    return np.asarray(high * (1.0 + ratio**norm) ** (1.0 / norm))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +182,7 @@ def fit_mean(
     seed: int = 0,
     max_rows: int = MOST_FITTED,
     noise_log: float = 0.05,
+    weights: Floats | None = None,
 ) -> Fit:
     """Fit a mean function to measured rows, robustly, in log time.
 
@@ -180,6 +200,8 @@ def fit_mean(
     max_rows : int [rows]
     noise_log : float
         Log scatter expected of one row.
+    weights : ndarray (rows,), optional
+        Of the rows' squared errors; all alike if left out. Their mean does not matter.
 
     Returns
     -------
@@ -191,6 +213,8 @@ def fit_mean(
     if count > max_rows:
         chosen = np.sort(np.random.default_rng(seed).choice(count, max_rows, replace=False))
         work, measured_s = work.take(chosen), measured_s[chosen]
+        weights = None if weights is None else weights[chosen]
+    share = np.ones(len(measured_s)) if weights is None else np.sqrt(weights / weights.mean())
     target = np.log(measured_s)
     low = np.log([_BOUNDS[name][0] for name in free])
     high = np.log([_BOUNDS[name][1] for name in free])
@@ -203,7 +227,7 @@ def fit_mean(
         return MeanTerms(**values)
 
     def faults(point: Floats) -> Floats:
-        rows = np.log(mean_s(work, terms_at(point))) - target
+        rows = share * (np.log(mean_s(work, terms_at(point))) - target)
         return np.concatenate([rows, SOFT_LOG * (point - prior) / width * noise_log / SOFT_LOG])
 
     best = None
