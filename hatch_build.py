@@ -17,6 +17,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = (
+    "llmsim/core/rounding.py",
+    "llmsim/costmodel/contract.py",
     "llmsim/costmodel/energy.py",
     "llmsim/costmodel/roofline.py",
     "llmsim/kvcache/content.py",
@@ -34,6 +36,7 @@ COMPILED = (
     "llmsim/serving/replica.py",
     "llmsim/serving/request.py",
     "llmsim/serving/stretch.py",
+    "llmsim/serving/wake.py",
 )
 
 
@@ -79,6 +82,9 @@ def _compile(root: Path, work: Path) -> list[Path]:
     source = work / "src"
     shutil.copytree(root / "llmsim", source / "llmsim")
     before = Path.cwd()
+    flags = os.environ.get("CFLAGS")
+    # where a fused multiply-add exists, compilers use it, and the last digit is not Python's
+    os.environ["CFLAGS"] = f"{flags or ''} -ffp-contract=off".strip()
     os.chdir(source)
     try:
         options = [
@@ -94,6 +100,10 @@ def _compile(root: Path, work: Path) -> list[Path]:
         command.run()
     finally:
         os.chdir(before)
+        if flags is None:
+            del os.environ["CFLAGS"]
+        else:
+            os.environ["CFLAGS"] = flags
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     found = sorted((work / "out").rglob(f"*{suffix}"))
     if len(found) <= len(COMPILED):

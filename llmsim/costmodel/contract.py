@@ -39,7 +39,7 @@ class PriceLine:
     base_ns: float
     per_token_ns: float
     per_windowed_ns: float = 0.0
-    until_tokens: int = 2**62
+    until_tokens: int = 2**62 - 1
 
 
 class StepCost(Protocol):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from llmsim.core.rounding import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import MixerPrice
 from llmsim.costmodel.operators import Floats, OpTable
@@ -59,7 +60,7 @@ class ActiveEnergy:
         self._token_uj = self._table(cost.token_operators, tokens)
         self._head_uj = self._table(cost.head_tables, rows)
         self._request_uj = self._padded_uj = self._windowed_uj = 0.0
-        self._launch_ns = sum(mixer.prefill_fixed_ns for mixer in cost.mixers)
+        self._launch_ns = float(sum(mixer.prefill_fixed_ns for mixer in cost.mixers))
         for mixer in cost.mixers:
             per_ns = self._decode_uj_per_ns(mixer)
             self._request_uj += per_ns * mixer.decode_ns.request
@@ -98,7 +99,7 @@ class ActiveEnergy:
             Padded context sums, added up over the steps.
         """
         fixed = self._at(self._token_uj, batch) + self._at(self._head_uj, batch)
-        return round(
+        return rounded(
             ticks * (fixed + self._request_uj * batch)
             + self._padded_uj * padded_sum
             + self._windowed_uj * windowed_sum
@@ -124,7 +125,7 @@ class ActiveEnergy:
             energy += self._request_uj * decode + self._padded_uj * padded_tokens
             energy += self._windowed_uj * windowed_tokens
         energy += self._at(self._token_uj, tokens) + self._at(self._head_uj, logits)
-        return round(energy)
+        return rounded(energy)
 
     @staticmethod
     def _at(table: list[float], size: int) -> float:

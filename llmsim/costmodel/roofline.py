@@ -6,10 +6,12 @@ contexts is a closed form. A step then costs a few list lookups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from llmsim.core.rounding import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import (
     CONTEXT_TILE,
@@ -43,26 +45,29 @@ from llmsim.specs import (
     ParallelPlan,
 )
 
+Sums = tuple[int, int, float, int, float, int]
+"""`ChunkSums` as the hot path hands it on, without an object."""
+
 Operators = Callable[[Floats], Iterator[OpTable]]
 
 
-def _prefill_weights(mixer: MixerPrice) -> tuple[float, ...]:
-    """Flatten a mixer's prefill form for the hot path, context terms folded into new and past."""
-    c, m = mixer.compute_ns, mixer.memory_ns
-    return (
-        mixer.prefill_fixed_ns,
-        c.pairs,
-        c.clipped_pairs,
-        c.new + c.context + c.clipped_context,
-        c.past + c.context,
-        m.pairs,
-        m.new + m.context + m.clipped_context,
-        m.past + m.context,
-        m.clipped_context,
-        mixer.starved,
-        mixer.norm,
-        1.0 / mixer.norm,
-    )
+class _Prefill:
+    """A mixer's prefill form for the hot path, context terms folded into new and past."""
+
+    def __init__(self, mixer: MixerPrice) -> None:
+        c, m = mixer.compute_ns, mixer.memory_ns
+        self.fixed_ns = float(mixer.prefill_fixed_ns)
+        self.c_pairs = float(c.pairs)
+        self.c_clipped_pairs = float(c.clipped_pairs)
+        self.c_new = float(c.new + c.context + c.clipped_context)
+        self.c_past = float(c.past + c.context)
+        self.m_pairs = float(m.pairs)
+        self.m_new = float(m.new + m.context + m.clipped_context)
+        self.m_past = float(m.past + m.context)
+        self.m_clipped_past = float(m.clipped_context)
+        self.starved = float(mixer.starved)
+        self.norm = float(mixer.norm)
+        self.root = 1.0 / self.norm
 
 
 def _decode_sums(mixers: Sequence[MixerPrice], mixed: bool) -> tuple[float, float, float, float]:
@@ -149,7 +154,7 @@ class RooflineCost:
             for price in price_mixer(layer, gpu, self.plan.tp, self.kv_dtype)
         )
         self._tabulate()
-        self._prefill = tuple(_prefill_weights(mixer) for mixer in self.mixers)
+        self._prefill = [_Prefill(mixer) for mixer in self.mixers]
         self._decode = _decode_sums(self.mixers, mixed=False)
         self._mixed = _decode_sums(self.mixers, mixed=True)
         self._lines: dict[int, tuple[PriceLine, PriceLine]] = {}
@@ -255,7 +260,7 @@ class RooflineCost:
             line = self.decode_line(decode, padded_tokens)
             return max(
                 1,
-                round(
+                rounded(
                     line.base_ns
                     + line.per_token_ns * padded_tokens
                     + line.per_windowed_ns * windowed_tokens
@@ -267,32 +272,27 @@ class RooflineCost:
             fixed, request, token, windowed = self._mixed if chunks else self._decode
             gpu_ns = fixed + request * decode + token * padded_tokens + windowed * windowed_tokens
         if chunks:
-            sums = self.chunk_sums(chunks)
-            tokens += sums.new
+            sums = self._sums(chunks)
+            self.prefill_tokens = new = sums[0]
+            tokens += new
             decode_ns = gpu_ns
-            gpu_ns = self.add_prefill_attention(decode_ns, sums)
+            gpu_ns = self._add_prefill(decode_ns, sums)
             self.prefill_ns = gpu_ns - decode_ns
-            self.prefill_tokens = sums.new
         gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
         gpu_ns += self._at(self._head_ns, logits, self.head_tables)
-        return max(1, round(self._with_host(gpu_ns, tokens, decode, len(chunks))))
+        return max(1, rounded(self._with_host(gpu_ns, tokens, decode, len(chunks))))
 
-    def add_prefill_attention(self, time_ns: float, sums: ChunkSums) -> float:
-        """Return `time_ns` [ns] plus the prefill attention of all layers.
-
-        Parameters
-        ----------
-        time_ns : float [ns]
-        sums : ChunkSums
-            Of the step's chunks.
-        """
+    def _add_prefill(self, time_ns: float, sums: Sums) -> float:
+        """Return `time_ns` [ns] plus the prefill attention of all layers."""
         new, past, pairs, clipped_past, clipped_pairs, tiles = sums
-        for weights in self._prefill:
-            fixed, c1, c2, c3, c4, m1, m2, m3, m4, starved, norm, root = weights
-            compute = c1 * pairs + c2 * clipped_pairs + c3 * new + c4 * past
-            compute *= 1.0 + starved / tiles
-            memory = m1 * pairs + m2 * new + m3 * past + m4 * clipped_past
-            time_ns += fixed + (compute**norm + memory**norm) ** root
+        for w in self._prefill:
+            compute = w.c_pairs * pairs + w.c_clipped_pairs * clipped_pairs
+            compute = compute + w.c_new * new + w.c_past * past
+            compute *= 1.0 + w.starved / tiles
+            memory = w.m_pairs * pairs + w.m_new * new + w.m_past * past
+            memory += w.m_clipped_past * clipped_past
+            joined = math.pow(compute, w.norm) + math.pow(memory, w.norm)
+            time_ns += w.fixed_ns + math.pow(joined, w.root)
         return time_ns
 
     def chunk_sums(self, chunks: Sequence[Chunk]) -> ChunkSums:
@@ -302,6 +302,9 @@ class RooflineCost:
         ----------
         chunks : sequence of (new, past) [tokens]
         """
+        return ChunkSums(*self._sums(chunks))
+
+    def _sums(self, chunks: Sequence[Chunk]) -> Sums:
         new = past = tiles = 0
         pairs = 0.0
         for c, s in chunks:
@@ -311,14 +314,14 @@ class RooflineCost:
             tiles += (c + 127) // 128
         window = self.window_tokens
         if not window:
-            return ChunkSums(new, past, pairs, past, pairs, tiles)
+            return new, past, pairs, past, pairs, tiles
         clipped_past = 0
         clipped_pairs = 0.0
         for c, s in chunks:
             clipped_past += min(s, window)
             rising = min(c, max(0, window - s))
             clipped_pairs += rising * (s + 0.5 * (rising + 1)) + (c - rising) * window
-        return ChunkSums(new, past, pairs, clipped_past, clipped_pairs, tiles)
+        return new, past, pairs, clipped_past, clipped_pairs, tiles
 
     def explain(
         self,
@@ -404,7 +407,7 @@ class RooflineCost:
         if windowed and slack_ns <= (token + windowed) * edge:
             return int(slack_ns / (token + windowed))
         slack_ns -= windowed * edge
-        return int(slack_ns / token) if token else 2**62
+        return int(slack_ns / token) if token else 2**62 - 1
 
     def warnings(self) -> tuple[str, ...]:
         """Return what was taken for granted: the model's notes, and formats the chip lacks."""

@@ -5,7 +5,7 @@ Start with `ledger` (the plain count), then `content` (what makes two prompts sh
 (`match`, `free`), then act (`hold`, `take`).
 """
 
-from llmsim.kvcache.ledger import NO_MATCH, CountLedger, Match
+from llmsim.kvcache.ledger import NO_MATCH, CountLedger, Holder, Match
 from llmsim.kvcache.prefix import PrefixLedger
 
-__all__ = ["NO_MATCH", "CountLedger", "Match", "PrefixLedger"]
+__all__ = ["NO_MATCH", "CountLedger", "Holder", "Match", "PrefixLedger"]

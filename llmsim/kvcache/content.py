@@ -9,12 +9,13 @@ walks agree. A KV block belongs to the edge that holds its last token.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from llmsim.kvcache.ledger import Holder
     from llmsim.kvcache.prefix import Extent
 
-ENDLESS = 2**62
+ENDLESS: Final = 2**62 - 1
 
 
 class Edge:
@@ -37,7 +38,7 @@ class Edge:
         Cached runs of blocks on this edge, in order of registration.
     users : int
         Live requests whose path goes through here.
-    writer : object or None
+    writer : Holder or None
         A decoding request whose output this edge is: its blocks are registered when asked for.
     """
 
@@ -50,7 +51,7 @@ class Edge:
         self.children: dict[tuple[int, int], Edge] = {}
         self.extents: list[Extent] = []
         self.users = 0
-        self.writer: Any = None
+        self.writer: Holder | None = None
 
 
 Path = list[tuple[Edge, int]]

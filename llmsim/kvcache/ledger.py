@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from llmsim.kvcache.content import Path
+    from llmsim.kvcache.prefix import Extent
 
 
-class Match(NamedTuple):
+class Match:
     """What a prefix lookup found.
 
     Parameters
@@ -14,34 +18,42 @@ class Match(NamedTuple):
         Leading blocks of the request that are cached.
     unreferenced : int [blocks]
         How many of them nobody holds: taking them uses up free blocks.
-    pieces : tuple of (extent, lo, hi)
+    pieces : list of (extent, lo, hi)
         Where they lie; the ledger's own bookkeeping.
     """
 
-    blocks: int
-    unreferenced: int
-    pieces: tuple[tuple[Any, int, int], ...]
+    __slots__ = ("blocks", "pieces", "unreferenced")
+
+    def __init__(
+        self, blocks: int, unreferenced: int, pieces: list[tuple[Extent, int, int]]
+    ) -> None:
+        self.blocks = blocks
+        self.unreferenced = unreferenced
+        self.pieces = pieces
 
 
-NO_MATCH = Match(0, 0, ())
+NO_MATCH: Final = Match(0, 0, [])
 
 
-class Holder(Protocol):
+class Holder:
     """What a ledger keeps on a request.
 
     Attributes
     ----------
-    path : object
+    path : list of (Edge, int), or None
         The prefix ledger's way through the content tree; None before the first lookup.
-    held : object
-        The cached extents it holds a reference to; None when there are none.
+    held : list of (Extent, int, int), or None
+        The cached extents it holds a reference to, and which of their blocks.
     held_blocks : int [blocks]
         Leading blocks covered by `held`.
     """
 
-    path: Any
-    held: Any
-    held_blocks: int
+    __slots__ = ("held", "held_blocks", "path")
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.held: list[tuple[Extent, int, int]] | None = None
+        self.held_blocks = 0
 
 
 class CountLedger:
@@ -99,6 +111,10 @@ class CountLedger:
 
     def forget(self, request: Holder) -> None:
         """Drop what is kept about a request that has ended."""
+
+    def retire(self, request: Holder, allocated: int, tokens: int) -> None:
+        """Give back the blocks of a request that has ended, and forget it."""
+        self.free += allocated
 
     def check(self) -> None:
         """Prove that no block is lost or counted twice; raises InvariantError."""

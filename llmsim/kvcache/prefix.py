@@ -82,6 +82,7 @@ class PrefixLedger:
         "_settle",
         "_stamp",
         "_unfilled_first",
+        "_unfindable",
         "block_tokens",
         "capacity",
         "evicted",
@@ -103,6 +104,7 @@ class PrefixLedger:
         self.free = blocks
         self.evicted = 0
         self.root = Edge(None, 0, None)
+        self._unfindable = Edge(None, 0, None)
         self._fresh = blocks
         self._stamp = 0
         self._unfilled_first = unfilled_first
@@ -144,7 +146,7 @@ class PrefixLedger:
                     if extent.lo <= at < extent.hi and (best is None or extent.stamp < best.stamp):
                         best = extent
                 if best is None:
-                    return Match(at, unreferenced, tuple(pieces)) if at else NO_MATCH
+                    return Match(at, unreferenced, pieces) if at else NO_MATCH
                 upto = min(best.hi, stop)
                 if len(extents) > 1:
                     for extent in extents:
@@ -156,7 +158,7 @@ class PrefixLedger:
                 at = upto
             if at >= most:
                 break
-        return Match(at, unreferenced, tuple(pieces)) if at else NO_MATCH
+        return Match(at, unreferenced, pieces) if at else NO_MATCH
 
     def may_grow(self, request: Holder, match: Match) -> bool:
         """Whether a decoding request is writing blocks that would lengthen this match."""
@@ -208,7 +210,7 @@ class PrefixLedger:
 
     def hold(self, request: Holder, match: Match) -> None:
         """Take references to the blocks of a match, out of the free queue where need be."""
-        held = []
+        held: list[tuple[Extent, int, int]] = []
         for extent, lo, hi in match.pieces:
             piece = extent
             while piece.hi <= lo and piece.rest is not None:  # split meanwhile
@@ -287,14 +289,8 @@ class PrefixLedger:
         path = request.path
         if path and path[-1][0].writer is request:
             path[-1][0].writer = None
-        unfilled = allocated - request.held_blocks
+        self._give_back_unfilled(allocated - request.held_blocks)
         head = self._head
-        if unfilled > 0:
-            self.free += unfilled
-            if self._unfilled_first:
-                self._fresh += unfilled
-            else:
-                self._link_before(head, Extent(None, 0, unfilled, 0, 0))
         held = request.held
         if not held:
             return
@@ -305,7 +301,7 @@ class PrefixLedger:
                     self.free += hi - extent.lo
                     self._link_before(head, extent)
                 continue
-            parts = []
+            parts: list[Extent] = []
             part: Extent | None = extent
             while part is not None and part.lo < hi:
                 parts.append(part)
@@ -332,6 +328,41 @@ class PrefixLedger:
                 if not edge.users:
                     prune(edge)
 
+    def retire(self, request: Holder, allocated: int, tokens: int) -> None:
+        """Give back the blocks of a request that has ended, and forget it.
+
+        Parameters
+        ----------
+        request : Holder
+        allocated, tokens : int [blocks], [tokens]
+            As for `release`.
+        """
+        if request.path is not None or self._segments_of(request) is not None:
+            self.release(request, allocated, tokens)
+            self.forget(request)
+            return
+        # Nobody will ever look for these blocks: what counts is how many there are, and when
+        # they are overwritten. So neighbours in the queue are one extent, without a place in
+        # the tree.
+        full = tokens // self.block_tokens
+        self.free += full
+        self._give_back_unfilled(allocated - full)
+        if not full:
+            return
+        last = self._head.before
+        if last is not None and last.edge is self._unfindable:
+            last.hi += full
+        else:
+            self._link_before(self._head, Extent(self._unfindable, 0, full, 0, 0))
+
+    def _give_back_unfilled(self, blocks: int) -> None:
+        if blocks > 0:
+            self.free += blocks
+            if self._unfilled_first:
+                self._fresh += blocks
+            else:
+                self._link_before(self._head, Extent(None, 0, blocks, 0, 0))
+
     # --- queue ------------------------------------------------------------------------------
 
     def _link_before(self, place: Extent, extent: Extent) -> None:
@@ -351,8 +382,10 @@ class PrefixLedger:
         edge = extent.edge
         if edge is None:
             return
-        edge.extents.remove(extent)
         extent.edge = None
+        if edge is self._unfindable:
+            return
+        edge.extents.remove(extent)
         if not edge.extents:
             prune(edge)
 

@@ -48,7 +48,13 @@ class LoadBoard:
         if self._reports:
             self._catch_up()
         loads = self._loads
-        return loads.index(min(loads))
+        best = 0
+        least = loads[0]
+        for replica, load in enumerate(loads):
+            if load < least:
+                least = load
+                best = replica
+        return best
 
     def _catch_up(self) -> None:
         now = self._clock.now

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 from itertools import accumulate
+from typing import Final
 
 from llmsim.serving.request import Request
 
-FOREVER = 2**62
-"""A tick that is never reached."""
+FOREVER: Final = 2**62 - 1
+"""A tick that is never reached; the largest integer that compiled code keeps in a register."""
 
 
 class Cohort:
@@ -320,10 +321,15 @@ class Cohort:
 
     def blocks_needed(self, ticks: int) -> int:
         """Return how many new KV blocks the next `ticks` ticks take [blocks]."""
-        cycles, rest = divmod(ticks, self._block_tokens)
-        need = cycles * self.count
-        if rest:
-            need += sum(_ahead(self.block_ring, self.tick, rest))
+        ring = self.block_ring
+        size = self._block_tokens
+        need = ticks // size * self.count
+        at = self.tick % size
+        for _ in range(ticks % size):
+            need += ring[at]
+            at += 1
+            if at == size:
+                at = 0
         return need
 
     def ticks_within(self, blocks: int, limit: int) -> int:

@@ -193,9 +193,10 @@ class Delivery:
         if request.state != FINISHING or request in self._draft.running_set:
             del self._draft.running_set[request]
             computed = request.computed
-            self._ledger.release(request, -(-computed // self._block_tokens), computed)
+            self._ledger.retire(request, -(-computed // self._block_tokens), computed)
+        else:
+            self._ledger.forget(request)
         request.ended = True
-        self._ledger.forget(request)
         self._draft.decisions.extend((FINISH, request.view.index, request.first_token_ns, time_ns))
         self._on_end(request, "finished", time_ns)
 

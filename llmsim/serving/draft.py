@@ -9,6 +9,7 @@ when KV runs out or the budget does not reach everybody.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from llmsim.kvcache import NO_MATCH, CountLedger, Match, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
@@ -18,10 +19,12 @@ from llmsim.serving.meter import Meter
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.request import DECODE, FINISHING, PARKED, PREFILL, WAITING, Request
 
-UNLIMITED = 2**62
-
-ADMIT, RESUME, PREEMPT, FINISH, DROP = 1, 2, 3, 4, 5
-"""Kinds of decision in the digest."""
+ADMIT: Final = 1
+RESUME: Final = 2
+PREEMPT: Final = 3
+FINISH: Final = 4
+DROP: Final = 5
+"""The last five: kinds of decision in the digest."""
 
 
 @dataclass(frozen=True, slots=True)

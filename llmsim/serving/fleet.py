@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import simpy
 
@@ -16,6 +16,7 @@ from llmsim.results.columns import OUTCOMES
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
+from llmsim.serving.meter import packed
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import WAITING, Request
 from llmsim.serving.wake import Wake
@@ -23,8 +24,8 @@ from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 
 OUTCOME_CODE = {name: code for code, name in enumerate(OUTCOMES)}
 
-FLUSH_ROWS = 65_536
-_HASH_EVERY = 8_192
+FLUSH_ROWS: Final = 65_536
+_HASH_EVERY: Final = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +252,8 @@ class Fleet:
 
     def _drop(self, request: Request, outcome: str) -> None:
         replica = request.replica
+        if replica is None:
+            return
         caller = self._caller_ns, self._caller
         replica.drop(request, outcome, self._called(replica, self.clock.now))
         self._caller_ns, self._caller = caller  # who leaves the line does so outside any call
@@ -267,7 +270,7 @@ class Fleet:
 
     def on_end(self, request: Request, outcome: str, time_ns: int) -> None:
         """Record a request that ended on a replica."""
-        index = request.replica.index
+        index = -1 if request.replica is None else request.replica.index
         self._board.change(index, -1, time_ns)
         self._caller_ns = time_ns
         self._caller = index
@@ -323,9 +326,9 @@ class Fleet:
 
     def _hash(self) -> None:
         for replica, digest in zip(self.replicas, self._replica_hashes, strict=True):
-            digest.update(array("q", replica.decisions).tobytes())
+            digest.update(packed(replica.decisions))
             replica.decisions.clear()
-        self._route_hash.update(array("q", self._routes).tobytes())
+        self._route_hash.update(packed(self._routes))
         self._routes.clear()
 
     def stop(self) -> None:

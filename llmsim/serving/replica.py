@@ -14,6 +14,7 @@ from collections.abc import Callable
 from llmsim.core.errors import InvariantError
 from llmsim.costmodel.contract import StepCost
 from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.costmodel.roofline import RooflineCost
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.results.facts import ReplicaFacts
@@ -66,6 +67,7 @@ class Replica:
         self.pool = pool
         self.config = config
         self.cost = cost
+        self._roofline = cost if isinstance(cost, RooflineCost) else None
         self._policy = policy
         self._lookahead = config.lookahead
         self._steady = config.fast_forward and not policy.every_step
@@ -411,7 +413,11 @@ class Replica:
         padded = cohort.padded if decoding else 0
         windowed = cohort.windowed if decoding else 0
         rows = count + draft.logits
-        duration = self.cost.step_ns(slices, count, padded, windowed, rows)
+        roofline = self._roofline
+        if roofline is not None:  # compiled against its class, not against the protocol
+            duration = roofline.step_ns(slices, count, padded, windowed, rows)
+        else:
+            duration = self.cost.step_ns(slices, count, padded, windowed, rows)
         if self._energy is not None:
             self._active_uj = self._energy.priced_step_uj(count, padded, windowed, rows)
         end = front + duration

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
+from llmsim.kvcache import Holder
 from llmsim.policies.views import RequestView
 
+if TYPE_CHECKING:
+    from llmsim.serving.replica import Replica
 
-class Request:
+
+class Request(Holder):
     """What the engine knows about a request.
 
     Attributes
@@ -26,10 +30,6 @@ class Request:
         Cohort bookkeeping, see `Cohort`.
     missed_gap_ns : int [ns]
         Gap before a token that was on the way when the client left; 0 if there is none.
-    registered : int [blocks]
-        Blocks of its KV that the prefix cache knows.
-    path, held
-        The prefix ledger's bookkeeping.
     """
 
     __slots__ = (
@@ -41,8 +41,6 @@ class Request:
         "finish_tick",
         "first_token_ns",
         "generated",
-        "held",
-        "held_blocks",
         "itl_max_ns",
         "itl_over",
         "itl_over_at_join",
@@ -50,7 +48,6 @@ class Request:
         "last_token_ns",
         "missed_gap_ns",
         "output",
-        "path",
         "preemptions",
         "prompt",
         "queued_ns",
@@ -64,6 +61,7 @@ class Request:
     )
 
     def __init__(self, view: RequestView, output: int) -> None:
+        super().__init__()
         self.view = view
         self.arrival_ns = view.arrival_ns
         self.prompt = view.prompt_tokens
@@ -88,18 +86,15 @@ class Request:
         self.itl_over_at_join = 0
         self.queued_ns = view.arrival_ns
         self.ended = False
-        self.replica: Any = None
-        self.path: Any = None
-        self.held: Any = None
-        self.held_blocks = 0
+        self.replica: Replica | None = None
 
 
 # States of a request inside a replica.
-WAITING = 0
-PREFILL = 1
-DECODE = 2
-PARKED = 3
-FINISHING = 4
+WAITING: Final = 0
+PREFILL: Final = 1
+DECODE: Final = 2
+PARKED: Final = 3
+FINISHING: Final = 4
 """All tokens scheduled, the last one not yet delivered (lookahead 1)."""
 
 PROBE = RequestView(0, 0, 1, -1, -1, 0, None)

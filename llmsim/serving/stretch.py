@@ -7,6 +7,7 @@ evaluated whether a stretch is slept through at once or stepped through tick by 
 
 from __future__ import annotations
 
+from llmsim.core.rounding import rounded
 from llmsim.costmodel.contract import PriceLine
 from llmsim.serving.cohort import FOREVER, Cohort
 
@@ -112,7 +113,7 @@ class Stretch:
         if self._windowed:
             clipped = self._cohort.windowed_sum(ticks) if ticks else 0
             time += self._per_windowed_ns * (self._windowed_done + clipped)
-        return self._anchor_ns + round(time)
+        return self._anchor_ns + rounded(time)
 
     def gap_at(self, step: int) -> int:
         """Return the duration of the `step`-th tick from here, counted from 0 [ns]."""
@@ -124,7 +125,7 @@ class Stretch:
         if self._windowed:
             sums = self._cohort.windowed_sum
             time += self._per_windowed_ns * (sums(step + 1) - sums(step))
-        return round(time)
+        return rounded(time)
 
     def longest(self, room_blocks: int, block_tokens: int) -> int:
         """Return how many ticks can run before a finish, a full KV or a knot in the price.
@@ -142,7 +143,7 @@ class Stretch:
         if (ticks // block_tokens + 1) * cohort.count > room_blocks:
             ticks = cohort.ticks_within(room_blocks, ticks)
         until = self.line.until_tokens
-        if until == FOREVER or cohort.padded + cohort.growth(ticks - 1) <= until:
+        if until >= FOREVER or cohort.padded + cohort.growth(ticks - 1) <= until:
             return ticks
         low, high = 1, ticks
         while low < high:

@@ -1,31 +1,36 @@
-"""Events that are decided when they are scheduled, and may stand in the queue again and again."""
+"""Events that are decided when they are scheduled, and can be moved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import simpy
 
+class Wake:
+    """An event of the engine: stands in the clock's queue at most once, and can be moved there.
 
-class Wake(simpy.Event):
-    """An event that is decided when it is scheduled, and may be scheduled again and again.
-
-    SimPy uses an event up: it takes the callbacks away when it fires. A wake keeps its callback
-    and can stand in the queue any number of times, which saves an object per call and does for
-    what SimPy cannot do, cancel: a call that was superseded finds out when it fires.
-
-    Only `llmsim.serving.clock.Clock` fires wakes: it calls `callback` and leaves SimPy's list be.
+    A SimPy event is used up when it fires and cannot be cancelled; a wake is one object for all
+    calls of a replica, and a call that comes earlier than planned is this wake, moved.
 
     Parameters
     ----------
     callback : callable
-        Called with this event.
+        Called with this wake when it fires.
+
+    Attributes
+    ----------
+    time_ns : int [ns]
+        When it is due; of the last time, once it has fired.
+    rank : int
+        Orders wakes of one instant; see `Clock`.
+    place : int
+        Index in the clock's queue, -1 outside it.
     """
 
-    _ok = True
-    _value: Any = None
+    __slots__ = ("callback", "place", "rank", "time_ns")
 
     def __init__(self, callback: Callable[[Any], None]) -> None:
         self.callback = callback
-        self.callbacks = [callback]
+        self.time_ns = 0
+        self.rank = 0
+        self.place = -1

@@ -1,7 +1,9 @@
-"""The clock serves SimPy's queue as SimPy would, whoever scheduled what."""
+"""The clock serves the engine's queue and SimPy's in SimPy's order, whoever scheduled what."""
 
 import pytest
 import simpy
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmsim.serving.clock import FOREVER, Clock
 from llmsim.serving.wake import Wake
@@ -24,16 +26,36 @@ def test_ties_go_by_priority_then_by_order_and_processes_stand_among_them():
     assert seen == [("first", 5, 5), ("second", 5, 5), ("process", 5, 5), ("late", 5, 5)]
 
 
-def test_a_wake_stands_in_the_queue_as_often_as_it_was_put_there():
+def test_a_wake_is_moved_and_stands_in_the_queue_once():
     clock = Clock()
     seen = []
-    wake = Wake(lambda event: seen.append((clock.now, event is wake)))
-    for time in (7, 3, 3):
+
+    def look(event):
+        seen.append((clock.now, event is wake))
+        if clock.now == 3:
+            clock.at(wake, 0, 9)
+
+    wake = Wake(look)
+    for time in (7, 5, 8, 3):
         clock.at(wake, 0, time)
     assert clock.next_ns() == 3
     clock.run()
-    assert seen == [(3, True), (3, True), (7, True)]
+    assert seen == [(3, True), (9, True)]
     assert clock.next_ns() == FOREVER
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6), st.integers(0, 2)), max_size=60))
+def test_wakes_fire_in_order_however_often_they_were_moved(settings):
+    clock = Clock()
+    fired = []
+    wakes = [Wake(lambda _, name=name: fired.append(name)) for name in range(10)]
+    due = {}
+    for order, (name, time, priority) in enumerate(settings):
+        clock.at(wakes[name], priority, time)
+        due[name] = (time, priority, order)
+    assert clock.next_ns() == (min(due.values())[0] if due else FOREVER)
+    clock.run()
+    assert fired == sorted(due, key=due.get)
 
 
 def test_a_run_ends_when_its_event_has_been_handled():

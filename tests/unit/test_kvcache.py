@@ -7,17 +7,25 @@ It knows nothing of extents, trees or segments.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from llmsim import kvcache
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache import NO_MATCH, CountLedger, PrefixLedger
 
 Token = tuple[int, int]
+
+OWNERS: dict[kvcache.Holder, Holder] = {}
+"""Whose book it is that a ledger asks about."""
+
+
+def identity(book: kvcache.Holder) -> tuple[tuple[tuple[int, int], ...], int] | None:
+    holder = OWNERS[book]
+    return (holder.prompt, holder.output_key) if holder.prompt else None
 
 
 @dataclass(eq=False)
@@ -28,10 +36,11 @@ class Holder:
     prompt: tuple[tuple[int, int], ...] | None
     known: int
     computed: int = 0
-    path: Any = None
-    held: Any = None
-    held_blocks: int = 0
     blocks: list[Block] = field(default_factory=list)
+    book: kvcache.Holder = field(default_factory=kvcache.Holder)
+
+    def __post_init__(self) -> None:
+        OWNERS[self.book] = self
 
     @property
     def output_key(self) -> int:
@@ -125,8 +134,8 @@ class Twins(RuleBasedStateMachine):
             blocks,
             size,
             self.unfilled_first,
-            lambda holder: holder.prompt and (holder.prompt, holder.output_key),
-            lambda holder: holder.computed,
+            identity,
+            lambda book: OWNERS[book].computed,
         )
         self.here: list[Holder] = []
         self.gone: list[Holder] = []
@@ -164,24 +173,24 @@ class Twins(RuleBasedStateMachine):
 
     def enter(self, holder: Holder, known: int, data: st.DataObject) -> None:
         found = self.truth.lookup(holder, known)
-        match = self.ledger.match(holder, known)
+        match = self.ledger.match(holder.book, known)
         assert match.blocks == len(found)
         assert match.unreferenced == sum(not block.refs for block in found)
         hit = len(found) * self.size
         tokens = data.draw(st.integers(1, known - hit))
         blocks = -(-(hit + tokens) // self.size)
         if blocks - match.blocks + match.unreferenced > self.ledger.free:
-            self.ledger.forget(holder)  # a failed admission touches nothing
+            self.ledger.forget(holder.book)  # a failed admission touches nothing
             return
         self.truth.hold(holder, found)
         self.truth.take(holder, blocks - len(found))
         if hit:
-            self.ledger.hold(holder, match)
+            self.ledger.hold(holder.book, match)
         self.ledger.take(blocks - match.blocks)
         holder.known = known
         holder.computed = hit + tokens
         self.truth.register(holder, holder.computed)
-        self.ledger.register(holder, holder.computed)
+        self.ledger.register(holder.book, holder.computed)
         self.here.append(holder)
 
     @precondition(lambda self: self.here)
@@ -196,19 +205,22 @@ class Twins(RuleBasedStateMachine):
         self.ledger.take(need)
         holder.computed += tokens
         self.truth.register(holder, holder.computed)
-        self.ledger.register(holder, holder.computed)
+        self.ledger.register(holder.book, holder.computed)
 
     @precondition(lambda self: self.here)
-    @rule(data=st.data(), kept=st.booleans())
-    def leave(self, data: st.DataObject, kept: bool) -> None:
+    @rule(data=st.data(), kept=st.booleans(), ended=st.booleans())
+    def leave(self, data: st.DataObject, kept: bool, ended: bool) -> None:
         holder = data.draw(st.sampled_from(self.here))
         self.here.remove(holder)
         cached = holder.computed
         allocated = len(holder.blocks)
         self.truth.register(holder, cached)
         self.truth.release(holder)
-        self.ledger.release(holder, allocated, cached)
-        self.ledger.forget(holder)
+        if ended:
+            self.ledger.retire(holder.book, allocated, cached)
+        else:  # its client went away
+            self.ledger.release(holder.book, allocated, cached)
+            self.ledger.forget(holder.book)
         if kept and holder.prompt:
             self.gone.append(holder)
 
@@ -219,12 +231,12 @@ class Twins(RuleBasedStateMachine):
         holder = data.draw(st.sampled_from(self.here))
         self.here.remove(holder)
         self.truth.release(holder)
-        self.ledger.release(holder, -(-holder.computed // self.size), holder.computed)
+        self.ledger.release(holder.book, -(-holder.computed // self.size), holder.computed)
         known = holder.computed + 1
         if known <= self.capacity * self.size and holder.prompt:
             self.enter(holder, known, data)
         else:
-            self.ledger.forget(holder)
+            self.ledger.forget(holder.book)
 
     @invariant()
     def same_free_blocks(self) -> None:
@@ -244,17 +256,17 @@ class Twins(RuleBasedStateMachine):
         before = (self.ledger.free, self.ledger.evicted)
         holder = Holder(self.count, prompt, known)
         self.count += 1
-        match = self.ledger.match(holder, known)
+        match = self.ledger.match(holder.book, known)
         assert match.blocks == len(self.truth.lookup(holder, known))
-        self.ledger.forget(holder)
+        self.ledger.forget(holder.book)
         assert (self.ledger.free, self.ledger.evicted) == before
 
     def teardown(self) -> None:
         if not hasattr(self, "ledger"):
             return
         for holder in self.here:
-            self.ledger.release(holder, len(holder.blocks), holder.computed)
-            self.ledger.forget(holder)
+            self.ledger.release(holder.book, len(holder.blocks), holder.computed)
+            self.ledger.forget(holder.book)
         self.ledger.check()
         assert self.ledger.free == self.capacity
         self.ledger.take(self.capacity)  # overwrites all that is cached
@@ -279,37 +291,37 @@ def prefix_ledger(blocks: int, size: int = 4, unfilled_first: bool = True) -> Pr
         blocks,
         size,
         unfilled_first,
-        lambda holder: holder.prompt and (holder.prompt, holder.output_key),
-        lambda holder: holder.computed,
+        identity,
+        lambda book: OWNERS[book].computed,
     )
 
 
 def admit(ledger: PrefixLedger, holder: Holder) -> int:
     """Admit a whole prompt; return the tokens found."""
-    match = ledger.match(holder, holder.known)
+    match = ledger.match(holder.book, holder.known)
     if match.blocks:
-        ledger.hold(holder, match)
+        ledger.hold(holder.book, match)
     ledger.take(-(-holder.known // ledger.block_tokens) - match.blocks)
     holder.computed = holder.known
-    ledger.register(holder, holder.known)
+    ledger.register(holder.book, holder.known)
     return match.blocks * ledger.block_tokens
 
 
 def leave(ledger: PrefixLedger, holder: Holder) -> None:
-    ledger.release(holder, -(-holder.computed // ledger.block_tokens), holder.computed)
-    ledger.forget(holder)
+    ledger.release(holder.book, -(-holder.computed // ledger.block_tokens), holder.computed)
+    ledger.forget(holder.book)
 
 
 def test_a_prompt_is_found_but_for_its_last_token():
     ledger = prefix_ledger(20)
     leave(ledger, a := Holder(0, ((1, 12),), 12))
-    assert a.held_blocks == 0  # nothing computed yet, nothing kept
+    assert a.book.held_blocks == 0  # nothing computed yet, nothing kept
     admit(ledger, a := Holder(0, ((1, 12),), 12))
-    assert ledger.match(Holder(1, ((1, 12),), 12), 12).blocks == 2
-    assert ledger.match(Holder(2, ((1, 12), (9, 1)), 13), 13).blocks == 3
-    assert ledger.match(Holder(3, ((1, 7), (2, 5)), 12), 12).blocks == 1
-    assert ledger.match(Holder(4, ((2, 12),), 12), 12) == NO_MATCH
-    assert ledger.match(Holder(5, None, 12), 12) == NO_MATCH
+    assert ledger.match(Holder(1, ((1, 12),), 12).book, 12).blocks == 2
+    assert ledger.match(Holder(2, ((1, 12), (9, 1)), 13).book, 13).blocks == 3
+    assert ledger.match(Holder(3, ((1, 7), (2, 5)), 12).book, 12).blocks == 1
+    assert ledger.match(Holder(4, ((2, 12),), 12).book, 12) == NO_MATCH
+    assert ledger.match(Holder(5, None, 12).book, 12) == NO_MATCH
 
 
 def test_shared_blocks_stay_with_the_other_user():
@@ -330,18 +342,18 @@ def test_the_end_of_a_chain_is_overwritten_first():
     leave(ledger, a)
     ledger.take(1)
     assert ledger.evicted == 1
-    assert ledger.match(Holder(1, ((1, 12), (8, 9)), 21), 21).blocks == 3
+    assert ledger.match(Holder(1, ((1, 12), (8, 9)), 21).book, 21).blocks == 3
     ledger.take(2)
-    assert ledger.match(Holder(2, ((1, 12), (8, 9)), 21), 21).blocks == 1
+    assert ledger.match(Holder(2, ((1, 12), (8, 9)), 21).book, 21).blocks == 1
 
 
 def test_a_hit_on_free_blocks_uses_them_up():
     ledger = prefix_ledger(4)
     admit(ledger, a := Holder(0, ((1, 8),), 8))
     leave(ledger, a)
-    match = ledger.match(b := Holder(1, ((1, 8), (2, 1)), 9), 9)
+    match = ledger.match((b := Holder(1, ((1, 8), (2, 1)), 9)).book, 9)
     assert (match.blocks, match.unreferenced, ledger.free) == (2, 2, 4)
-    ledger.hold(b, match)
+    ledger.hold(b.book, match)
     assert ledger.free == 2
 
 
@@ -349,17 +361,17 @@ def test_a_writer_is_asked_for_what_it_has_written():
     """A request that decodes publishes its blocks when somebody looks for them."""
     ledger = prefix_ledger(10)
     admit(ledger, a := Holder(0, ((1, 4),), 4))
-    edge = a.path[-1][0]
-    edge.writer = a
+    edge = a.book.path[-1][0]
+    edge.writer = a.book
     ledger.take(2)
     a.computed = 12
     turn = Holder(1, ((1, 4), (a.output_key, 8), (7, 3)), 15)
-    assert ledger.match(turn, 15).blocks == 3
+    assert ledger.match(turn.book, 15).blocks == 3
     longer = Holder(2, ((1, 4), (a.output_key, 12), (7, 3)), 19)
-    match = ledger.match(longer, 19)
+    match = ledger.match(longer.book, 19)
     assert match.blocks == 3
-    assert ledger.may_grow(longer, match)
-    assert not ledger.may_grow(turn, ledger.match(turn, 15))
+    assert ledger.may_grow(longer.book, match)
+    assert not ledger.may_grow(turn.book, ledger.match(turn.book, 15))
 
 
 def test_more_than_free_cannot_be_taken():
@@ -382,14 +394,14 @@ def test_the_plain_ledger_counts(lengths, size):
     ledger = CountLedger(200, size)
     for number, length in enumerate(lengths):
         holder = Holder(number, ((1, length),), length)
-        assert ledger.match(holder, length) == NO_MATCH
+        assert ledger.match(holder.book, length) == NO_MATCH
         ledger.take(-(-length // size))
-        ledger.register(holder, length)
+        ledger.register(holder.book, length)
     assert ledger.free == 200 - sum(-(-length // size) for length in lengths)
     for number, length in enumerate(lengths):
         holder = Holder(number, ((1, length),), length)
-        ledger.release(holder, -(-length // size), length)
-        ledger.forget(holder)
+        ledger.release(holder.book, -(-length // size), length)
+        ledger.forget(holder.book)
     ledger.check()
     assert (ledger.free, ledger.evicted) == (200, 0)
     ledger.take(201)
