@@ -194,8 +194,14 @@ def show_link(name: NameArgument) -> None:
 
 @show_app.command(name="engine")
 def show_engine(name: NameArgument) -> None:
-    """Every number of an engine card: what its host does, with unit and source."""
+    """Show an engine card: what the host of one version does for a step."""
     _show("engine", name)
+
+
+@show_app.command(name="calibration")
+def show_calibration(name: NameArgument) -> None:
+    """Show the factors of a calibration, what they were fitted to, and their errors."""
+    _show("calibration", name)
 
 
 @show_app.command(name="price")

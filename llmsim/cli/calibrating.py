@@ -1,8 +1,9 @@
-"""`llmsim calibrate`: fit a few factors to measured runs, and test them on runs never seen."""
+"""`llmsim calibrate`: fit a few factors to measured steps and runs, and test them on others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,9 @@ import typer
 from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
-    from llmsim.fidelity.calibration import Bench
+    from llmsim.fidelity.calibration import Calibration, Prior
     from llmsim.fidelity.cases import Case
+    from llmsim.fidelity.steps import StepFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,6 @@ class CalibrateOrder:
     models: tuple[str, ...]
     sources: tuple[str, ...]
     most: int
-    hold_out: bool
     out: Path
     jobs: int
 
@@ -34,80 +35,151 @@ class CalibrateOrder:
 def calibrate(
     where: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of measurements.")],
     engine: Annotated[str, typer.Option(help="The engine, such as vllm.")],
-    gpu: Annotated[str, typer.Option(help="The GPU, as the measurements call it.")],
-    model: Annotated[str, typer.Option(help="Models (model_key) to fit on; others stay unseen.")],
-    source: Annotated[str, typer.Option(help="Sources to fit on.")] = "*",
-    cases: Annotated[int, typer.Option(min=4, help="Most cases to fit on, drawn by hash.")] = 40,
-    hold_out: Annotated[bool, typer.Option(help="Also fit without each model in turn.")] = False,
+    gpu: Annotated[str, typer.Option(help="The GPU: a card's name or alias.")],
+    model: Annotated[str, typer.Option(help="Models (model_key) to fit on.")] = "*",
+    source: Annotated[
+        str, typer.Option(help="Sources to fit on; default: those of the headline.")
+    ] = "",
+    cases: Annotated[
+        int, typer.Option(min=1, help="Most cases of one model, drawn by hash of their ids.")
+    ] = 20,
     out: Annotated[Path, typer.Option(help="Folder for the file.")] = Path("calibrations"),
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
-    """Fit factors of operator families and host terms of one engine on one GPU."""
+    """Fit factors of operator families and of the host, for one engine on one GPU.
+
+    Measured steps come first, then whole runs; each model is also left out in turn, and predicted
+    by the others.
+    """
     with exit_code_for_errors():
-        models, sources = tuple(model.split(",")), tuple(source.split(","))
-        order = CalibrateOrder(where, engine, gpu, models, sources, cases, hold_out, out, jobs)
-        run_calibration(order)
+        models = tuple(model.split(","))
+        sources = tuple(source.split(",")) if source else ()
+        run_calibration(CalibrateOrder(where, engine, gpu, models, sources, cases, out, jobs))
 
 
 def run_calibration(asked: CalibrateOrder) -> None:
     """Fit, print the split and the errors on both sides, write the file."""
-    from llmsim.fidelity.calibration import Bench, fit, write_calibration
+    from llmsim.fidelity.calibration import Provenance, Runs, fit, write_calibration
     from llmsim.fidelity.cases import read_cases
     from llmsim.fidelity.replay import cache_folder, default_store
     from llmsim.fidelity.requests import RequestFiles
+    from llmsim.fidelity.scenarios import card_of
+    from llmsim.fidelity.steps import read_steps, steps_of
+
+    gpu = card_of(asked.gpu)
+    name = f"{asked.engine} on {gpu}"
+    everything = read_cases(asked.folder)
+    chosen = choose(everything, asked)
+    step_files = steps_of(read_steps(asked.folder), asked.engine, gpu)
+    prior, told, found = _fit_steps(step_files, name)
+    if chosen:
+        files = RequestFiles(asked.folder, cache_folder() / "traces", everything)
+        runs = Runs(chosen, {"kind": "roofline"}, files, default_store(), asked.jobs)
+        found = fit(runs, prior, name)
+        told.append(_words(chosen, found))
+        print_calibration(found)
+    if found is None:
+        typer.echo(f"nothing was measured of {name}", err=True)
+        raise typer.Exit(2)
+    origin = Provenance(asked.engine, gpu, "; ".join(told))
+    typer.echo(f"written to {write_calibration(found, origin, asked.out)}")
+
+
+def choose(cases: Sequence[Case], asked: CalibrateOrder) -> list[Case]:
+    """Return the cases to fit on: of every model the same number at most, drawn by hash.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+    asked : CalibrateOrder
+    """
     from llmsim.fidelity.sample import by_hash
+    from llmsim.fidelity.scenarios import card_of
     from llmsim.fidelity.validation import Selection
 
-    everything = read_cases(asked.folder)
-    own = Selection(engines=(asked.engine,), gpus=(asked.gpu,))
-    pool = [case for case in everything if own.takes(case) and not case.text("disagg")]
-    wanted = Selection(sources=asked.sources, models=asked.models)
-    seen = by_hash([case for case in pool if wanted.takes(case)])[: asked.most]
-    files = RequestFiles(asked.folder, cache_folder() / "traces", everything)
-    bench = Bench({"kind": "roofline"}, files, default_store(), asked.jobs)
-    found = fit(seen, bench, asked.engine, asked.gpu)
-    typer.echo(f"fitted on {found.cases} cases of {', '.join(found.fitted_on)}; terms:")
-    for name, value in found.terms.items():
-        typer.echo(f"  {name}: {value:g}")
-    typer.echo(f"TPOT median error there: {found.before.median:.1%} -> {found.after.median:.1%}")
-    models = set(found.fitted_on)
-    unseen = [case for case in pool if case.model_key not in models]
-    if unseen:
-        _print_unseen(unseen, bench, found.terms)
-    if asked.hold_out:
-        _print_hold_out(seen, bench, asked)
-    typer.echo(f"written to {write_calibration(found, asked.out)}")
+    wanted = Selection(
+        sources=asked.sources,
+        engines=(asked.engine,),
+        models=asked.models,
+        headline=not asked.sources,
+    )
+    gpu = card_of(asked.gpu)
+    by_model = defaultdict(list)
+    for case in cases:
+        if wanted.takes(case) and card_of(case.text("gpu")) == gpu and not case.text("disagg"):
+            by_model[case.model_key].append(case)
+    return [case for side in by_model.values() for case in by_hash(side)[: asked.most]]
 
 
-def _print_unseen(unseen: Sequence[Case], bench: Bench, terms: Mapping[str, float]) -> None:
-    """Print the errors of models that the fit has not seen, plain and calibrated."""
+def _fit_steps(
+    files: Sequence[StepFile], name: str
+) -> tuple[Prior | None, list[str], Calibration | None]:
+    """Fit single steps on every other layout; print what the layouts between them say."""
     import math
 
-    from llmsim.fidelity.calibration import log_errors
+    from llmsim.fidelity.calibration import after_steps, fit
     from llmsim.fidelity.scores import errors_of
+    from llmsim.fidelity.steps import Steps
 
-    plain = log_errors(bench.replay(unseen, {}))
-    fitted = log_errors(bench.replay(unseen, terms))
-    for model in sorted({case.model_key for case in unseen}):
-        ids = {case.case_id for case in unseen if case.model_key == model}
-        told = [
-            errors_of([math.expm1(value) for key, value in side.items() if key[0] in ids])
-            for side in (plain, fitted)
-            if any(key[0] in ids for key in side)
-        ]
-        if len(told) == 2:
-            before, after = told
-            typer.echo(
-                f"never seen, {model}: {before.count} cases, TPOT median error "
-                f"{before.median:.1%} -> {after.median:.1%}"
-            )
-
-
-def _print_hold_out(seen: Sequence[Case], bench: Bench, asked: CalibrateOrder) -> None:
-    from llmsim.fidelity.calibration import leave_one_out
-
-    for model, (before, after) in leave_one_out(seen, bench, asked.engine, asked.gpu).items():
-        typer.echo(
-            f"left out, {model}: {before.count} cases, TPOT median error {before.median:.1%} -> "
-            f"{after.median:.1%}"
+    prior, found = None, None
+    told: list[str] = []
+    for file in files:
+        evidence = Steps(file, step_card(file))
+        layouts = sorted({step.layout for step in file.steps})
+        seen = evidence.of(layouts[::2])
+        found = fit(seen, prior, f"{name}, steps")
+        prior = after_steps(found)
+        typer.echo(f"steps of {file.model}, fitted on {', '.join(layouts[::2])}:")
+        print_calibration(found)
+        held = evidence.of(layouts[1::2])
+        sides = [held.errors({}), held.errors(found.terms)] if held.file.steps else []
+        plain, fitted = (errors_of([math.expm1(x) for x in side.values()]) for side in sides)
+        words = (
+            f"{len(seen.file.steps)} steps of {file.model} on {file.engine} {file.version}, "
+            f"{', '.join(layouts[::2])}: on {plain.count} of {', '.join(layouts[1::2])}, never "
+            f"fitted, median error {plain.median:.1%} -> {fitted.median:.1%}"
         )
+        typer.echo(words)
+        told.append(words)
+    return prior, told, found
+
+
+def step_card(file: StepFile) -> str:
+    """Return the engine card of the version that a file of steps names.
+
+    Parameters
+    ----------
+    file : StepFile
+    """
+    from llmsim.fidelity.assumptions import assume
+    from llmsim.fidelity.cases import Case
+
+    fields = {"engine": file.engine, "engine_version": file.version, "gpu": file.gpu}
+    return str(assume(Case("steps", "A", fields, {})).engine["version"])
+
+
+def print_calibration(found: Calibration) -> None:
+    """Print factors, and errors on both sides of the split."""
+    for name, value in found.terms.items():
+        typer.echo(f"  {name}: {value:g}")
+    before, after = found.before, found.after
+    typer.echo(
+        f"  in sample, {before.count}: median error {before.median:.1%} -> {after.median:.1%}"
+    )
+    if found.unseen_before is not None and found.unseen_after is not None:
+        plain, held = found.unseen_before, found.unseen_after
+        typer.echo(
+            f"  each group by the others, {plain.count}: median error {plain.median:.1%} -> "
+            f"{held.median:.1%}"
+        )
+
+
+def _words(cases: Sequence[Case], found: Calibration) -> str:
+    """Say what a fit to runs has seen."""
+    sources = sorted({case.text("source") for case in cases})
+    versions = sorted({case.text("engine_version") or "not recorded" for case in cases})
+    counts = ", ".join(f"{model} {count}" for model, count in sorted(found.count.items()))
+    return (
+        f"mean TPOT of runs ({counts}), versions {', '.join(versions)}, sources "
+        f"{', '.join(sources)}"
+    )

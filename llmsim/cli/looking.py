@@ -17,7 +17,7 @@ from llmsim.core.errors import InputError, RegistryError, nearest
 from llmsim.core.paths import list_data
 from llmsim.core.units import GIB
 
-CARDS = ("gpus", "models", "links", "engines")
+CARDS = ("gpus", "models", "links", "engines", "calibrations")
 _WIDTH = 80  # columns of a terminal that nobody has widened
 
 
@@ -93,6 +93,11 @@ def _card_line(what: str, name: str) -> str:
             return f"{gpu.vendor}, {memory:.0f} GiB at {speed:.2f} TB/s, bf16 {peak:.0f} TFLOP/s"
         if what == "links":
             return f"{specs.load_link(name).bytes_per_s / 1e9:.0f} GB/s per direction"
+        if what == "calibrations":
+            terms = specs.load_calibration(name).terms
+            return ", ".join(
+                f"{key.removesuffix('_scale')} {value}" for key, value in terms.items()
+            )
         if what == "engines":
             engine = specs.load_engine(name)
             way = "schedules ahead" if engine.lookahead else "schedules between steps"
@@ -120,7 +125,7 @@ def show_card(what: str, name: str) -> None:
     Parameters
     ----------
     what : str
-        ``gpu``, ``link``, ``engine`` or ``price``.
+        ``gpu``, ``link``, ``engine``, ``calibration`` or ``price``.
     name : str
         Name of the card, a path, or for prices a GPU's name.
 
@@ -136,6 +141,8 @@ def show_card(what: str, name: str) -> None:
         rows = [row for offer in specs.load_prices() if offer.gpu == gpu for row in offer.rows()]
     elif what == "gpu":
         rows = specs.load_gpu(name).rows()
+    elif what == "calibration":
+        rows = specs.load_calibration(name).rows()
     elif what == "engine":
         rows = specs.load_engine(name).rows()
     else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from llmsim.fidelity.validation import Order, Report
+    from llmsim.specs import CalibrationCard
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,12 @@ ScenariosOption = Annotated[
     Path | None, typer.Option(help="Write the scenario of every case there.")
 ]
 CalibrationOption = Annotated[
-    Path | None, typer.Option(help="Folder of files that `llmsim calibrate` wrote.")
+    Path | None,
+    typer.Option(
+        "--calibrations",
+        help="Folder of files that `llmsim calibrate` wrote, or 'shipped'. Each case is predicted "
+        "by a fit that has not seen its model.",
+    ),
 ]
 CeilingsOption = Annotated[
     Path | None, typer.Option(help="Write today's errors of a fixed sample there.")
@@ -140,7 +146,6 @@ def compare_file(
 
 def run_validation(asked: ValidateOrder) -> None:
     """Validate, print the tables, write the files."""
-    from llmsim.fidelity.calibration import read_calibrations
     from llmsim.fidelity.page import render_page
     from llmsim.fidelity.replay import default_store
     from llmsim.fidelity.sample import ceilings_of, draw_sample, write_ceilings
@@ -150,7 +155,7 @@ def run_validation(asked: ValidateOrder) -> None:
     from llmsim.scenario.document import parse_value
 
     cost = parse_value(asked.cost)
-    fitted = read_calibrations(asked.calibration) if asked.calibration is not None else {}
+    fitted = _calibrations(asked.calibration)
     component = cost if isinstance(cost, dict) else {"kind": cost}
     options = Options(component, DEFAULTS.client, fitted)
     selection = Selection(
@@ -174,6 +179,33 @@ def run_validation(asked: ValidateOrder) -> None:
     if asked.ceilings is not None:
         sample = draw_sample(each.case for each in report.replayed)
         write_ceilings(ceilings_of(sample, report.chosen), asked.ceilings)
+
+
+def _calibrations(folder: Path | None) -> dict[tuple[str, str], CalibrationCard]:
+    """Read calibration cards, and print their own errors, in sample and on models never seen."""
+    from llmsim.core.paths import find_data
+    from llmsim.fidelity.calibration import read_calibrations
+
+    if folder is not None and str(folder) == "shipped":
+        folder = find_data("profiles", "calibrations")
+    if folder is None:
+        return {}
+    found = read_calibrations(folder)
+    for card in found.values():
+        typer.echo(f"calibrated: {card.name}; {_errors_of(card)}")
+    return found
+
+
+def _errors_of(card: CalibrationCard) -> str:
+    """Return the errors that a card states of its own fit."""
+    stated = {row.field: row.value for row in card.rows() if row.field.startswith("errors.")}
+    told = []
+    for side, words in (("in_sample", "in sample"), ("never_seen", "models never seen")):
+        values = [stated.get(f"errors.{side}.{key}") for key in ("before", "after", "cases")]
+        if None not in values:
+            before, after, cases = (float(value or 0.0) for value in values)
+            told.append(f"{words} {before:.1%} -> {after:.1%} ({cases:.0f})")
+    return "TPOT " + ", ".join(told)
 
 
 def _print_ablation(order: Order, report: Report) -> None:

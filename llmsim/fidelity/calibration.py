@@ -1,103 +1,101 @@
-"""A few factors on operator families and host terms, fitted to measured cases, tested on others.
+"""A few factors on operator families and the host, fitted to measurements, tested on others.
 
-The price of every case is taken to be locally linear in the logarithms of the factors: each case
-is simulated once as it is and once with every factor moved a little. A ridge pulls all factors to
-1 (host terms to their defaults), a robust loss keeps single runs from deciding, and the fit is
-refused where a factor leaves `LIMITS`.
+Errors are taken to be locally linear in the logarithms of the factors: every piece of evidence is
+priced once as it is and once with each factor moved a little. A ridge pulls all factors to a prior
+(1, or what was fitted to single steps before), a robust loss keeps single runs from deciding, and
+the fit is refused where a factor leaves `LIMITS`. The fits that leave one group out use the same
+derivatives, but the errors of the other groups alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import yaml
 
-from llmsim.core.errors import Fault, InputError
+from llmsim.core.errors import CardError, Fault, InputError
 from llmsim.fidelity.cases import Case
 from llmsim.fidelity.replay import Replayed, Store, prepare, simulate_all
 from llmsim.fidelity.requests import RequestFiles
-from llmsim.fidelity.scenarios import Options
+from llmsim.fidelity.scenarios import Options, card_of
 from llmsim.fidelity.scores import Errors, errors_of, headline_scores, score_case
-from llmsim.specs import HostTerms
+from llmsim.specs import CalibrationCard, read_calibration
+from llmsim.specs.calibration import TERMS
 
 Floats = npt.NDArray[np.float64]
-
-SCALES: Final = (
-    "gemm_scale",
-    "attention_prefill_scale",
-    "attention_decode_scale",
-    "moe_scale",
-    "communication_scale",
-)
-"""Factors on operator families; each is 1 before the fit."""
-
-HOST: Final[Mapping[str, tuple[float, float]]] = {
-    "host_base_s": (HostTerms().base_s, 1e-3),
-    "host_per_request_s": (HostTerms().per_request_s, 20e-6),
-}
-"""Host terms: value before the fit, and the distance that costs as much as 10% on a factor [s]."""
 
 LIMITS: Final = (0.6, 1.7)
 """A factor outside means that the model is wrong, not badly calibrated: the fit is refused."""
 
-PRIOR_SD: Final = 0.15
-"""Standard deviation of the logarithm of a factor before the fit: no-profile prior of GEMM."""
+PRIOR_SD: Final[Mapping[str, float]] = {
+    "gemm_scale": 0.15,
+    "attention_prefill_scale": 0.15,
+    "attention_decode_scale": 0.15,
+    "moe_scale": 0.15,
+    "communication_scale": 0.15,
+    "host_scale": 0.25,
+}
+"""Standard deviation of the logarithm of a factor before the fit: that of GEMM without a profile;
+hosts differ more, by processor and by clock."""
+
+STEPS_SD: Final = 0.05
+"""The same where single steps have been fitted before: that of one shape of one kernel."""
 
 ERROR_SD: Final = 0.08
-"""Standard deviation of a case's logarithmic error that no factor explains, before robust weights:
+"""Standard deviation of a logarithmic error that no factor explains, before robust weights:
 repeats of one configuration across engine versions differ by 10% in mean TPOT at their p75."""
 
 HUBER: Final = 1.345
 """Residual, in standard deviations, from which its weight falls (Huber 1981: 95% efficiency)."""
 
 ROUNDS: Final = 2
-"""Times the cases are simulated again at the factors found so far."""
+"""Times the evidence is priced again at the factors found so far."""
 
 STEP: Final = 0.1
 """Move of the logarithm of a factor when its effect is measured."""
 
 METRICS: Final = ("tpot",)
-"""What is fitted: TTFT depends on clients more than on kernels."""
+"""What is fitted of a run: TTFT depends on clients more than on kernels."""
+
+LogErrors = dict[str, float]
+"""Logarithm of predicted over measured, by id."""
+
+
+class Evidence(Protocol):
+    """Measurements that the fit can price under any factors."""
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """Group of every id: no group is predicted by factors that have seen it."""
+        ...
+
+    def errors(self, terms: Mapping[str, float], only: Collection[str] | None = None) -> LogErrors:
+        """Return the logarithm of predicted over measured.
+
+        Parameters
+        ----------
+        terms : mapping of str to float
+            Factors by name; absent ones are 1.
+        only : collection of str or None
+            Ids that are asked for; None for all.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """Factors of one engine on one GPU.
+class Runs:
+    """Measured serving runs as evidence, each simulated whole; a group is a model.
 
     Parameters
     ----------
-    engine, gpu : str
-    terms : mapping of str to float
-        Keys of the ``cost`` component.
-    fitted_on : tuple of str
-        Groups (models, as a rule) that the fit saw.
-    cases : int
-        Cases in them.
-    before, after : Errors
-        Of TPOT on these cases.
-    """
-
-    engine: str
-    gpu: str
-    terms: Mapping[str, float]
-    fitted_on: tuple[str, ...]
-    cases: int
-    before: Errors
-    after: Errors
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What simulates during a fit.
-
-    Parameters
-    ----------
+    cases : sequence of Case
     cost : mapping
         The cost component to calibrate.
     files : RequestFiles or None
@@ -106,204 +104,312 @@ class Bench:
     progress : callable or None
     """
 
+    cases: Sequence[Case]
     cost: Mapping[str, Any]
     files: RequestFiles | None = None
     store: Store | None = None
     jobs: int = 1
     progress: Callable[[int, int], None] | None = None
 
-    def replay(self, cases: Sequence[Case], terms: Mapping[str, float]) -> list[Replayed]:
-        """Simulate cases with some terms of the cost component set."""
-        options = Options({**self.cost, **terms}, {})
-        ready, _ = prepare(cases, self.files, options)
-        return simulate_all(ready, self.store, self.jobs, self.progress)
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """Model of every case."""
+        return {case.case_id: case.model_key for case in self.cases}
+
+    def errors(self, terms: Mapping[str, float], only: Collection[str] | None = None) -> LogErrors:
+        """Return the logarithmic errors of TPOT; see `Evidence.errors`."""
+        cases = [case for case in self.cases if only is None or case.case_id in only]
+        ready, _ = prepare(cases, self.files, Options({**self.cost, **terms}, {}))
+        return log_errors(simulate_all(ready, self.store, self.jobs, self.progress))
 
 
-def log_errors(replayed: Sequence[Replayed]) -> dict[tuple[str, str], float]:
-    """Return the logarithm of predicted over measured, by (case id, metric)."""
+def log_errors(replayed: Sequence[Replayed]) -> LogErrors:
+    """Return the logarithm of predicted over measured TPOT, by case id."""
     scores = headline_scores(score for each in replayed for score in score_case(each))
     return {
-        key: math.log(score.predicted / score.measured)
-        for key, score in scores.items()
-        if key[1] in METRICS and score.predicted > 0
+        case_id: math.log(score.predicted / score.measured)
+        for (case_id, metric), score in scores.items()
+        if metric in METRICS and score.predicted > 0
     }
 
 
-def fit(cases: Sequence[Case], bench: Bench, engine: str, gpu: str) -> Calibration:
-    """Fit the factors of one engine on one GPU.
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Factors, what they were fitted to, and what they are worth.
 
     Parameters
     ----------
-    cases : sequence of Case
-    bench : Bench
-    engine, gpu : str
+    terms : mapping of str to float
+        By `TERMS`; of all groups together.
+    without : mapping of str to mapping
+        By group: factors of the other groups alone; empty where there is no other.
+    count : mapping of str to int
+        Pieces of evidence by group.
+    before, after : Errors
+        Of the groups that the fit has seen.
+    unseen_before, unseen_after : Errors or None
+        Of each group by the factors of the others; None with a single group.
+    """
+
+    terms: Mapping[str, float]
+    without: Mapping[str, Mapping[str, float]]
+    count: Mapping[str, int]
+    before: Errors
+    after: Errors
+    unseen_before: Errors | None = None
+    unseen_after: Errors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is believed before a fit.
+
+    Parameters
+    ----------
+    terms : mapping of str to float
+        Factors; absent ones are 1.
+    sd : mapping of str to float
+        Of their logarithms.
+    """
+
+    terms: Mapping[str, float] = field(default_factory=dict)
+    sd: Mapping[str, float] = field(default_factory=lambda: PRIOR_SD)
+
+    def centre(self) -> Floats:
+        """Return the logarithms of the factors, in the order of `TERMS`."""
+        return np.array([math.log(self.terms.get(name, 1.0)) for name in TERMS])
+
+    def spread(self) -> Floats:
+        """Return the standard deviations, in the order of `TERMS`."""
+        return np.array([self.sd[name] for name in TERMS])
+
+
+def after_steps(found: Calibration) -> Prior:
+    """Return the prior that a fit to single steps leaves to a fit to runs.
+
+    Parameters
+    ----------
+    found : Calibration
+        Factors that it left at 1 exactly had no effect there: their prior stays wide.
+    """
+    sd = {name: PRIOR_SD[name] if found.terms.get(name, 1.0) == 1.0 else STEPS_SD for name in TERMS}
+    return Prior(found.terms, sd)
+
+
+def fit(evidence: Evidence, prior: Prior | None = None, name: str = "calibrate") -> Calibration:
+    """Fit the factors, and again without each group in turn.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    prior : Prior or None
+        None for all factors at 1.
+    name : str
+        What is calibrated, for messages.
 
     Raises
     ------
     InputError
-        If nothing can be simulated, or a factor leaves `LIMITS`.
+        If nothing can be priced, or a factor leaves `LIMITS`.
     """
-    names = (*SCALES, *HOST)
-    at = np.zeros(len(names))
-    before: dict[tuple[str, str], float] | None = None
-    now: dict[tuple[str, str], float] = {}
-    for _ in range(ROUNDS):
-        now = log_errors(bench.replay(cases, terms_of(names, at)))
-        before = now if before is None else before
-        if not now:
-            where = f"{engine} on {gpu}"
-            raise InputError("calibrate", [Fault("", where, "no case could be simulated")])
-        keys = sorted(now)
-        effect = np.zeros((len(keys), len(names)))
-        for column in range(len(names)):
-            moved = at.copy()
-            moved[column] += STEP
-            found = log_errors(bench.replay(cases, terms_of(names, moved)))
-            for row, key in enumerate(keys):
-                effect[row, column] = (found.get(key, now[key]) - now[key]) / STEP
-        at = solve(np.array([now[key] for key in keys]), effect, at)
-    now = log_errors(bench.replay(cases, terms_of(names, at)))
-    assert before is not None
-    terms = terms_of(names, at)
-    _refuse(terms, engine, gpu)
-    groups = tuple(sorted({case.model_key for case in cases}))
-    return Calibration(engine, gpu, terms, groups, len(now), _summary(before), _summary(now))
+    prior = prior or Prior()
+    at = prior.centre()
+    before = evidence.errors({})
+    if not before:
+        raise InputError("calibrate", [Fault("", name, "nothing of it could be priced")])
+    without: dict[str, dict[str, float]] = {}
+    for number in range(ROUNDS):
+        keys, now, effect = _effects(evidence, at)
+        if number == 0:
+            without = _folds(evidence, prior, keys, now, effect)
+        at = solve(now, effect, at, prior)
+    terms = terms_of(at)
+    _refuse(terms, name)
+    after = evidence.errors(terms)
+    unseen: list[tuple[float, float]] = []
+    for group, factors in without.items():
+        if not factors:
+            continue
+        only = {key for key in before if evidence.groups[key] == group}
+        unseen += [(before[key], error) for key, error in evidence.errors(factors, only).items()]
+    plain, held = zip(*unseen, strict=True) if unseen else ((), ())
+    count = Counter(evidence.groups[key] for key in before)
+    return Calibration(
+        terms,
+        without,
+        count,
+        _summary(before.values()),
+        _summary(after.values()),
+        _summary(plain) if plain else None,
+        _summary(held) if held else None,
+    )
 
 
-def terms_of(names: Sequence[str], at: Floats) -> dict[str, float]:
-    """Return terms of the cost component at a point of the fit.
+def _effects(evidence: Evidence, at: Floats) -> tuple[list[str], Floats, Floats]:
+    """Return ids, their errors at a point and the derivatives of those by each factor."""
+    now = evidence.errors(terms_of(at))
+    keys = sorted(now)
+    effect = np.zeros((len(keys), len(TERMS)))
+    for column in range(len(TERMS)):
+        moved = at.copy()
+        moved[column] += STEP
+        found = evidence.errors(terms_of(moved))
+        effect[:, column] = [(found.get(key, now[key]) - now[key]) / STEP for key in keys]
+    return keys, np.array([now[key] for key in keys]), effect
+
+
+def _folds(
+    evidence: Evidence, prior: Prior, keys: Sequence[str], errors: Floats, effect: Floats
+) -> dict[str, dict[str, float]]:
+    """Return the factors of a fit without each group; none where no other is left or allowed."""
+    group = np.array([evidence.groups[key] for key in keys])
+    found: dict[str, dict[str, float]] = {}
+    for name in sorted(set(group.tolist())):
+        others = group != name
+        found[name] = {}
+        if others.any():
+            terms = terms_of(solve(errors[others], effect[others], prior.centre(), prior))
+            if not _outside(terms):
+                found[name] = terms
+    return found
+
+
+def terms_of(at: Floats) -> dict[str, float]:
+    """Return factors at a point of the fit, those that are not 1.
 
     Parameters
     ----------
-    names : sequence of str (n,)
-    at : ndarray of float (n,)
-        0 is the value before the fit; 0.1 is a factor of exp(0.1), or 0.1 of a host term's scale
-        times 10.
+    at : ndarray of float (terms,)
+        Logarithms of the factors, in the order of `TERMS`.
     """
-    found = {}
-    for name, place in zip(names, at.tolist(), strict=True):
-        if name in HOST:
-            start, tenth = HOST[name]
-            found[name] = max(0.0, start + place * tenth / STEP)
-        else:
-            found[name] = math.exp(place)
-    return {name: float(f"{value:.6g}") for name, value in found.items()}
+    found = {name: float(f"{math.exp(x):.4g}") for name, x in zip(TERMS, at.tolist(), strict=True)}
+    return {name: value for name, value in found.items() if value != 1.0}
 
 
-def solve(errors: Floats, effect: Floats, at: Floats) -> Floats:
+def solve(errors: Floats, effect: Floats, at: Floats, prior: Prior) -> Floats:
     """Return the point that a robust ridge regression finds.
 
     Parameters
     ----------
-    errors : ndarray of float (cases,)
+    errors : ndarray of float (n,)
         Logarithmic errors at `at`.
-    effect : ndarray of float (cases, terms)
+    effect : ndarray of float (n, terms)
         Their derivatives.
     at : ndarray of float (terms,)
         Where they were measured.
+    prior : Prior
 
     Notes
     -----
     Minimises the Huber loss of ``errors + effect (x - at)`` over `ERROR_SD`, plus
-    ``x² / PRIOR_SD²``, by reweighted least squares.
+    ``((x - centre) / sd)²``, by reweighted least squares.
     """
     x: Floats = at.copy()
-    ridge = np.eye(len(at)) / PRIOR_SD**2
+    ridge = np.diag(1.0 / prior.spread() ** 2)
     for _ in range(30):
         residual = (errors + effect @ (x - at)) / ERROR_SD
         weight = np.minimum(1.0, HUBER / np.maximum(np.abs(residual), 1e-9))
         weighted = effect * (weight / ERROR_SD**2)[:, None]
         target = effect @ at - errors
-        x = np.asarray(np.linalg.solve(weighted.T @ effect + ridge, weighted.T @ target))
+        pulled = weighted.T @ target + ridge @ prior.centre()
+        x = np.asarray(np.linalg.solve(weighted.T @ effect + ridge, pulled))
     return x
 
 
-def _summary(errors: Mapping[tuple[str, str], float]) -> Errors:
-    return errors_of([math.expm1(value) for value in errors.values()])
+def _summary(errors: Collection[float]) -> Errors:
+    return errors_of([math.expm1(value) for value in errors])
 
 
-def _refuse(terms: Mapping[str, float], engine: str, gpu: str) -> None:
+def _outside(terms: Mapping[str, float]) -> list[str]:
+    low, high = LIMITS
+    return [name for name, value in terms.items() if not low <= value <= high]
+
+
+def _refuse(terms: Mapping[str, float], where: str) -> None:
     low, high = LIMITS
     faults = [
-        Fault("", f"{engine} on {gpu}: {name}", f"{terms[name]:.2f} is outside [{low}, {high}]")
-        for name in SCALES
-        if not low <= terms[name] <= high
+        Fault("", f"{where}: {name}", f"{terms[name]:.2f} is outside [{low}, {high}]")
+        for name in _outside(terms)
     ]
     if faults:
         raise InputError("calibrate", faults)
 
 
-def leave_one_out(
-    cases: Sequence[Case], bench: Bench, engine: str, gpu: str
-) -> dict[str, tuple[Errors, Errors]]:
-    """Fit without each model in turn; return its errors before and after.
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a calibration comes from.
 
     Parameters
     ----------
-    cases : sequence of Case
-    bench : Bench
     engine, gpu : str
-
-    Returns
-    -------
-    mapping of model to (before, after)
-        Empty with fewer than two models; a fit that is refused leaves its model out.
+        Engine as measurements call it; name of a GPU card.
+    source : str
+        Where the measurements are published.
     """
-    models = sorted({case.model_key for case in cases})
-    found = {}
-    for model in models if len(models) > 1 else ():
-        seen = [case for case in cases if case.model_key != model]
-        unseen = [case for case in cases if case.model_key == model]
-        try:
-            fitted = fit(seen, bench, engine, gpu)
-        except InputError:
-            continue
-        plain = log_errors(bench.replay(unseen, {}))
-        held = log_errors(bench.replay(unseen, fitted.terms))
-        if plain and held:
-            found[model] = (_summary(plain), _summary(held))
-    return found
+
+    engine: str
+    gpu: str
+    source: str
 
 
-def write_calibration(found: Calibration, folder: Path) -> Path:
-    """Write one small file, ``<engine>_<gpu>.yaml``, and return its path.
+def write_calibration(found: Calibration, origin: Provenance, folder: Path) -> Path:
+    """Write one small card, ``<engine>_<gpu>.yaml``, and return its path.
 
     Parameters
     ----------
     found : Calibration
+    origin : Provenance
     folder : Path
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{found.engine}_{found.gpu.lower()}.yaml"
+    path = folder / f"{origin.engine}_{origin.gpu}.yaml"
+    errors = {"in_sample": _told(found.before, found.after)}
+    if found.unseen_before is not None and found.unseen_after is not None:
+        errors["never_seen"] = _told(found.unseen_before, found.unseen_after)
     data = {
-        "engine": found.engine,
-        "gpu": found.gpu,
+        "name": path.stem,
+        "engine": origin.engine,
+        "gpu": origin.gpu,
+        "source": origin.source,
+        "fitted_on": dict(found.count),
         "terms": dict(found.terms),
-        "fitted_on": list(found.fitted_on),
-        "cases": found.cases,
-        "tpot_median_error_before": round(found.before.median, 4),
-        "tpot_median_error_after": round(found.after.median, 4),
+        "errors": errors,
+        "without": [{"model": m, "terms": dict(terms)} for m, terms in found.without.items()],
     }
-    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    head = (
+        "# Written by `llmsim calibrate`: factors on prices. `without`: those of a fit that has\n"
+        "# not seen a model. `errors`: median absolute error of TPOT, in sample and by `without`.\n"
+    )
+    text = yaml.safe_dump(data, sort_keys=False, width=100)
+    path.write_text(head + text, encoding="utf-8")
     return path
 
 
-def read_calibrations(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the terms in a folder's files, by (engine, GPU).
+def _told(before: Errors, after: Errors) -> dict[str, float]:
+    return {
+        "cases": before.count,
+        "before": round(before.median, 4),
+        "after": round(after.median, 4),
+    }
+
+
+def read_calibrations(folder: Path) -> dict[tuple[str, str], CalibrationCard]:
+    """Return a folder's calibration cards, by (engine, GPU card).
 
     Raises
     ------
     InputError
-        If a file lacks its engine, GPU or terms.
+        With every fault of every card.
     """
-    found = {}
-    faults = []
+    found: dict[tuple[str, str], CalibrationCard] = {}
+    faults: list[Fault] = []
     for path in sorted(folder.glob("*.yaml")):
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("engine", "gpu", "terms") if key not in data]
-        faults += [Fault(str(path), key, "is missing") for key in missing]
-        if not missing:
-            found[data["engine"], data["gpu"]] = dict(data["terms"])
+        try:
+            card = read_calibration(path)
+        except CardError as error:
+            faults += error.faults
+            continue
+        found[card.engine, card_of(card.gpu)] = card
     if faults:
         raise InputError(str(folder), faults)
     return found

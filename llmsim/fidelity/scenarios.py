@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from llmsim.core.errors import LlmsimError
+from llmsim.core.errors import CardError, LlmsimError
 from llmsim.fidelity.assumptions import Assumptions, assume
 from llmsim.fidelity.cases import Case
+from llmsim.specs import CalibrationCard
+from llmsim.specs.cards import find_card
 
 KV_DTYPES: Final = ("bf16", "fp16", "fp8", "int8")
 
@@ -36,13 +39,13 @@ class Options:
         The pool's ``cost`` component.
     client : mapping
         Replaces what is assumed of clients; see `Assumptions.client`.
-    calibrations : mapping of (engine, GPU) to terms
-        More terms of the ``cost`` component, for the cases of one engine on one GPU.
+    calibrations : mapping of (engine, GPU card) to CalibrationCard
+        Factors for the cases of one engine on one GPU, from other models than the case's.
     """
 
     cost: Mapping[str, Any]
     client: Mapping[str, Any]
-    calibrations: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    calibrations: Mapping[tuple[str, str], CalibrationCard] = field(default_factory=dict)
 
 
 DEFAULTS: Final = Options({"kind": "roofline"}, {})
@@ -75,8 +78,7 @@ def scenario_data(
     traffic = _replayed(replay) if replay is not None else _traffic(case, client)
     longest = None if replay is not None else _longest(case, client)
     pool = _pool(case)
-    fitted = options.calibrations.get((case.text("engine"), case.text("gpu")), {})
-    pool["cost"] = {**options.cost, **fitted}
+    pool["cost"] = {**options.cost, **_fitted(case, options)}
     if known.batching:
         pool["batching"] = dict(known.batching)
     return {
@@ -89,6 +91,28 @@ def scenario_data(
         "engine": _engine(case, known, longest, client.get("recipe_budget", True)),
         "fleet": {"routing": {"kind": "round-robin"}, "pools": {"main": pool}},
     }
+
+
+def _fitted(case: Case, options: Options) -> Mapping[str, float]:
+    if not options.calibrations:
+        return {}
+    card = options.calibrations.get((case.text("engine"), card_of(case.text("gpu"))))
+    return {} if card is None else card.terms_for(case.model_key)
+
+
+@cache
+def card_of(gpu: str) -> str:
+    """Return the name of a GPU's card; the GPU's own where there is none.
+
+    Parameters
+    ----------
+    gpu : str
+        Name or alias, such as ``H100-80G-SXM``.
+    """
+    try:
+        return find_card("profiles/gpus", gpu).stem
+    except CardError:
+        return gpu
 
 
 def _words(case: Case) -> str:

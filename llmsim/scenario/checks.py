@@ -10,7 +10,7 @@ from llmsim.core.errors import CardError, InputError, nearest
 from llmsim.costmodel import check_layout
 from llmsim.costmodel.memory import plan_memory
 from llmsim.scenario.document import Keys
-from llmsim.specs import load_gpu, load_model, load_prices, price_of
+from llmsim.specs import load_calibration, load_gpu, load_model, load_prices, price_of
 from llmsim.specs.cards import find_card, is_path
 from llmsim.workload import SyntheticWorkload
 
@@ -40,6 +40,7 @@ def named_things(data: Mapping[str, Any]) -> list[Complaint]:
         at = ("fleet", "pools", name)
         wrong = list(_card((*at, "gpu"), "gpu", _mapping(pool).get("gpu")))
         found += wrong or _price(at, _mapping(pool))
+        found += _calibration((*at, "cost", "calibration"), _mapping(_mapping(pool).get("cost")))
         found += _files(at, _mapping(pool))
     return [*found, *_files(("traffic",), _mapping(data.get("traffic")))]
 
@@ -59,6 +60,16 @@ def _price(at: Keys, pool: Mapping[str, Any]) -> list[Complaint]:
         hint = nearest(cloud, offers) if offers else "Give gpu_price_usd_per_hour instead."
         return [Complaint((*at, "price"), f"no price of {gpu} from '{cloud}'.", hint)]
     return []
+
+
+def _calibration(keys: Keys, cost: Mapping[str, Any]) -> Iterator[Complaint]:
+    name = cost.get("calibration")
+    if isinstance(name, str) and name:
+        try:
+            load_calibration(name)
+        except CardError as error:
+            told = "; ".join(fault.message for fault in error.faults)
+            yield Complaint(keys, f"'{name}': {told}", error.faults[0].hint)
 
 
 def _card(keys: Keys, what: str, name: Any) -> Iterator[Complaint]:

@@ -6,6 +6,7 @@ may set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from llmsim.core.registry import Registry
 from llmsim.costmodel import RooflineCost, StepCost
 from llmsim.costmodel.measured import Context, MeasuredCost, Profile, find_profile, load_profile
 from llmsim.specs import (
+    UNSCALED,
     EngineLimits,
     GpuCard,
     HostTerms,
@@ -24,6 +26,7 @@ from llmsim.specs import (
     ModelSpec,
     OperatorScales,
     ParallelPlan,
+    load_calibration,
     load_gpu,
 )
 
@@ -85,13 +88,17 @@ class KernelPrices:
         Launching one layer's kernels one by one, where no captured graph fits the step.
     prefill_layer_s : float [s]
         Launching what the graph of a step with prefill leaves out of one layer.
+    host_scale : float
+        Factor on all terms of the host.
     host_gap_s : float [s]
         What the GPU waits between two steps even when the next one has been planned.
     host_gap_per_chunk_s : float [s]
         The same, more, for each prompt (or chunk of one) in the step.
     gemm_scale, attention_prefill_scale, attention_decode_scale, moe_scale : float
     communication_scale, elementwise_scale : float
-        Factors on the time of an operator family, such as a calibration gives.
+        Factors on the time of an operator family.
+    calibration : str
+        Calibration card whose factors multiply these, such as ``vllm_h100-sxm``; empty for none.
     """
 
     host_base_s: Annotated[float, Ge(0)] | None = None
@@ -106,17 +113,21 @@ class KernelPrices:
     moe_scale: Annotated[float, Gt(0)] = 1.0
     communication_scale: Annotated[float, Gt(0)] = 1.0
     elementwise_scale: Annotated[float, Gt(0)] = 1.0
+    host_scale: Annotated[float, Gt(0)] = 1.0
+    calibration: str = ""
 
     def scales(self) -> OperatorScales:
-        """Return the factors on operator families."""
+        """Return the factors on operator families, those of a calibration included."""
+        fitted = self._fitted()
         return OperatorScales(
-            self.gemm_scale,
-            self.attention_prefill_scale,
-            self.attention_decode_scale,
-            self.moe_scale,
-            self.communication_scale,
-            self.elementwise_scale,
+            **{
+                family: getattr(self, f"{family}_scale") * fitted.get(f"{family}_scale", 1.0)
+                for family in UNSCALED.by_family()
+            }
         )
+
+    def _fitted(self) -> Mapping[str, float]:
+        return load_calibration(self.calibration).terms if self.calibration else {}
 
     def host(self, version: HostTerms) -> HostTerms:
         """Return what the host adds.
@@ -134,7 +145,10 @@ class KernelPrices:
             "gap_s": self.host_gap_s,
             "gap_per_chunk_s": self.host_gap_per_chunk_s,
         }
-        return replace(version, **{name: value for name, value in own.items() if value is not None})
+        terms = replace(
+            version, **{name: value for name, value in own.items() if value is not None}
+        )
+        return terms.times(self.host_scale * self._fitted().get("host_scale", 1.0))
 
 
 @COST.register("roofline")

@@ -3,10 +3,17 @@
 Start with `layers` and `model` (what a model is made of), then `huggingface` (how a config.json
 becomes one) and `load`; `requantise` gives a model the formats of another checkpoint. `gpu`,
 `kernels` and `link` describe hardware; `price` what it costs; `engine` how an engine is laid out
-on it, and `serving_engine` what differs by its version. `cards` reads the YAML files: every number
-in them has a unit and a source, and everything wrong with a file is reported at once.
+on it, `serving_engine` what differs by its version, `calibration` what was fitted to runs. `cards`
+reads the YAML files: every number in them has a unit and a source, and everything wrong with a file
+is reported at once.
 """
 
+from llmsim.specs.calibration import (
+    CalibrationCard,
+    calibration_names,
+    load_calibration,
+    read_calibration,
+)
 from llmsim.specs.cards import CardRow
 from llmsim.specs.engine import EngineLimits, HostTerms, ParallelPlan
 from llmsim.specs.gpu import GpuCard, PowerPoints, gpu_names, load_gpu
@@ -33,6 +40,7 @@ __all__ = [
     "SCHEMES",
     "UNSCALED",
     "AllReducePrior",
+    "CalibrationCard",
     "CardRow",
     "DenseMlp",
     "EngineCard",
@@ -54,9 +62,11 @@ __all__ = [
     "SmoothRoofline",
     "SoftmaxAttention",
     "WeightFormat",
+    "calibration_names",
     "engine_names",
     "gpu_names",
     "link_names",
+    "load_calibration",
     "load_engine",
     "load_gpu",
     "load_link",
@@ -64,5 +74,6 @@ __all__ = [
     "load_prices",
     "model_names",
     "price_of",
+    "read_calibration",
     "requantise",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from llmsim.core.errors import Fault, InputError
 
@@ -178,3 +178,9 @@ class HostTerms:
             gap_s=(self.gap_s, 0),
             gap_per_chunk_s=(self.gap_per_chunk_s, 0),
         )
+
+    def times(self, factor: float) -> HostTerms:
+        """Return all terms multiplied by a factor."""
+        if factor == 1.0:
+            return self
+        return HostTerms(*(factor * getattr(self, each.name) for each in fields(self)))

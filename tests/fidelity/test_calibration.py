@@ -1,12 +1,19 @@
-"""The fit recovers what it should, ignores outliers, and refuses what is out of bounds."""
+"""The fit recovers what it should, ignores outliers, refuses what is out of bounds, leaves out."""
+
+from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
 from llmsim.core.errors import InputError
-from llmsim.fidelity import calibration
 from llmsim.fidelity.calibration import (
-    Bench,
+    LIMITS,
+    Prior,
+    Provenance,
+    Runs,
+    after_steps,
     fit,
     read_calibrations,
     solve,
@@ -15,35 +22,93 @@ from llmsim.fidelity.calibration import (
 )
 from llmsim.fidelity.cases import Case
 from llmsim.fidelity.replay import prepare, simulate_all
-from llmsim.fidelity.scenarios import Options
+from llmsim.fidelity.scenarios import Options, scenario_data
+from llmsim.specs import read_calibration
+from llmsim.specs.calibration import TERMS
+
+PRIOR = Prior()
+ORIGIN = Provenance("vllm", "h100-sxm", "a test")
+
+
+class Linear:
+    """Evidence whose logarithmic errors are linear in those of the factors: truth is known."""
+
+    def __init__(self, truth, groups, rows=60, seed=0):
+        rng = np.random.default_rng(seed)
+        self.groups = {f"{group}-{i}": group for group in groups for i in range(rows)}
+        self._effect = {key: rng.uniform(0.0, 1.0, len(TERMS)) for key in self.groups}
+        self._truth = {
+            group: np.array([math.log(truth[group].get(name, 1.0)) for name in TERMS])
+            for group in groups
+        }
+        self.asked = []
+
+    def errors(self, terms, only=None):
+        self.asked.append((dict(terms), only))
+        at = np.array([math.log(terms.get(name, 1.0)) for name in TERMS])
+        return {
+            key: float(self._effect[key] @ (at - self._truth[group]))
+            for key, group in self.groups.items()
+            if only is None or key in only
+        }
 
 
 def test_a_plain_effect_is_found_and_an_outlier_hardly_moves_it():
     rng = np.random.default_rng(0)
-    effect = rng.uniform(0.0, 1.0, (200, 2))
-    errors = -effect @ np.array([0.2, -0.1])  # at (0.2, -0.1) all errors vanish
-    assert solve(errors, effect, np.zeros(2)) == pytest.approx([0.2, -0.1], abs=0.01)
-    errors[:10] += 3.0
-    assert solve(errors, effect, np.zeros(2)) == pytest.approx([0.2, -0.1], abs=0.05)
+    effect = rng.uniform(0.0, 1.0, (400, len(TERMS)))
+    truth = np.array([0.2, -0.1, 0.0, 0.1, 0.0, 0.0])
+    errors = -effect @ truth  # at the truth all errors vanish
+    assert solve(errors, effect, np.zeros(6), PRIOR) == pytest.approx(truth, abs=0.02)
+    errors[:20] += 3.0
+    assert solve(errors, effect, np.zeros(6), PRIOR) == pytest.approx(truth, abs=0.06)
 
 
 def test_without_evidence_the_prior_stays():
-    found = solve(np.array([0.3]), np.zeros((1, 3)), np.zeros(3))
-    assert found == pytest.approx([0.0, 0.0, 0.0])
-    weak = solve(np.array([-0.3]), np.array([[0.1]]), np.zeros(1))
-    assert 0 < weak[0] < 1.0  # one weak case does not move a factor by 3
+    blank = np.zeros((1, len(TERMS)))
+    assert solve(np.array([0.3]), blank, np.zeros(6), PRIOR) == pytest.approx(np.zeros(6))
+    believed = Prior({"gemm_scale": 1.2})
+    found = solve(np.array([0.3]), blank, np.zeros(6), believed)
+    assert found[0] == pytest.approx(math.log(1.2))
 
 
-def test_host_terms_are_never_negative():
-    found = terms_of(("gemm_scale", "host_base_s"), np.array([0.1, -5.0]))
-    assert found["gemm_scale"] == pytest.approx(np.exp(0.1), rel=1e-5)
-    assert found["host_base_s"] == 0.0
+def test_steps_hold_the_runs_that_come_after():
+    truth = {"a": {"gemm_scale": 1.3}, "b": {"gemm_scale": 1.3}}
+    steps = fit(Linear(truth, ("a", "b")))
+    prior = after_steps(steps)
+    assert prior.terms["gemm_scale"] == pytest.approx(1.3, rel=0.03)
+    assert prior.sd["gemm_scale"] < PRIOR.sd["gemm_scale"]
+
+
+def test_a_group_is_never_in_the_fit_that_predicts_it():
+    truth = {"a": {"gemm_scale": 1.2}, "b": {"gemm_scale": 1.2}, "odd": {"gemm_scale": 0.8}}
+    evidence = Linear(truth, ("a", "b", "odd"))
+    found = fit(evidence)
+    assert found.without["odd"]["gemm_scale"] == pytest.approx(1.2, rel=0.02)
+    assert found.without["a"]["gemm_scale"] < 1.15
+    assert found.count == {"a": 60, "b": 60, "odd": 60}
+    # each fold was asked for its own group alone
+    folds = [only for terms, only in evidence.asked if only is not None]
+    assert [{evidence.groups[key] for key in only} for only in folds] == [{"a"}, {"b"}, {"odd"}]
+    assert found.unseen_after is not None
+    assert found.unseen_after.median > found.after.median
+
+
+def test_a_lone_group_is_predicted_without_any_fit():
+    found = fit(Linear({"a": {"gemm_scale": 1.2}}, ("a",)))
+    assert found.without == {"a": {}}
+    assert found.unseen_after is None
+
+
+def test_a_factor_out_of_bounds_is_refused():
+    assert LIMITS == (0.6, 1.7)
+    with pytest.raises(InputError, match="outside"):
+        fit(Linear({"a": {"gemm_scale": 4.0}}, ("a",), rows=400))
 
 
 LAB = {
     "source": "lab",
     "model_key": "llama-3.1-8b",
-    "gpu": "h100-sxm",
+    "gpu": "H100-80G-SXM",
     "tp": "1",
     "engine": "vllm",
     "engine_version": "0.12.0",
@@ -66,27 +131,56 @@ def cases_of(terms):
     ]
 
 
-def test_a_known_distortion_is_undone():
-    cases = cases_of({"gemm_scale": 1.2, "host_base_s": 1.5e-3})
-    found = fit(cases, Bench({"kind": "roofline"}), "vllm", "h100-sxm")
+def test_a_known_distortion_of_runs_is_undone():
+    cases = cases_of({"gemm_scale": 1.2, "host_scale": 1.3})
+    found = fit(Runs(cases, {"kind": "roofline"}))
     assert found.before.median > 0.15
     assert found.after.median < 0.04
-    assert found.fitted_on == ("llama-3.1-8b",)
+    assert found.count == {"llama-3.1-8b": 4}
 
 
-def test_a_factor_out_of_bounds_is_refused(monkeypatch):
-    monkeypatch.setattr(calibration, "PRIOR_SD", 10.0)
-    cases = cases_of({"gemm_scale": 3.0})
-    with pytest.raises(InputError, match="outside"):
-        fit(cases, Bench({"kind": "roofline"}), "vllm", "h100-sxm")
-
-
-def test_a_file_comes_back_as_written(tmp_path):
-    cases = cases_of({})
-    found = fit(cases, Bench({"kind": "roofline"}), "vllm", "h100-sxm")
-    path = write_calibration(found, tmp_path)
+def test_a_file_comes_back_as_written_and_finds_its_cases(tmp_path):
+    truth = {"llama-3.1-8b": {"gemm_scale": 1.2}, "qwen3-14b": {"gemm_scale": 1.2}}
+    found = fit(Linear(truth, tuple(truth)))
+    path = write_calibration(found, ORIGIN, tmp_path)
     assert path.name == "vllm_h100-sxm.yaml"
-    assert read_calibrations(tmp_path) == {("vllm", "h100-sxm"): dict(found.terms)}
-    path.write_text("engine: vllm\n")
-    with pytest.raises(InputError, match="terms"):
+    card = read_calibrations(tmp_path)["vllm", "h100-sxm"]
+    assert card.terms == found.terms
+    assert card.terms_for("llama-3.1-8b") == found.without["llama-3.1-8b"]
+    assert card.terms_for("a model of tomorrow") == found.terms
+    stated = {row.field: row.value for row in card.rows()}
+    assert stated["errors.never_seen.cases"] == 120
+    case = Case("x", "A", {**LAB, "concurrency": "2"}, {})
+    options = Options({"kind": "roofline"}, {}, {("vllm", "h100-sxm"): card})
+    cost = scenario_data(case, options)["fleet"]["pools"]["main"]["cost"]
+    assert cost == {"kind": "roofline", **found.without["llama-3.1-8b"]}
+
+
+def test_a_wrong_file_is_refused_with_every_fault(tmp_path):
+    path = tmp_path / "vllm_h100-sxm.yaml"
+    path.write_text("engine: vllm\nterms: {gemm_scle: 1.1, moe_scale: -1}\n")
+    with pytest.raises(InputError) as error:
         read_calibrations(tmp_path)
+    told = str(error.value)
+    assert "gpu" in told
+    assert "gemm_scale" in told
+    assert "above 0" in told
+
+
+def test_factors_that_are_one_are_left_out():
+    assert terms_of(np.zeros(len(TERMS))) == {}
+
+
+def test_a_scenario_takes_a_calibration_by_name(tmp_path, monkeypatch):
+    from llmsim.scenario.costs import Roofline
+    from llmsim.specs import HostTerms
+
+    folder = tmp_path / "profiles" / "calibrations"
+    truth = {"a": {"gemm_scale": 1.2, "host_scale": 1.2}}
+    write_calibration(fit(Linear(truth, ("a",))), Provenance("lab", "x", "a test"), folder)
+    monkeypatch.setenv("LLMSIM_PATH", str(tmp_path))
+    card = read_calibration(folder / "lab_x.yaml")
+    cost = Roofline(calibration="lab_x", gemm_scale=2.0)
+    assert cost.scales().gemm == pytest.approx(2.0 * card.terms["gemm_scale"])
+    host = cost.host(HostTerms(base_s=1e-3))
+    assert host.base_s == pytest.approx(1e-3 * card.terms["host_scale"])

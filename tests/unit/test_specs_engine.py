@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmsim.cli.app import app
-from llmsim.core.errors import CardError
+from llmsim.core.errors import CardError, InputError
 from llmsim.costmodel import RooflineCost
 from llmsim.policies import ENGINE_RULES
 from llmsim.scenario import Scenario
@@ -107,3 +107,9 @@ def test_the_card_is_shown():
     assert shown.exit_code == 0
     assert "host.per_request_s" in shown.stdout
     assert "s/request" in shown.stdout
+
+
+def test_a_calibration_that_does_not_exist_is_told_with_the_scenario():
+    pool = {"gpu": "h100-sxm", "cost": {"kind": "roofline", "calibration": "vllm_h100"}}
+    with pytest.raises(InputError, match=r"cost\.calibration"):
+        Scenario.parse({**SCENARIO, "fleet": {"pools": {"main": pool}}})
