@@ -138,6 +138,10 @@ def fit(
         list[str] | None,
         typer.Option(help="With --kernels: profiles for what the first has no sound rows of."),
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="With --kernels: families to leave out, such as moe.mxfp4."),
+    ] = None,
 ) -> None:
     """Fit mean functions, write them and their errors on unseen rows into meta.json."""
     with exit_code_for_errors():
@@ -148,7 +152,8 @@ def fit(
         folder = find_profile(profile)
         if kernels is not None:
             folders = [folder, *map(find_profile, also or ())]
-            found = write_card_terms([load_profile(each) for each in folders], kernels, seed)
+            profiles = [load_profile(each) for each in folders]
+            found = write_card_terms(profiles, kernels, seed, without or ())
             print_rows(_terms_table(found))
             return
         fit_profile(folder, seed)

@@ -47,7 +47,8 @@ def _build_pool(
 ) -> tuple[PoolPlan, list[str]]:
     engine = pool.engine
     model = engine.checkpoint(model)
-    gpu = load_gpu(pool.gpu, folder).clocked(pool.clock_frac, pool.power_cap_w)
+    card = load_engine(engine.version)
+    gpu = load_gpu(pool.gpu, folder, card.family).clocked(pool.clock_frac, pool.power_cap_w)
     parallel = pool.plan
     limits = engine.limits(model)
     memory = plan_memory(
@@ -60,7 +61,6 @@ def _build_pool(
         engine.kv_blocks,
     )
     link = load_link(gpu.link, folder) if pool.tp > 1 else None
-    card = load_engine(engine.version)
     lookahead = card.lookahead if engine.lookahead is None else engine.lookahead
     cost = pool.cost.build().bind(
         model, gpu, link, parallel, limits, engine.kv_dtype, lookahead, card.host

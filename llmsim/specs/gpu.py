@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -260,7 +260,7 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(sorted(list_data("profiles/gpus", ".yaml")))
 
 
-def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
+def load_gpu(name_or_path: str, near: Path | None = None, engine: str = "") -> GpuCard:
     """Read a GPU card.
 
     Parameters
@@ -269,6 +269,9 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
         Card name or alias, or a path to a card file.
     near : Path or None
         Folder that a relative path starts from.
+    engine : str
+        Family of the serving engine, such as ``trtllm``: whose kernels to price where they were
+        measured apart; empty for vLLM's.
 
     Raises
     ------
@@ -279,20 +282,22 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
     -----
     Kernel terms that a card lacks are those fitted to public tables of this GPU
     (``profiles/kernels``), else of the card that its ``kernels_of`` names and of its fits, else
-    of the prior for all GPUs.
+    of the prior for all GPUs. Terms of the engine itself, of this GPU or of that one, go first:
+    two engines differ more than two chips of one architecture.
     """
     by_path = is_path(name_or_path)
     path = resolve_path(name_or_path, near) if by_path else find_card("profiles/gpus", name_or_path)
     sheet = Sheet(path)
     sheet.words("aliases")
-    sheets = (
-        sheet,
-        *_fitted(sheet.text("name", path.stem)),
-        *_relative(sheet),
-        Sheet(find_card("profiles/kernels", "prior")),
-    )
+    name, sibling = sheet.text("name", path.stem), _sibling(sheet)
+    of_sibling = sibling.path.stem if sibling else ""
+    own_engine = _fitted(f"{name}-{engine}")
+    borrowed_engine = _fitted(f"{of_sibling}-{engine}")
+    borrowed = [sibling, *_fitted(of_sibling)] if sibling else []
+    prior = Sheet(find_card("profiles/kernels", "prior"))
+    sheets = (sheet, *own_engine, *borrowed_engine, *_fitted(name), *borrowed, prior)
     card = GpuCard(
-        name=sheet.text("name", path.stem),
+        name=name,
         vendor=sheet.text("vendor"),
         memory_bytes=sheet.number("memory_bytes", "bytes", 1),
         memory_bytes_per_s=sheet.number("memory_bytes_per_s", "bytes/s", 1),
@@ -315,8 +320,15 @@ def load_gpu(name_or_path: str, near: Path | None = None) -> GpuCard:
     for other in sheets[1:]:
         if other.faults:
             raise CardError(other.path.name, other.faults)
-        rows = overlay(rows, other.rows)
+        own = other not in borrowed and other not in borrowed_engine
+        rows = overlay(rows, other.rows if own else _as_of(of_sibling, other.rows))
     return replace(card, sources=rows)
+
+
+def _as_of(name: str, rows: Iterable[CardRow]) -> list[CardRow]:
+    """Return rows that say that they are those of a sibling."""
+    note = f"as {name}, of the same architecture: "
+    return [row._replace(source=note + row.source) for row in rows]
 
 
 def _fitted(name: str) -> list[Sheet]:
@@ -325,19 +337,19 @@ def _fitted(name: str) -> list[Sheet]:
     return [Sheet(path)] if path is not None and name != "prior" else []
 
 
-def _relative(sheet: Sheet) -> list[Sheet]:
-    """Return card and fits of the measured GPU that ``kernels_of`` names, if it names one.
+def _sibling(sheet: Sheet) -> Sheet | None:
+    """Return the card of the measured GPU that ``kernels_of`` names, if it names one.
 
     A sibling of the same architecture reaches about the same shares of its peaks.
     """
     name = sheet.text("kernels_of", "")
     if not name:
-        return []
+        return None
     try:
-        return [Sheet(find_card("profiles/gpus", name)), *_fitted(name)]
+        return Sheet(find_card("profiles/gpus", name))
     except CardError as error:
         sheet.fault("kernels_of", error.faults[0].message, error.faults[0].hint)
-        return []
+        return None
 
 
 def _peaks(sheet: Sheet) -> dict[str, float]:

@@ -31,6 +31,11 @@ class EngineCard:
     host: HostTerms
     sources: tuple[CardRow, ...]
 
+    @property
+    def family(self) -> str:
+        """The engine without its version: whose kernels a GPU runs."""
+        return self.name.partition("-")[0]
+
     def rows(self) -> list[CardRow]:
         """Return (field, value, unit, source) of every number."""
         return list(self.sources)

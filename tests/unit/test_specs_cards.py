@@ -122,6 +122,38 @@ def test_kernel_terms_of_a_sibling(tmp_path: Path) -> None:
         load_gpu("./mine.yaml", near=tmp_path)
 
 
+def test_terms_of_a_sibling_say_so() -> None:
+    sources = {row.field: row.source for row in load_gpu("h100-nvl").rows()}
+    own = {row.field: row.source for row in load_gpu("h100-sxm").rows()}
+    path = "kernels.gemm.fp8.t0_s"
+    assert sources[path] == f"as h100-sxm, of the same architecture: {own[path]}"
+    assert sources["memory_bytes_per_s"] == "NVIDIA H100 NVL datasheet"
+
+
+def test_an_engine_measured_apart_has_its_own_terms() -> None:
+    vllm, trtllm = load_gpu("h100-sxm").kernels, load_gpu("h100-sxm", engine="trtllm").kernels
+    assert trtllm.gemm["fp8"].roofline.t0_s > 1.5 * vllm.gemm["fp8"].roofline.t0_s
+    assert trtllm.moe["mxfp4"] == vllm.moe["mxfp4"]  # no rows of its own that one could use
+    assert load_gpu("h100-sxm", engine="sglang").kernels == vllm
+    for sibling in ("h200-sxm", "h20-sxm"):
+        assert load_gpu(sibling, engine="trtllm").kernels.gemm == trtllm.gemm
+    assert load_gpu("h200-sxm").kernels.gemm != vllm.gemm
+
+
+def test_a_block_states_its_source_once(tmp_path: Path) -> None:
+    block = "kernels:\n  gemm:\n    bf16:\n      source: measured\n"
+    leaves = '      t0_s: {value: 1.0e-06, unit: "s"}\n      norm: {value: 2.0, unit: "1"}\n'
+    text = card_text("a10").rstrip() + "\n"
+    (tmp_path / "mine.yaml").write_text(text + block + leaves)
+    sources = {row.field: row.source for row in load_gpu("./mine.yaml", near=tmp_path).rows()}
+    assert sources["kernels.gemm.bf16.t0_s"] == sources["kernels.gemm.bf16.norm"] == "measured"
+    (tmp_path / "mine.yaml").write_text(
+        text + block.replace("      source: measured\n", "") + leaves
+    )
+    with pytest.raises(CardError, match=r"gemm\.bf16\.norm: has no source"):
+        load_gpu("./mine.yaml", near=tmp_path)
+
+
 @pytest.mark.parametrize("name", gpu_names())
 def test_peaks_are_dense(name: str) -> None:
     """8-bit products are at most twice, 4-bit ones at most six times as fast as 16-bit ones.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from llmsim.core.errors import CardError, Fault
@@ -27,7 +27,9 @@ _UNITS = {
 }
 
 
-def write_card_terms(profiles: Sequence[Profile], path: Path, seed: int = 0) -> list[FittedTerms]:
+def write_card_terms(
+    profiles: Sequence[Profile], path: Path, seed: int = 0, without: Collection[str] = ()
+) -> list[FittedTerms]:
     """Write `profiles/kernels/<card>.yaml` from profiles of one GPU.
 
     Parameters
@@ -37,6 +39,8 @@ def write_card_terms(profiles: Sequence[Profile], path: Path, seed: int = 0) -> 
         family is the one it is fitted to.
     path : Path
     seed : int
+    without : collection of str
+        Paths of families to leave out.
 
     Returns
     -------
@@ -53,10 +57,11 @@ def write_card_terms(profiles: Sequence[Profile], path: Path, seed: int = 0) -> 
     if len(names) > 1:
         message = f"profiles of different GPUs: {', '.join(sorted(names))}."
         raise CardError(first.name, [Fault("", first.name, message)])
-    found = list(fit_card_terms(profiles, seed))
+    found = list(fit_card_terms(profiles, seed, without))
     if not found:
         raise CardError(first.name, [Fault("", first.name, "too few rows to fit anything.")])
     also = "".join(f" --also {profile.name}" for profile in profiles[1:])
+    also += "".join(f" --without {family}" for family in without)
     lines = [
         f"# Tier fitted: smooth rooflines of {first.device.name}, made by",
         f"# `llmsim profile fit {first.name}{also} --kernels`.",

@@ -7,7 +7,7 @@ not see, regime by regime.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,8 @@ from llmsim.costmodel.measured.profile import Profile
 from llmsim.costmodel.measured.tables import KernelTable
 
 LEAST_ROWS = 50
+WORST_MEDIAN = 0.4
+"""Median error in the first regime beyond which terms are not worth having."""
 DECODE_TOKENS = 256
 """Most tokens of a step that is called decode; the regimes weigh the same in a fit."""
 HOST_BOUND_S = 3e-5
@@ -134,7 +136,9 @@ class FittedTerms:
     borrowed: str = ""
 
 
-def fit_card_terms(profiles: Sequence[Profile], seed: int = 0) -> Iterator[FittedTerms]:
+def fit_card_terms(
+    profiles: Sequence[Profile], seed: int = 0, without: Collection[str] = ()
+) -> Iterator[FittedTerms]:
     """Yield the terms of every family that a profile has enough rows of.
 
     Parameters
@@ -144,9 +148,18 @@ def fit_card_terms(profiles: Sequence[Profile], seed: int = 0) -> Iterator[Fitte
         the host.
     seed : int
         Of what is held out, and of the subsample that is fitted.
+    without : collection of str
+        Paths of families to leave out.
+
+    Notes
+    -----
+    A family whose form does not fit its rows, such as the decode attention of TensorRT-LLM 1.0.0
+    on A100, is left out too: a card is better off with the next best terms.
     """
     found: dict[str, FittedTerms] = {}
     for wanted in WANTED:
+        if wanted.path in without:
+            continue
         tables = [(profile, _chosen(profile, wanted)) for profile in profiles]
         usable = [(profile, table) for profile, table in tables if table is not None]
         sound = [(profile, table) for profile, table in usable if not host_floor_s(table)]
@@ -156,7 +169,8 @@ def fit_card_terms(profiles: Sequence[Profile], seed: int = 0) -> Iterator[Fitte
             found[wanted.path] = _fitted_beyond_host(wanted, *usable[0], found["gemm.fp8"], seed)
         else:
             continue
-        yield found[wanted.path]
+        if next(iter(found[wanted.path].errors.values())).median <= WORST_MEDIAN:
+            yield found[wanted.path]
 
 
 def _fitted(wanted: Wanted, profile: Profile, table: KernelTable, seed: int) -> FittedTerms:
