@@ -7,10 +7,15 @@ point-to-point figures.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from llmsim.costmodel.operators import Floats, OpTable
-from llmsim.specs import AllReducePrior, LinkCard
+from llmsim.costmodel.operators import ACTIVATION_BYTES, Floats, OpTable
+from llmsim.specs import AllReducePrior, LinkCard, ModelSpec, SoftmaxAttention
+
+VARIANCE_BYTES = 8.0
+"""Of one token: the variance of its queries and of its keys, 32 bits each [bytes]."""
 
 
 def algorithms(link: LinkCard, gpus: int) -> tuple[AllReducePrior, ...]:
@@ -39,6 +44,37 @@ def all_reduce(name: str, count: int, size_bytes: Floats, link: LinkCard, gpus: 
     gpus : int [GPUs]
     """
     return _collective(name, count, size_bytes, 2.0 * (gpus - 1) / gpus, link, gpus)
+
+
+def token_collectives(
+    model: ModelSpec, tp: int, tokens: Floats, link: LinkCard
+) -> Iterator[OpTable]:
+    """Yield the all-reduces of a step's tokens: one behind each mixer and each MLP, and more.
+
+    Parameters
+    ----------
+    model : ModelSpec
+    tp : int [GPUs]
+        Above 1.
+    tokens : ndarray of float (n,) [tokens]
+    link : LinkCard
+
+    Notes
+    -----
+    A norm over all heads of a layer needs one more, a small one (vLLM ``minimax_m2.py``).
+    """
+    parts = sum(
+        layer.count * ((layer.mixer is not None) + (layer.mlp is not None))
+        for layer in model.layers
+    )
+    yield all_reduce("all-reduce", parts, ACTIVATION_BYTES * model.hidden * tokens, link, tp)
+    normed = sum(
+        layer.count
+        for layer in model.layers
+        if isinstance(layer.mixer, SoftmaxAttention) and layer.mixer.layer_norm
+    )
+    if normed:
+        yield all_reduce("qk all-reduce", normed, VARIANCE_BYTES * tokens, link, tp)
 
 
 def all_gather(name: str, count: int, size_bytes: Floats, link: LinkCard, gpus: int) -> OpTable:

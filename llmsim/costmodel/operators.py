@@ -288,6 +288,10 @@ def layer_operators(
     mixer, mlp = layer.mixer, layer.mlp
     if isinstance(mixer, SoftmaxAttention):
         turned = (mixer.heads // tp + 2 * mixer.kv_heads_per_rank(tp)) * mixer.head_dim
+        if mixer.layer_norm:  # vLLM's MiniMaxText01RMSNormTP.forward_qk, compiled: read, then scale
+            width = (mixer.heads // tp + mixer.kv_heads_per_rank(tp)) * mixer.head_dim
+            yield elementwise("qk variance", count, width * row, gpu)
+            yield elementwise("qk norm", count, 2.0 * width * row, gpu)
         yield elementwise("rope+kv write", count, 2.0 * turned * row, gpu)
     elif isinstance(mixer, LatentAttention):
         turned = mixer.heads // tp * mixer.rope_dim + mixer.kv_rank + mixer.rope_dim

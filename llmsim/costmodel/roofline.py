@@ -20,7 +20,7 @@ from llmsim.costmodel.attention import (
     price_mixer,
     scaled_mixer,
 )
-from llmsim.costmodel.communication import all_gather, all_reduce
+from llmsim.costmodel.communication import all_gather, token_collectives
 from llmsim.costmodel.contract import Chunk, PriceLine
 from llmsim.costmodel.explain import StepBreakdown, explain_step
 from llmsim.costmodel.layout import check_layout, check_link
@@ -224,11 +224,7 @@ class RooflineCost:
             yield from layer_operators(layer, model.hidden, self.plan, tokens, self.gpu)
         yield elementwise("final norm", 1, 2.0 * row, self.gpu)
         if self.link is not None and tp > 1:
-            parts = sum(
-                layer.count * ((layer.mixer is not None) + (layer.mlp is not None))
-                for layer in model.layers
-            )
-            yield all_reduce("all-reduce", parts, row, self.link, tp)
+            yield from token_collectives(model, tp, tokens, self.link)
 
     def _head_tables(self, rows: Floats) -> Iterator[OpTable]:
         tp = self.plan.tp

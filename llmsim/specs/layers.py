@@ -84,6 +84,9 @@ class SoftmaxAttention:
         Whether one projection serves keys and values (Gemma 4's full layers).
     reuses_cache : bool
         Whether it reads the KV cache of an earlier layer and has none of its own (Gemma 3n).
+    layer_norm : bool
+        Whether queries and keys are normalised over all heads at once (MiniMax-M2): the ranks of a
+        layer then add up their variances first.
     format : WeightFormat
 
     Notes
@@ -98,6 +101,7 @@ class SoftmaxAttention:
     output_gate: bool = False
     shared_key_value: bool = False
     reuses_cache: bool = False
+    layer_norm: bool = False
     format: WeightFormat = BF16
 
     def kv_heads_per_rank(self, tp: int) -> int:

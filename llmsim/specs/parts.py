@@ -45,6 +45,7 @@ def softmax(text: ConfigReader, index: int, window: int) -> SoftmaxAttention:
         output_gate=bool(text.get("attn_output_gate")),
         shared_key_value=shared,
         reuses_cache=index >= own_cache,
+        layer_norm=bool(text.get("use_qk_norm")) and text.get("qk_norm_type") == "per_layer",
         format=text.quant.of(
             index,
             "self_attn.q_proj",

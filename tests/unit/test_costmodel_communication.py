@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmsim.costmodel.communication import algorithms, all_gather, all_reduce
-from llmsim.specs import load_link
+from llmsim.costmodel import RooflineCost
+from llmsim.costmodel.communication import algorithms, all_gather, all_reduce, token_collectives
+from llmsim.specs import load_gpu, load_link, load_model
 
 KIB, MIB = 1024, 1024**2
 
@@ -51,3 +52,18 @@ def test_unmeasured_group_is_a_ring() -> None:
     assert seconds == pytest.approx(6 * 7e-6 + 1.5 * 64 * MIB / 35e9)
     gathered = all_gather("gather", 1, size, link, 4).seconds[0]
     assert gathered == pytest.approx(6 * 7e-6 + 0.75 * 64 * MIB / 35e9)
+
+
+def test_a_norm_over_all_heads_needs_an_all_reduce_of_its_own() -> None:
+    """MiniMax-M2 adds up two fp32 variances per token and layer, beside two usual all-reduces."""
+    model, link, tokens = load_model("minimax-m2.5"), load_link("nvlink4"), np.array([4.0])
+    usual, small = token_collectives(model, 4, tokens, link)
+    assert (usual.count, small.count) == (2 * 62, 62)
+    assert small.bytes / usual.bytes == pytest.approx(8 / (2 * 3072))
+    (only,) = token_collectives(load_model("qwen3-32b"), 4, tokens, link)
+    assert only.count == 2 * 64
+    names = [
+        table.name for table in RooflineCost(model, load_gpu("mi325x")).token_operators(tokens)
+    ]
+    assert "qk norm" in names
+    assert not any("all-reduce" in name for name in names)

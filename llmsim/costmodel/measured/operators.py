@@ -108,7 +108,8 @@ class TokenOperators:
         norm = elementwise("final norm", 1, 2.0 * row, self.gpu)
         yield self._timed("norm", norm, "tokens", tokens, {"hidden": model.hidden})
         for table in collectives:
-            yield self._collective("all_reduce", table, row)
+            ring = 2.0 * (self.plan.tp - 1) / self.plan.tp
+            yield self._collective("all_reduce", table, table.bytes / ring)
 
     def of_rows(self, rows: Floats, collectives: Iterator[OpTable]) -> Iterator[OpTable]:
         """Yield LM head, sampler and the gather of logits."""
