@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measured_profiles import DEVICE
+from measured_profiles import DEVICE, rows, write_profile
+from typer.testing import CliRunner
 
+from llmsim.cli.app import app
 from llmsim.core.errors import CardError
 from llmsim.costmodel.measured import FAMILIES, Types
 from llmsim.costmodel.measured.card_files import write_card_terms
@@ -138,6 +140,26 @@ def test_regimes_are_all_rows(op) -> None:
 def test_a_file_of_no_rows_is_refused(tmp_path) -> None:
     with pytest.raises(CardError, match="too few rows"):
         write_card_terms([Rows()], tmp_path / "none.yaml")
+
+
+def test_the_command_fits_a_profile_of_ones_own_gpu(tmp_path) -> None:
+    made = rows(ops=("gemm", "attention_decode", "attention_prefill"))
+    folder = write_profile(tmp_path / "own", made, source="here", licence="mine, all of it")
+    path = tmp_path / "terms.yaml"
+    call = [
+        *("profile", "fit", str(folder), "--kernels", str(path)),
+        *("--without", "prefill_attention"),
+    ]
+    shown = CliRunner().invoke(app, call)
+    assert shown.exit_code == 0, shown.output
+    families = [line.split()[0] for line in shown.output.splitlines()[1:]]
+    assert families == ["gemm.bf16", "gemm.bf16", *["decode_attention.bf16"] * len(families[2:])]
+    sheet = Sheet(path)
+    for name, true in (("compute_frac", 0.7), ("memory_frac", 0.85)):
+        found = sheet.number(f"kernels.gemm.bf16.{name}", "1", 0.01, 1.0)
+        assert found == pytest.approx(true, rel=0.05)
+    assert "here (mine)" in sheet.rows[0].source
+    assert not sheet.has("kernels.prefill_attention.t0_s")
 
 
 @pytest.mark.skipif(not TIDY.is_dir(), reason="shared kernel tables are not here")
