@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = (
-    "llmsim/core/rounding.py",
+    "llmsim/core/integers.py",
     "llmsim/costmodel/contract.py",
     "llmsim/costmodel/energy.py",
     "llmsim/costmodel/roofline.py",

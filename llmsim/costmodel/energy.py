@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from llmsim.core.rounding import rounded
+from llmsim.core.integers import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import MixerPrice
 from llmsim.costmodel.operators import Floats, OpTable

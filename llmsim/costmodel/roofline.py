@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from llmsim.core.rounding import rounded
+from llmsim.core.integers import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import (
     CONTEXT_TILE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.errors import Fault, InputError, InvariantError, nearest
+from llmsim.core.integers import packed
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, REQUEST_COLUMNS
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ class RequestSink:
         import pyarrow as pa
 
         numbers = list(itertools.chain.from_iterable(self.rows))
-        # packed in one go: twice as fast as NumPy, which looks at each number by itself
-        flat = np.frombuffer(struct.pack(f"={len(numbers)}q", *numbers), dtype=np.int64)
+        flat = np.frombuffer(packed(numbers), dtype=np.int64)
         if flat.size != len(self.rows) * len(RAW_COLUMNS):
             raise InvariantError(
                 f"a request was recorded without exactly {len(RAW_COLUMNS)} values"

@@ -53,8 +53,11 @@ class Clock:
 
     def at(self, wake: Wake, priority: int, time_ns: int) -> None:
         """Schedule a wake at `time_ns` [ns], or move it there; low priorities go first."""
+        if wake.priority != priority:
+            wake.priority = priority
+            wake.ranked = priority * _ORDERS
         wake.time_ns = time_ns
-        wake.rank = priority * _ORDERS + next(self._order)
+        wake.rank = wake.ranked + next(self._order)
         place = wake.place
         if place < 0:
             place = len(self._wakes)

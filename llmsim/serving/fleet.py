@@ -10,13 +10,13 @@ from typing import Final
 
 import simpy
 
+from llmsim.core.integers import packed
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
-from llmsim.serving.meter import packed
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import WAITING, Request
 from llmsim.serving.wake import Wake

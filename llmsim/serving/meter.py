@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from llmsim.core.integers import packed
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.timeline import Timeline, TimelineData
 from llmsim.serving.request import Request
@@ -54,6 +54,8 @@ class Meter:
         "_stage",
         "_ticks",
         "_timeline",
+        "_top_gap",
+        "_top_tick",
         "_waits",
         "itl",
         "over",
@@ -66,6 +68,8 @@ class Meter:
         self.slo = min(itl_slo_ns, NEVER)
         self._ticks: list[int] = []
         self._maxima: list[int] = []
+        self._top_gap = -1  # the smallest and latest maximum, beside the lists: gaps mostly grow
+        self._top_tick = -1
         self._stage: list[int] = []  # rows one behind the other, packed many at a time
         self._log = bytearray()
         self._waits: list[int] = []
@@ -142,11 +146,15 @@ class Meter:
     def ticked(self, last_tick: int, last_gap: int) -> None:
         """Note the largest gap of the ticks up to `last_tick` since the last call [ns]."""
         stack = self._maxima
-        while stack and stack[-1] <= last_gap:
-            stack.pop()
-            self._ticks.pop()
-        stack.append(last_gap)
-        self._ticks.append(last_tick)
+        if self._top_gap > last_gap:
+            stack.append(self._top_gap)
+            self._ticks.append(self._top_tick)
+        else:
+            while stack and stack[-1] <= last_gap:
+                stack.pop()
+                self._ticks.pop()
+        self._top_gap = last_gap
+        self._top_tick = last_tick
 
     def exceeded(self, ticks: int, first_gap: int, gap_at: Callable[[int], int]) -> None:
         """Count the gaps above the objective among ticks whose last gap exceeds it.
@@ -171,6 +179,7 @@ class Meter:
 
     def clear(self) -> None:
         """Forget the maxima; called when nobody is in the cohort."""
+        self._top_gap = -1
         if self._ticks:
             self._ticks.clear()
             self._maxima.clear()
@@ -193,12 +202,11 @@ class Meter:
         if over:
             request.itl_over += over - request.itl_over_at_join
         ticks = self._ticks
-        if not ticks:
-            return
-        # gaps mostly grow, so that one maximum covers all
-        at = 0 if ticks[0] >= request.join_tick else bisect_left(ticks, request.join_tick)
-        if at < len(ticks) and self._maxima[at] > request.itl_max_ns:
-            request.itl_max_ns = self._maxima[at]
+        longest = self._top_gap if self._top_tick >= request.join_tick else -1
+        if ticks and ticks[-1] >= request.join_tick:
+            longest = self._maxima[bisect_left(ticks, request.join_tick)]
+        if longest > request.itl_max_ns:
+            request.itl_max_ns = longest
 
     def lone_gap(self, request: Request, gap_ns: int) -> None:
         """Record a gap that belongs to one request, such as the one a preemption tore."""
@@ -207,11 +215,6 @@ class Meter:
             request.itl_max_ns = gap_ns
         if gap_ns > self.slo:
             request.itl_over += 1
-
-
-def packed(numbers: list[int]) -> bytes:
-    """Return integers as bytes, 8 each: several times as fast as an array made of them."""
-    return struct.pack(f"={len(numbers)}q", *numbers)
 
 
 def _table(rows: bytes, columns: int) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ from llmsim.costmodel.contract import StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.roofline import RooflineCost
 from llmsim.kvcache import CountLedger, PrefixLedger
-from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.batching import BatchingPolicy, VllmBatching
 from llmsim.results.facts import ReplicaFacts
 from llmsim.serving.clock import CALL_PRIORITY, Clock
 from llmsim.serving.cohort import Cohort
@@ -69,6 +69,7 @@ class Replica:
         self.cost = cost
         self._roofline = cost if isinstance(cost, RooflineCost) else None
         self._policy = policy
+        self._plain = type(policy) is VllmBatching
         self._lookahead = config.lookahead
         self._steady = config.fast_forward and not policy.every_step
         self.cohort = Cohort(cost.context_tile, config.block_tokens, cost.window_tokens)
@@ -236,7 +237,11 @@ class Replica:
         draft = self.draft
         draft.begin(now)
         if self.running_set or self.line.count:
-            self._policy.plan(self._step)
+            if self._plain:  # what `VllmBatching.plan` does, without the way through Python
+                if draft.advance_running() and self.line.count:
+                    draft.admit_waiting()
+            else:
+                self._policy.plan(self._step)
         self._launch(now)
 
     def _account(self) -> None:
@@ -249,7 +254,7 @@ class Replica:
         count = cohort.count
         logits = draft.logits
         active_uj = self._active_uj if self._chunked_step else 0
-        first = last = self._gap
+        first = last = self._gap if ticks else 0
         if ticks:
             if self._chunked_step:
                 cohort.padded_sum(1)

@@ -7,7 +7,7 @@ evaluated whether a stretch is slept through at once or stepped through tick by 
 
 from __future__ import annotations
 
-from llmsim.core.rounding import rounded
+from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import PriceLine
 from llmsim.serving.cohort import FOREVER, Cohort
 

@@ -21,16 +21,20 @@ class Wake:
     ----------
     time_ns : int [ns]
         When it is due; of the last time, once it has fired.
-    rank : int
-        Orders wakes of one instant; see `Clock`.
+    priority : int
+        The lower goes first at one instant.
+    rank, ranked : int
+        Priority and order of scheduling in one number, and the priority's part of it.
     place : int
         Index in the clock's queue, -1 outside it.
     """
 
-    __slots__ = ("callback", "place", "rank", "time_ns")
+    __slots__ = ("callback", "place", "priority", "rank", "ranked", "time_ns")
 
     def __init__(self, callback: Callable[[Any], None]) -> None:
         self.callback = callback
         self.time_ns = 0
+        self.priority = 0
+        self.ranked = 0
         self.rank = 0
         self.place = -1
