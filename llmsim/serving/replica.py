@@ -237,11 +237,10 @@ class Replica:
         draft = self.draft
         draft.begin(now)
         if self.running_set or self.line.count:
-            if self._plain:  # what `VllmBatching.plan` does, without the way through Python
-                if draft.advance_running() and self.line.count:
-                    draft.admit_waiting()
-            else:
+            if not self._plain:
                 self._policy.plan(self._step)
+            elif draft.advance_running() and self.line.count:
+                draft.admit_waiting()  # as `VllmBatching.plan`, but not through Python
         self._launch(now)
 
     def _account(self) -> None:
@@ -397,15 +396,12 @@ class Replica:
         elif self.draft.preempted:
             self._call_ns = now  # everybody lost their KV; the queue is looked at next
         elif self.running_set or self.line.count:
-            self._stuck()
+            raise InvariantError(
+                f"replica {self.index} has {self.running} running and {self.waiting} waiting "
+                "requests but its batching policy planned nothing"
+            )
         else:
             self._asleep = True
-
-    def _stuck(self) -> None:
-        raise InvariantError(
-            f"replica {self.index} has {self.running} running and {self.waiting} waiting requests "
-            "but its batching policy planned nothing"
-        )
 
     def _launch_step(self, front: int) -> None:
         """One step with prefill chunks, or one that was put together request by request."""
