@@ -327,7 +327,7 @@ def load_gpu(name_or_path: str, near: Path | None = None, engine: str = "") -> G
 
 def _as_of(name: str, rows: Iterable[CardRow]) -> list[CardRow]:
     """Return rows that say that they are those of a sibling."""
-    note = f"as {name}, of the same architecture: "
+    note = f"as {name}, the nearest that was measured: "
     return [row._replace(source=note + row.source) for row in rows]
 
 
@@ -340,7 +340,8 @@ def _fitted(name: str) -> list[Sheet]:
 def _sibling(sheet: Sheet) -> Sheet | None:
     """Return the card of the measured GPU that ``kernels_of`` names, if it names one.
 
-    A sibling of the same architecture reaches about the same shares of its peaks.
+    A sibling reaches about the same shares of its peaks: one of the same architecture, or of the
+    next where that has the same kind of memory.
     """
     name = sheet.text("kernels_of", "")
     if not name:

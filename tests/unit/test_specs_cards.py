@@ -126,7 +126,7 @@ def test_terms_of_a_sibling_say_so() -> None:
     sources = {row.field: row.source for row in load_gpu("h100-nvl").rows()}
     own = {row.field: row.source for row in load_gpu("h100-sxm").rows()}
     path = "kernels.gemm.fp8.t0_s"
-    assert sources[path] == f"as h100-sxm, of the same architecture: {own[path]}"
+    assert sources[path] == f"as h100-sxm, the nearest that was measured: {own[path]}"
     assert sources["memory_bytes_per_s"] == "NVIDIA H100 NVL datasheet"
 
 
