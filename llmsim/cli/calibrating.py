@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ import typer
 from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
-    from llmsim.fidelity.calibration import Calibration, Prior
+    from llmsim.fidelity.calibration import Calibration, Prior, Runs
     from llmsim.fidelity.cases import Case
     from llmsim.fidelity.steps import StepFile
 
@@ -30,6 +30,7 @@ class CalibrateOrder:
     most: int
     out: Path
     jobs: int
+    others: Path | None = None
 
 
 def calibrate(
@@ -45,6 +46,10 @@ def calibrate(
     ] = 20,
     out: Annotated[Path, typer.Option(help="Folder for the file.")] = Path("calibrations"),
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    others: Annotated[
+        Path | None,
+        typer.Option(help="Also predict by the mean of this engine's other GPUs in this folder."),
+    ] = None,
 ) -> None:
     """Fit factors of operator families and of the host, for one engine on one GPU.
 
@@ -54,7 +59,9 @@ def calibrate(
     with exit_code_for_errors():
         models = tuple(model.split(","))
         sources = tuple(source.split(",")) if source else ()
-        run_calibration(CalibrateOrder(where, engine, gpu, models, sources, cases, out, jobs))
+        run_calibration(
+            CalibrateOrder(where, engine, gpu, models, sources, cases, out, jobs, others)
+        )
 
 
 def run_calibration(asked: CalibrateOrder) -> None:
@@ -78,11 +85,33 @@ def run_calibration(asked: CalibrateOrder) -> None:
         found = fit(runs, prior, name)
         told.append(_words(chosen, found))
         print_calibration(found)
+        if asked.others is not None:
+            _print_transfer(runs, asked.others, asked.engine, gpu)
     if found is None:
         typer.echo(f"nothing was measured of {name}", err=True)
         raise typer.Exit(2)
     origin = Provenance(asked.engine, gpu, "; ".join(told))
     typer.echo(f"written to {write_calibration(found, origin, asked.out)}")
+
+
+def _print_transfer(runs: Runs, folder: Path, engine: str, gpu: str) -> None:
+    """Print the errors of a GPU's runs by the factors of the engine's other GPUs."""
+    import math
+
+    from llmsim.fidelity.calibration import of_other_gpus, read_calibrations
+    from llmsim.fidelity.scores import errors_of
+
+    terms = of_other_gpus(read_calibrations(folder), engine, gpu)
+    if not terms:
+        typer.echo(f"{folder} holds no calibration of {engine} on another GPU", err=True)
+        return
+    plain, held = (
+        errors_of([math.expm1(x) for x in runs.errors(each).values()]) for each in ({}, terms)
+    )
+    typer.echo(
+        f"  by {engine}'s other GPUs, {plain.count}: median error {plain.median:.1%} -> "
+        f"{held.median:.1%}"
+    )
 
 
 def choose(cases: Sequence[Case], asked: CalibrateOrder) -> list[Case]:
@@ -128,17 +157,25 @@ def _fit_steps(
         layouts = sorted({step.layout for step in file.steps})
         seen = evidence.of(layouts[::2])
         found = fit(seen, prior, f"{name}, steps")
-        prior = after_steps(found)
+        prior = after_steps(found, file.model)
+        # Groups of steps are layouts of one model: a run of that model is not to be predicted.
+        found = replace(found, without={file.model: {}}, count={file.model: len(seen.file.steps)})
         typer.echo(f"steps of {file.model}, fitted on {', '.join(layouts[::2])}:")
         print_calibration(found)
-        held = evidence.of(layouts[1::2])
-        sides = [held.errors({}), held.errors(found.terms)] if held.file.steps else []
-        plain, fitted = (errors_of([math.expm1(x) for x in side.values()]) for side in sides)
         words = (
             f"{len(seen.file.steps)} steps of {file.model} on {file.engine} {file.version}, "
-            f"{', '.join(layouts[::2])}: on {plain.count} of {', '.join(layouts[1::2])}, never "
-            f"fitted, median error {plain.median:.1%} -> {fitted.median:.1%}"
+            f"{', '.join(layouts[::2])}"
         )
+        held = evidence.of(layouts[1::2])
+        if held.file.steps:
+            plain, fitted = (
+                errors_of([math.expm1(x) for x in held.errors(terms).values()])
+                for terms in ({}, found.terms)
+            )
+            words += (
+                f": on {plain.count} of {', '.join(layouts[1::2])}, never fitted, median error "
+                f"{plain.median:.1%} -> {fitted.median:.1%}"
+            )
         typer.echo(words)
         told.append(words)
     return prior, told, found

@@ -142,7 +142,7 @@ class Calibration:
     terms : mapping of str to float
         By `TERMS`; of all groups together.
     without : mapping of str to mapping
-        By group: factors of the other groups alone; empty where there is no other.
+        By group: factors of the other groups alone, or of the prior where there is no other.
     count : mapping of str to int
         Pieces of evidence by group.
     before, after : Errors
@@ -170,10 +170,13 @@ class Prior:
         Factors; absent ones are 1.
     sd : mapping of str to float
         Of their logarithms.
+    model : str
+        What they were fitted to; its own runs are not predicted by them. Empty for nothing.
     """
 
     terms: Mapping[str, float] = field(default_factory=dict)
     sd: Mapping[str, float] = field(default_factory=lambda: PRIOR_SD)
+    model: str = ""
 
     def centre(self) -> Floats:
         """Return the logarithms of the factors, in the order of `TERMS`."""
@@ -184,16 +187,18 @@ class Prior:
         return np.array([self.sd[name] for name in TERMS])
 
 
-def after_steps(found: Calibration) -> Prior:
+def after_steps(found: Calibration, model: str) -> Prior:
     """Return the prior that a fit to single steps leaves to a fit to runs.
 
     Parameters
     ----------
     found : Calibration
         Factors that it left at 1 exactly had no effect there: their prior stays wide.
+    model : str
+        Whose steps they were.
     """
     sd = {name: PRIOR_SD[name] if found.terms.get(name, 1.0) == 1.0 else STEPS_SD for name in TERMS}
-    return Prior(found.terms, sd)
+    return Prior(found.terms, sd, model)
 
 
 def fit(evidence: Evidence, prior: Prior | None = None, name: str = "calibrate") -> Calibration:
@@ -261,14 +266,15 @@ def _effects(evidence: Evidence, at: Floats) -> tuple[list[str], Floats, Floats]
 def _folds(
     evidence: Evidence, prior: Prior, keys: Sequence[str], errors: Floats, effect: Floats
 ) -> dict[str, dict[str, float]]:
-    """Return the factors of a fit without each group; none where no other is left or allowed."""
+    """Return the factors of a fit without each group: the prior's own where no other is left."""
     group = np.array([evidence.groups[key] for key in keys])
     found: dict[str, dict[str, float]] = {}
     for name in sorted(set(group.tolist())):
         others = group != name
-        found[name] = {}
+        believed = Prior() if name == prior.model else prior
+        found[name] = dict(believed.terms)
         if others.any():
-            terms = terms_of(solve(errors[others], effect[others], prior.centre(), prior))
+            terms = terms_of(solve(errors[others], effect[others], prior.centre(), believed))
             if not _outside(terms):
                 found[name] = terms
     return found
@@ -372,7 +378,7 @@ def write_calibration(found: Calibration, origin: Provenance, folder: Path) -> P
         "gpu": origin.gpu,
         "source": origin.source,
         "fitted_on": dict(found.count),
-        "terms": dict(found.terms),
+        "terms": {name: found.terms.get(name, 1.0) for name in TERMS},
         "errors": errors,
         "without": [{"model": m, "terms": dict(terms)} for m, terms in found.without.items()],
     }
@@ -391,6 +397,24 @@ def _told(before: Errors, after: Errors) -> dict[str, float]:
         "before": round(before.median, 4),
         "after": round(after.median, 4),
     }
+
+
+def of_other_gpus(
+    cards: Mapping[tuple[str, str], CalibrationCard], engine: str, gpu: str
+) -> dict[str, float]:
+    """Return the geometric mean of an engine's factors on other GPUs; empty if it has none.
+
+    Parameters
+    ----------
+    cards : mapping of (engine, GPU card) to CalibrationCard
+    engine, gpu : str
+        The GPU to leave out.
+    """
+    others = [card.terms for key, card in cards.items() if key[0] == engine and key[1] != gpu]
+    if not others:
+        return {}
+    logs = [[math.log(terms.get(name, 1.0)) for name in TERMS] for terms in others]
+    return terms_of(np.mean(logs, axis=0))
 
 
 def read_calibrations(folder: Path) -> dict[tuple[str, str], CalibrationCard]:

@@ -218,7 +218,7 @@ def _cost(
     factors = dict(terms)
     host: HostTerms = load_engine(version).host.times(factors.pop("host_scale", 1.0))
     scales = OperatorScales(**{name.removesuffix("_scale"): x for name, x in factors.items()})
-    card = load_gpu(gpu)
+    card = load_gpu(gpu, None, load_engine(version).family)
     link = load_link(card.link) if tp > 1 else None
     seqs, budget = limits
     bounds = EngineLimits(

@@ -15,6 +15,7 @@ from llmsim.fidelity.calibration import (
     Runs,
     after_steps,
     fit,
+    of_other_gpus,
     read_calibrations,
     solve,
     terms_of,
@@ -74,7 +75,7 @@ def test_without_evidence_the_prior_stays():
 def test_steps_hold_the_runs_that_come_after():
     truth = {"a": {"gemm_scale": 1.3}, "b": {"gemm_scale": 1.3}}
     steps = fit(Linear(truth, ("a", "b")))
-    prior = after_steps(steps)
+    prior = after_steps(steps, "a model of steps")
     assert prior.terms["gemm_scale"] == pytest.approx(1.3, rel=0.03)
     assert prior.sd["gemm_scale"] < PRIOR.sd["gemm_scale"]
 
@@ -97,6 +98,12 @@ def test_a_lone_group_is_predicted_without_any_fit():
     found = fit(Linear({"a": {"gemm_scale": 1.2}}, ("a",)))
     assert found.without == {"a": {}}
     assert found.unseen_after is None
+
+
+def test_a_lone_group_has_what_steps_of_another_model_say():
+    prior = Prior({"gemm_scale": 1.1}, PRIOR.sd, "steps")
+    assert fit(Linear({"a": {}}, ("a",)), prior).without == {"a": {"gemm_scale": 1.1}}
+    assert fit(Linear({"steps": {}}, ("steps",)), prior).without == {"steps": {}}
 
 
 def test_a_factor_out_of_bounds_is_refused():
@@ -145,9 +152,9 @@ def test_a_file_comes_back_as_written_and_finds_its_cases(tmp_path):
     path = write_calibration(found, ORIGIN, tmp_path)
     assert path.name == "vllm_h100-sxm.yaml"
     card = read_calibrations(tmp_path)["vllm", "h100-sxm"]
-    assert card.terms == found.terms
+    assert card.terms == {name: found.terms.get(name, 1.0) for name in TERMS}
     assert card.terms_for("llama-3.1-8b") == found.without["llama-3.1-8b"]
-    assert card.terms_for("a model of tomorrow") == found.terms
+    assert card.terms_for("a model of tomorrow") == card.terms
     stated = {row.field: row.value for row in card.rows()}
     assert stated["errors.never_seen.cases"] == 120
     case = Case("x", "A", {**LAB, "concurrency": "2"}, {})
@@ -165,6 +172,16 @@ def test_a_wrong_file_is_refused_with_every_fault(tmp_path):
     assert "gpu" in told
     assert "gemm_scale" in told
     assert "above 0" in told
+
+
+def test_the_mean_of_other_gpus_leaves_this_one_out(tmp_path):
+    for gpu, factor in (("h100-sxm", 1.44), ("b200", 1.0), ("h200-sxm", 0.7)):
+        found = fit(Linear({"a": {"gemm_scale": factor}}, ("a",), rows=400))
+        write_calibration(found, Provenance("vllm", gpu, "a test"), tmp_path)
+    cards = read_calibrations(tmp_path)
+    mean = of_other_gpus(cards, "vllm", "h200-sxm")
+    assert mean["gemm_scale"] == pytest.approx(1.2, rel=0.02)
+    assert of_other_gpus(cards, "trtllm", "h200-sxm") == {}
 
 
 def test_factors_that_are_one_are_left_out():

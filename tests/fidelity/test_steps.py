@@ -8,10 +8,13 @@ import json
 import math
 
 import pytest
+from typer.testing import CliRunner
 
+from llmsim.cli.app import app
 from llmsim.cli.calibrating import step_card
 from llmsim.fidelity.calibration import fit
 from llmsim.fidelity.steps import Steps, read_steps, steps_of
+from llmsim.specs import read_calibration
 
 COLUMNS = (
     "run,segment,prefill_tokens,prefill_reqs,prefill_kv_tokens,decode_reqs,decode_kv_tokens,"
@@ -78,3 +81,22 @@ def test_a_known_distortion_of_steps_is_undone(tmp_path):
     assert found.after.median < 0.01
     assert found.terms["gemm_scale"] == pytest.approx(1.2, rel=0.02)
     assert set(found.count) == {"tp1", "tp2"}
+
+
+def test_the_command_calibrates_on_steps_alone(tmp_path):
+    rows = [
+        (f"tp{tp}", "sweep", 0, 0, 0, b, 1000 * b, 8.0 + b / 8) for tp in (1, 2) for b in (1, 8, 64)
+    ]
+    write(tmp_path, rows)
+    with gzip.open(tmp_path / "e2e.csv.gz", "wt") as file:
+        file.write("case_id,quality,source,model,gpu,engine,arrival,metric,stat,value,unit\n")
+        file.write("a,A,lab,m,L4,vllm,closed loop,ttft,mean,1,s\n")
+    out = tmp_path / "out"
+    words = ["calibrate", str(tmp_path), "--engine", "vllm", "--gpu", "h100-sxm"]
+    done = CliRunner().invoke(app, [*words, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "never fitted" in done.stdout
+    card = read_calibration(out / "vllm_h100-sxm.yaml")
+    assert card.terms_for("llama-3.1-8b") == {}  # its own runs are not predicted by its own steps
+    assert card.terms_for("qwen3-14b") == card.terms
+    assert "3 steps of llama-3.1-8b on vllm 0.20.1, tp1" in card.source
