@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmsim.api import card, compare, draw_costs, load, names, run
+    from llmsim.api import card, compare, draw_costs, load, names, run, validate
     from llmsim.core.errors import (
         CardError,
         InputError,
@@ -50,6 +50,7 @@ _HOMES = {
     "load": "llmsim.api",
     "names": "llmsim.api",
     "run": "llmsim.api",
+    "validate": "llmsim.api",
 }
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "load",
     "names",
     "run",
+    "validate",
 ]
 
 

@@ -1,11 +1,13 @@
-"""Everything the command line does, as calls: `run`, `draw_costs`, `compare`, `load`, ..."""
+"""Everything the command line does, as calls: `run`, `draw_costs`, `compare`, `validate`, ..."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llmsim.core.errors import RegistryError, nearest
+from llmsim.core.paths import find_data
 from llmsim.report.html import render_html
 from llmsim.results.folder import check_free
 from llmsim.results.result import Result
@@ -16,6 +18,10 @@ from llmsim.study.comparison import CostComparison
 from llmsim.study.draws import CostDraws
 from llmsim.study.draws import draw_costs as draw_scenario_costs
 from llmsim.study.single import simulate_scenario
+
+if TYPE_CHECKING:
+    from llmsim.fidelity.validation import Report
+    from llmsim.specs import CalibrationCard
 
 Progress = Callable[[int, int | None], None]
 
@@ -155,6 +161,84 @@ def compare(
         for number, each in enumerate(pair)
     ]
     return CostComparison(*drawn)
+
+
+def validate(
+    folder: str | Path,
+    *,
+    sources: Sequence[str] = (),
+    engines: Sequence[str] = (),
+    gpus: Sequence[str] = (),
+    models: Sequence[str] = (),
+    grades: Sequence[str] = ("A", "B"),
+    headline: bool = False,
+    cost: Mapping[str, Any] | str = "roofline",
+    calibrations: str | Path | None = None,
+    profiles: str | Path | None = None,
+    jobs: int = 1,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Replay measured serving runs and say how wrong the simulator is.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds ``e2e.csv`` or ``e2e.csv.gz``: a row per case, metric and statistic.
+    sources, engines, gpus, models : sequence of str
+        Globs over the columns source, engine, gpu and model_key; empty takes all.
+    grades : sequence of str
+        Qualities to take.
+    headline : bool
+        Only sources whose layout, lengths and load are known; vLLM and TensorRT-LLM, aggregated.
+    cost : mapping or str
+        The ``cost`` component of every pool, or its kind.
+    calibrations : str or Path, optional
+        Folder of files that `llmsim calibrate` wrote, or ``"shipped"``.
+    profiles : str or Path, optional
+        Folder of imported kernel tables, which ``cost="measured"`` takes by GPU and engine.
+    jobs : int
+        Processes.
+    fresh : bool
+        Do not use results kept from earlier runs.
+    progress : callable, optional
+        Called with (simulations done, simulations in all).
+
+    Returns
+    -------
+    Report
+        ``.table()`` has a row per case and statistic, ``.summary(by)`` one per group and metric.
+
+    Raises
+    ------
+    InputError
+        If the folder, the selection, the calibration or the profiles are wrong.
+    """
+    from llmsim.fidelity.validation import Selection, order_of
+    from llmsim.fidelity.validation import validate as replay
+
+    chosen = Selection(
+        tuple(sources), tuple(engines), tuple(gpus), tuple(models), tuple(grades), headline
+    )
+    component = {"kind": cost} if isinstance(cost, str) else dict(cost)
+    order = order_of(
+        Path(folder),
+        chosen,
+        component,
+        _calibrations(calibrations),
+        Path(profiles) if profiles is not None else None,
+        jobs,
+        fresh,
+    )
+    return replay(order, progress)
+
+
+def _calibrations(folder: str | Path | None) -> Mapping[tuple[str, str], CalibrationCard]:
+    from llmsim.fidelity.calibration import read_calibrations
+
+    if str(folder) == "shipped":
+        folder = find_data("profiles", "calibrations")
+    return {} if folder is None else read_calibrations(Path(folder))
 
 
 def _scenario(scenario: Scenario | str | Path, overrides: Mapping[str, object] | None) -> Scenario:

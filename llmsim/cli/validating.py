@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from llmsim.cli.ending import exit_code_for_errors
+from llmsim.cli.referencing import ReferenceOrder, check_reference
+from llmsim.core.errors import Fault, InputError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from llmsim.fidelity.validation import Order, Report
     from llmsim.specs import CalibrationCard
+
+REFERENCE: Final = "reference"
+"""Not an engine of the measurements, but the one that is run here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class ValidateOrder:
     jobs: int
     fresh: bool
     calibration: Path | None = None
+    profiles: Path | None = None
     ceilings: Path | None = None
     docs: Path | None = None
     ablate: bool = False
@@ -45,7 +51,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 WhereArgument = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
         metavar="DIR|FILE",
         help="A folder of measurements, or a result file of vllm bench serve or SGLang.",
@@ -67,6 +73,9 @@ CalibrationOption = Annotated[
         "by a fit that has not seen its model.",
     ),
 ]
+ProfilesOption = Annotated[
+    Path | None, typer.Option(help="Folder of kernel tables, for --cost measured.")
+]
 CeilingsOption = Annotated[
     Path | None, typer.Option(help="Write today's errors of a fixed sample there.")
 ]
@@ -78,14 +87,26 @@ AblateOption = Annotated[
 ]
 TpOption = Annotated[int, typer.Option(min=1, help="For a result file: tensor-parallel GPUs.")]
 VersionOption = Annotated[str, typer.Option(help="For a result file: the engine's version.")]
+EngineOption = Annotated[
+    str,
+    typer.Option(help="Engines to take; 'reference': run the engine of llmsim on this machine."),
+]
+TraceOption = Annotated[Path | None, typer.Option(help="For the reference engine: what it serves.")]
+MinutesOption = Annotated[
+    float, typer.Option(min=0.01, help="For the reference engine: how much of the trace.")
+]
+DeviceOption = Annotated[str, typer.Option(help="For the reference engine: cpu, cuda:1.")]
+OfflineOption = Annotated[
+    bool, typer.Option(help="For the reference engine: everybody arrives at time 0.")
+]
 FreshOption = Annotated[bool, typer.Option(help="Do not use results kept from earlier runs.")]
 
 
 def validate(
-    where: WhereArgument,
+    where: WhereArgument = None,
     source: SourceOption = "",
     grade: Annotated[str, typer.Option(help="Qualities to take.")] = "A,B",
-    engine: Annotated[str, typer.Option(help="Engines to take.")] = "",
+    engine: EngineOption = "",
     gpu: Annotated[str, typer.Option(help="GPUs to take.")] = "",
     model: Annotated[str, typer.Option(help="Models (model_key) to take.")] = "",
     headline: Annotated[bool, typer.Option(help="Only the cases of the headline.")] = False,
@@ -93,16 +114,32 @@ def validate(
     out: OutOption = None,
     save_scenarios: ScenariosOption = None,
     calibration: CalibrationOption = None,
+    profiles: ProfilesOption = None,
     ceilings: CeilingsOption = None,
     docs: DocsOption = None,
     ablate: AblateOption = False,
     tp: TpOption = 1,
     engine_version: VersionOption = "",
+    trace: TraceOption = None,
+    minutes: MinutesOption = 3.0,
+    device: DeviceOption = "",
+    offline: OfflineOption = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fresh: FreshOption = False,
 ) -> None:
     """Replay measured serving runs and print the error: TTFT, TPOT, throughput, capacity."""
     with exit_code_for_errors():
+        if engine == REFERENCE:
+            chosen = out or Path("runs/reference")
+            check_reference(
+                ReferenceOrder(
+                    trace, minutes, model, gpu, device, offline, _component(cost), chosen
+                )
+            )
+            return
+        if where is None:
+            fault = Fault("", "DIR|FILE", "is missing: measurements to compare with.")
+            raise InputError("llmsim validate", [fault])
         if where.is_file():
             compare_file(where, model, gpu, tp, engine or "vllm", engine_version)
             return
@@ -120,11 +157,19 @@ def validate(
             jobs=jobs,
             fresh=fresh,
             calibration=calibration,
+            profiles=profiles,
             ceilings=ceilings,
             docs=docs,
             ablate=ablate,
         )
         run_validation(order)
+
+
+def _component(text: str) -> dict[str, Any]:
+    from llmsim.scenario.document import parse_value
+
+    cost = parse_value(text)
+    return cost if isinstance(cost, dict) else {"kind": cost}
 
 
 def compare_file(
@@ -147,22 +192,23 @@ def compare_file(
 def run_validation(asked: ValidateOrder) -> None:
     """Validate, print the tables, write the files."""
     from llmsim.fidelity.page import render_page
-    from llmsim.fidelity.replay import default_store
     from llmsim.fidelity.sample import ceilings_of, draw_sample, write_ceilings
-    from llmsim.fidelity.scenarios import DEFAULTS, Options
     from llmsim.fidelity.tables import docs_page, report_markdown, write_csv
-    from llmsim.fidelity.validation import Order, Selection, validate
-    from llmsim.scenario.document import parse_value
+    from llmsim.fidelity.validation import Selection, order_of, validate
 
-    cost = parse_value(asked.cost)
-    fitted = _calibrations(asked.calibration)
-    component = cost if isinstance(cost, dict) else {"kind": cost}
-    options = Options(component, DEFAULTS.client, fitted)
     selection = Selection(
         asked.sources, asked.engines, asked.gpus, asked.models, asked.grades, asked.headline
     )
-    store = None if asked.fresh else default_store()
-    order = Order(asked.folder, selection, options, store, asked.jobs, asked.scenarios)
+    order = order_of(
+        asked.folder,
+        selection,
+        _component(asked.cost),
+        _calibrations(asked.calibration),
+        asked.profiles,
+        asked.jobs,
+        asked.fresh,
+    )
+    order = replace(order, scenarios=asked.scenarios)
     with _bar() as bar:
         task = bar.add_task("simulating", total=None)
         report = validate(order, lambda done, of: bar.update(task, completed=done, total=of))
@@ -255,6 +301,8 @@ def print_report(report: Report) -> None:
         _print(("capacity", "ladders", "largest throughput"), ladders)
     if report.memory:
         _print(KV_HEAD, memory_rows(report.memory))
+    if any("/" in name for name in report.priced):
+        _print(("priced by", "cases"), [(name, str(n)) for name, n in report.priced.items()])
     missing = reasons(report.replayed)
     if missing:
         _print(("not simulated", "cases"), [(why, str(count)) for why, count in missing])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llmsim.fidelity.cases import Case
@@ -77,10 +77,10 @@ def ablate(
     )
     found = []
     for name, change in ABLATIONS.items():
-        other = Options(
-            {**options.cost, **change.get("cost", {})},
-            {**options.client, **change.get("client", {})},
-            options.calibrations,
+        other = replace(
+            options,
+            cost={**options.cost, **change.get("cost", {})},
+            client={**options.client, **change.get("client", {})},
         )
         ready, _ = prepare(cases, files, other)
         moved = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from llmsim.results.store import RequestSink
 from llmsim.scenario import Scenario, build_workload
 from llmsim.serving.build import build_pools
 from llmsim.serving.fleet import ClientRules
-from llmsim.serving.simulate import simulate
+from llmsim.serving.simulate import PoolPlan, simulate
 
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -75,6 +75,29 @@ def predict(
     """
     scenario = Scenario.parse(data)
     pools, warnings = build_pools(scenario)
+    rows, facts = simulated_rows(scenario, pools)
+    _as_clients_see(rows, scenario, round(front_s * NS_PER_S))
+    values = client_statistics(rows, facts, window, tpot_of_means)
+    blocks = pools[0].facts.kv_blocks
+    return Prediction(values, blocks, (*warnings, *facts.warnings))
+
+
+def simulated_rows(
+    scenario: Scenario, pools: Sequence[PoolPlan]
+) -> tuple[npt.NDArray[np.int64], RunFacts]:
+    """Simulate a scenario and return the engine's rows of integers, in order of their ends.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    pools : sequence of PoolPlan
+        As `build_pools` makes them of it.
+
+    Returns
+    -------
+    rows : ndarray of int64 (requests, columns of `RAW_COLUMNS`)
+    facts : RunFacts
+    """
     workload = build_workload(scenario)
     sink = RowSink([pool.facts.name for pool in pools], workload.clients)
     facts = simulate(
@@ -85,11 +108,7 @@ def predict(
         seed=scenario.seed,
         clients=ClientRules(),
     )
-    rows = np.array(sink.rows, dtype=np.int64).reshape(-1, len(RAW_COLUMNS))
-    _as_clients_see(rows, scenario, round(front_s * NS_PER_S))
-    values = client_statistics(rows, facts, window, tpot_of_means)
-    blocks = pools[0].facts.kv_blocks
-    return Prediction(values, blocks, (*warnings, *facts.warnings))
+    return np.array(sink.rows, dtype=np.int64).reshape(-1, len(RAW_COLUMNS)), facts
 
 
 def _as_clients_see(rows: npt.NDArray[np.int64], scenario: Scenario, front_ns: int) -> None:

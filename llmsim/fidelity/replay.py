@@ -68,8 +68,21 @@ class Work:
     def key(self, code: str) -> str:
         """Return what identifies the result: the scenario, what is counted, and the code."""
         asked = {key: value for key, value in self.data.items() if key not in _NAMES}
-        told = json.dumps([asked, *self.counted], sort_keys=True)
+        told = json.dumps([asked, *self.counted, _tables_of(self.data)], sort_keys=True)
         return hashlib.blake2b(f"{code}{told}".encode(), digest_size=16).hexdigest()
+
+    @property
+    def priced(self) -> str:
+        """What its kernels are priced by: a profile's ``<device>/<id>``, or the kind of cost."""
+        cost = self.data["fleet"]["pools"]["main"]["cost"]
+        return "/".join(Path(cost["profile"]).parts[-2:]) if "profile" in cost else cost["kind"]
+
+
+def _tables_of(data: Mapping[str, Any]) -> str:
+    """Return what identifies the kernel tables of a scenario, besides their folder's name."""
+    profile = data["fleet"]["pools"]["main"]["cost"].get("profile")
+    meta = Path(profile) / "meta.json" if profile else None
+    return meta.read_text(encoding="utf-8") if meta is not None and meta.is_file() else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class RequestFiles:
             If the file is there but cannot be read.
         """
         path = self._file_of(case)
-        if path is None or not path.is_file():
+        if path is None or not path.is_file() or not tells_arrivals(path):
             return None
         period = assume(case).client.get("distinct_prompts", 0)
         trace = self._out / f"{path.name.removesuffix('_requests.csv.gz')}.jsonl"
@@ -94,6 +94,13 @@ class RequestFiles:
             if (folder and origin.startswith(folder)) or (not folder and name and name in origin):
                 return path.with_name(path.name.replace("_meta.json", "_requests.csv.gz"))
         return None
+
+
+def tells_arrivals(path: Path) -> bool:
+    """Whether a file of requests says when each arrived; else its case is drawn from laws."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        header = next(csv.reader(file), [])
+    return any(name in header for name in _ARRIVAL)
 
 
 def _stage(case: Case) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Final
 from llmsim.core.errors import CardError, LlmsimError
 from llmsim.fidelity.assumptions import Assumptions, assume
 from llmsim.fidelity.cases import Case
+from llmsim.fidelity.profiles import KnownProfile, priced_by
 from llmsim.specs import CalibrationCard
 from llmsim.specs.cards import find_card
 
@@ -41,11 +42,14 @@ class Options:
         Replaces what is assumed of clients; see `Assumptions.client`.
     calibrations : mapping of (engine, GPU card) to CalibrationCard
         Factors for the cases of one engine on one GPU, from other models than the case's.
+    profiles : sequence of KnownProfile
+        Kernel tables that a ``measured`` cost without ``profile`` chooses from, case by case.
     """
 
     cost: Mapping[str, Any]
     client: Mapping[str, Any]
     calibrations: Mapping[tuple[str, str], CalibrationCard] = field(default_factory=dict)
+    profiles: Sequence[KnownProfile] = ()
 
 
 DEFAULTS: Final = Options({"kind": "roofline"}, {})
@@ -78,7 +82,7 @@ def scenario_data(
     traffic = _replayed(replay) if replay is not None else _traffic(case, client)
     longest = None if replay is not None else _longest(case, client)
     pool = _pool(case)
-    pool["cost"] = {**options.cost, **_fitted(case, options)}
+    pool["cost"] = {**priced_by(options.cost, case, options.profiles), **_fitted(case, options)}
     if known.batching:
         pool["batching"] = dict(known.batching)
     return {

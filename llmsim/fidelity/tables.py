@@ -10,7 +10,7 @@ from typing import Final
 from llmsim.fidelity.ablation import Ablated
 from llmsim.fidelity.kvmemory import KvRow
 from llmsim.fidelity.scores import Capacity, Errors, Group, errors_of, reasons
-from llmsim.fidelity.validation import SIDES, Report
+from llmsim.fidelity.validation import SIDES, TOLD, Report
 
 METRICS: Final = ("tpot", "ttft", "throughput", "e2e")
 
@@ -181,15 +181,13 @@ def write_csv(report: Report, folder: Path) -> None:
         Made where it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    told_of = ("source", "engine", "engine_version", "gpu", "model_key", "quant", "tp", "ep")
-    load = ("workload", "isl", "osl", "concurrency", "rate_rps")
-    head = ("case_id", "quality", *told_of, *load, "metric", "stat", "measured", "predicted")
+    head = ("case_id", "quality", *TOLD, "metric", "stat", "measured", "predicted")
     with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow((*head, "error_frac"))
         for score in report.scores:
             case = score.case
-            known = [case.text(name) for name in (*told_of, *load)]
+            known = [case.text(name) for name in TOLD]
             numbers = (f"{score.measured:.6g}", f"{score.predicted:.6g}", f"{score.error_frac:.4f}")
             out.writerow((case.case_id, case.quality, *known, score.metric, score.stat, *numbers))
     with (folder / "capacity.csv").open("w", newline="", encoding="utf-8") as file:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.fidelity.cases import Case, read_cases
 from llmsim.fidelity.kvmemory import KvRow, check_kv_memory
-from llmsim.fidelity.replay import Replayed, Store, cache_folder, prepare, simulate_all
+from llmsim.fidelity.profiles import MEASURED, read_profiles
+from llmsim.fidelity.replay import (
+    Replayed,
+    Store,
+    cache_folder,
+    default_store,
+    prepare,
+    simulate_all,
+)
 from llmsim.fidelity.requests import RequestFiles
 from llmsim.fidelity.scenarios import DEFAULTS, Options
 from llmsim.fidelity.scores import (
@@ -27,6 +37,11 @@ from llmsim.fidelity.scores import (
     score_case,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from llmsim.specs import CalibrationCard
+
 HEADLINE_SOURCES: Final = ("aic-*", "inferencex-*", "nebius*", "inference-sim-*", "llmservingsim*")
 """Sources of the headline: their layout, lengths and load are known."""
 
@@ -35,6 +50,12 @@ HEADLINE_ENGINES: Final = ("vllm", "trtllm")
 
 SIDES: Final = ("source", "engine", "gpu", "model_key")
 """What the summary is split by."""
+
+TOLD: Final = (
+    *("source", "engine", "engine_version", "gpu", "model_key", "quant", "tp", "ep"),
+    *("workload", "isl", "osl", "concurrency", "rate_rps"),
+)
+"""Columns of a case that stand beside its errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,8 @@ class Report:
     ladders : sequence of Capacity
     memory : sequence of KvRow
         Logged KV capacities and their predictions.
+    priced : mapping of str to int
+        Cases by what their kernels were priced by: a profile, or a kind of cost.
     """
 
     folder: Path
@@ -97,6 +120,67 @@ class Report:
     groups: Mapping[str, list[Group]]
     ladders: Sequence[Capacity]
     memory: Sequence[KvRow] = ()
+    priced: Mapping[str, int] = field(default_factory=dict)
+
+    def table(self) -> pd.DataFrame:
+        """Return a tidy table: one row per case and statistic, measured and predicted.
+
+        Returns
+        -------
+        DataFrame
+            Times in s, rates per s; ``error_frac`` is signed. Cases that were not simulated have
+            one row with the ``reason``.
+        """
+        import pandas as pd
+
+        rows = [
+            (
+                *_told(one.case),
+                one.metric,
+                one.stat,
+                one.measured,
+                one.predicted,
+                one.error_frac,
+                "",
+            )
+            for one in self.scores
+        ]
+        gap = ("", "", math.nan, math.nan, math.nan)
+        rows += [(*_told(one.case), *gap, one.reason) for one in self.replayed if one.reason]
+        heads = ("metric", "stat", "measured", "predicted", "error_frac", "reason")
+        return pd.DataFrame(rows, columns=["case_id", "quality", *TOLD, *heads])
+
+    def summary(self, by: str = "all") -> pd.DataFrame:
+        """Return errors by group.
+
+        Parameters
+        ----------
+        by : str
+            ``all``, ``headline``, ``source``, ``engine``, ``gpu`` or ``model_key``.
+
+        Returns
+        -------
+        DataFrame
+            A row per group and metric: cases, simulated, scored, then median, P90 and worst
+            absolute error and the signed median, as fractions.
+
+        Raises
+        ------
+        InputError
+            If there is no such grouping.
+        """
+        import pandas as pd
+
+        if by not in self.groups:
+            fault = Fault("", by, "is no grouping.", nearest(by, self.groups))
+            raise InputError("summary", [fault])
+        rows = [
+            (group.name, group.cases, group.simulated, metric, *astuple(one))
+            for group in self.groups[by]
+            for metric, one in group.errors.items()
+        ]
+        heads = ("scored", "median_frac", "p90_frac", "worst_frac", "bias_frac")
+        return pd.DataFrame(rows, columns=["group", "cases", "simulated", "metric", *heads])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +232,49 @@ def validate(order: Order, progress: Callable[[int, int], None] | None = None) -
     done = {r.case.case_id: r for r in simulate_all(ready, order.store, order.jobs, progress)}
     done |= {each.case.case_id: each for each in left}
     report = report_of(order.folder, [done[case.case_id] for case in taken])
-    return replace(report, memory=check_kv_memory(order.folder))
+    priced = dict(Counter(item.priced for item in ready).most_common())
+    return replace(report, memory=check_kv_memory(order.folder), priced=priced)
+
+
+def order_of(
+    folder: Path,
+    selection: Selection,
+    cost: Mapping[str, Any],
+    calibrations: Mapping[tuple[str, str], CalibrationCard] | None = None,
+    profiles: Path | None = None,
+    jobs: int = 1,
+    fresh: bool = False,
+) -> Order:
+    """Return an order from what a user gives.
+
+    Parameters
+    ----------
+    folder : Path
+    selection : Selection
+    cost : mapping
+        The ``cost`` component.
+    calibrations : mapping of (engine, GPU card) to CalibrationCard, optional
+    profiles : Path or None
+        Folder of kernel tables.
+    jobs : int
+    fresh : bool
+        Use no kept results.
+
+    Raises
+    ------
+    InputError
+        If the folder of tables is wrong, or measured prices are asked for without tables.
+    """
+    if cost.get("kind") == MEASURED and profiles is None and "profile" not in cost:
+        message = "measured prices need kernel tables: --profiles DIR, or a profile in the cost."
+        raise InputError("llmsim validate", [Fault("", "--cost", message)])
+    options = Options(
+        cost,
+        DEFAULTS.client,
+        calibrations or {},
+        read_profiles(profiles) if profiles is not None else (),
+    )
+    return Order(folder, selection, options, None if fresh else default_store(), jobs)
 
 
 def report_of(folder: Path, replayed: Sequence[Replayed]) -> Report:
@@ -193,6 +319,10 @@ def save_scenarios(scenarios: Iterable[tuple[Case, Mapping[str, Any]]], folder: 
         head = f"# {case.case_id}: {case.text('source')}, {case.text('source_path')}\n"
         text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
         (folder / f"{data['name']}.yaml").write_text(head + text, encoding="utf-8")
+
+
+def _told(case: Case) -> tuple[str, ...]:
+    return (case.case_id, case.quality, *(case.text(name) for name in TOLD))
 
 
 def _side(side: str, case: Case) -> str:

@@ -1,9 +1,11 @@
 """A case as a scenario: what is recorded wins, what is missing is said."""
 
+import gzip
+
 import pytest
 
 from llmsim.fidelity.cases import Case
-from llmsim.fidelity.requests import RequestFiles, write_trace
+from llmsim.fidelity.requests import RequestFiles, tells_arrivals, write_trace
 from llmsim.fidelity.scenarios import NotSimulatedError, Options, scenario_data
 from llmsim.scenario import Scenario, build_workload
 
@@ -114,3 +116,11 @@ def test_recorded_prompts_repeat_with_their_period(tmp_path):
 
 def test_without_files_nothing_is_replayed(tmp_path):
     assert RequestFiles(tmp_path, tmp_path, [case()]).find(case()) is None
+
+
+def test_a_file_of_requests_that_says_no_arrivals_is_not_replayed(tmp_path):
+    for name, head in (("a", "arrival_s,input_tokens"), ("b", "input_tokens,ttft_s")):
+        with gzip.open(tmp_path / f"{name}_requests.csv.gz", "wt") as file:
+            file.write(f"{head}\n1,2\n")
+    assert tells_arrivals(tmp_path / "a_requests.csv.gz")
+    assert not tells_arrivals(tmp_path / "b_requests.csv.gz")

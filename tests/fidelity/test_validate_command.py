@@ -5,6 +5,7 @@ import csv
 import pytest
 from typer.testing import CliRunner
 
+import llmsim as ls
 from llmsim.cli import app
 from llmsim.scenario import Scenario
 
@@ -69,3 +70,19 @@ def test_the_page_of_the_docs_is_made_by_it(folder, tmp_path):
 def test_a_selection_that_takes_nothing_says_what_there_is(folder):
     told = call(folder, "--source", "labs", code=2)
     assert "Did you mean 'lab'?" in told
+
+
+def test_the_same_in_python(folder):
+    report = ls.validate(folder, gpus=["h100*"])
+    table = report.table()
+    scored = table[table["reason"] == ""]
+    assert set(scored["case_id"]) == {f"c{slots}" for slots, _ in RUNS}
+    one = scored[(scored["case_id"] == "c1") & (scored["metric"] == "tpot")].iloc[0]
+    assert one["measured"] == pytest.approx(7e-3)
+    assert one["error_frac"] == pytest.approx(one["predicted"] / 7e-3 - 1)
+    assert table[table["case_id"] == "d"]["reason"].iloc[0].startswith("tgi")
+    groups = report.summary("engine").set_index(["group", "metric"])
+    assert groups.loc[("vllm", "tpot"), "cases"] == len(RUNS)
+    assert report.priced == {"roofline": 4}
+    with pytest.raises(ls.InputError, match="Did you mean 'engine'"):
+        report.summary("engines")
