@@ -60,7 +60,10 @@ def show_step_cost(order: StepOrder) -> None:
         max_model_len=max(order.context, *(sum(chunk) for chunk in chunks), 1),
     )
     link = load_link(gpu.link) if order.tp > 1 else None
-    cost = RooflineCost(model, gpu, link, ParallelPlan(order.tp, order.ep), limits)
+    nodes = gpu.scale_out if order.tp > gpu.node_gpus else ""
+    scale_out = load_link(nodes) if nodes else None
+    plan = ParallelPlan(order.tp, order.ep)
+    cost = RooflineCost(model, gpu, link, plan, limits, scale_out=scale_out)
     step = cost.explain(chunks, [order.context] * order.batch)
     print_rows(_table(step))
     typer.echo("")

@@ -18,7 +18,7 @@ from llmsim.specs.layers import Mixer, Mlp
 
 
 def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
-    """Raise unless every layer splits evenly over the plan's GPUs and these share one node.
+    """Raise unless every layer splits evenly over the plan's GPUs and these can reach each other.
 
     Raises
     ------
@@ -29,11 +29,11 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
     -----
     The rules of vLLM: heads and MLP widths are multiples of `tp`; key/value heads are a multiple
     or a divisor of it. Experts are a multiple of `ep` and their width is one of ``tp / ep``.
+    Beyond one node the GPUs fill whole nodes, joined by the card's `scale_out` link.
     """
     tp = plan.tp
     faults: list[Fault] = []
-    if tp > gpu.node_gpus:
-        faults.append(Fault("", "tp", f"{tp} GPUs, but a node of {gpu.name} has {gpu.node_gpus}."))
+    faults += _node_faults(gpu, tp)
     for layer in model.layers:
         for what, width in (*_mixer_widths(layer.mixer), *_mlp_widths(layer.mlp)):
             parts = tp // plan.ep if what == "expert channels" else tp
@@ -45,6 +45,18 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
         faults.append(Fault("", "ep", f"{plan.ep}, but {model.name} has no experts."))
     if faults:
         raise InputError(f"tp {tp}", faults)
+
+
+def _node_faults(gpu: GpuCard, tp: int) -> list[Fault]:
+    if tp <= gpu.node_gpus:
+        return []
+    size = f"a node of {gpu.name} has {gpu.node_gpus}"
+    if not gpu.scale_out:
+        hint = "Say with inter_node_link what joins the nodes."
+        return [Fault("", "tp", f"{tp} GPUs, but {size}.", hint)]
+    if tp % gpu.node_gpus:
+        return [Fault("", "tp", f"{tp} GPUs do not fill whole nodes: {size}.")]
+    return []
 
 
 def _add(faults: list[Fault], fault: Fault | None) -> None:
@@ -67,8 +79,10 @@ def fits_layout(model: ModelSpec, gpu: GpuCard, tp: int) -> bool:
     return True
 
 
-def check_link(plan: ParallelPlan, link: LinkCard | None) -> None:
-    """Raise if several GPUs have no link.
+def check_link(
+    plan: ParallelPlan, gpu: GpuCard, link: LinkCard | None, scale_out: LinkCard | None
+) -> None:
+    """Raise if several GPUs have no link, or several nodes none between them.
 
     Raises
     ------
@@ -76,6 +90,8 @@ def check_link(plan: ParallelPlan, link: LinkCard | None) -> None:
     """
     if plan.tp > 1 and link is None:
         raise InputError(f"tp {plan.tp}", [Fault("", "link", "is needed when tp is above 1.")])
+    if plan.tp > gpu.node_gpus and scale_out is None:
+        raise InputError(f"tp {plan.tp}", [Fault("", "scale_out", "is needed beyond one node.")])
 
 
 def _mixer_widths(mixer: Mixer | None) -> list[tuple[str, int]]:

@@ -20,7 +20,7 @@ from llmsim.costmodel.attention import (
     price_mixer,
     scaled_mixer,
 )
-from llmsim.costmodel.communication import all_gather, token_collectives
+from llmsim.costmodel.communication import Network, all_gather, token_collectives
 from llmsim.costmodel.contract import Chunk, PriceLine
 from llmsim.costmodel.explain import StepBreakdown, explain_step
 from llmsim.costmodel.layout import check_layout, check_link
@@ -100,6 +100,8 @@ class RooflineCost:
     host : HostTerms
     scales : OperatorScales
         Factors on whole operator families, on the GPU alone.
+    scale_out : LinkCard or None
+        Between nodes; needed when the plan has more GPUs than a node.
 
     Raises
     ------
@@ -135,6 +137,7 @@ class RooflineCost:
         lookahead: int = 1,
         host: HostTerms | None = None,
         scales: OperatorScales = UNSCALED,
+        scale_out: LinkCard | None = None,
     ) -> None:
         self.model = model
         self.gpu = gpu
@@ -145,7 +148,8 @@ class RooflineCost:
         self.lookahead = lookahead
         self.host = host or HostTerms()
         check_layout(model, gpu, self.plan)
-        check_link(self.plan, link)
+        check_link(self.plan, gpu, link, scale_out)
+        self.network = None if link is None else Network(link, gpu.node_gpus, scale_out)
         self.window_tokens = model.window_tokens
         self.scales = scales
         self.mixers = tuple(
@@ -223,15 +227,15 @@ class RooflineCost:
         for layer in model.layers:
             yield from layer_operators(layer, model.hidden, self.plan, tokens, self.gpu)
         yield elementwise("final norm", 1, 2.0 * row, self.gpu)
-        if self.link is not None and tp > 1:
-            yield from token_collectives(model, tp, tokens, self.link)
+        if self.network is not None and tp > 1:
+            yield from token_collectives(model, tp, tokens, self.network)
 
     def _head_tables(self, rows: Floats) -> Iterator[OpTable]:
         tp = self.plan.tp
         yield from head_operators(self.model, tp, rows, self.gpu)
-        if self.link is not None and tp > 1:
+        if self.network is not None and tp > 1:
             size = ACTIVATION_BYTES * self.model.vocab * rows
-            yield all_gather("gather logits", 1, size, self.link, tp)
+            yield all_gather("gather logits", 1, size, self.network, tp)
 
     def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
         """Price a decode-only step; see `StepCost.decode_line`."""

@@ -10,12 +10,13 @@ from llmsim.core.errors import CardError, InputError, nearest
 from llmsim.costmodel import check_layout
 from llmsim.costmodel.memory import plan_memory
 from llmsim.scenario.document import Keys
-from llmsim.specs import load_calibration, load_gpu, load_model, load_prices, price_of
+from llmsim.specs import load_calibration, load_gpu, load_link, load_model, load_prices, price_of
 from llmsim.specs.cards import find_card, is_path
 from llmsim.workload import SyntheticWorkload
 
 if TYPE_CHECKING:
-    from llmsim.scenario.model import Scenario
+    from llmsim.scenario.model import Pool, Scenario
+    from llmsim.specs import GpuCard
 
 
 class Complaint(NamedTuple):
@@ -41,6 +42,8 @@ def named_things(data: Mapping[str, Any]) -> list[Complaint]:
         wrong = list(_card((*at, "gpu"), "gpu", _mapping(pool).get("gpu")))
         found += wrong or _price(at, _mapping(pool))
         found += _calibration((*at, "cost", "calibration"), _mapping(_mapping(pool).get("cost")))
+        between = _mapping(pool).get("inter_node_link")
+        found += _card((*at, "inter_node_link"), "link", between)
         found += _files(at, _mapping(pool))
     return [*found, *_files(("traffic",), _mapping(data.get("traffic")))]
 
@@ -91,16 +94,18 @@ def _card(keys: Keys, what: str, name: Any) -> Iterator[Complaint]:
                 yield Complaint(keys, f"the card is wrong: {fault}")
 
 
+_LOADERS = {"model": load_model, "gpu": load_gpu, "link": load_link}
+
 _READ: dict[tuple[str, str, int], Any] = {}
 """Cards read so far, by file and time of change: a sweep checks hundreds of scenarios."""
 
 
 def _load(what: str, name: str) -> Any:
-    """Read a model or GPU card, or return it as it was read before."""
+    """Read a model, GPU or link card, or return it as it was read before."""
     path = Path(name) if is_path(name) else find_card(f"profiles/{what}s", name)
     key = (what, str(path), path.stat().st_mtime_ns)
     if key not in _READ:
-        _READ[key] = (load_model if what == "model" else load_gpu)(name)
+        _READ[key] = _LOADERS[what](name)
     return _READ[key]
 
 
@@ -128,13 +133,18 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
     for name, pool in scenario.fleet.pools.items():
         at = ("fleet", "pools", name)
         try:
-            check_layout(model, _load("gpu", pool.gpu), pool.plan)
+            check_layout(model, _gpu(pool), pool.plan)
         except InputError as error:
             for fault in error.faults:
                 yield Complaint((*at, fault.path), fault.message, fault.hint)
         wrong = pool.engine.clashes(model)
         for key, message in wrong.items():
             yield Complaint((*at, "engine", key), message)
+
+
+def _gpu(pool: Pool) -> GpuCard:
+    card: GpuCard = _load("gpu", pool.gpu)
+    return card.joined_by(pool.inter_node_link)
 
 
 def prove(scenario: Scenario) -> None:
@@ -160,7 +170,7 @@ def prove(scenario: Scenario) -> None:
         engine = pool.engine
         plan_memory(
             engine.checkpoint(model),
-            _load("gpu", pool.gpu),
+            _gpu(pool),
             pool.plan,
             engine.limits(model),
             engine.gpu_memory_utilization_frac,

@@ -31,36 +31,44 @@ from llmsim.specs import (
 )
 
 
+@dataclass(frozen=True)
+class Placement:
+    """What a pool runs where: all that a cost model is bound to.
+
+    Parameters
+    ----------
+    model : ModelSpec
+    gpu : GpuCard
+    plan : ParallelPlan
+    limits : EngineLimits
+    kv_dtype : str or None
+        None for what the checkpoint asks for.
+    lookahead : int
+        1 for asynchronous scheduling.
+    link : LinkCard or None
+        Between the GPUs of a node; None for a single one.
+    scale_out : LinkCard or None
+        Between nodes; None for a single one.
+    host : HostTerms
+        Of the engine's version; a kind's own parameters go before them.
+    """
+
+    model: ModelSpec
+    gpu: GpuCard
+    plan: ParallelPlan
+    limits: EngineLimits
+    kv_dtype: str | None = None
+    lookahead: int = 1
+    link: LinkCard | None = None
+    scale_out: LinkCard | None = None
+    host: HostTerms = field(default_factory=HostTerms)
+
+
 class CostKind(Protocol):
     """One way to price steps; its fields are its YAML parameters."""
 
-    def bind(
-        self,
-        model: ModelSpec,
-        gpu: GpuCard,
-        link: LinkCard | None,
-        plan: ParallelPlan,
-        limits: EngineLimits,
-        kv_dtype: str | None,
-        lookahead: int,
-        host: HostTerms,
-    ) -> StepCost:
+    def bind(self, place: Placement) -> StepCost:
         """Return the cost model of one pool.
-
-        Parameters
-        ----------
-        model : ModelSpec
-        gpu : GpuCard
-        link : LinkCard or None
-            Between the GPUs of the plan; None for a single one.
-        plan : ParallelPlan
-        limits : EngineLimits
-        kv_dtype : str or None
-            None for what the checkpoint asks for.
-        lookahead : int
-            1 for asynchronous scheduling.
-        host : HostTerms
-            Of the engine's version; a kind's own parameters go before them.
 
         Raises
         ------
@@ -156,21 +164,9 @@ class KernelPrices:
 class Roofline(KernelPrices):
     """Smooth roofline over the operators of a step, from the GPU's card alone."""
 
-    def bind(
-        self,
-        model: ModelSpec,
-        gpu: GpuCard,
-        link: LinkCard | None,
-        plan: ParallelPlan,
-        limits: EngineLimits,
-        kv_dtype: str | None,
-        lookahead: int,
-        host: HostTerms,
-    ) -> RooflineCost:
+    def bind(self, place: Placement) -> RooflineCost:
         """Return the roofline of one pool; see `CostKind.bind`."""
-        return RooflineCost(
-            model, gpu, link, plan, limits, kv_dtype, lookahead, self.host(host), self.scales()
-        )
+        return _roofline(place, self.host(place.host), self.scales())
 
 
 @COST.register("measured")
@@ -199,23 +195,27 @@ class Measured(KernelPrices):
     kernel_id: str = field(default="", kw_only=True)
     mixed: Literal["card", "split", "fused_varlen", "streams"] = field(default="card", kw_only=True)
 
-    def bind(
-        self,
-        model: ModelSpec,
-        gpu: GpuCard,
-        link: LinkCard | None,
-        plan: ParallelPlan,
-        limits: EngineLimits,
-        kv_dtype: str | None,
-        lookahead: int,
-        host: HostTerms,
-    ) -> MeasuredCost:
+    def bind(self, place: Placement) -> MeasuredCost:
         """Return the measured price of one pool; see `CostKind.bind`."""
-        terms = self.host(host)
-        base = RooflineCost(model, gpu, link, plan, limits, kv_dtype, lookahead, terms)
+        base = _roofline(place, self.host(place.host))
         context = Context(kernel_id=self.kernel_id, libs=self.libs, strict=self.strict)
-        profile = _profile(find_profile(self.profile), gpu).fresh()
+        profile = _profile(find_profile(self.profile), place.gpu).fresh()
         return MeasuredCost(base, profile, context, self.mixed, self.scales())
+
+
+def _roofline(place: Placement, host: HostTerms, scales: OperatorScales = UNSCALED) -> RooflineCost:
+    return RooflineCost(
+        place.model,
+        place.gpu,
+        place.link,
+        place.plan,
+        place.limits,
+        place.kv_dtype,
+        place.lookahead,
+        host,
+        scales,
+        place.scale_out,
+    )
 
 
 def _profile(folder: Path, gpu: GpuCard) -> Profile:

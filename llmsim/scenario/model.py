@@ -246,6 +246,8 @@ class Pool(Section):
     """[GPUs] Tensor-parallel GPUs per replica."""
     ep: Count = 1
     """[GPUs] Groups that the experts of a mixture are dealt out to; a divisor of `tp`."""
+    inter_node_link: str | None = None
+    """Link card of each GPU to other nodes, for a `tp` beyond one; the GPU card's if absent."""
     clock_frac: Annotated[float, Gt(0), Le(1)] = 1.0
     """[fraction] SM clock of the GPUs over their full one."""
     power_cap_w: Annotated[float, Gt(0)] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from llmsim.core.errors import CardError
@@ -16,10 +17,20 @@ from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
+from llmsim.scenario.costs import Placement
 from llmsim.scenario.model import Pool
 from llmsim.serving.draft import EngineConfig
 from llmsim.serving.simulate import PoolPlan
-from llmsim.specs import ModelSpec, load_engine, load_gpu, load_link, load_model, price_of
+from llmsim.specs import (
+    EngineLimits,
+    GpuCard,
+    ModelSpec,
+    load_engine,
+    load_gpu,
+    load_link,
+    load_model,
+    price_of,
+)
 
 
 def build_pools(scenario: Scenario) -> tuple[list[PoolPlan], list[str]]:
@@ -48,7 +59,8 @@ def _build_pool(
     engine = pool.engine
     model = engine.checkpoint(model)
     card = load_engine(engine.version)
-    gpu = load_gpu(pool.gpu, folder, card.family).clocked(pool.clock_frac, pool.power_cap_w)
+    gpu = load_gpu(pool.gpu, folder, card.family).joined_by(pool.inter_node_link)
+    gpu = gpu.clocked(pool.clock_frac, pool.power_cap_w)
     parallel = pool.plan
     limits = engine.limits(model)
     memory = plan_memory(
@@ -60,11 +72,9 @@ def _build_pool(
         engine.kv_dtype,
         engine.kv_blocks,
     )
-    link = load_link(gpu.link, folder) if pool.tp > 1 else None
     lookahead = card.lookahead if engine.lookahead is None else engine.lookahead
-    cost = pool.cost.build().bind(
-        model, gpu, link, parallel, limits, engine.kv_dtype, lookahead, card.host
-    )
+    place = _place(pool, model, gpu, limits, folder)
+    cost = pool.cost.build().bind(replace(place, lookahead=lookahead, host=card.host))
     energy = ActiveEnergy(cost) if isinstance(cost, RooflineCost) else None
     rules = engine_rules(card.rules)
     share = engine.watermark_frac if engine.watermark_frac is not None else rules.watermark_frac
@@ -98,6 +108,21 @@ def _build_pool(
     told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
     batching: Callable[[], BatchingPolicy] = pool.batching.build
     return PoolPlan(facts, cost, config, batching, energy), told
+
+
+def _place(
+    pool: Pool, model: ModelSpec, gpu: GpuCard, limits: EngineLimits, folder: Path | None
+) -> Placement:
+    plan, engine = pool.plan, pool.engine
+    return Placement(
+        model,
+        gpu,
+        plan,
+        limits,
+        engine.kv_dtype,
+        link=load_link(gpu.link, folder) if plan.tp > 1 else None,
+        scale_out=load_link(gpu.scale_out, folder) if plan.tp > gpu.node_gpus else None,
+    )
 
 
 def _price(pool: Pool) -> tuple[float, str]:

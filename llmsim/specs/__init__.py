@@ -28,7 +28,7 @@ from llmsim.specs.layers import (
     SoftmaxAttention,
     WeightFormat,
 )
-from llmsim.specs.link import AllReducePrior, LinkCard, link_names, load_link
+from llmsim.specs.link import CollectiveLine, LinkCard, link_names, load_link
 from llmsim.specs.load import load_model, model_names
 from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, price_of
@@ -39,9 +39,9 @@ __all__ = [
     "KV_BYTES",
     "SCHEMES",
     "UNSCALED",
-    "AllReducePrior",
     "CalibrationCard",
     "CardRow",
+    "CollectiveLine",
     "DenseMlp",
     "EngineCard",
     "EngineLimits",

@@ -65,6 +65,8 @@ class GpuCard:
         Names of the link cards to other GPUs of the node and to the host.
     node_gpus : int [GPUs]
         GPUs of a usual node.
+    scale_out : str
+        Name of the link card from each GPU to other nodes; empty for none.
     power : PowerPoints
     kernels : KernelTerms
     sources : tuple of CardRow
@@ -83,6 +85,7 @@ class GpuCard:
     power: PowerPoints
     kernels: KernelTerms
     sources: tuple[CardRow, ...]
+    scale_out: str = ""
 
     def compute_dtype(self, dtype: str) -> str:
         """Return the type a product of this dtype runs in: 16 bits where the chip lacks it.
@@ -93,6 +96,10 @@ class GpuCard:
         keeps their bytes and loses their FLOP/s.
         """
         return dtype if dtype in self.peak_flops_per_s else "bf16"
+
+    def joined_by(self, scale_out: str | None) -> GpuCard:
+        """Return the card with another link between nodes; itself for None."""
+        return self if scale_out is None else replace(self, scale_out=scale_out)
 
     def clocked(self, clock_frac: float = 1.0, power_cap_w: float | None = None) -> GpuCard:
         """Return the card at a lower clock, or under a power cap.
@@ -315,6 +322,7 @@ def load_gpu(name_or_path: str, near: Path | None = None, engine: str = "") -> G
         ),
         kernels=_Terms(*sheets).kernels(),
         sources=(),
+        scale_out=sheet.text("scale_out", ""),
     )
     rows = sheet.finish()
     for other in sheets[1:]:

@@ -8,12 +8,15 @@ from pathlib import Path
 from llmsim.core.paths import list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, resolve_path
 
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+"""Collectives that a link card may have measured lines of."""
+
 
 @dataclass(frozen=True, slots=True)
-class AllReducePrior:
-    """Measured two-parameter line of one all-reduce algorithm at one group size.
+class CollectiveLine:
+    """Measured time of one library's collective at one group size.
 
-    ``t = alpha_s + 2 (n - 1) / n * bytes / bus_bytes_per_s``.
+    ``t = (alpha_s^norm + (bus bytes / bus_bytes_per_s)^norm)^(1 / norm)``.
 
     Parameters
     ----------
@@ -23,12 +26,16 @@ class AllReducePrior:
     alpha_s : float [s]
     bus_bytes_per_s : float [bytes/s]
         Bus bandwidth as nccl-tests define it.
+    norm : float
+        1 for a straight line. Below 1 the two parts hinder each other: between its latency and
+        its bandwidth a library changes protocols, and is slower than either alone says.
     """
 
     algorithm: str
     gpus: int
     alpha_s: float
     bus_bytes_per_s: float
+    norm: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,8 @@ class LinkCard:
         Latency of one point-to-point message.
     p2p_bytes_per_s : float [bytes/s]
         Reached by one large point-to-point message.
-    all_reduce : tuple of AllReducePrior
+    all_reduce, all_gather, reduce_scatter, all_to_all : tuple of CollectiveLine
+        Empty where nothing was measured.
     sources : tuple of CardRow
     """
 
@@ -52,7 +60,10 @@ class LinkCard:
     bytes_per_s: float
     p2p_alpha_s: float
     p2p_bytes_per_s: float
-    all_reduce: tuple[AllReducePrior, ...]
+    all_reduce: tuple[CollectiveLine, ...]
+    all_gather: tuple[CollectiveLine, ...]
+    reduce_scatter: tuple[CollectiveLine, ...]
+    all_to_all: tuple[CollectiveLine, ...]
     sources: tuple[CardRow, ...]
 
     def rows(self) -> list[CardRow]:
@@ -90,15 +101,26 @@ def load_link(name_or_path: str, near: Path | None = None) -> LinkCard:
     peak = sheet.number("bytes_per_s", "bytes/s", 1)
     p2p_alpha_s = sheet.number("p2p.alpha_s", "s")
     p2p = sheet.number("p2p.bytes_per_s", "bytes/s", 1, peak)
-    priors = tuple(
-        AllReducePrior(
-            algorithm,
-            int(group),
-            sheet.number(f"all_reduce.{algorithm}.{group}.alpha_s", "s"),
-            sheet.number(f"all_reduce.{algorithm}.{group}.bus_bytes_per_s", "bytes/s", 1, peak),
-        )
-        for algorithm in sheet.under("all_reduce")
-        for group in sheet.under(f"all_reduce.{algorithm}")
-        if group.isdigit()
-    )
-    return LinkCard(name, peak, p2p_alpha_s, p2p, priors, sheet.finish())
+    lines = {kind: _lines(sheet, kind, peak) for kind in COLLECTIVES}
+    return LinkCard(name, peak, p2p_alpha_s, p2p, **lines, sources=sheet.finish())
+
+
+def _lines(sheet: Sheet, kind: str, peak: float) -> tuple[CollectiveLine, ...]:
+    """Read what a card knows of one collective."""
+    found = []
+    for algorithm in sheet.under(kind):
+        for group in sheet.under(f"{kind}.{algorithm}"):
+            if not group.isdigit():
+                continue
+            at = f"{kind}.{algorithm}.{group}"
+            norm = sheet.number(f"{at}.norm", "1", 0.3, 4.0) if sheet.has(f"{at}.norm") else 1.0
+            found.append(
+                CollectiveLine(
+                    algorithm,
+                    int(group),
+                    sheet.number(f"{at}.alpha_s", "s"),
+                    sheet.number(f"{at}.bus_bytes_per_s", "bytes/s", 1, peak),
+                    norm,
+                )
+            )
+    return tuple(found)

@@ -11,7 +11,7 @@ from llmsim.core.errors import InputError, ScenarioError
 from llmsim.costmodel import RooflineCost, StepCost, padded_sums
 from llmsim.costmodel.measured import Context, MeasuredCost, load_profile
 from llmsim.costmodel.measured.lines import MOST_PIECES, pieces_of
-from llmsim.scenario.costs import COST, Measured
+from llmsim.scenario.costs import COST, Measured, Placement
 from llmsim.specs import (
     EngineLimits,
     HostTerms,
@@ -195,12 +195,8 @@ def test_the_kind_measured_binds_a_profile(folder):
     made = COST.get("measured")(profile=str(folder), attention_decode_scale=1.5)
     assert isinstance(made, Measured)
     card = load_gpu("h100-sxm")
-    cost = made.bind(
-        load_model("llama-3.1-8b"), card, None, ParallelPlan(), LIMITS, None, 1, HostTerms()
-    )
-    again = made.bind(
-        load_model("llama-3.1-8b"), card, None, ParallelPlan(), LIMITS, None, 1, HostTerms()
-    )
+    place = Placement(load_model("llama-3.1-8b"), card, ParallelPlan(), LIMITS)
+    cost, again = made.bind(place), made.bind(place)
     assert cost.scales.attention_decode == 1.5
     args = ([(512, 0)], 8, 8 * 1024, 0, 9)
     assert cost.step_ns(*args) == again.step_ns(*args)

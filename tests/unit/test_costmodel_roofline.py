@@ -235,8 +235,8 @@ def test_tensor_parallel_pays_for_communication() -> None:
         RooflineCost(load_model("llama-2-7b"), load_gpu("h100-sxm"), plan=ParallelPlan(3))
     with pytest.raises(InputError, match="link"):
         RooflineCost(load_model("llama-2-7b"), load_gpu("h100-sxm"), plan=ParallelPlan(2))
-    with pytest.raises(InputError, match="a node of h100-sxm has 8"):
-        RooflineCost(load_model("llama-2-7b"), load_gpu("h100-sxm"), plan=ParallelPlan(16))
+    with pytest.raises(InputError, match="a node of l40s has 8"):
+        RooflineCost(load_model("llama-2-7b"), load_gpu("l40s"), plan=ParallelPlan(16))
 
 
 def test_fused_mixed_launch_slows_decode() -> None:
