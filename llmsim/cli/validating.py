@@ -16,6 +16,7 @@ from llmsim.core.errors import Fault, InputError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from llmsim.fidelity.ablation import Ablated
     from llmsim.fidelity.validation import Order, Report
     from llmsim.specs import CalibrationCard
 
@@ -83,7 +84,7 @@ DocsOption = Annotated[
     Path | None, typer.Option(help="Write the page 'How wrong is llmsim?' there.")
 ]
 AblateOption = Annotated[
-    bool, typer.Option(help="Also change each assumption in turn, on a fixed sample.")
+    bool, typer.Option(help="Also change each assumption in turn, on a sample of 200.")
 ]
 TpOption = Annotated[int, typer.Option(min=1, help="For a result file: tensor-parallel GPUs.")]
 VersionOption = Annotated[str, typer.Option(help="For a result file: the engine's version.")]
@@ -218,10 +219,9 @@ def run_validation(asked: ValidateOrder) -> None:
         (asked.out / "report.md").write_text(report_markdown(report), encoding="utf-8")
         (asked.out / "report.html").write_text(render_page(report), encoding="utf-8")
         typer.echo(f"written to {asked.out}", err=True)
-    if asked.ablate:
-        _print_ablation(order, report)
+    ablated = _ablated(order, report) if asked.ablate else []
     if asked.docs is not None:
-        asked.docs.write_text(docs_page(report), encoding="utf-8")
+        asked.docs.write_text(docs_page(report, ablated), encoding="utf-8")
     if asked.ceilings is not None:
         sample = draw_sample(each.case for each in report.replayed)
         write_ceilings(ceilings_of(sample, report.chosen), asked.ceilings)
@@ -254,9 +254,9 @@ def _errors_of(card: CalibrationCard) -> str:
     return "TPOT " + ", ".join(told)
 
 
-def _print_ablation(order: Order, report: Report) -> None:
-    """Print what each assumption is worth on the fixed sample of these cases."""
-    from llmsim.fidelity.ablation import ablate
+def _ablated(order: Order, report: Report) -> list[Ablated]:
+    """Print what each assumption is worth on a fixed sample of these cases, and return it."""
+    from llmsim.fidelity.ablation import CASES, ablate
     from llmsim.fidelity.replay import cache_folder
     from llmsim.fidelity.requests import RequestFiles
     from llmsim.fidelity.sample import draw_sample
@@ -264,9 +264,16 @@ def _print_ablation(order: Order, report: Report) -> None:
 
     cases = [each.case for each in report.replayed]
     files = RequestFiles(order.folder, cache_folder() / "traces", cases)
-    sample = draw_sample(cases)
-    found = ablate(sample, order.options, files, order.store, order.jobs)
+    sample = draw_sample(cases, CASES)
+    with _bar() as bar:
+        task = bar.add_task("without one assumption", total=None)
+
+        def told(done: int, of: int) -> None:
+            bar.update(task, completed=done, total=of)
+
+        found = ablate(sample, order.options, files, order.store, order.jobs, told)
     _print(ABLATION_HEAD, ablation_rows(found))
+    return found
 
 
 def _bar() -> Progress:
@@ -284,11 +291,14 @@ def print_report(report: Report) -> None:
         HEAD,
         KV_HEAD,
         TITLES,
+        TWINS_HEAD,
         capacity_rows,
         group_rows,
         headline_rows,
         memory_rows,
+        twins_rows,
     )
+    from llmsim.fidelity.twins import find_twins
     from llmsim.fidelity.validation import SIDES
 
     typer.echo("median / P90 / worst absolute error (signed median), percent")
@@ -301,6 +311,9 @@ def print_report(report: Report) -> None:
         _print(("capacity", "ladders", "largest throughput"), ladders)
     if report.memory:
         _print(KV_HEAD, memory_rows(report.memory))
+    twins = find_twins(each.case for each in report.replayed)
+    if twins:
+        _print(TWINS_HEAD, twins_rows(twins))
     if any("/" in name for name in report.priced):
         _print(("priced by", "cases"), [(name, str(n)) for name, n in report.priced.items()])
     missing = reasons(report.replayed)

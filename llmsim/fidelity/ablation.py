@@ -26,6 +26,9 @@ ABLATIONS: Final[Mapping[str, Change]] = {
     "no host work": {"cost": {"host_base_s": 0.0, "host_per_request_s": 0.0}},
 }
 
+CASES: Final = 200
+"""Cases of the sample on which assumptions are changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ablated:

@@ -10,6 +10,7 @@ from typing import Final
 from llmsim.fidelity.ablation import Ablated
 from llmsim.fidelity.kvmemory import KvRow
 from llmsim.fidelity.scores import Capacity, Errors, Group, errors_of, reasons
+from llmsim.fidelity.twins import Twins, find_twins
 from llmsim.fidelity.validation import SIDES, TOLD, Report
 
 METRICS: Final = ("tpot", "ttft", "throughput", "e2e")
@@ -71,7 +72,49 @@ def capacity_rows(ladders: Sequence[Capacity]) -> list[Row]:
     return rows
 
 
-ABLATION_HEAD: Final[Row] = ("changed", "cases", "tpot", "as it is", "ttft", "as it is")
+TWINS_HEAD: Final[Row] = ("sources", "configurations", "tpot", "ttft")
+
+
+def twins_rows(found: Sequence[Twins]) -> list[Row]:
+    """Return one row per pair of sources, in the order of `TWINS_HEAD`."""
+    return [
+        (
+            f"{each.first} / {each.second}",
+            str(each.configurations),
+            *(_times(each.ratios.get(metric)) for metric in ("tpot", "ttft")),
+        )
+        for each in found
+    ]
+
+
+def _times(ratio: tuple[float, float, float] | None) -> str:
+    return "-" if ratio is None else "{:.2f} ({:.2f} to {:.2f})".format(*ratio)
+
+
+def twins_words(found: Sequence[Twins]) -> str:
+    """Return what the table of `twins_rows` says, with every contradiction by name."""
+    words = (
+        "Measured over measured, median and range over configurations that both sources have: "
+        "checkpoint, GPU, engine, tensor-parallel GPUs, input length and concurrency; engine "
+        "versions, output lengths and the experts' layout may differ."
+    )
+    for each in found:
+        if each.contradict:
+            sides = " and ".join(
+                f"{median:.2g} times the {metric.upper()}"
+                for metric, (median, _, _) in each.ratios.items()
+            )
+            words += (
+                f" {each.first} has {sides} of {each.second} in {each.configurations} of them: no "
+                "simulation of what the records say can be near both. Both stay scored."
+            )
+    return words
+
+
+ABLATION_HEAD: Final[Row] = (
+    *("changed", "cases", "tpot", "as it is", "ttft", "as it is"),
+    *("throughput", "as it is"),
+)
 
 
 def ablation_rows(found: Sequence[Ablated]) -> list[Row]:
@@ -80,7 +123,7 @@ def ablation_rows(found: Sequence[Ablated]) -> list[Row]:
         (
             each.name,
             str(each.changed),
-            *(told(side.get(metric)) for metric in ("tpot", "ttft") for side in _sides(each)),
+            *(told(side.get(metric)) for metric in METRICS[:3] for side in _sides(each)),
         )
         for each in found
     ]
@@ -132,6 +175,10 @@ def report_markdown(report: Report) -> str:
         parts += ["## Capacity", markdown(("", "ladders", "largest throughput"), capacity)]
     if report.memory:
         parts += ["## KV memory", markdown(KV_HEAD, memory_rows(report.memory))]
+    twins = find_twins(each.case for each in report.replayed)
+    if twins:
+        table = markdown(TWINS_HEAD, twins_rows(twins))
+        parts += ["## Sources against each other", twins_words(twins), table]
     missing = reasons(report.replayed)
     if missing:
         table = markdown(("reason", "cases"), [(why, str(count)) for why, count in missing])
@@ -141,9 +188,9 @@ def report_markdown(report: Report) -> str:
 
 DOCS: Final = """# How wrong is llmsim?
 
-Made by `llmsim validate DIR --headline --docs docs/how-wrong.md`; not edited by hand. Every case is
-a measured serving run of a public source, simulated from its record alone: model, GPU, layout,
-lengths, load. What a record leaves out comes from `llmsim/fidelity/assumptions.yaml`, each value
+Made by `llmsim validate DIR --headline --ablate --docs docs/how-wrong.md`; not edited by hand.
+Every case is a measured serving run of a public source, simulated from its record alone: model,
+GPU, layout, lengths, load. What a record leaves out comes from `llmsim/fidelity/assumptions.yaml`, each value
 with its origin. Nothing is fitted to these cases, and there is no knob for a single case.
 
 - *Headline*: quality A and B of sources whose layout, lengths and load are known, vLLM and
@@ -166,9 +213,26 @@ format: one row per case, metric and statistic (`llmsim/fidelity/cases.py`).
 """
 
 
-def docs_page(report: Report) -> str:
-    """Return the page ``docs/how-wrong.md``."""
-    return DOCS + report_markdown(report)
+def docs_page(report: Report, ablated: Sequence[Ablated] = ()) -> str:
+    """Return the page ``docs/how-wrong.md``.
+
+    Parameters
+    ----------
+    report : Report
+    ablated : sequence of Ablated
+        What assumptions are worth; empty leaves the section out.
+    """
+    page = DOCS + report_markdown(report)
+    if not ablated:
+        return page
+    cases = max(each.changed for each in ablated)
+    words = (
+        f"{cases} cases of grade A of the headline, in turn from every source, GPU, model and "
+        "engine; each assumption changed alone. *cases*: those whose scenario it changes, and the "
+        "errors are theirs, changed and as it is."
+    )
+    table = markdown(ABLATION_HEAD, ablation_rows(ablated))
+    return f"{page}\n## What each assumption is worth\n\n{words}\n\n{table}\n"
 
 
 def write_csv(report: Report, folder: Path) -> None:
