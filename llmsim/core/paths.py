@@ -54,3 +54,9 @@ def list_data(folder: str, suffix: str) -> dict[str, Path]:
         for path in sorted(root.joinpath(folder).glob(f"*{suffix}")):
             found.setdefault(path.name[: -len(suffix)], path)
     return found
+
+
+def cache_folder() -> Path:
+    """Return where results are kept between runs: ``$XDG_CACHE_HOME/llmsim``, or ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "llmsim"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,7 +94,11 @@ def _card(keys: Keys, what: str, name: Any) -> Iterator[Complaint]:
                 yield Complaint(keys, f"the card is wrong: {fault}")
 
 
-_LOADERS = {"model": load_model, "gpu": load_gpu, "link": load_link}
+_LOADERS: Mapping[str, Callable[[str], Any]] = {
+    "model": load_model,
+    "gpu": load_gpu,
+    "link": load_link,
+}
 
 _READ: dict[tuple[str, str, int], Any] = {}
 """Cards read so far, by file and time of change: a sweep checks hundreds of scenarios."""

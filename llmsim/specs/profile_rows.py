@@ -252,14 +252,16 @@ class ProfileTable:
     columns: Mapping[str, NDArray[Any]]
 
     def __len__(self) -> int:
-        return len(self.columns["op"])
+        return len(next(iter(self.columns.values())))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.columns[name]
 
-    def where(self, keep: NDArray[np.bool_]) -> ProfileTable:
-        """Return the rows that a mask keeps."""
-        return ProfileTable(self.source, {name: c[keep] for name, c in self.columns.items()})
+    def where(self, keep: NDArray[np.bool_], names: Iterable[str] | None = None) -> ProfileTable:
+        """Return the rows that a mask keeps, of all columns or of some."""
+        index = np.flatnonzero(keep)
+        wanted = self.columns if names is None else dict.fromkeys(names)
+        return ProfileTable(self.source, {name: self.columns[name][index] for name in wanted})
 
     @cached_property
     def usable(self) -> NDArray[np.bool_]:
@@ -380,6 +382,9 @@ def _array(column: Column, values: Any) -> NDArray[Any]:
         if _DEFAULTS.get(column.name):
             words[words == ""] = _DEFAULTS[column.name]
         return np.asarray(words[indices.to_numpy(zero_copy_only=False)])
+    if values.null_count == len(values):
+        absent = np.nan if column.kind == "float" else ABSENT
+        return np.full(len(values), absent, dtype=float if column.kind == "float" else np.int64)
     if column.kind == "float":
         return np.asarray(values.to_numpy(), dtype=float)
     return np.asarray(pc.fill_null(values.cast("int64"), ABSENT).to_numpy())

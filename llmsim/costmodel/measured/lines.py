@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,31 +57,31 @@ def simplify(sizes: Floats, values: Floats, tolerance: float = TOLERANCE) -> lis
     list of int
         Indices, the first and the last among them.
     """
+    x, y = sizes.tolist(), values.tolist()
     kept = [0]
-    while kept[-1] < len(sizes) - 1:
-        start = kept[-1]
-        reach, step = start + 1, 1
-        while start + 2 * step < len(sizes) and _fits(
-            sizes, values, start, start + 2 * step, tolerance
-        ):
-            step *= 2
-            reach = start + step
-        low, high = reach, min(start + 2 * step, len(sizes) - 1)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if _fits(sizes, values, start, middle, tolerance):
-                low = middle
-            else:
-                high = middle - 1
-        kept.append(low)
+    while kept[-1] < len(x) - 1:
+        kept.append(_reach(x, y, kept[-1], tolerance))
     return kept
 
 
-def _fits(sizes: Floats, values: Floats, start: int, end: int, tolerance: float) -> bool:
-    inner = slice(start + 1, end)
-    slope = (values[end] - values[start]) / (sizes[end] - sizes[start])
-    chord = values[start] + slope * (sizes[inner] - sizes[start])
-    return bool(np.all(np.abs(chord - values[inner]) <= tolerance * values[inner]))
+def _reach(x: list[float], y: list[float], start: int, tolerance: float) -> int:
+    """Return the farthest point whose chord from `start` stays within the tolerance.
+
+    Each skipped point leaves a cone of slopes that pass it closely enough; the chord's must lie
+    in all of them.
+    """
+    from_x, from_y = x[start], y[start]
+    reach = start + 1
+    low, high = -math.inf, math.inf
+    for index in range(start + 1, len(x)):
+        run, rise = x[index] - from_x, y[index] - from_y
+        if low * run <= rise <= high * run:
+            reach = index
+        room = tolerance * y[index]
+        low, high = max(low, (rise - room) / run), min(high, (rise + room) / run)
+        if low > high:
+            break
+    return reach
 
 
 def pieces_of(sizes: Floats, values: Floats, scale: Floats | None = None) -> Pieces:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 
 from llmsim.core.errors import CardError, Fault, InputError, nearest
 from llmsim.core.paths import data_roots
+from llmsim.costmodel.measured.answers import Answer, Memory, identity_of
+from llmsim.costmodel.measured.choice import fastest_kernel, nearest_kernel
 from llmsim.costmodel.measured.families import (
     FAMILIES,
     WEIGHT_BYTES,
@@ -38,7 +42,7 @@ from llmsim.costmodel.measured.tables import (
 )
 from llmsim.specs import GpuCard, load_gpu
 from llmsim.specs.profile_meta import ProfileMeta, read_meta
-from llmsim.specs.profile_rows import ABSENT, BY_NAME, OPS, ProfileTable, read_rows
+from llmsim.specs.profile_rows import ABSENT, BY_NAME, OPS, ProfileTable, find_rows, read_rows
 
 _DEFAULTS: Mapping[str, float] = {"window": 0.0, "skew": 0.0, "nodes": 1.0, "kv_len": 0.0}
 _OPTIONAL: Mapping[str, tuple[str, ...]] = {
@@ -50,6 +54,14 @@ _OPTIONAL: Mapping[str, tuple[str, ...]] = {
 P90_OF_NORMAL = 1.645
 """The absolute error that a tenth exceeds, in standard deviations."""
 _LEAST_ROWS = 4  # fewer cannot say anything about a mean function
+
+
+_LABELS = ("kernel_id", "libs", "dtype_a", "dtype_w", "dtype_kv")
+
+
+def columns_of(family: Family) -> tuple[str, ...]:
+    """Return the columns that the tables of a family are made from."""
+    return (*_LABELS, "graph", "t_median_us", *shape_names(family))
 
 
 def shape_names(family: Family) -> tuple[str, ...]:
@@ -115,34 +127,52 @@ class Profile:
     Parameters
     ----------
     name : str
-    table : ProfileTable
-        Rows of split ``fit`` with a time are used; holdout rows never.
+    table : ProfileTable or callable that reads it
+        Rows of split ``fit`` with a time are used; holdout rows never. A callable is called when
+        a row is first needed.
     device : Device
     meta : ProfileMeta or None
+    memory : Memory or None
+        Answers of earlier runs; None to answer from the rows alone.
     """
 
     def __init__(
-        self, name: str, table: ProfileTable, device: Device, meta: ProfileMeta | None = None
+        self,
+        name: str,
+        table: ProfileTable | Callable[[], ProfileTable],
+        device: Device,
+        meta: ProfileMeta | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.name = name
         self.device = device
         self.meta = meta
-        self.rows = table
         self.usage = Usage(Counter(), Counter(), set())
-        self._fit_rows = table.usable & (table["split"] == "fit")
+        self._memory = memory
+        self._table = table
         self._tables: dict[str, list[KernelTable]] = {}
 
     def fresh(self) -> Profile:
         """Return the same tables with nothing used yet."""
-        twin = Profile(self.name, self.rows, self.device, self.meta)
-        twin._tables = self._tables
+        twin = copy(self)
+        twin.usage = Usage(Counter(), Counter(), set())
         return twin
+
+    @cached_property
+    def rows(self) -> ProfileTable:
+        """All rows of the profile."""
+        return self._table() if callable(self._table) else self._table
+
+    @cached_property
+    def _fit_rows(self) -> NDArray[np.bool_]:
+        return np.asarray(self.rows.usable & (self.rows["split"] == "fit"))
 
     def tables(self, op: str) -> list[KernelTable]:
         """Return the tables of an operator, largest first; made when first asked for."""
         if op not in self._tables:
-            rows = self.rows.where(self._fit_rows & (self.rows["op"] == op))
-            found = list(_tables_of(FAMILIES[op], rows, self.device))
+            family = FAMILIES[op]
+            rows = self.rows.where(self._fit_rows & (self.rows["op"] == op), columns_of(family))
+            found = list(_tables_of(family, rows, self.device))
             self._tables[op] = sorted(found, key=lambda table: -len(table))
             for table in found:
                 self._recall(table)
@@ -169,7 +199,7 @@ class Profile:
             return {}
         found: dict[str, KernelTable] = {}
         for op, family in FAMILIES.items():
-            rows = self.rows.where(kept & (self.rows["op"] == op))
+            rows = self.rows.where(kept & (self.rows["op"] == op), columns_of(family))
             found |= {table.key: table for table in _tables_of(family, rows, self.device, 1)}
         return found
 
@@ -210,24 +240,51 @@ class Profile:
         if op not in FAMILIES:
             fault = Fault("", op, "no operator of this name has a cost.", nearest(op, FAMILIES))
             raise InputError("latency", [fault])
-        family = FAMILIES[op]
-        whole = filled(family, shapes)
-        answer = self._answer(family, whole, context)
-        if answer is None:
-            if context.strict:
-                self._refuse(op, context)
-            answer = self._roofline(family, whole, context.types, roofline)
+        whole = filled(FAMILIES[op], shapes)
+
+        def work_out() -> Answer:
+            answer, note = self._answer(FAMILIES[op], whole, context, roofline)
+            return Answer(
+                np.stack([answer.seconds, answer.sigma, answer.source, answer.outside]), note
+            )
+
+        asked = (context, roofline, *(part for pair in whole.items() for part in pair))
+        found = self._remembered(work_out, "latencies", op, *asked)
+        seconds, sigma, source, outside = found.values
+        answer = Latencies(seconds, sigma, source.astype(np.int64), outside)
+        if found.note:
+            self.usage.relaxed.add(found.note)
         self._note(op, answer)
         return answer
 
+    def _remembered(self, work_out: Callable[[], Answer], *question: object) -> Answer:
+        """Return what an earlier run answered, or work it out and keep it."""
+        if self._memory is None:
+            return work_out()
+        path = self._memory.path(*question)
+        found = self._memory.recall(path)
+        if found is None:
+            found = work_out()
+            self._memory.keep(path, found)
+        return found
+
     def covers(self, op: str, context: Context) -> bool:
         """Say whether any rows answer for an operator, transferred ones included."""
-        return bool(self._ranked(op, context)[0])
+
+        def work_out() -> Answer:
+            return Answer(np.array([float(bool(self._ranked(op, context)[0]))]))
+
+        return bool(self._remembered(work_out, "covers", op, context).values[0])
 
     def terms(self, op: str, context: Context) -> MeanTerms:
         """Return the mean function that the rows of an operator gave; its prior without rows."""
-        tables = self._ranked(op, context)[0]
-        return tables[0].fit.terms if tables else FAMILIES[op].start
+
+        def work_out() -> Answer:
+            tables = self._ranked(op, context)[0]
+            terms = tables[0].fit.terms if tables else FAMILIES[op].start
+            return Answer(np.array(astuple(terms)))
+
+        return MeanTerms(*self._remembered(work_out, "terms", op, context).values.tolist())
 
     def _ranked(self, op: str, context: Context) -> tuple[list[KernelTable], float, str]:
         """Return the closest tables that exist, the sigma that they add, and what was relaxed."""
@@ -257,22 +314,26 @@ class Profile:
             return [near], DTYPE_SIGMA, f"{op}: {_words(near.types)} rows scaled to {_words(asked)}"
         return [], 0.0, ""
 
-    def _answer(self, family: Family, shapes: Shapes, context: Context) -> Latencies | None:
+    def _answer(
+        self, family: Family, shapes: Shapes, context: Context, roofline: MeanTerms | None
+    ) -> tuple[Latencies, str]:
+        """Return the answer of the first tier that has one, and what was used in place of what."""
         tables, added, note = self._ranked(family.op, context)
         if not tables:
-            return None
+            if context.strict:
+                self._refuse(family.op, context)
+            return self._roofline(family, shapes, context.types, roofline), ""
         types = None if tables[0].types == context.types else context.types
         if len(tables) == 1:
             answer = tables[0].price(shapes, types)
         elif family.fastest:
-            answer = _fastest_kernel(tables, shapes)
+            answer = fastest_kernel(tables, shapes)
         else:
-            answer = _nearest_kernel(tables, shapes)
+            answer = nearest_kernel(tables, shapes)
         if note:
-            self.usage.relaxed.add(note)
             moved = np.full(len(answer.source), SOURCES.index(TRANSFERRED))
             answer = replace(answer, sigma=answer.sigma + added, source=moved)
-        return answer
+        return answer, note
 
     def _roofline(
         self, family: Family, shapes: Shapes, types: Types, terms: MeanTerms | None
@@ -311,67 +372,23 @@ def _unlike(given: Types, asked: Types) -> float:
     return sum(abs(math.log2(WEIGHT_BYTES[a] / WEIGHT_BYTES[b])) for a, b in pairs)
 
 
-def _fastest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:
-    """Price each shape by the fastest of the kernels that were measured for its kind of group.
-
-    Engines choose a collective's algorithm by size, so the one that is beyond its measured sizes
-    does not compete where another is inside.
-    """
-    answers = [table.price(shapes) for table in tables]
-    ranked = np.stack([answer.seconds * np.exp2(answer.outside) for answer in answers])
-    unlike = np.stack([_other_group(table, shapes) for table in tables])
-    chosen = np.where(unlike, ranked * 1e6, ranked).argmin(axis=0)
-    rows = np.arange(len(chosen))
-    names = ("seconds", "sigma", "source", "outside")
-    stacked = {name: np.stack([getattr(answer, name) for answer in answers]) for name in names}
-    return Latencies(*(stacked[name][chosen, rows] for name in names))
-
-
-def _other_group(table: KernelTable, shapes: Shapes) -> NDArray[np.bool_]:
-    """Say for each shape whether the table lacks collectives of that many GPUs and nodes."""
-    have = set(zip(table.columns["gpus"].tolist(), _nodes(table.columns), strict=True))
-    asked = zip(shapes["gpus"].tolist(), _nodes(shapes), strict=True)
-    return np.array([pair not in have for pair in asked])
-
-
-def _nodes(columns: Shapes) -> list[float]:
-    nodes: list[float] = columns.get("nodes", np.ones_like(columns["gpus"])).tolist()
-    return nodes
-
-
-def _nearest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:
-    """Price each shape by the kernel that was measured nearest to it: the engine's own choice."""
-    chosen = np.stack([table.distance(shapes) for table in tables]).argmin(axis=0)
-    parts: dict[str, NDArray[np.float64]] = {}
-    for index, table in enumerate(tables):
-        rows = np.flatnonzero(chosen == index)
-        if not len(rows):
-            continue
-        answer = table.price({name: column[rows] for name, column in shapes.items()})
-        for name in ("seconds", "sigma", "source", "outside"):
-            values = getattr(answer, name)
-            parts.setdefault(name, np.zeros(len(chosen), values.dtype))[rows] = values
-    source = parts["source"].astype(np.int64)
-    return Latencies(parts["seconds"], parts["sigma"], source, parts["outside"])
-
-
 def _tables_of(
     family: Family, rows: ProfileTable, device: Device, least: int = _LEAST_ROWS
 ) -> Iterator[KernelTable]:
     """Yield one table per kernel, library versions and formats."""
     if not len(rows):
         return
-    names = ("kernel_id", "libs", "dtype_a", "dtype_w", "dtype_kv")
-    labels = np.array(
-        ["\x1f".join(key) for key in zip(*(rows[name] for name in names), strict=True)]
-    )
-    for label in np.unique(labels):
-        part = rows.where(labels == label)
+    keys = list(zip(*(rows[name].tolist() for name in _LABELS), strict=True))
+    labels = sorted(set(keys), key="\x1f".join)
+    code = {label: number for number, label in enumerate(labels)}
+    codes = np.fromiter((code[key] for key in keys), np.int64, len(keys))
+    for label in labels:
+        part = rows.where(codes == code[label])
         if family.fastest:  # launching one by one is the host's price, not the kernel's
             part = part.where(part["graph"] != 0)
         if len(part) < least:
             continue
-        kernel_id, libs, a, w, kv = label.split("\x1f")
+        kernel_id, libs, a, w, kv = label
         types = Types(a or "bf16", w or a or "bf16", kv or "bf16")
         shapes = {name: _floats(part, name) for name in shape_names(family)}
         yield KernelTable(
@@ -468,4 +485,7 @@ def load_profile(folder: Path, card: GpuCard | None = None, *, failed_too: bool 
     if meta.state == "failed" and not failed_too:
         message = f"is 'failed': ceilings drifted by {100 * meta.drift_frac:.0f}% while it ran."
         raise CardError("meta.json", [Fault(str(folder / "meta.json"), "state", message)])
-    return Profile(meta.profile_id, read_rows(folder), device_of(meta, card), meta)
+    device = device_of(meta, card)
+    rows = find_rows(folder)
+    memory = Memory(identity_of((rows, folder / "meta.json"), device))
+    return Profile(meta.profile_id, lambda: read_rows(rows), device, meta, memory)

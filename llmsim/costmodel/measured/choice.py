@@ -1,0 +1,53 @@
+"""Which of several measured kernels answers for a shape."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsim.costmodel.measured.families import Shapes
+from llmsim.costmodel.measured.tables import KernelTable, Latencies
+
+
+def fastest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:
+    """Price each shape by the fastest of the kernels that were measured for its kind of group.
+
+    Engines choose a collective's algorithm by size, so the one that is beyond its measured sizes
+    does not compete where another is inside.
+    """
+    answers = [table.price(shapes) for table in tables]
+    ranked = np.stack([answer.seconds * np.exp2(answer.outside) for answer in answers])
+    unlike = np.stack([_other_group(table, shapes) for table in tables])
+    chosen = np.where(unlike, ranked * 1e6, ranked).argmin(axis=0)
+    rows = np.arange(len(chosen))
+    names = ("seconds", "sigma", "source", "outside")
+    stacked = {name: np.stack([getattr(answer, name) for answer in answers]) for name in names}
+    return Latencies(*(stacked[name][chosen, rows] for name in names))
+
+
+def _other_group(table: KernelTable, shapes: Shapes) -> NDArray[np.bool_]:
+    """Say for each shape whether the table lacks collectives of that many GPUs and nodes."""
+    have = set(zip(table.columns["gpus"].tolist(), _nodes(table.columns), strict=True))
+    asked = zip(shapes["gpus"].tolist(), _nodes(shapes), strict=True)
+    return np.array([pair not in have for pair in asked])
+
+
+def _nodes(columns: Shapes) -> list[float]:
+    nodes: list[float] = columns.get("nodes", np.ones_like(columns["gpus"])).tolist()
+    return nodes
+
+
+def nearest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:
+    """Price each shape by the kernel that was measured nearest to it: the engine's own choice."""
+    chosen = np.stack([table.distance(shapes) for table in tables]).argmin(axis=0)
+    parts: dict[str, NDArray[np.float64]] = {}
+    for index, table in enumerate(tables):
+        rows = np.flatnonzero(chosen == index)
+        if not len(rows):
+            continue
+        answer = table.price({name: column[rows] for name, column in shapes.items()})
+        for name in ("seconds", "sigma", "source", "outside"):
+            values = getattr(answer, name)
+            parts.setdefault(name, np.zeros(len(chosen), values.dtype))[rows] = values
+    source = parts["source"].astype(np.int64)
+    return Latencies(parts["seconds"], parts["sigma"], source, parts["outside"])
