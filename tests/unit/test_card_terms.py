@@ -118,16 +118,16 @@ def test_dealt_experts_are_hit_once_before_any_is_hit_twice() -> None:
     assert drawn.units == pytest.approx(64 * (1 - (1 - 4 / 128) ** shape["tokens"]))
 
 
-def test_experts_split_finer_than_a_node_are_left_out() -> None:
+def test_experts_split_finer_than_a_node_dealt_out_or_skewed_are_left_out() -> None:
     shape = {
-        "hidden": np.full(4, 4096.0),
-        "topk": np.full(4, 8.0),
-        "experts": np.full(4, 128.0),
-        "inter": np.array([1536.0, 192.0, 96.0, 1536.0]),
-        "experts_local": np.array([128.0, 128.0, 128.0, 8.0]),
-        "skew": np.zeros(4),
+        "hidden": np.full(5, 4096.0),
+        "topk": np.full(5, 8.0),
+        "experts": np.full(5, 128.0),
+        "inter": np.array([1536.0, 192.0, 96.0, 1536.0, 1536.0]),
+        "experts_local": np.array([128.0, 128.0, 128.0, 64.0, 128.0]),
+        "skew": np.array([0.0, 0.0, 0.0, 0.0, 1.2]),
     }
-    assert usable_rows("moe", shape).tolist() == [True, True, False, False]
+    assert usable_rows("moe", shape).tolist() == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("op", ["gemm", "moe", "attention_decode", "attention_prefill"])
