@@ -24,6 +24,7 @@ SETS: Final = (
     "client",
     "model",
     "quantisation",
+    "tp_is_product",
     "tpot_of_means",
     "not_simulated",
 )
@@ -55,6 +56,9 @@ class Assumptions:
         Model card, where it differs from the case's model key.
     quantisation : str
         Scheme that the weights are taken to be in; empty for the card's own.
+    tp_is_product : bool
+        The record's ``tp`` (and ``n_gpu``) is the tensor-parallel GPUs times the expert-parallel
+        ones, which are the same GPUs.
     tpot_of_means : bool
         The source divides mean times by mean lengths, where others average over requests.
     not_simulated : str
@@ -69,6 +73,7 @@ class Assumptions:
     client: Mapping[str, Any]
     model: str
     quantisation: str
+    tp_is_product: bool
     tpot_of_means: bool
     not_simulated: str
     sources: tuple[str, ...]
@@ -187,6 +192,7 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         client=merged["client"],
         model=merged.get("model", ""),
         quantisation=merged.get("quantisation", ""),
+        tp_is_product=merged.get("tp_is_product", False),
         tpot_of_means=merged.get("tpot_of_means", False),
         not_simulated=merged.get("not_simulated", ""),
         sources=tuple(sources),

@@ -81,7 +81,7 @@ def scenario_data(
     client = {**known.client, **options.client}
     traffic = _replayed(replay) if replay is not None else _traffic(case, client)
     longest = None if replay is not None else _longest(case, client)
-    pool = _pool(case)
+    pool = _pool(case, known)
     pool["cost"] = {**priced_by(options.cost, case, options.profiles), **_fitted(case, options)}
     if known.batching:
         pool["batching"] = dict(known.batching)
@@ -124,21 +124,22 @@ def _words(case: Case) -> str:
     return ", ".join(f"{name} {case.text(name)}" for name in told if case.text(name))
 
 
-def _pool(case: Case) -> dict[str, Any]:
-    tp = case.whole("tp")
+def _pool(case: Case, known: Assumptions) -> dict[str, Any]:
+    tp, gpus, experts = case.whole("tp"), case.whole("n_gpu"), case.whole("ep") or 1
     if tp is None:
         raise NotSimulatedError("the layout is not recorded")
+    if known.tp_is_product:
+        tp, gpus = tp // experts, None
     if (case.whole("pp") or 1) > 1:
         raise NotSimulatedError("pipeline parallelism")
     pool: dict[str, Any] = {"gpu": case.text("gpu"), "tp": tp}
     pool["replicas"] = case.whole("dp") or 1
-    gpus = case.whole("n_gpu")
     if gpus is not None and gpus != tp * pool["replicas"]:
         raise NotSimulatedError(f"{gpus} GPUs do not make {pool['replicas']} x tp {tp}")
-    if (case.whole("ep") or 1) > 1:
+    if experts > 1:
         if pool["replicas"] > 1:
             raise NotSimulatedError("attention data parallelism with experts over all GPUs")
-        pool["ep"] = case.whole("ep")
+        pool["ep"] = experts
     return pool
 
 

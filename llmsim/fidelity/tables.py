@@ -190,8 +190,9 @@ DOCS: Final = """# How wrong is llmsim?
 
 Made by `llmsim validate DIR --headline --ablate --docs docs/how-wrong.md`; not edited by hand.
 Every case is a measured serving run of a public source, simulated from its record alone: model,
-GPU, layout, lengths, load. What a record leaves out comes from `llmsim/fidelity/assumptions.yaml`, each value
-with its origin. Nothing is fitted to these cases, and there is no knob for a single case.
+GPU, layout, lengths, load. What a record leaves out comes from
+`llmsim/fidelity/assumptions.yaml`, each value with its origin. Nothing is fitted to these cases,
+and there is no knob for a single case.
 
 - *Headline*: quality A and B of sources whose layout, lengths and load are known, vLLM and
   TensorRT-LLM, aggregated serving. *With coverage*: what was not simulated counts as 100% wrong.

@@ -124,3 +124,27 @@ def test_a_file_of_requests_that_says_no_arrivals_is_not_replayed(tmp_path):
             file.write(f"{head}\n1,2\n")
     assert tells_arrivals(tmp_path / "a_requests.csv.gz")
     assert not tells_arrivals(tmp_path / "b_requests.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("tp", "ep", "gpu", "layout"),
+    [
+        ("4", "2", "H200-141G-SXM", (2, 2)),
+        ("16.0", "4", "H200-141G-SXM", (4, 4)),
+        ("64", "8", "H200-141G-SXM", (8, 8)),
+        ("8", "8", "H200-141G-SXM", (8, 8)),  # the one row that is as it says
+        ("4", "4", "B200", (4, 4)),
+    ],
+)
+def test_gpus_that_a_source_multiplied_by_its_expert_parallel_ones(tp, ep, gpu, layout):
+    asked = case(
+        source="aic-silicon-inferencex",
+        engine="trtllm",
+        model_key="gpt-oss-120b",
+        gpu=gpu,
+        tp=tp,
+        n_gpu=tp,
+        ep=ep,
+    )
+    pool = scenario_data(asked)["fleet"]["pools"]["main"]
+    assert (pool["tp"], pool["ep"]) == layout
