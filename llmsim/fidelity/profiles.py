@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ def read_profiles(folder: Path) -> tuple[KnownProfile, ...]:
     """
     found = []
     for meta in sorted(folder.glob("*/*/meta.json")):
+        if not _has_layers(meta):
+            continue
         engine, _, version = meta.parent.name.partition("-")
         found.append(KnownProfile(meta.parent.resolve(), meta.parts[-3], engine, numbers(version)))
     if not found:
@@ -56,6 +59,12 @@ def read_profiles(folder: Path) -> tuple[KnownProfile, ...]:
         hint = "`llmsim profile import` makes them of public tables."
         raise InputError("--profiles", [Fault(str(folder), "", message, hint)])
     return tuple(found)
+
+
+def _has_layers(meta: Path) -> bool:
+    """Whether a fitted profile holds GEMMs; one of collectives or MLA alone prices no model."""
+    fitted = json.loads(meta.read_text(encoding="utf-8")).get("fit", {})
+    return not fitted or any(kernel.startswith("gemm ") for kernel in fitted)
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -52,6 +52,15 @@ def test_without_a_table_the_roofline_prices_with_the_terms_that_it_knows(known)
     assert priced_by(own, case(), known) == own
 
 
+def test_a_table_without_gemms_prices_no_model(tmp_path):
+    for name, kernel in (("vllm-0.14.0", "mla_decode x"), ("vllm-0.24.0", "gemm bf16 x")):
+        (tmp_path / "h100-sxm" / name).mkdir(parents=True)
+        meta = tmp_path / "h100-sxm" / name / "meta.json"
+        meta.write_text(json.dumps({"fit": {kernel: {}}}))
+    (only,) = read_profiles(tmp_path)
+    assert only.folder.name == "vllm-0.24.0"
+
+
 def test_measured_without_tables_says_what_is_missing(tmp_path):
     with pytest.raises(InputError, match="--profiles"):
         order_of(tmp_path, Selection(), {"kind": "measured"})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsim.core.errors import CardError, Fault
+from llmsim.specs.importers.floors import without_host_bound
 from llmsim.specs.profile_meta import ProfileMeta, write_meta
 from llmsim.specs.profile_rows import ABSENT, COLUMNS, KEY, csv_line, rows_checksum
 
@@ -167,7 +168,7 @@ def write_profile(batch: Batch, origin: Origin, out: Path, *, as_csv: bool = Fal
     CardError
         If the batch has no rows.
     """
-    table = _joined(batch)
+    table = without_host_bound(_joined(batch), batch)
     device = slug(batch.device)
     folder = out / device / batch.profile
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,35 @@
+"""Rows of public tables that show a launch, not a kernel."""
+
+import pandas as pd
+import pytest
+
+from llmsim.specs.importers.floors import without_host_bound
+from llmsim.specs.importers.frames import Batch
+
+
+def rows(op, kernel, floor_us):
+    """Return a kernel of 1 us per unit of work, timed by a host that takes `floor_us` to launch."""
+    work = [float(2**power) for power in range(12)] * 10
+    times = [max(floor_us, 2.0 + each) for each in work]
+    made = pd.DataFrame({"k": work, "t_median_us": times})
+    return made.assign(op=op, kernel_id=kernel, dtype_a="fp8_block", dtype_w="fp8_block")
+
+
+@pytest.fixture
+def batch():
+    return Batch("h100-sxm", "vllm-1")
+
+
+def test_a_kernel_behind_its_launch_keeps_the_rows_that_show_it(batch):
+    kept = without_host_bound(rows("gemm", "slow", 100.0), batch)
+    assert kept["k"].min() == 128.0  # 130 us; the shapes of 100 us are all upper bounds
+    assert (kept["t_median_us"] == 2.0 + kept["k"]).all()
+    (note,) = batch.notes
+    assert note.startswith("70 of 120 GEMM rows of slow")
+
+
+@pytest.mark.parametrize(("op", "floor_us"), [("gemm", 20.0), ("moe", 100.0)])
+def test_other_kernels_keep_all_rows(batch, op, floor_us):
+    table = rows(op, "quick", floor_us)
+    assert len(without_host_bound(table, batch)) == len(table)
+    assert batch.notes == []
