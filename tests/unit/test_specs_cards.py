@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,18 @@ def test_terms_of_a_sibling_say_so() -> None:
     path = "kernels.gemm.fp8.t0_s"
     assert sources[path] == f"as h100-sxm, the nearest that was measured: {own[path]}"
     assert sources["memory_bytes_per_s"] == "NVIDIA H100 NVL datasheet"
+
+
+def test_a_number_of_ones_own_beside_a_siblings() -> None:
+    """H20's peak is a seventh of H100's: its kernels come closer to it."""
+    for engine in ("", "trtllm"):
+        own, sibling = (
+            load_gpu(name, engine=engine).kernels.gemm["fp8_block"]
+            for name in ("h20-sxm", "h100-sxm")
+        )
+        assert own.roofline.compute_frac > 0.9 > sibling.roofline.compute_frac
+        assert replace(own, roofline=sibling.roofline) == sibling
+        assert own.roofline.memory_frac == sibling.roofline.memory_frac
 
 
 def test_an_engine_measured_apart_has_its_own_terms() -> None:
