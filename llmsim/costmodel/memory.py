@@ -188,12 +188,19 @@ def _count(
                 kv_bytes_per_token=per_token,
                 block_tokens=limits.block_tokens,
                 block_bytes=block,
-                kv_blocks=max(0, int(free // block)) if block else 2**31,
+                kv_blocks=_blocks(free, block),
                 windowed=how,
                 pinned=False,
             )
         )
     return max(plans, key=lambda one: one.kv_blocks)
+
+
+def _blocks(free: float, block: float) -> int:
+    """Return how many blocks fit; without limit where contexts take nothing, if all else fits."""
+    if block:
+        return max(0, int(free // block))
+    return 2**31 if free >= 0.0 else 0
 
 
 def activation_bytes(model: ModelSpec, tp: int, limits: EngineLimits) -> float:

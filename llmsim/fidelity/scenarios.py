@@ -13,7 +13,7 @@ from llmsim.core.errors import CardError, LlmsimError
 from llmsim.fidelity.assumptions import Assumptions, assume
 from llmsim.fidelity.cases import Case
 from llmsim.fidelity.profiles import KnownProfile, priced_by
-from llmsim.specs import CalibrationCard
+from llmsim.specs import CalibrationCard, load_model
 from llmsim.specs.cards import find_card
 
 KV_DTYPES: Final = ("bf16", "fp16", "fp8", "int8")
@@ -170,13 +170,27 @@ def _engine(case: Case, known: Assumptions, longest: int | None, recipe: bool) -
     if "max_model_len" in recorded:
         engine["max_model_len"] = int(recorded["max_model_len"])
     elif longest is not None:
-        engine["max_model_len"] = longest + SPARE_TOKENS
+        engine["max_model_len"] = _room(known.model or case.model_key, longest)
     budget = max(engine["max_num_batched_tokens"], engine["max_num_seqs"])
     if not engine["chunked_prefill"]:
         # An engine that never cuts a prompt needs room for the longest one in a step.
         budget = max(budget, engine.get("max_model_len", 0))
     engine["max_num_batched_tokens"] = budget
     return engine
+
+
+def _room(model: str, longest: int) -> int:
+    """Return a limit of length with some spare, as far as the model reaches [tokens]."""
+    most = _longest_context(model)
+    return max(longest, min(longest + SPARE_TOKENS, most)) if most else longest + SPARE_TOKENS
+
+
+@cache
+def _longest_context(model: str) -> int:
+    try:
+        return load_model(model).max_context_tokens
+    except LlmsimError:
+        return 0  # a model that is missing or damaged says so itself
 
 
 def _budget(case: Case, rule: Mapping[str, int]) -> dict[str, int]:

@@ -148,3 +148,24 @@ def test_gpus_that_a_source_multiplied_by_its_expert_parallel_ones(tp, ep, gpu, 
     )
     pool = scenario_data(asked)["fleet"]["pools"]["main"]
     assert (pool["tp"], pool["ep"]) == layout
+
+
+@pytest.mark.parametrize(
+    ("isl", "limit"), [("1024", 1024 + 2048 + 200), ("2048", 4096), ("4096", 6144)]
+)
+def test_the_spare_length_ends_where_the_model_does(isl, limit):
+    found = scenario_data(case(model_key="llama-2-7b", isl=isl, osl="2048"))
+    assert found["engine"]["max_model_len"] == limit  # the last is too long, as its run will say
+
+
+@pytest.mark.parametrize(
+    ("model_key", "quant", "model", "scheme"),
+    [
+        ("qwen3.5-397b-a17b", "fp4", "qwen3.5-397b-a17b-nvfp4", None),
+        ("qwen3.5-397b-a17b", "fp8", "qwen3.5-397b-a17b", "fp8_block"),
+        ("glm-5", "fp8", "glm-5-fp8", None),
+    ],
+)
+def test_a_checkpoint_has_the_weights_that_its_name_says(model_key, quant, model, scheme):
+    found = scenario_data(case(model_key=model_key, quant=quant, gpu="B300", tp="8", n_gpu="8"))
+    assert (found["model"], found["engine"].get("quantisation")) == (model, scheme)

@@ -128,3 +128,13 @@ def test_recurrent_state_is_set_aside_per_request() -> None:
 def test_layout_is_checked_first() -> None:
     with pytest.raises(InputError, match="tp"):
         plan_memory(load_model("llama-3.1-8b"), H100, ParallelPlan(6))
+
+
+def test_windows_that_do_not_fit_per_request_are_counted_in_blocks() -> None:
+    model = load_model("mistral-7b")  # every layer is windowed: contexts take nothing more
+    limits = EngineLimits(1024, 8192, 4096, 16)
+    found = plan_memory(model, load_gpu("h100-sxm"), None, limits, 0.9)
+    assert found.windowed == "in blocks"
+    assert 1_000 < found.kv_blocks < 2**31
+    few = plan_memory(model, load_gpu("h100-sxm"), None, EngineLimits(8, 8192, 4096, 16), 0.9)
+    assert few.windowed == "per request"
