@@ -280,8 +280,12 @@ class RooflineCost:
             decode_ns = gpu_ns
             gpu_ns = self._add_prefill(decode_ns, sums)
             self.prefill_ns = gpu_ns - decode_ns
-        gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
-        gpu_ns += self._at(self._head_ns, logits, self.head_tables)
+        if tokens < len(self._token_ns) and logits < len(self._head_ns):
+            gpu_ns += self._token_ns[tokens]
+            gpu_ns += self._head_ns[logits]
+        else:
+            gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
+            gpu_ns += self._at(self._head_ns, logits, self.head_tables)
         return max(1, rounded(self._with_host(gpu_ns, tokens, decode, len(chunks))))
 
     def _add_prefill(self, time_ns: float, sums: Sums) -> float:

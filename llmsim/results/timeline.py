@@ -53,11 +53,12 @@ class Timeline:
     for levels that are constant or grow evenly between decision points.
     """
 
-    __slots__ = ("_rows", "bin_ns")
+    __slots__ = ("_bins", "_rows", "bin_ns")
 
     def __init__(self, bin_ns: int = FIRST_BIN_NS) -> None:
         self.bin_ns = bin_ns
-        self._rows: list[list[float]] = []
+        self._rows = np.zeros((MAX_BINS, _COLUMNS))
+        self._bins = 0  # that time has reached
 
     def span(
         self,
@@ -95,18 +96,13 @@ class Timeline:
                 # a step rounded to no time at all still delivered its tokens
                 self.span(start_ns, start_ns + 1, 0, 0, 0, 0, prefill_tokens, output_tokens, False)
             return
+        while (end_ns - 1) // self.bin_ns >= MAX_BINS:
+            self._halve()
         rows = self._rows
         bin_ns = self.bin_ns
         first = start_ns // bin_ns
         last = (end_ns - 1) // bin_ns
-        while last >= MAX_BINS:
-            self._halve()
-            rows = self._rows
-            bin_ns = self.bin_ns
-            first = start_ns // bin_ns
-            last = (end_ns - 1) // bin_ns
-        while len(rows) <= last:
-            rows.append([0.0] * _COLUMNS)
+        self._bins = max(self._bins, last + 1)
         if first == last:
             row = rows[first]
             row[0] += running * width
@@ -206,27 +202,21 @@ class Timeline:
 
     def _add(self, sums: npt.NDArray[np.float64]) -> None:
         """Add columns of bins, from the first bin on."""
-        rows = self._rows
-        while len(rows) < sums.shape[1]:
-            rows.append([0.0] * _COLUMNS)
-        for at in np.flatnonzero(sums.any(axis=0)).tolist():
-            row = rows[at]
-            for column, added in enumerate(sums[:, at].tolist()):
-                row[column] += added
+        bins = sums.shape[1]
+        self._rows[:bins] += sums.T
+        self._bins = max(self._bins, bins)
 
     def _halve(self) -> None:
         rows = self._rows
-        if len(rows) % 2:
-            rows.append([0.0] * _COLUMNS)
-        self._rows = [
-            [a + b for a, b in zip(rows[i], rows[i + 1], strict=True)]
-            for i in range(0, len(rows), 2)
-        ]
+        half = MAX_BINS // 2
+        rows[:half] = rows[0::2] + rows[1::2]
+        rows[half:] = 0.0
+        self._bins = (self._bins + 1) // 2
         self.bin_ns *= 2
 
     def finish(self) -> TimelineData:
         """Return what was recorded."""
-        table = np.array(self._rows, dtype=np.float64).reshape(-1, _COLUMNS)
+        table = self._rows[: self._bins].copy()
         return TimelineData(
             self.bin_ns,
             {name: table[:, i] for i, name in enumerate(LEVELS)},
