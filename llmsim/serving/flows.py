@@ -1,0 +1,306 @@
+"""Links as shared resources: transfers under way divide them max-min fairly.
+
+A transfer is work: a lead (what its messages cost before a byte moves), then bytes over a path of
+resources. Rates change only when a transfer starts to move, ends or is cancelled, and only for
+those that share a resource with it, directly or through others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
+
+from llmsim.core.units import NS_PER_S
+from llmsim.serving.clock import CALL_PRIORITY, Clock
+from llmsim.serving.wake import Wake
+
+FLOW_PRIORITY = CALL_PRIORITY - 1
+"""Transfers end before any replica's call at the same instant, after arrivals."""
+
+
+class Flow:
+    """One transfer.
+
+    Attributes
+    ----------
+    path : tuple of int
+        Resources that it goes through, each once.
+    rank : int
+        Who goes first among transfers that end at the same instant; the least.
+    left_bytes : float [bytes]
+        Still to move, as of the latest change of its rate.
+    rate_bytes_per_s : float [bytes/s]
+        Now; 0 before its bytes move and after they have.
+    done : bool
+        Ended or cancelled.
+    """
+
+    __slots__ = (
+        "cap_bytes_per_s",
+        "done",
+        "due_ns",
+        "left_bytes",
+        "on_end",
+        "path",
+        "rank",
+        "rate_bytes_per_s",
+        "since_ns",
+    )
+
+    def __init__(
+        self,
+        path: tuple[int, ...],
+        size_bytes: float,
+        rank: int,
+        cap_bytes_per_s: float,
+        on_end: Callable[[Flow], None],
+    ) -> None:
+        self.path = path
+        self.left_bytes = float(size_bytes)
+        self.rank = rank
+        self.cap_bytes_per_s = cap_bytes_per_s
+        self.on_end = on_end
+        self.rate_bytes_per_s = 0.0
+        self.since_ns = 0
+        self.due_ns = 0
+        self.done = False
+
+
+class Flows:
+    """All transfers of a run, and the resources they share.
+
+    Parameters
+    ----------
+    clock : Clock
+    capacities_bytes_per_s : sequence of float [bytes/s]
+        Of each resource: a direction of a link, a NIC, a PCIe slot, a disk.
+
+    Raises
+    ------
+    ValueError
+        If a capacity is not above zero.
+    """
+
+    def __init__(self, clock: Clock, capacities_bytes_per_s: Sequence[float]) -> None:
+        if not all(capacity > 0 for capacity in capacities_bytes_per_s):
+            raise ValueError("every resource needs a capacity above zero")
+        self._clock = clock
+        self._capacities = [float(capacity) for capacity in capacities_bytes_per_s]
+        self._users: list[dict[Flow, None]] = [{} for _ in self._capacities]
+        self._moved = [0.0] * len(self._capacities)
+        self._leads: list[tuple[int, int, int, Flow]] = []
+        self._ends: list[tuple[int, int, int, Flow]] = []
+        self._number = 0
+        self._wake = Wake(self._fire)
+        self._pending_ns = -1
+
+    def start(
+        self,
+        path: Iterable[int],
+        size_bytes: float,
+        on_end: Callable[[Flow], None],
+        *,
+        rank: int = 0,
+        lead_ns: int = 0,
+        cap_bytes_per_s: float = math.inf,
+    ) -> Flow:
+        """Start a transfer now.
+
+        Parameters
+        ----------
+        path : iterable of int
+            Resources; none for a transfer that shares nothing.
+        size_bytes : float [bytes]
+        on_end : callable
+            Called with the flow when its last byte has arrived; not when it is cancelled.
+        rank : int
+            Order among transfers that end together.
+        lead_ns : int [ns]
+            Messages times the cost of one; no byte moves before.
+        cap_bytes_per_s : float [bytes/s]
+            Most that this transfer can use by itself.
+        """
+        flow = Flow(tuple(dict.fromkeys(path)), size_bytes, rank, cap_bytes_per_s, on_end)
+        now = self._clock.now
+        if lead_ns > 0:
+            self._push(self._leads, now + lead_ns, flow)
+        else:
+            self._join(flow, now)
+        self._arm()
+        return flow
+
+    def cancel(self, flow: Flow) -> None:
+        """Stop a transfer; what it used is shared out again, `on_end` is not called."""
+        if flow.done:
+            return
+        flow.done = True
+        if flow.rate_bytes_per_s:
+            self._leave([flow], self._clock.now)
+            self._arm()
+
+    def rate(self, resource: int) -> float:
+        """Return how fast a resource is used now [bytes/s]."""
+        return sum(flow.rate_bytes_per_s for flow in self._users[resource])
+
+    def moved_bytes(self, resource: int) -> float:
+        """Return what has gone through a resource up to now [bytes]."""
+        now = self._clock.now
+        return self._moved[resource] + sum(
+            flow.rate_bytes_per_s * (now - flow.since_ns) / NS_PER_S
+            for flow in self._users[resource]
+        )
+
+    # --- the clock --------------------------------------------------------------------------
+
+    def _push(self, heap: list[tuple[int, int, int, Flow]], time_ns: int, flow: Flow) -> None:
+        self._number += 1
+        heappush(heap, (time_ns, flow.rank, self._number, flow))
+
+    def _arm(self) -> None:
+        """Have the next change woken up for, unless it is already."""
+        ends, leads = self._ends, self._leads
+        while ends and (ends[0][3].done or ends[0][3].due_ns != ends[0][0]):
+            heappop(ends)
+        while leads and leads[0][3].done:
+            heappop(leads)
+        due = min(heap[0][0] for heap in (ends, leads) if heap) if ends or leads else -1
+        if due >= 0 and due != self._pending_ns:
+            self._pending_ns = due
+            self._clock.at(self._wake, FLOW_PRIORITY, due)
+
+    def _fire(self, _: Wake) -> None:
+        now = self._clock.now
+        if now != self._pending_ns:
+            return  # superseded: something came earlier
+        self._pending_ns = -1
+        ended: list[Flow] = []
+        ends, leads = self._ends, self._leads
+        while ends and ends[0][0] <= now:
+            due, _rank, _number, flow = heappop(ends)
+            if not flow.done and flow.due_ns == due:
+                flow.done = True
+                ended.append(flow)
+        if ended:
+            self._leave(ended, now)
+        while leads and leads[0][0] <= now:
+            flow = heappop(leads)[3]
+            if not flow.done:
+                self._join(flow, now)
+        for flow in ended:
+            flow.on_end(flow)
+        self._arm()
+
+    # --- sharing ----------------------------------------------------------------------------
+
+    def _join(self, flow: Flow, now: int) -> None:
+        for resource in flow.path:
+            self._users[resource][flow] = None
+        flow.since_ns = now
+        self._share(self._touching(flow.path) or [flow], now)
+
+    def _leave(self, flows: Sequence[Flow], now: int) -> None:
+        touched: dict[int, None] = {}
+        for flow in flows:
+            self._settle(flow, now)
+            flow.rate_bytes_per_s = 0.0
+            for resource in flow.path:
+                del self._users[resource][flow]
+                touched[resource] = None
+        self._share(self._touching(touched), now)
+
+    def _settle(self, flow: Flow, now: int) -> None:
+        """Bring what a flow has moved up to now."""
+        moved = flow.rate_bytes_per_s * (now - flow.since_ns) / NS_PER_S
+        if moved > flow.left_bytes or (moved and flow.due_ns == now):
+            moved = flow.left_bytes  # a time in whole nanoseconds leaves a rounding
+        flow.left_bytes -= moved
+        flow.since_ns = now
+        for resource in flow.path:
+            self._moved[resource] += moved
+
+    def _touching(self, resources: Iterable[int]) -> list[Flow]:
+        """Return the flows that share one of some resources, or share one with such a flow."""
+        found: dict[Flow, None] = {}
+        seen = set(resources)
+        todo = list(seen)
+        while todo:
+            for flow in self._users[todo.pop()]:
+                if flow not in found:
+                    found[flow] = None
+                    new = [resource for resource in flow.path if resource not in seen]
+                    seen.update(new)
+                    todo += new
+        return list(found)
+
+    def _share(self, flows: Sequence[Flow], now: int) -> None:
+        """Give some flows, and nobody else on their resources, their fair rates."""
+        rates = fair_rates(
+            [flow.path for flow in flows],
+            [flow.cap_bytes_per_s for flow in flows],
+            self._capacities,
+        )
+        for flow, rate in zip(flows, rates, strict=True):
+            if rate == flow.rate_bytes_per_s:
+                continue
+            self._settle(flow, now)
+            flow.rate_bytes_per_s = rate
+            wait_ns = 0.0 if rate == math.inf else flow.left_bytes / rate * NS_PER_S
+            flow.due_ns = now + math.ceil(wait_ns)
+            self._push(self._ends, flow.due_ns, flow)
+
+
+def fair_rates(
+    paths: Sequence[tuple[int, ...]], caps: Sequence[float], capacities: Sequence[float]
+) -> list[float]:
+    """Return max-min fair rates by progressive filling.
+
+    Parameters
+    ----------
+    paths : sequence of tuple of int (n,)
+        Resources of each flow.
+    caps : sequence of float (n,) [bytes/s]
+        Most that each flow can use.
+    capacities : sequence of float (m,) [bytes/s]
+        Of every resource.
+
+    Returns
+    -------
+    list of float (n,) [bytes/s]
+        They do not depend on the order of the flows.
+
+    References
+    ----------
+    Bertsekas and Gallager, Data Networks (2nd ed.), section 6.5.2.
+    """
+    rates = [-1.0] * len(paths)
+    left: dict[int, float] = {}
+    users: dict[int, list[int]] = {}
+    for flow, path in enumerate(paths):
+        for resource in path:
+            left.setdefault(resource, capacities[resource])
+            users.setdefault(resource, []).append(flow)
+    open_users = {resource: len(found) for resource, found in users.items()}
+    todo = sorted(range(len(paths)), key=caps.__getitem__)
+    first = 0  # of `todo` that may still be open
+    while True:
+        while first < len(todo) and rates[todo[first]] >= 0:
+            first += 1
+        if first == len(todo):
+            return rates
+        share = min((left[r] / n for r, n in open_users.items() if n), default=math.inf)
+        cap = caps[todo[first]]
+        level = min(share, cap)
+        if cap <= share:
+            full = [flow for flow in todo[first:] if rates[flow] < 0 and caps[flow] == cap]
+        else:
+            tight = [r for r, n in open_users.items() if n and left[r] / n == share]
+            full = sorted({flow for r in tight for flow in users[r] if rates[flow] < 0})
+        taken: dict[int, int] = {}
+        for flow in full:
+            rates[flow] = level
+            for resource in paths[flow]:
+                taken[resource] = taken.get(resource, 0) + 1
+        for resource, count in taken.items():
+            open_users[resource] -= count
+            left[resource] = max(0.0, left[resource] - count * level)
