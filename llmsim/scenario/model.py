@@ -236,8 +236,9 @@ class Engine(Section):
 class Pool(Section):
     """Identical replicas with one role."""
 
-    role: Literal["mixed"] = "mixed"
-    """What the replicas do: `mixed` computes prefill and decode."""
+    role: Literal["mixed", "prefill", "decode"] = "mixed"
+    """What the replicas do: `mixed` computes whole requests, `prefill` the prompt and the first
+    token, `decode` the rest; see `fleet.handoff`."""
     replicas: Count = 1
     """[replicas] How many."""
     gpu: str
@@ -286,6 +287,23 @@ class Pool(Section):
         return ParallelPlan(self.tp, self.ep)
 
 
+class Handoff(Section):
+    """How requests get from prefill to decode replicas, and their KV with them."""
+
+    routing: Annotated[Component, Seam("routing")] = Component("routing", "least-loaded")
+    """Which decode replica gets a request whose prompt has been computed."""
+    view_age_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Age of what this router sees of the decode replicas."""
+    link: str = "ib-ndr"
+    """Link card of what connects replicas; every GPU has one such port for each direction."""
+    messages: Literal["per-block", "per-layer"] = "per-block"
+    """One message per layer, K or V, and KV block; or one per layer that has been gathered."""
+    message_s: Annotated[float, Ge(0)] = 1e-6
+    """[s] What a message costs beside its bytes. Assumed: posting an RDMA write."""
+    first_token: Literal["prefill", "decode"] = "prefill"
+    """When the client gets the first token: as it is computed, or when the KV has arrived."""
+
+
 class Fleet(Section):
     """The replicas, and who sends which request where."""
 
@@ -293,8 +311,23 @@ class Fleet(Section):
     """Which replica gets a request."""
     view_age_s: Annotated[float, Ge(0)] = 0.0
     """[s] Age of what the router sees of the replicas."""
+    handoff: Handoff = Handoff()
+    """From prefill to decode replicas, where there are such."""
     pools: Annotated[dict[PoolName, Pool], Len(1)]
     """The pools by name."""
+
+    @model_validator(mode="after")
+    def _roles_go_together(self) -> Self:
+        roles = {pool.role for pool in self.pools.values()}
+        if ("prefill" in roles) != ("decode" in roles):
+            has, lacks = ("prefill", "decode") if "prefill" in roles else ("decode", "prefill")
+            _complain({"pools": f"a pool has role {has}, none has role {lacks}"})
+        return self
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether some replicas compute prompts for others."""
+        return any(pool.role == "prefill" for pool in self.pools.values())
 
 
 class Scenario(Section):

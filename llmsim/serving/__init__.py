@@ -5,7 +5,7 @@ steps costs O(1)) and `draft` (the mechanisms a batching policy decides with). `
 door, `simulate` the one call above it all.
 """
 
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.simulate import PoolPlan, simulate
 

@@ -18,8 +18,9 @@ from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
 from llmsim.scenario.costs import Placement
-from llmsim.scenario.model import Pool
-from llmsim.serving.draft import EngineConfig
+from llmsim.scenario.model import Handoff, Pool
+from llmsim.serving.config import EngineConfig
+from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.simulate import PoolPlan
 from llmsim.specs import (
     EngineLimits,
@@ -107,7 +108,46 @@ def _build_pool(
     )
     told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
     batching: Callable[[], BatchingPolicy] = pool.batching.build
-    return PoolPlan(facts, cost, config, batching, energy), told
+    return PoolPlan(facts, cost, config, batching, energy, pool.role), told
+
+
+def build_handoff(scenario: Scenario) -> HandoffPlan | None:
+    """Return how requests get from prefill to decode replicas; None without such pools.
+
+    Raises
+    ------
+    CardError
+        If the link card is wrong.
+    """
+    fleet = scenario.fleet
+    if not fleet.hands_over:
+        return None
+    asked = fleet.handoff
+    link = load_link(asked.link, scenario.folder)
+    model = load_model(scenario.model, scenario.folder)
+    pools = list(fleet.pools.values())
+    return HandoffPlan(
+        router=asked.routing.build(),
+        prices=tuple(_transfer_price(asked, pool, model) for pool in pools),
+        port_bytes_per_s=tuple(link.p2p_bytes_per_s * pool.tp for pool in pools),
+        first_token_at_decode=asked.first_token == "decode",
+        view_age_ns=seconds_to_ns(asked.view_age_s),
+    )
+
+
+def _transfer_price(asked: Handoff, pool: Pool, model: ModelSpec) -> TransferPrice:
+    """Price transfers to a pool, whose every GPU gets its own part of the KV."""
+    model = pool.engine.checkpoint(model)
+    dtype = pool.engine.kv_dtype or model.kv_dtype
+    parts = 2 * model.layer_count  # K and V; a latent cache is one message, but then of both
+    by_block = asked.messages == "per-block"
+    return TransferPrice(
+        bytes_per_token=model.kv_bytes_per_token(pool.tp, dtype) * pool.tp,
+        fixed_bytes=model.state_bytes_per_sequence(pool.tp) * pool.tp,
+        messages_per_block=parts if by_block else 0,
+        messages=0 if by_block else parts,
+        message_s=asked.message_s,
+    )
 
 
 def _place(

@@ -76,6 +76,11 @@ class Clock:
             due = min(due, other)
         return due
 
+    def jump(self, time_ns: int) -> None:
+        """Let it be `time_ns` [ns] at once; nothing may be due before."""
+        self.now = time_ns
+        self.env._now = time_ns
+
     def run(self, until: simpy.Event | None = None) -> None:
         """Handle event after event until `until` has been, or until there are none left.
 

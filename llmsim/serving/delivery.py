@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
+from llmsim.core.errors import InvariantError
 from llmsim.serving.draft import DROP, FINISH, Draft
-from llmsim.serving.request import DECODE, FINISHING, PARKED, PREFILL, WAITING, Request
+from llmsim.serving.request import DECODE, FINISHING, HANDED, PARKED, PREFILL, WAITING, Request
 from llmsim.serving.stretch import Stretch
+
+
+def _nobody_hands_over(request: Request, outcome: str) -> None:
+    raise InvariantError(f"request {request.view.index} was never handed over")
 
 
 class Delivery:
@@ -33,6 +39,12 @@ class Delivery:
         Requests whose clients have left, with their outcome.
     unticked : list of Request
         Members of the cohort that have not had a tick yet.
+    hand_over : callable or None
+        Called with a request whose prompt is computed, where others decode it.
+    drop_handed : callable
+        Called with such a request and an outcome when its client leaves in the same call.
+    arrived : deque of Request
+        Requests whose KV has come from another replica and who have no seat yet.
     stalled : bool
         The cohort has sat out a step since its latest tick.
     """
@@ -46,7 +58,10 @@ class Delivery:
         "_meter",
         "_on_end",
         "_stretch",
+        "arrived",
         "completing",
+        "drop_handed",
+        "hand_over",
         "leaving",
         "pending",
         "stalled",
@@ -73,7 +88,10 @@ class Delivery:
         self.pending: list[Request] = []
         self.leaving: list[tuple[Request, str]] = []
         self.unticked: list[Request] = []
+        self.arrived: deque[Request] = deque()
         self.stalled = False
+        self.hand_over: Callable[[Request], None] | None = None
+        self.drop_handed: Callable[[Request, str], None] = _nobody_hands_over
 
     def emit_first(self, request: Request, end_ns: int) -> None:
         """Note that a prefill gives its token at the end of its step [ns]."""
@@ -133,6 +151,81 @@ class Delivery:
                 missing += 1
         return missing
 
+    def tick_without_leaving(self, ticks: int, first: int, last: int, call_ns: int) -> int:
+        """Account for all ticks but the last, whose tokens no longer reach who is leaving.
+
+        Parameters
+        ----------
+        ticks : int
+            All but the last.
+        first, last : int [ns]
+            Gaps of the first and of the very last tick.
+        call_ns : int [ns]
+            When the last tick starts.
+
+        Returns
+        -------
+        int [tokens]
+            Tokens that do not reach anybody.
+        """
+        meter = self._meter
+        tick = self._cohort.tick
+        end = self._draft.tick_end_ns
+        if ticks:
+            gap = self._stretch.gap_at(ticks - 1)
+            if gap > meter.slo:
+                meter.exceeded(ticks, first, self._stretch.gap_at)
+            meter.ticked(tick + ticks - 1, gap)
+            end = call_ns
+        return self.miss_token(tick + ticks, end, last)
+
+    def tick_unevenly(self, count: int, start_ns: int, end_ns: int, gap_ns: int) -> int:
+        """Account for one tick whose members have waited unequally long for their token.
+
+        Parameters
+        ----------
+        count : int
+            Members.
+        start_ns, end_ns : int [ns]
+            Of the step.
+        gap_ns : int [ns]
+            Of those who have had a token in the step before.
+
+        Returns
+        -------
+        int [tokens]
+            Tokens of the members whose gaps are recorded one by one.
+        """
+        meter = self._meter
+        draft = self._draft
+        late = draft.late
+        gap = end_ns - draft.tick_end_ns if self.stalled else gap_ns
+        self.stalled = False
+        tick = self._cohort.tick
+        missing = 0
+        if self.leaving and self._lookahead:
+            missing = self.miss_token(tick, draft.tick_end_ns, gap)
+        regular = count - len(late)
+        if regular:
+            if gap > meter.slo:
+                meter.over += 1
+            meter.ticked(tick, gap)
+            row = (start_ns, start_ns, 1, regular, 0, 0, 0, 0, 0, gap, gap, 0)  # gaps alone
+            meter.log(row)
+        for request in late:
+            lone = end_ns - request.last_token_ns
+            if request.missed_gap_ns:
+                request.missed_gap_ns = lone
+                meter.itl.add(lone)  # taken back when it has left
+                continue
+            meter.lone_gap(request, lone)
+            request.last_token_ns = end_ns
+            request.itl_over_at_join = meter.over
+            request.join_tick = tick + 1
+        alone = len(late) - missing
+        late.clear()
+        return alone
+
     def settle(self, now: int, exec_end_ns: int) -> None:
         """Deliver outputs, seat the prefilled among the decodes, let the finished go."""
         if self.pending:
@@ -163,10 +256,11 @@ class Delivery:
                     self._finish(request, request.last_token_ns)
         if self.leaving:
             self._let_go(now)
+        if self.arrived:
+            self._seat_arrived()
 
     def _seat_completed(self, done: list[Request]) -> None:
         """Prefills whose step ran (or runs) become decodes, or are done with one token."""
-        cohort = self._cohort
         stalled = self.stalled
         for request in self.completing:
             if request.state != PREFILL:
@@ -175,18 +269,38 @@ class Delivery:
             if request.generated >= request.output:
                 done.append(request)
                 continue
-            request.state = DECODE
-            path = request.path
-            if path and path[-1][0].slot is not None:
-                path[-1][0].writer = request  # lookups ask for the blocks it is writing
-            request.itl_over_at_join = self._meter.over
-            cohort.join(request)
+            if self.hand_over is not None:
+                del self._draft.running_set[request]
+                self.hand_over(request)
+                continue
+            self._join(request)
             if stalled:
                 self._draft.late.append(request)
             else:
                 self.unticked.append(request)
         self.completing = []
         self._stretch.anchored = False
+
+    def _join(self, request: Request) -> None:
+        request.state = DECODE
+        path = request.path
+        if path and path[-1][0].slot is not None:
+            path[-1][0].writer = request  # lookups ask for the blocks it is writing
+        request.itl_over_at_join = self._meter.over
+        self._cohort.join(request)
+
+    def _seat_arrived(self) -> None:
+        """Let those decode whose KV has come, as far as there are seats."""
+        draft = self._draft
+        arrived = self.arrived
+        while arrived and draft.has_seat():
+            request = arrived.popleft()
+            if request.ended:
+                continue
+            draft.take_seat(request)
+            self._join(request)
+            draft.late.append(request)
+            self._stretch.anchored = False
 
     def _finish(self, request: Request, time_ns: int) -> None:
         # a request may lose its KV to a preemption while its last token is on the way
@@ -209,6 +323,9 @@ class Delivery:
                 continue  # all its tokens are computed; it ends as finished
             if state == WAITING:  # preempted meanwhile
                 self.withdraw(request, outcome, now)
+                continue
+            if state == HANDED:  # in this very call
+                self.drop_handed(request, outcome)
                 continue
             self._remove_running(request, state, now)
             request.ended = True

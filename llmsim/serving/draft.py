@@ -8,13 +8,14 @@ when KV runs out or the budget does not reach everybody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
+from llmsim.core.errors import InvariantError
 from llmsim.kvcache import NO_MATCH, CountLedger, Match, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.policies.rules import EngineRules
 from llmsim.serving.cohort import Cohort
+from llmsim.serving.config import EngineConfig
 from llmsim.serving.meter import Meter
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.request import DECODE, FINISHING, PARKED, PREFILL, WAITING, Request
@@ -25,51 +26,6 @@ PREEMPT: Final = 3
 FINISH: Final = 4
 DROP: Final = 5
 """The last five: kinds of decision in the digest."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """Settings of one engine instance.
-
-    Parameters
-    ----------
-    max_num_seqs : int [requests]
-        Most requests that run at a time.
-    max_num_batched_tokens : int [tokens]
-        Most tokens computed in a step.
-    max_model_len : int [tokens]
-        Longest prompt plus output.
-    block_tokens : int [tokens]
-        Tokens per KV block.
-    kv_blocks : int [blocks]
-        Usable KV blocks.
-    prefix_caching, chunked_prefill : bool
-    chunk_limit_tokens : int [tokens]
-        Most tokens of one prompt per step (vLLM: long_prefill_token_threshold); 0 for no limit.
-    watermark_blocks : int [blocks]
-        Free blocks that an admission must leave, unless nothing runs.
-    reserve_prompt : bool
-        Admit only if the whole known text would fit, not just its first chunk.
-    lookahead : int
-        0: plan a step when the one before has ended. 1: plan it while that one runs.
-    fast_forward : bool
-        Merge steps whose composition does not change; exact either way.
-    rules : EngineRules
-    """
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    block_tokens: int
-    kv_blocks: int
-    prefix_caching: bool
-    chunked_prefill: bool
-    chunk_limit_tokens: int
-    watermark_blocks: int
-    reserve_prompt: bool
-    lookahead: int
-    fast_forward: bool
-    rules: EngineRules
 
 
 class Step:
@@ -120,6 +76,10 @@ class Step:
         self._draft.admit_waiting(whole_prompts)
 
 
+def _nobody_hands_over(request: Request, hit_tokens: int, blocks: int) -> None:
+    raise InvariantError(f"request {request.view.index} comes from nowhere")
+
+
 class Draft:
     """The step under construction, and the mechanisms that build it.
 
@@ -137,6 +97,9 @@ class Draft:
         Members of the cohort whose next gap differs from everybody else's.
     tick_end_ns : int [ns]
         When the latest scheduled tick of the cohort has run.
+    pull : callable
+        Called with (request, tokens that are here, blocks to move) when room was made for KV that
+        is on another replica.
     blocked_on_writer : bool
         The head of the queue may fit once a running request has published more blocks.
     """
@@ -174,6 +137,7 @@ class Draft:
         "preempted",
         "preemptions",
         "prefilling",
+        "pull",
         "running_set",
         "seats",
         "tick_end_ns",
@@ -216,6 +180,7 @@ class Draft:
         self.preempted: list[Request] = []
         self._budget = config.max_num_batched_tokens
         self._block_ring = cohort.block_ring
+        self.pull: Callable[[Request, int, int], None] = _nobody_hands_over
         self.begin(0)
 
     def begin(self, now: int) -> None:
@@ -428,6 +393,10 @@ class Draft:
             request = line.head()
             if request is None:
                 return
+            if request.lease is not None:
+                if self._make_room(request):
+                    continue
+                return
             known = request.prompt + request.generated
             view = request.view
             match = NO_MATCH
@@ -455,10 +424,46 @@ class Draft:
             self._seat(request, hit)
             self._compute(request, hit, tokens)
 
+    def _make_room(self, request: Request) -> bool:
+        """Take blocks for KV that another replica has computed, and have it pulled, if it fits."""
+        ledger = self.ledger
+        size = self._size
+        tokens = request.prompt
+        match = NO_MATCH
+        if ledger.caches and request.view.segments is not None:
+            match = ledger.match(request, tokens + 1)
+        blocks = -(-tokens // size)
+        room = ledger.free - (self._watermark if self.running_set else 0)
+        if blocks + match.unreferenced - match.blocks > room:
+            self._blocked(request, match)
+            return False
+        self.line.pop()
+        if match.blocks:
+            ledger.hold(request, match)
+        ledger.take(blocks - match.blocks)
+        request.computed = tokens
+        if request.queued_ns < self.now:
+            self.meter.waited(request.queued_ns, self.now)
+        self.decisions.extend((ADMIT, request.view.index, self.now))
+        self.pull(request, match.blocks * size, blocks - match.blocks)
+        return True
+
     def _blocked(self, request: Request, match: Match) -> None:
         ledger = self.ledger
         if isinstance(ledger, PrefixLedger) and ledger.may_grow(request, match):
             self.blocked_on_writer = True
+
+    def has_seat(self) -> bool:
+        """Whether one more request may run."""
+        return len(self.running_set) < self._max_seqs
+
+    def take_seat(self, request: Request) -> None:
+        """Let a request run whose prompt's KV is here; its blocks are taken."""
+        request.seat = self.seats
+        self.seats += 1
+        self.running_set[request] = None
+        if self.ledger.caches and request.view.segments is not None:
+            self.ledger.register(request, request.computed)
 
     def _seat(self, request: Request, hit: int) -> None:
         now = self.now

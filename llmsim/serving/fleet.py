@@ -10,6 +10,7 @@ from typing import Final
 
 import simpy
 
+from llmsim.core.errors import InvariantError
 from llmsim.core.integers import packed
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.policies.views import RequestView
@@ -17,6 +18,7 @@ from llmsim.results.columns import OUTCOMES
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
+from llmsim.serving.handoff import Handoff
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import WAITING, Request
 from llmsim.serving.wake import Wake
@@ -69,6 +71,8 @@ class Fleet:
     ) -> None:
         self.clock = clock
         self.replicas: list[Replica] = []
+        self.doors: list[Replica] = []
+        self.handoff: Handoff | None = None
         self.done = clock.env.event()
         self.arrived = 0
         self.ended = 0
@@ -101,9 +105,17 @@ class Fleet:
 
     # --- arrivals ---------------------------------------------------------------------------
 
-    def start(self, replicas: list[Replica]) -> None:
-        """Schedule the first arrival (of every slot, in a closed loop)."""
+    def start(self, replicas: list[Replica], doors: list[Replica]) -> None:
+        """Schedule the first arrival (of every slot, in a closed loop).
+
+        Parameters
+        ----------
+        replicas : list of Replica
+        doors : list of Replica
+            Those that take arrivals, in the order of the router's indices.
+        """
         self.replicas = replicas
+        self.doors = doors
         self._replica_hashes = [hashlib.blake2b(digest_size=16) for _ in replicas]
         if not self._next_chunk():
             self._exhausted = True
@@ -177,7 +189,7 @@ class Fleet:
             return None
         chosen = self._choose(view)
         self._routes.append(chosen)
-        replica = self.replicas[chosen]
+        replica = self.doors[chosen]
         refusal = self._refusal(request, replica)
         if refusal is not None:
             request.replica = replica
@@ -194,15 +206,14 @@ class Fleet:
 
     def _refusal(self, request: Request, replica: Replica) -> str | None:
         """Say why a replica cannot take a request; clip an output that would be too long."""
-        config = replica.config
-        room = config.max_model_len - request.prompt
+        port = replica.port
+        room = port.longest_tokens() - request.prompt
         if room < 1:
             return "rejected"
         if request.output > room:
             request.output = room
             self.truncated += 1
-        needed = -(-(request.prompt + request.output - 1) // config.block_tokens)
-        return "unservable" if needed > config.kv_blocks else None
+        return None if port.can_ever_hold(request) else "unservable"
 
     # --- clients ----------------------------------------------------------------------------
 
@@ -270,10 +281,12 @@ class Fleet:
 
     def on_end(self, request: Request, outcome: str, time_ns: int) -> None:
         """Record a request that ended on a replica."""
-        index = -1 if request.replica is None else request.replica.index
-        self._board.change(index, -1, time_ns)
+        replica = request.replica
+        if replica is None or replica.board is None:
+            raise InvariantError(f"request {request.view.index} ended nowhere")
+        replica.board.change(replica.slot, -1, time_ns)
         self._caller_ns = time_ns
-        self._caller = index
+        self._caller = replica.index
         self._live.discard(request)
         self._row(request, outcome, time_ns)
         if self._loop is not None:
@@ -328,6 +341,9 @@ class Fleet:
         for replica, digest in zip(self.replicas, self._replica_hashes, strict=True):
             digest.update(packed(replica.decisions))
             replica.decisions.clear()
+        if self.handoff is not None:
+            self._routes += self.handoff.routes
+            self.handoff.routes.clear()
         self._route_hash.update(packed(self._routes))
         self._routes.clear()
 

@@ -18,14 +18,25 @@ from llmsim.costmodel.roofline import RooflineCost
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy, VllmBatching
 from llmsim.results.facts import ReplicaFacts
+from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import CALL_PRIORITY, Clock
 from llmsim.serving.cohort import Cohort
+from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
-from llmsim.serving.draft import Draft, EngineConfig, Step
+from llmsim.serving.draft import Draft, Step
 from llmsim.serving.meter import Meter
+from llmsim.serving.port import Port
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.record import CallRecord
-from llmsim.serving.request import DECODE, FINISHING, PROBE, WAITING, Request, identity_of
+from llmsim.serving.request import (
+    DECODE,
+    FINISHING,
+    HANDED,
+    PROBE,
+    WAITING,
+    Request,
+    identity_of,
+)
 from llmsim.serving.stretch import Stretch
 from llmsim.serving.wake import Wake
 
@@ -97,9 +108,12 @@ class Replica:
         self._chunked_step = False
         self._stretch = Stretch(self.cohort, self._windowed)
         self._gap = 0  # gap of the first planned tick
-        self._delivery = Delivery(
+        self.delivery = Delivery(
             self.draft, self._stretch, config.block_tokens, config.lookahead, on_end
         )
+        self.board: LoadBoard | None = None
+        self.slot = index
+        self.port = Port(self)
         self._energy = energy
         self._active_uj = 0  # of the step under way, where it is not a stretch
         self._prefill_tokens = 0
@@ -156,13 +170,18 @@ class Replica:
 
         A request that still waits ends at once. For `called_now` see `enqueue`.
         """
+        if request.state >= HANDED:
+            self.port.drop(request, outcome)
+            return
         if request.state == WAITING:
+            if request.lease is not None:
+                request.lease.abandon(request)
             was_head = self.line.head() is request
-            self._delivery.withdraw(request, outcome, self.clock.now)
+            self.delivery.withdraw(request, outcome, self.clock.now)
             if was_head and self._merged:
                 self._cut(called_now)
             return
-        self._delivery.leaving.append((request, outcome))
+        self.delivery.leaving.append((request, outcome))
         if self._merged:
             self._cut(called_now)
 
@@ -176,13 +195,23 @@ class Replica:
         """Requests in the queue now."""
         return self.line.count
 
-    def kv_used_frac(self) -> float:
-        """Share of KV blocks in use now, inside a stretch too."""
-        used = self.config.kv_blocks - self.ledger.free
-        if self._merged:
+    def kv_blocks_used(self) -> int:
+        """Return the KV blocks in use now, inside a stretch too [blocks]."""
+        if self._ticks and not self._chunked_step:
+            # what the steps begun so far needed is taken now, not at the end of the stretch
             begun = self._stretch.ticks_before(self.clock.now, self._ticks, self._lookahead)
-            used += self.cohort.blocks_needed(begun) - self.draft.first_need
-        return used / self.config.kv_blocks
+            need = self.cohort.blocks_needed(begun)
+            self.ledger.take(need - self.draft.first_need)
+            self.draft.first_need = need
+        return self.config.kv_blocks - self.ledger.free
+
+    def look_again(self, called_now: bool = False) -> None:
+        """Have the scheduler called for what has just become possible here."""
+        if self._asleep:
+            self._asleep = False
+            self._call_at(self.clock.now)
+        elif self._merged:
+            self._cut(called_now)
 
     # --- the clock --------------------------------------------------------------------------
 
@@ -213,6 +242,7 @@ class Replica:
         self._call(self._call_ns)
         # a call that is next in the world anyway need not go through the event queue
         while not self._asleep and clock.next_ns() > self._call_ns:
+            clock.jump(self._call_ns)
             self._call(self._call_ns)
         if not self._asleep:
             self._call_at(self._call_ns)
@@ -224,13 +254,14 @@ class Replica:
         if self._ticks or self._chunked_step:
             self._account()
         cohort = self.cohort
-        delivery = self._delivery
+        delivery = self.delivery
         end = self._exec_end_ns
         if (
             delivery.completing
             or cohort.due <= cohort.tick
             or delivery.pending
             or delivery.leaving
+            or delivery.arrived
             or not cohort.count
         ):
             delivery.settle(now, end)
@@ -249,7 +280,7 @@ class Replica:
         cohort = self.cohort
         draft = self.draft
         meter = self.meter
-        delivery = self._delivery
+        delivery = self.delivery
         count = cohort.count
         logits = draft.logits
         active_uj = self._active_uj if self._chunked_step else 0
@@ -271,12 +302,14 @@ class Replica:
                     if more:
                         self.ledger.take(more)
             if delivery.stalled or draft.late:
-                logits += self._account_late(count)
+                logits += delivery.tick_unevenly(
+                    count, self._front_ns, self._exec_end_ns, self._gap
+                )
                 count = 0
             else:
                 tick = cohort.tick + ticks - 1
                 if delivery.leaving and self._lookahead:
-                    logits -= self._account_leaving(ticks - 1, first, last)
+                    logits -= delivery.tick_without_leaving(ticks - 1, first, last, self._call_ns)
                     self.meter.over += last > meter.slo
                 elif last > meter.slo:
                     meter.exceeded(ticks, first, self._stretch.gap_at)
@@ -304,63 +337,6 @@ class Replica:
         )
         self._ticks = 0
         self._chunked_step = False
-
-    def _account_leaving(self, ticks: int, first: int, last: int) -> int:
-        """Account for all ticks but the last, whose tokens no longer reach who is leaving.
-
-        Returns
-        -------
-        int [tokens]
-            Tokens that do not reach anybody.
-        """
-        meter = self.meter
-        tick = self.cohort.tick
-        if ticks:
-            gap = self._stretch.gap_at(ticks - 1)
-            if gap > meter.slo:
-                meter.exceeded(ticks, first, self._stretch.gap_at)
-            meter.ticked(tick + ticks - 1, gap)
-        end = self._call_ns if ticks else self.draft.tick_end_ns  # the last tick starts now
-        return self._delivery.miss_token(tick + ticks, end, last)
-
-    def _account_late(self, count: int) -> int:
-        """One tick in which members have waited unequally long for their token.
-
-        Returns
-        -------
-        int [tokens]
-            Tokens of the members whose gaps are recorded one by one.
-        """
-        meter = self.meter
-        delivery = self._delivery
-        late = self.draft.late
-        start, end = self._front_ns, self._exec_end_ns
-        gap = end - self.draft.tick_end_ns if delivery.stalled else self._gap
-        delivery.stalled = False
-        tick = self.cohort.tick
-        missing = 0
-        if delivery.leaving and self._lookahead:
-            missing = delivery.miss_token(tick, self.draft.tick_end_ns, gap)
-        regular = count - len(late)
-        if regular:
-            if gap > meter.slo:
-                meter.over += 1
-            meter.ticked(tick, gap)
-            row = (start, start, 1, regular, 0, 0, 0, 0, 0, gap, gap, 0)  # no time: gaps alone
-            meter.log(row)
-        for request in late:
-            lone = end - request.last_token_ns
-            if request.missed_gap_ns:
-                request.missed_gap_ns = lone
-                meter.itl.add(lone)  # taken back when it has left
-                continue
-            meter.lone_gap(request, lone)
-            request.last_token_ns = end
-            request.itl_over_at_join = meter.over
-            request.join_tick = tick + 1
-        alone = len(late) - missing
-        late.clear()
-        return alone
 
     # --- launch -----------------------------------------------------------------------------
 
@@ -395,7 +371,7 @@ class Replica:
             self._call_ns = self._exec_end_ns
         elif self.draft.preempted:
             self._call_ns = now  # everybody lost their KV; the queue is looked at next
-        elif self.running_set or self.line.count:
+        elif (self.running_set or self.line.count) and not self.port.expected:
             raise InvariantError(
                 f"replica {self.index} has {self.running} running and {self.waiting} waiting "
                 "requests but its batching policy planned nothing"
@@ -427,13 +403,13 @@ class Replica:
         self._ticks = 1 if decoding else 0
         self._chunked_step = True
         if cohort.count and not decoding:
-            self._delivery.sit_out()
+            self.delivery.sit_out()
         self._kv_used = self._kv_blocks - self.ledger.free
         total = 0
         for request, tokens, _ in chunks:
             total += tokens
             if request.computed == request.prompt + request.generated:
-                self._delivery.emit_first(request, end)
+                self.delivery.emit_first(request, end)
         self._prefill_tokens = total
         self._exec_end_ns = end
         self._call_ns = front if self._lookahead else end
@@ -443,7 +419,7 @@ class Replica:
         cohort = self.cohort
         draft = self.draft
         stretch = self._stretch
-        delivery = self._delivery
+        delivery = self.delivery
         if not stretch.anchored or cohort.padded > stretch.line.until_tokens:
             stretch.anchor(front, self.cost.decode_line(cohort.count, cohort.padded))
         stretch.launch(front)

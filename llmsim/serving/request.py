@@ -8,6 +8,7 @@ from llmsim.kvcache import Holder
 from llmsim.policies.views import RequestView
 
 if TYPE_CHECKING:
+    from llmsim.serving.handoff import Lease
     from llmsim.serving.replica import Replica
 
 
@@ -30,6 +31,8 @@ class Request(Holder):
         Cohort bookkeeping, see `Cohort`.
     missed_gap_ns : int [ns]
         Gap before a token that was on the way when the client left; 0 if there is none.
+    lease : Lease or None
+        Its KV on the replica that has computed its prompt, until it is pulled from there.
     """
 
     __slots__ = (
@@ -46,6 +49,7 @@ class Request(Holder):
         "itl_over_at_join",
         "join_tick",
         "last_token_ns",
+        "lease",
         "missed_gap_ns",
         "output",
         "preemptions",
@@ -87,6 +91,7 @@ class Request(Holder):
         self.queued_ns = view.arrival_ns
         self.ended = False
         self.replica: Replica | None = None
+        self.lease: Lease | None = None
 
 
 # States of a request inside a replica.
@@ -96,6 +101,10 @@ DECODE: Final = 2
 PARKED: Final = 3
 FINISHING: Final = 4
 """All tokens scheduled, the last one not yet delivered (lookahead 1)."""
+HANDED: Final = 5
+"""Its prompt is computed, its KV stays where it is until another replica pulls it."""
+LOADING: Final = 6
+"""Its KV is on the way, or has come and waits for a seat."""
 
 PROBE = RequestView(0, 0, 1, -1, -1, 0, None)
 """Nobody's request; asks a batching policy whether it ranks requests at all."""

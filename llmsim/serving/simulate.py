@@ -20,8 +20,9 @@ from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import Clock
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 from llmsim.serving.fleet import ClientRules, Fleet
+from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.meter import NEVER
 from llmsim.serving.replica import Replica
 from llmsim.workload.chunk import Workload
@@ -42,6 +43,8 @@ class PoolPlan:
         Returns a fresh batching policy; called once per replica.
     energy : ActiveEnergy or None
         What steps take above idle power; None where that is not known.
+    role : str
+        ``mixed``, ``prefill`` or ``decode``.
     """
 
     facts: PoolFacts
@@ -49,6 +52,7 @@ class PoolPlan:
     config: EngineConfig
     batching: Callable[[], BatchingPolicy]
     energy: ActiveEnergy | None = None
+    role: str = "mixed"
 
 
 def simulate(
@@ -59,6 +63,7 @@ def simulate(
     *,
     seed: int = 0,
     view_age_ns: int = 0,
+    handoff: HandoffPlan | None = None,
     clients: ClientRules | None = None,
     itl_slo_ns: int = NEVER,
     progress: Callable[[int, int | None], None] | None = None,
@@ -78,6 +83,8 @@ def simulate(
         For the policies' own streams; the workload has drawn its own.
     view_age_ns : int [ns]
         How old the router's view of the loads is.
+    handoff : HandoffPlan or None
+        How requests get from prefill to decode replicas; needed if there are such pools.
     clients : ClientRules
     itl_slo_ns : int [ns]
         Objective for the gap between tokens, counted per request.
@@ -90,8 +97,8 @@ def simulate(
         With `interrupted` set, and valid up to that point, after Ctrl-C.
     """
     clock = Clock()
-    replica_count = sum(pool.facts.replicas for pool in pools)
-    board = LoadBoard(clock, replica_count, view_age_ns)
+    door_count = sum(pool.facts.replicas for pool in pools if pool.role != "decode")
+    board = LoadBoard(clock, door_count, view_age_ns)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
     replicas: list[Replica] = []
@@ -112,12 +119,39 @@ def simulate(
                 )
             )
             names.append(pool.facts.name)
+    doors = [replica for replica in replicas if pools[replica.pool].role != "decode"]
+    for slot, replica in enumerate(doors):
+        replica.board, replica.slot = board, slot
+    if handoff is not None:
+        fleet.handoff = _connect(clock, handoff, pools, replicas, fleet, seed)
     with _quiet_collector(), _ctrl_c(fleet.stop):
-        fleet.start(replicas)
+        fleet.start(replicas, doors)
         clock.run(until=fleet.done)
     if fleet.stopped:
         fleet.close()
     return _facts(pools, workload, fleet, replicas, names, fleet.stopped)
+
+
+def _connect(
+    clock: Clock,
+    plan: HandoffPlan,
+    pools: Sequence[PoolPlan],
+    replicas: Sequence[Replica],
+    fleet: Fleet,
+    seed: int,
+) -> Handoff:
+    """Let prefill replicas hand their requests over to decode replicas."""
+    targets = [replica for replica in replicas if pools[replica.pool].role == "decode"]
+    board = LoadBoard(clock, len(targets), plan.view_age_ns)
+    plan.router.start(board, stream(seed, "handoff"))
+    handoff = Handoff(clock, plan, replicas, targets, board, fleet.on_end)
+    for slot, replica in enumerate(targets):
+        replica.board, replica.slot = board, slot
+        replica.port.connect(handoff, gives=False)
+    for replica in replicas:
+        if pools[replica.pool].role == "prefill":
+            replica.port.connect(handoff, gives=True)
+    return handoff
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from llmsim.policies.batching import VllmBatching
 from llmsim.policies.rules import ENGINE_RULES
 from llmsim.policies.views import RequestView
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request

@@ -11,7 +11,7 @@ import pytest
 from replay import Ask, Bench, RecordedClock, WatchedBatching
 
 from llmsim.policies.rules import ENGINE_RULES
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 
 MS = 1_000_000
 

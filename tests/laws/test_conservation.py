@@ -20,7 +20,7 @@ from llmsim.serving.request import FINISHING
 @laws(20)
 @given(data=st.data())
 def test_every_request_ends_once_and_in_order(batching, routing, data):
-    world = data.draw(worlds(batching=batching, routing=routing, turns=True))
+    world = data.draw(worlds(batching=batching, routing=routing, turns=True, handoff=None))
     ran = run(world)
     assert [row.request for row in ran.rows] == list(range(len(world.jobs)))
     assert ran.facts.requests == len(world.jobs)
@@ -35,7 +35,7 @@ def test_every_request_ends_once_and_in_order(batching, routing, data):
         if job.failed:
             assert (row.replica, row.pool, row.output_tokens) == (-1, -1, 0)
         else:
-            assert 0 <= row.replica < world.replicas
+            assert 0 <= row.replica < world.replicas + world.decoders
         if job.abort_ns < 0 and not world.timeout_ns and not job.failed:
             assert row.ended_as == "finished"  # the pool takes each of them alone
     assert ran.facts.end_ns == max(row.end_ns for row in ran.rows)
@@ -46,7 +46,7 @@ def test_every_request_ends_once_and_in_order(batching, routing, data):
 @laws(40)
 @given(data=st.data())
 def test_causes_come_before_effects(batching, lookahead, data):
-    world = data.draw(worlds(batching=batching, lookahead=lookahead))
+    world = data.draw(worlds(batching=batching, lookahead=lookahead, handoff=None))
     ran = run(world)
     for row, job in zip(ran.rows, world.jobs, strict=True):
         if not world.in_flight:

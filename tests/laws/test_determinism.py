@@ -57,7 +57,7 @@ def busy(routing: str, **given) -> World:
 
 
 @laws(40)
-@given(world=worlds(turns=True))
+@given(world=worlds(turns=True, handoff=None))
 def test_twice_in_one_process(world):
     one, other = run(world), run(world)
     assert one.facts.digest == other.facts.digest

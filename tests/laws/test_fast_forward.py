@@ -63,7 +63,7 @@ def assert_same(world: World, **given) -> None:
 @laws(25)
 @given(data=st.data())
 def test_for_every_batching_and_price(batching, cost, data):
-    assert_same(data.draw(worlds(batching=batching, cost=cost, turns=True)))
+    assert_same(data.draw(worlds(batching=batching, cost=cost, turns=True, handoff=None)))
 
 
 @pytest.mark.parametrize("routing", ROUTING.names())
@@ -71,14 +71,14 @@ def test_for_every_batching_and_price(batching, cost, data):
 @laws(30)
 @given(data=st.data())
 def test_for_every_routing(routing, lookahead, data):
-    assert_same(data.draw(worlds(routing=routing, lookahead=lookahead, most=20)))
+    assert_same(data.draw(worlds(routing=routing, lookahead=lookahead, most=20, handoff=None)))
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])
 @laws(40)
 @given(data=st.data())
 def test_when_clients_leave(lookahead, data):
-    assert_same(data.draw(worlds(lookahead=lookahead, clients_leave=True)))
+    assert_same(data.draw(worlds(lookahead=lookahead, clients_leave=True, handoff=None)))
 
 
 @pytest.fixture(scope="module", params=["llama-3.1-8b", "mixtral-8x7b"])

@@ -23,7 +23,7 @@ WHOLE = {"round", "flat", "steep", "tile 16", "knee", "window"}
 @laws(60)
 @given(data=st.data())
 def test_rows_equal_a_count_token_by_token(batching, lookahead, data):
-    check(data.draw(worlds(batching=batching, lookahead=lookahead, turns=True)))
+    check(data.draw(worlds(batching=batching, lookahead=lookahead, turns=True, handoff=None)))
 
 
 def check(world: World) -> None:

@@ -89,11 +89,13 @@ def worlds(
     lookahead: int | None = None,
     clients_leave: bool | None = None,
     turns: bool = False,
+    handoff: bool | None = False,
     most: int = 14,
 ) -> World:
     """A world in which much happens at once.
 
     `clients_leave`: whether they do; `turns`: whether later prompts may hold generated text;
+    `handoff`: whether prompts are computed by some replicas for others, None for now and then;
     `most`: requests.
     """
     count = draw(st.integers(1, most))
@@ -108,6 +110,7 @@ def worlds(
     watermark = draw(st.sampled_from([0, 0, 0, 1, 3]))
     closed = draw(st.integers(0, 4)) == 4
     replicas = draw(st.sampled_from([1, 1, 1, 2, 4]))
+    split = draw(st.integers(0, 2)) == 2 if handoff is None else handoff
     world = World(
         jobs=made,
         cost=cost or draw(st.sampled_from(sorted(COSTS))),
@@ -133,6 +136,10 @@ def worlds(
         slo_ns=draw(st.sampled_from([NEVER, 6 * MS, 3 * MS, 1])),
         in_flight=draw(st.integers(1, 4)) if closed else 0,
         think_ns=draw(st.sampled_from([0, 5 * MS])) if closed else 0,
+        decoders=draw(st.sampled_from([1, 1, 2, 3])) if split else 0,
+        port_bytes_per_s=draw(st.sampled_from([1e12, 1e9, 2e8, 3e7])) if split else 1e9,
+        message_ns=draw(st.sampled_from([0, 1, MS])) if split else 0,
+        late_first_token=draw(st.booleans()) if split else False,
     )
     if turns and not closed:
         extra = draw(

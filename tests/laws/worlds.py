@@ -21,8 +21,9 @@ from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
 from llmsim.results.store import RequestSink
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 from llmsim.serving.fleet import ClientRules
+from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.meter import NEVER
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
@@ -158,6 +159,10 @@ class World:
     in_flight: int = 0
     think_ns: int = 0
     chunk_rows: int = 7
+    decoders: int = 0
+    port_bytes_per_s: float = 1e9
+    message_ns: int = 0
+    late_first_token: bool = False
 
     def __repr__(self) -> str:
         return _short(self)
@@ -178,6 +183,15 @@ class World:
             fast_forward=fast_forward,
             rules=ENGINE_RULES[self.rules],
         )
+
+    def handoff(self) -> HandoffPlan | None:
+        """From `replicas` that compute prompts to `decoders` that do the rest; 10 kB a token."""
+        if not self.decoders:
+            return None
+        price = TransferPrice(1e4, 0.0, 1.0, 0.0, self.message_ns / 1e9)
+        ports = (self.port_bytes_per_s, self.port_bytes_per_s)
+        router = ROUTING.get("least-loaded")()
+        return HandoffPlan(router, (price, price), ports, self.late_first_token, self.view_age_ns)
 
     def policy(self) -> Any:
         kind = BATCHING.get(self.batching)
@@ -271,24 +285,32 @@ def run(
         return gather(*given)
 
     gather = simulate_module._facts
-    facts = PoolFacts(
-        "main", world.replicas, "h100-sxm", 1, world.kv_blocks, world.block_tokens, 2.0, "-"
-    )
-    plan = simulate_module.PoolPlan(
-        facts, cost or COSTS[world.cost], world.engine(fast_forward), policy or world.policy
-    )
-    sink = RequestSink(("main",), ())
+    sizes = {"mixed": world.replicas}
+    if world.decoders:
+        sizes = {"prefill": world.replicas, "decode": world.decoders}
+    plans = [
+        simulate_module.PoolPlan(
+            PoolFacts(role, size, "h100-sxm", 1, world.kv_blocks, world.block_tokens, 2.0, "-"),
+            cost or COSTS[world.cost],
+            world.engine(fast_forward),
+            policy or world.policy,
+            role=role,
+        )
+        for role, size in sizes.items()
+    ]
+    sink = RequestSink(tuple(sizes), ())
     with (
         patch.object(simulate_module, "Replica", watch),
         patch.object(simulate_module, "_facts", keep),
     ):
         told = simulate_module.simulate(
-            [plan],
+            plans,
             Traffic(world),
             router or ROUTING.get(world.routing)(),
             sink,
             seed=seed,
             view_age_ns=world.view_age_ns,
+            handoff=world.handoff(),
             clients=ClientRules(timeout_ns=world.timeout_ns),
             itl_slo_ns=world.slo_ns,
         )

@@ -15,7 +15,7 @@ from llmsim_kernels.engine.scheduler import EngineSettings
 
 from llmsim.policies.batching import VllmBatching
 from llmsim.policies.rules import ENGINE_RULES
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch

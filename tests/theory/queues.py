@@ -18,7 +18,7 @@ from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING
 from llmsim.results.columns import RAW_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
 from llmsim.results.store import RequestSink
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 from llmsim.serving.simulate import PoolPlan, simulate
 from llmsim.workload.chunk import RequestChunk
 

@@ -1,0 +1,52 @@
+"""The settings of one engine instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsim.policies.rules import EngineRules
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of one engine instance.
+
+    Parameters
+    ----------
+    max_num_seqs : int [requests]
+        Most requests that run at a time.
+    max_num_batched_tokens : int [tokens]
+        Most tokens computed in a step.
+    max_model_len : int [tokens]
+        Longest prompt plus output.
+    block_tokens : int [tokens]
+        Tokens per KV block.
+    kv_blocks : int [blocks]
+        Usable KV blocks.
+    prefix_caching, chunked_prefill : bool
+    chunk_limit_tokens : int [tokens]
+        Most tokens of one prompt per step (vLLM: long_prefill_token_threshold); 0 for no limit.
+    watermark_blocks : int [blocks]
+        Free blocks that an admission must leave, unless nothing runs.
+    reserve_prompt : bool
+        Admit only if the whole known text would fit, not just its first chunk.
+    lookahead : int
+        0: plan a step when the one before has ended. 1: plan it while that one runs.
+    fast_forward : bool
+        Merge steps whose composition does not change; exact either way.
+    rules : EngineRules
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_tokens: int
+    kv_blocks: int
+    prefix_caching: bool
+    chunked_prefill: bool
+    chunk_limit_tokens: int
+    watermark_blocks: int
+    reserve_prompt: bool
+    lookahead: int
+    fast_forward: bool
+    rules: EngineRules

@@ -1,0 +1,263 @@
+"""From prefill to decode replicas: whose KV waits where, what moves over which link, and when.
+
+A prompt that has been computed on a prefill replica leaves it as a request whose KV stays behind
+under a *lease*. It is routed once more, to a decode replica, and waits in line there. When that
+replica has room it takes the blocks and pulls the KV; the lease ends with the last byte, and the
+request joins the decodes at the next call of the scheduler. So memory of the prefill replicas is
+the buffer between the two, and a link that is too thin fills it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmsim.core.errors import InvariantError
+from llmsim.core.units import NS_PER_S
+from llmsim.kvcache import Holder
+from llmsim.policies.routing import RoutingPolicy
+from llmsim.serving.board import LoadBoard
+from llmsim.serving.clock import Clock
+from llmsim.serving.flows import FLOW_PRIORITY, Flow, Flows
+from llmsim.serving.request import HANDED, LOADING, WAITING, Request
+from llmsim.serving.wake import Wake
+
+if TYPE_CHECKING:
+    from llmsim.serving.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class TransferPrice:
+    """What it takes to move a request's KV from one replica to another.
+
+    ``messages * message_s`` before the first byte, then bytes over the slower of the two ends,
+    shared with whoever else uses them.
+
+    Parameters
+    ----------
+    bytes_per_token : float [bytes/token]
+        KV of a token, all layers, on all GPUs of a replica together.
+    fixed_bytes : float [bytes]
+        State that does not grow with the prompt.
+    messages_per_block : float [messages/block]
+        Messages per KV block on one GPU; GPUs send side by side.
+    messages : float [messages]
+        Messages whatever the length.
+    message_s : float [s]
+        Of one message.
+    """
+
+    bytes_per_token: float
+    fixed_bytes: float
+    messages_per_block: float
+    messages: float
+    message_s: float
+
+    def lead_ns(self, blocks: int) -> int:
+        """Return what the messages for some blocks cost [ns]."""
+        count = self.messages + self.messages_per_block * blocks
+        return round(count * self.message_s * NS_PER_S)
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffPlan:
+    """How requests get from prefill to decode replicas.
+
+    Parameters
+    ----------
+    router : RoutingPolicy
+        A fresh instance; chooses among the decode replicas.
+    prices : tuple of TransferPrice
+        Of a transfer to a replica of each pool.
+    port_bytes_per_s : tuple of float [bytes/s]
+        Of one replica of each pool, one direction, all its GPUs together.
+    first_token_at_decode : bool
+        The client gets the first token when the KV has arrived, not when it is computed.
+    view_age_ns : int [ns]
+    """
+
+    router: RoutingPolicy
+    prices: tuple[TransferPrice, ...]
+    port_bytes_per_s: tuple[float, ...]
+    first_token_at_decode: bool
+    view_age_ns: int
+
+
+class Lease(Holder):
+    """KV blocks that stay on a replica after their request has left it.
+
+    Parameters
+    ----------
+    source : Replica
+    request : Request
+        Its bookkeeping of the source's ledger moves over to the lease.
+    flows : Flows
+        All transfers.
+
+    Attributes
+    ----------
+    tokens : int [tokens]
+        Whose KV the blocks hold.
+    flow : Flow or None
+        The transfer under way.
+    """
+
+    __slots__ = ("flow", "flows", "source", "tokens")
+
+    def __init__(self, source: Replica, request: Request, flows: Flows) -> None:
+        super().__init__()
+        self.source = source
+        self.flows = flows
+        self.tokens = request.computed
+        self.path = request.path
+        self.held = request.held
+        self.held_blocks = request.held_blocks
+        self.flow: Flow | None = None
+        request.path = request.held = None
+        request.held_blocks = 0
+
+    def abandon(self, request: Request) -> None:
+        """Give up the KV that a request has left behind; a transfer under way stops."""
+        request.lease = None
+        if self.flow is not None:
+            self.flows.cancel(self.flow)
+        self.source.port.take_back(self)
+
+
+class Handoff:
+    """The second half of a request's way through the fleet.
+
+    Parameters
+    ----------
+    clock : Clock
+    plan : HandoffPlan
+    replicas : sequence of Replica
+        All of the fleet.
+    targets : sequence of Replica
+        Those that decode, in the order of the router's indices.
+    board : LoadBoard
+        Of the targets.
+    on_drop : callable
+        Called with (request, outcome, time) when a request's client leaves on the way.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        plan: HandoffPlan,
+        replicas: Sequence[Replica],
+        targets: Sequence[Replica],
+        board: LoadBoard,
+        on_drop: Callable[[Request, str, int], None],
+    ) -> None:
+        self._clock = clock
+        self._prices = plan.prices
+        self._first_token_at_decode = plan.first_token_at_decode
+        self._targets = targets
+        self._board = board
+        self._choose = plan.router.choose
+        self._on_drop = on_drop
+        ports = [plan.port_bytes_per_s[replica.pool] for replica in replicas]
+        # even: what leaves a replica, odd: what comes in
+        self._flows = Flows(clock, [port for port in ports for _ in range(2)])
+        self.longest_tokens = min(target.config.max_model_len for target in targets)
+        # the smallest pool counts: the router may choose any
+        self._room_tokens = min(
+            target.config.kv_blocks * target.config.block_tokens for target in targets
+        )
+        self.bytes_moved = 0.0
+        self.routes: list[int] = []
+
+    def can_ever_hold(self, request: Request) -> bool:
+        """Whether every decode replica, empty, has the KV blocks that a request needs."""
+        return request.prompt + request.output - 1 <= self._room_tokens
+
+    def offer(self, request: Request, source: Replica) -> None:
+        """Take a request off a prefill replica, during a call there, as of the end of its step.
+
+        Parameters
+        ----------
+        request : Request
+        source : Replica
+        """
+        lease = Lease(source, request, self._flows)
+        request.lease = lease
+        request.state = HANDED
+        due = request.last_token_ns
+        # at this instant the replicas up to this one have had their call
+        passed = source.index if due <= self._clock.now else -1
+        wake = Wake(lambda _: self._route(request, lease, passed))
+        self._clock.at(wake, FLOW_PRIORITY, due)
+
+    def _route(self, request: Request, lease: Lease, passed: int) -> None:
+        if request.ended:
+            return
+        now = self._clock.now
+        chosen = self._choose(request.view)
+        self.routes.append(chosen)
+        target = self._targets[chosen]
+        source = lease.source
+        if source.board is not None:
+            source.board.change(source.slot, -1, now)
+        self._board.change(chosen, 1, now)
+        request.state = WAITING
+        request.queued_ns = now
+        target.enqueue(request, target.index <= passed)
+
+    def pull(self, request: Request, target: Replica, hit_tokens: int, blocks: int) -> None:
+        """Start to move a request's KV to the replica that has made room for it.
+
+        Parameters
+        ----------
+        request : Request
+        target : Replica
+        hit_tokens : int [tokens]
+            At the target already.
+        blocks : int [blocks]
+            To move.
+        """
+        lease = request.lease
+        if lease is None:
+            raise InvariantError(f"request {request.view.index} has left no KV behind")
+        request.state = LOADING
+        began = self._clock.now
+        price = self._prices[target.pool]
+        size = price.bytes_per_token * (lease.tokens - hit_tokens) + price.fixed_bytes
+
+        def arrived(_: Flow) -> None:
+            now = self._clock.now
+            self.bytes_moved += size
+            lease.source.port.take_back(lease)
+            request.lease = None
+            if self._first_token_at_decode:
+                request.first_token_ns = request.last_token_ns = now
+            target.port.kv_arrived(request, began == now)
+
+        lease.flow = self._flows.start(
+            (2 * lease.source.index, 2 * target.index + 1),
+            size,
+            arrived,
+            rank=request.view.index,
+            lead_ns=price.lead_ns(blocks),
+        )
+
+    def drop(self, request: Request, replica: Replica, outcome: str) -> None:
+        """End a request whose client leaves while its KV is left somewhere or on its way.
+
+        Parameters
+        ----------
+        request : Request
+        replica : Replica
+            Where it is, or where it was last.
+        outcome : str
+        """
+        now = self._clock.now
+        if request.first_token_ns > now:  # it was on the way
+            request.first_token_ns = request.last_token_ns = -1
+            request.generated = 0
+            replica.meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0))
+        request.ended = True
+        if request.lease is not None:
+            request.lease.abandon(request)
+        self._on_drop(request, outcome, now)

@@ -1,0 +1,91 @@
+"""Prompts on some replicas, decoding on others: nothing is lost between them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from world_strategies import laws, worlds
+from worlds import MS, Job, World, run
+
+from llmsim.policies import BATCHING
+
+
+@pytest.mark.parametrize("batching", BATCHING.names())
+@laws(60)
+@given(data=st.data())
+def test_every_block_comes_back(batching, data):
+    ran = run(data.draw(worlds(batching=batching, handoff=True, turns=True)))
+    for replica in ran.replicas:
+        replica.ledger.check()
+        assert replica.ledger.free == replica.config.kv_blocks
+        assert not replica.running
+        assert not replica.waiting
+
+
+@laws(60)
+@given(world=worlds(handoff=True, clients_leave=False))
+def test_prompts_here_outputs_there(world):
+    ran = run(world)
+    for row in ran.finished:
+        assert (row.replica < world.replicas) == (row.output_tokens == 1)
+    for replica in ran.replicas[: world.replicas]:
+        assert replica.cohort.tick == 0
+
+
+ONE = World((Job(0, 100, 3),), cost="round", decoders=1, port_bytes_per_s=1e9, message_ns=1000)
+# a prompt of 100 tokens: 5 ms + 100 x 20 us; its KV: 1 MB at 1 GB/s after 7 messages of 1 us; a
+# step of one decode: 5 ms + 20 us + 20 ns a token of context
+PREFILL_NS = 7 * MS
+TRANSFER_NS = MS + 7_000
+STEPS_NS = (5_020_000 + 101 * 20, 5_020_000 + 102 * 20)
+
+
+def test_by_hand():
+    (row,) = run(ONE).rows
+    assert row.first_token_ns == PREFILL_NS
+    assert row.end_ns == PREFILL_NS + TRANSFER_NS + sum(STEPS_NS)
+    assert row.itl_max_ns == TRANSFER_NS + STEPS_NS[0]
+    assert row.replica == 1
+
+
+def test_a_client_may_have_to_wait_for_the_kv():
+    (row,) = run(replace(ONE, late_first_token=True)).rows
+    assert row.first_token_ns == PREFILL_NS + TRANSFER_NS
+    assert row.itl_max_ns == max(STEPS_NS)
+
+
+def test_two_share_the_port_of_the_replica_that_sends():
+    two = replace(ONE, jobs=(Job(0, 100, 3), Job(0, 100, 3)), decoders=2, message_ns=0)
+    rows = run(two).rows
+    computed = 5 * MS + 200 * 20_000
+    assert {row.first_token_ns for row in rows} == {computed}
+    assert {row.end_ns for row in rows} == {computed + 2 * MS + sum(STEPS_NS)}
+    assert {row.replica for row in rows} == {1, 2}
+
+
+def test_a_link_that_is_too_thin_fills_the_memory_of_those_who_compute():
+    jobs = tuple(Job(0, 100, 2) for _ in range(20))
+    slow = World(jobs, decoders=1, port_bytes_per_s=1e8, kv_blocks=14)  # two prompts of 7 blocks
+    rows = run(slow).rows
+    # 1 MB each over 100 MB/s: the link, not the GPU, decides when the last prompt may start
+    assert rows[-1].scheduled_ns > 17 * 10 * MS
+    free = run(replace(slow, port_bytes_per_s=1e12)).rows
+    assert free[-1].scheduled_ns < 20 * 10 * MS / 2
+
+
+def test_who_leaves_on_the_way_gives_everything_back():
+    during = PREFILL_NS + TRANSFER_NS // 2
+    for at in (MS, PREFILL_NS - 1, PREFILL_NS, PREFILL_NS + 1, during, PREFILL_NS + TRANSFER_NS):
+        for lookahead in (0, 1):
+            world = replace(ONE, jobs=(Job(0, 100, 30, abort_ns=at),), lookahead=lookahead)
+            ran = run(world)
+            assert ran.rows[0].ended_as == "aborted"
+            assert all(replica.ledger.free == world.kv_blocks for replica in ran.replicas)
+
+
+def test_a_request_that_no_decode_replica_can_ever_hold_is_turned_away():
+    world = replace(ONE, jobs=(Job(0, 100, 200), Job(0, 100, 2)), kv_blocks=8)
+    assert [row.ended_as for row in run(world).rows] == ["unservable", "finished"]
