@@ -45,6 +45,8 @@ def named_things(data: Mapping[str, Any]) -> list[Complaint]:
         between = _mapping(pool).get("inter_node_link")
         found += _card((*at, "inter_node_link"), "link", between)
         found += _files(at, _mapping(pool))
+    link = _mapping(_mapping(data.get("fleet")).get("handoff")).get("link")
+    found += _card(("fleet", "handoff", "link"), "link", link)
     return [*found, *_files(("traffic",), _mapping(data.get("traffic")))]
 
 

@@ -24,6 +24,15 @@ RUNS = {
     ),
     "sessions": ("burstgpt", {"traffic.trace.limit": 3000, "fleet.routing": "session-sticky"}),
     "stepped": ("assistants", {"traffic.duration_s": 90, "engine.fast_forward": False}),
+    "handed over": (
+        "disaggregated",
+        {
+            "traffic.duration_s": 60,
+            "traffic.warmup_s": 0,
+            "traffic.timeout_s": 4,
+            "fleet.pools.decode.engine.kv_blocks": 6000,
+        },
+    ),
     "whole prompts": (
         "assistants",
         {"traffic.duration_s": 90, "fleet.pools.main.batching": "prefill-first"},

@@ -1,0 +1,82 @@
+"""From a scenario to what a transfer between replicas costs."""
+
+from __future__ import annotations
+
+import pytest
+
+import llmsim as ls
+from llmsim.serving.build import build_handoff
+from llmsim.specs import load_link
+
+POOLS = {
+    "prefill": {"role": "prefill", "gpu": "h100-sxm"},
+    "decode": {"role": "decode", "gpu": "h100-sxm"},
+}
+
+
+def scenario(model="llama-3.1-8b", pools=POOLS, **handoff):
+    return ls.Scenario.parse(
+        {
+            "llmsim": 1,
+            "name": "split",
+            "model": model,
+            "traffic": {
+                "arrivals": {"kind": "poisson", "rate_rps": 1},
+                "lengths": {"kind": "fixed", "prompt_tokens": 100, "output_tokens": 10},
+                "requests": 10,
+            },
+            "fleet": {"pools": pools, "handoff": handoff},
+        }
+    )
+
+
+def test_kv_of_a_token_over_one_port_per_gpu():
+    plan = build_handoff(scenario(link="ib-hdr"))
+    assert plan is not None
+    assert plan.prices[1].bytes_per_token == 2 * 8 * 128 * 2 * 32  # K and V, heads, bf16, layers
+    port = load_link("ib-hdr").p2p_bytes_per_s
+    assert plan.port_bytes_per_s == (port, port)
+
+
+def test_a_pool_of_wider_replicas_has_more_ports_and_the_same_kv():
+    pools = {**POOLS, "decode": {**POOLS["decode"], "tp": 4}}
+    plan = build_handoff(scenario(pools=pools))
+    assert plan is not None
+    assert plan.port_bytes_per_s[1] == 4 * plan.port_bytes_per_s[0]
+    assert plan.prices[0].bytes_per_token == plan.prices[1].bytes_per_token
+
+
+def test_a_latent_cache_goes_to_every_gpu():
+    prices = {}
+    for tp in (1, 8):
+        pools = {
+            name: {"role": name, "gpu": "h200-sxm", "tp": tp} for name in ("prefill", "decode")
+        }
+        plan = build_handoff(scenario("deepseek-v2-lite", pools))
+        assert plan is not None
+        prices[tp] = plan.prices[1].bytes_per_token
+    assert prices[8] == 8 * prices[1]
+
+
+def test_messages_by_block_or_by_layer():
+    by_block = build_handoff(scenario(message_s=2e-6))
+    by_layer = build_handoff(scenario(message_s=2e-6, messages="per-layer"))
+    assert by_block is not None
+    assert by_layer is not None
+    assert by_block.prices[1].lead_ns(125) == 125 * 64 * 2_000
+    assert by_layer.prices[1].lead_ns(125) == 64 * 2_000
+
+
+def test_without_such_pools_nothing_is_handed_over():
+    assert build_handoff(scenario(pools={"main": {"gpu": "h100-sxm"}})) is None
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_one_role_needs_the_other(role):
+    with pytest.raises(ls.ScenarioError, match=f"a pool has role {role}, none has role"):
+        scenario(pools={"main": {"role": role, "gpu": "h100-sxm"}})
+
+
+def test_an_unknown_link_is_named():
+    with pytest.raises(ls.ScenarioError, match=r"unknown link 'ib-nrd'. Did you mean 'ib-ndr'"):
+        scenario(link="ib-nrd")
