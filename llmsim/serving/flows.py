@@ -194,10 +194,19 @@ class Flows:
     # --- sharing ----------------------------------------------------------------------------
 
     def _join(self, flow: Flow, now: int) -> None:
+        rate = flow.cap_bytes_per_s
+        alone = True
         for resource in flow.path:
-            self._users[resource][flow] = None
+            users = self._users[resource]
+            if users:
+                alone = False
+            users[flow] = None
+            rate = min(rate, self._capacities[resource])
         flow.since_ns = now
-        self._share(self._touching(flow.path) or [flow], now)
+        if alone:
+            self._set_rate(flow, rate, now)
+        else:
+            self._share(self._touching(flow.path), now)
 
     def _leave(self, flows: Sequence[Flow], now: int) -> None:
         touched: dict[int, None] = {}
@@ -207,7 +216,9 @@ class Flows:
             for resource in flow.path:
                 del self._users[resource][flow]
                 touched[resource] = None
-        self._share(self._touching(touched), now)
+        left = self._touching(touched)
+        if left:
+            self._share(left, now)
 
     def _settle(self, flow: Flow, now: int) -> None:
         """Bring what a flow has moved up to now."""
@@ -241,13 +252,15 @@ class Flows:
             self._capacities,
         )
         for flow, rate in zip(flows, rates, strict=True):
-            if rate == flow.rate_bytes_per_s:
-                continue
-            self._settle(flow, now)
-            flow.rate_bytes_per_s = rate
-            wait_ns = 0.0 if rate == math.inf else flow.left_bytes / rate * NS_PER_S
-            flow.due_ns = now + math.ceil(wait_ns)
-            self._push(self._ends, flow.due_ns, flow)
+            if rate != flow.rate_bytes_per_s:
+                self._settle(flow, now)
+                self._set_rate(flow, rate, now)
+
+    def _set_rate(self, flow: Flow, rate: float, now: int) -> None:
+        flow.rate_bytes_per_s = rate
+        wait_ns = 0.0 if rate == math.inf else flow.left_bytes / rate * NS_PER_S
+        flow.due_ns = now + math.ceil(wait_ns)
+        self._push(self._ends, flow.due_ns, flow)
 
 
 def fair_rates(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from llmsim.core.errors import InvariantError
 from llmsim.core.rng import stream
 from llmsim.costmodel.contract import StepCost
 from llmsim.costmodel.energy import ActiveEnergy
@@ -96,6 +97,8 @@ def simulate(
     RunFacts
         With `interrupted` set, and valid up to that point, after Ctrl-C.
     """
+    if handoff is None and any(pool.role != "mixed" for pool in pools):
+        raise InvariantError("prefill and decode pools need a handoff between them")
     clock = Clock()
     door_count = sum(pool.facts.replicas for pool in pools if pool.role != "decode")
     board = LoadBoard(clock, door_count, view_age_ns)
