@@ -28,7 +28,7 @@ from llmsim.results.columns import RAW_COLUMNS
 from llmsim.scenario import Scenario
 from llmsim.serving.build import build_pools
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 from llmsim.serving.meter import NEVER
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica

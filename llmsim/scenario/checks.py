@@ -143,6 +143,11 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
         except InputError as error:
             for fault in error.faults:
                 yield Complaint((*at, fault.path), fault.message, fault.hint)
+        if pool.role != "mixed" and scenario.fleet.handoff.link is None:
+            gpu = _load("gpu", pool.gpu).joined_by(pool.inter_node_link)
+            if not gpu.scale_out:
+                message = f"is missing: the card of {gpu.name} has no link out of its node."
+                yield Complaint(("fleet", "handoff", "link"), message, "Such as ib-ndr.")
         wrong = pool.engine.clashes(model)
         for key, message in wrong.items():
             yield Complaint((*at, "engine", key), message)

@@ -50,6 +50,7 @@ TITLES: Final = {
     "Abort": "traffic.abort",
     "Engine": "engine, and fleet.pools.*name*.engine",
     "Fleet": "fleet",
+    "Handoff": "fleet.handoff",
     "Pool": "fleet.pools.*name*",
 }
 """Headings of the sections, in order of appearance."""

@@ -237,8 +237,7 @@ class Pool(Section):
     """Identical replicas with one role."""
 
     role: Literal["mixed", "prefill", "decode"] = "mixed"
-    """What the replicas do: `mixed` computes whole requests, `prefill` the prompt and the first
-    token, `decode` the rest; see `fleet.handoff`."""
+    """`mixed` computes whole requests, `prefill` prompts and first tokens, `decode` the rest."""
     replicas: Count = 1
     """[replicas] How many."""
     gpu: str
@@ -294,8 +293,8 @@ class Handoff(Section):
     """Which decode replica gets a request whose prompt has been computed."""
     view_age_s: Annotated[float, Ge(0)] = 0.0
     """[s] Age of what this router sees of the decode replicas."""
-    link: str = "ib-ndr"
-    """Link card of what connects replicas; every GPU has one such port for each direction."""
+    link: str | None = None
+    """Link card of a GPU's port to other replicas; absent: the link out of its GPU card's node."""
     messages: Literal["per-block", "per-layer"] = "per-block"
     """One message per layer, K or V, and KV block; or one per layer that has been gathered."""
     message_s: Annotated[float, Ge(0)] = 1e-6

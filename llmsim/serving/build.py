@@ -123,16 +123,21 @@ def build_handoff(scenario: Scenario) -> HandoffPlan | None:
     if not fleet.hands_over:
         return None
     asked = fleet.handoff
-    link = load_link(asked.link, scenario.folder)
     model = load_model(scenario.model, scenario.folder)
     pools = list(fleet.pools.values())
     return HandoffPlan(
         router=asked.routing.build(),
         prices=tuple(_transfer_price(asked, pool, model) for pool in pools),
-        port_bytes_per_s=tuple(link.p2p_bytes_per_s * pool.tp for pool in pools),
+        port_bytes_per_s=tuple(_port_bytes_per_s(asked, pool, scenario.folder) for pool in pools),
         first_token_at_decode=asked.first_token == "decode",
         view_age_ns=seconds_to_ns(asked.view_age_s),
     )
+
+
+def _port_bytes_per_s(asked: Handoff, pool: Pool, folder: Path | None) -> float:
+    """Return what one replica can send, or receive, over all its GPUs' ports [bytes/s]."""
+    gpu = load_gpu(pool.gpu, folder).joined_by(pool.inter_node_link)
+    return load_link(asked.link or gpu.scale_out, folder).p2p_bytes_per_s * pool.tp
 
 
 def _transfer_price(asked: Handoff, pool: Pool, model: ModelSpec) -> TransferPrice:

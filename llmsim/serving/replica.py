@@ -302,9 +302,8 @@ class Replica:
                     if more:
                         self.ledger.take(more)
             if delivery.stalled or draft.late:
-                logits += delivery.tick_unevenly(
-                    count, self._front_ns, self._exec_end_ns, self._gap
-                )
+                end = self._exec_end_ns
+                logits += delivery.tick_unevenly(count, self._front_ns, end, self._gap)
                 count = 0
             else:
                 tick = cohort.tick + ticks - 1
@@ -318,7 +317,6 @@ class Replica:
             draft.tick_end_ns = self._exec_end_ns
             if delivery.unticked:
                 delivery.unticked.clear()
-        in_use = self._kv_blocks - self.ledger.free
         meter.log(
             (
                 self._front_ns,
@@ -327,7 +325,7 @@ class Replica:
                 count,
                 len(self.running_set),
                 self._kv_used,
-                in_use,
+                self._kv_blocks - self.ledger.free,
                 self._prefill_tokens,
                 logits,
                 first,

@@ -11,7 +11,7 @@ from llmsim.cli import app
 from llmsim.fidelity.measuredrun import MeasuredRequest, MeasuredRun, MeasuredStep
 from llmsim.fidelity.reference import compare_decisions, fit_line, step_prices_s
 from llmsim.policies.rules import ENGINE_RULES
-from llmsim.serving.draft import EngineConfig
+from llmsim.serving.config import EngineConfig
 
 CONFIG = EngineConfig(
     max_num_seqs=4,

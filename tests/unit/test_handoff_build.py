@@ -77,6 +77,13 @@ def test_one_role_needs_the_other(role):
         scenario(pools={"main": {"role": role, "gpu": "h100-sxm"}})
 
 
+def test_without_a_link_on_the_card_the_scenario_must_name_one():
+    pools = {name: {"role": name, "gpu": "l40s"} for name in ("prefill", "decode")}
+    with pytest.raises(ls.ScenarioError, match=r"handoff.link: is missing: the card of l40s has"):
+        scenario(pools=pools)
+    assert build_handoff(scenario(pools=pools, link="ib-hdr")) is not None
+
+
 def test_an_unknown_link_is_named():
     with pytest.raises(ls.ScenarioError, match=r"unknown link 'ib-nrd'. Did you mean 'ib-ndr'"):
         scenario(link="ib-nrd")
