@@ -94,6 +94,8 @@ class Lease(Holder):
         Its bookkeeping of the source's ledger moves over to the lease.
     flows : Flows
         All transfers.
+    with_token : bool
+        The client gets the first token when the KV has arrived.
 
     Attributes
     ----------
@@ -103,12 +105,13 @@ class Lease(Holder):
         The transfer under way.
     """
 
-    __slots__ = ("flow", "flows", "source", "tokens")
+    __slots__ = ("flow", "flows", "source", "tokens", "with_token")
 
-    def __init__(self, source: Replica, request: Request, flows: Flows) -> None:
+    def __init__(self, source: Replica, request: Request, flows: Flows, with_token: bool) -> None:
         super().__init__()
         self.source = source
         self.flows = flows
+        self.with_token = with_token
         self.tokens = request.computed
         self.path = request.path
         self.held = request.held
@@ -118,10 +121,15 @@ class Lease(Holder):
         request.held_blocks = 0
 
     def abandon(self, request: Request) -> None:
-        """Give up the KV that a request has left behind; a transfer under way stops."""
+        """Give up the KV that a request has left behind, and the token that is on the way."""
         request.lease = None
         if self.flow is not None:
             self.flows.cancel(self.flow)
+        now = self.source.clock.now
+        if self.with_token or request.first_token_ns > now:
+            request.first_token_ns = request.last_token_ns = -1
+            request.generated = 0
+            self.source.meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0))
         self.source.port.take_back(self)
 
 
@@ -181,7 +189,7 @@ class Handoff:
         request : Request
         source : Replica
         """
-        lease = Lease(source, request, self._flows)
+        lease = Lease(source, request, self._flows, self._first_token_at_decode)
         request.lease = lease
         request.state = HANDED
         due = request.last_token_ns
@@ -242,22 +250,9 @@ class Handoff:
             lead_ns=price.lead_ns(blocks),
         )
 
-    def drop(self, request: Request, replica: Replica, outcome: str) -> None:
-        """End a request whose client leaves while its KV is left somewhere or on its way.
-
-        Parameters
-        ----------
-        request : Request
-        replica : Replica
-            Where it is, or where it was last.
-        outcome : str
-        """
-        now = self._clock.now
-        if request.first_token_ns > now:  # it was on the way
-            request.first_token_ns = request.last_token_ns = -1
-            request.generated = 0
-            replica.meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0))
+    def drop(self, request: Request, outcome: str) -> None:
+        """End a request whose client leaves while its KV is left somewhere or on its way."""
         request.ended = True
         if request.lease is not None:
             request.lease.abandon(request)
-        self._on_drop(request, outcome, now)
+        self._on_drop(request, outcome, self._clock.now)

@@ -113,4 +113,4 @@ class Port:
             replica.decisions.extend((DROP, request.view.index, replica.clock.now))
             if replica.line.count:
                 replica.look_again()
-        self._way().drop(request, replica, outcome)
+        self._way().drop(request, outcome)
