@@ -269,7 +269,8 @@ def _folds(
     """Return the factors of a fit without each group: the prior's own where no other is left."""
     group = np.array([evidence.groups[key] for key in keys])
     found: dict[str, dict[str, float]] = {}
-    for name in sorted(set(group.tolist())):
+    # The model whose steps were fitted has runs elsewhere, if not here.
+    for name in sorted({*group.tolist(), prior.model} - {""}):
         others = group != name
         believed = Prior() if name == prior.model else prior
         found[name] = dict(believed.terms)

@@ -109,16 +109,21 @@ def read_calibration(path: Path) -> CalibrationCard:
         sheet.fault("terms", "missing.")
     without = {
         model: _factors(sheet, f"without.{model}", factors)
-        for model, factors in _models(sheet, source).items()
+        for model, factors in _models(sheet).items()
     }
     name = sheet.text("name", path.stem)
-    return CalibrationCard(name, engine, gpu, terms, without, source, sheet.finish())
+    rows = sheet.finish() + tuple(
+        CardRow(f"without.{model}.{term}", value, "", source)
+        for model, factors in without.items()
+        for term, value in factors.items()
+    )
+    return CalibrationCard(name, engine, gpu, terms, without, source, rows)
 
 
-def _models(sheet: Sheet, source: str) -> dict[str, Mapping[str, float]]:
+def _models(sheet: Sheet) -> dict[str, Mapping[str, float]]:
     """Return the factors of each fold; names of models have dots, so they stand in a list."""
     found: dict[str, Mapping[str, float]] = {}
-    for entry in sheet.entries("without", source):
+    for entry in sheet.entries("without"):
         model, factors = entry.get("model"), entry.get("terms")
         if isinstance(model, str) and isinstance(factors, dict):
             found[model] = factors

@@ -239,14 +239,13 @@ class Sheet:
             self.rows.append(CardRow(path, leaf["value"], "", source))
         return found
 
-    def entries(self, path: str, source: str) -> list[Mapping[str, Any]]:
-        """Return a list of plain mappings, whose numbers share one source; empty if absent."""
+    def entries(self, path: str) -> list[Mapping[str, Any]]:
+        """Return a list of plain mappings; empty where the card has none."""
         self._used.add(path)
         value = self._leaves.get(path, {}).get("value") or []
         if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
             self.fault(path, f"must be a list of mappings (got {value!r}).")
             return []
-        self.rows += [CardRow(path, str(entry), "", source) for entry in value]
         return list(value)
 
     def finish(self) -> tuple[CardRow, ...]:

@@ -102,7 +102,9 @@ def test_a_lone_group_is_predicted_without_any_fit():
 
 def test_a_lone_group_has_what_steps_of_another_model_say():
     prior = Prior({"gemm_scale": 1.1}, PRIOR.sd, "steps")
-    assert fit(Linear({"a": {}}, ("a",)), prior).without == {"a": {"gemm_scale": 1.1}}
+    lone = fit(Linear({"a": {}}, ("a",)), prior).without
+    assert lone["a"] == {"gemm_scale": 1.1}
+    assert lone["steps"].get("gemm_scale", 1.0) == pytest.approx(1.0, abs=0.02)  # of runs alone
     assert fit(Linear({"steps": {}}, ("steps",)), prior).without == {"steps": {}}
 
 
