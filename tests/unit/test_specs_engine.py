@@ -14,7 +14,15 @@ from llmsim.policies import ENGINE_RULES
 from llmsim.scenario import Scenario
 from llmsim.scenario.model import EngineVersion
 from llmsim.serving.build import build_pools
-from llmsim.specs import HostTerms, engine_names, load_engine, load_gpu, load_model
+from llmsim.specs import (
+    HostTerms,
+    calibration_names,
+    engine_names,
+    load_calibration,
+    load_engine,
+    load_gpu,
+    load_model,
+)
 
 SCENARIO = {
     "llmsim": 1,
@@ -113,3 +121,17 @@ def test_a_calibration_that_does_not_exist_is_told_with_the_scenario():
     pool = {"gpu": "h100-sxm", "cost": {"kind": "roofline", "calibration": "vllm_h100"}}
     with pytest.raises(InputError, match=r"cost\.calibration"):
         Scenario.parse({**SCENARIO, "fleet": {"pools": {"main": pool}}})
+
+
+@pytest.mark.parametrize("name", calibration_names())
+def test_shipped_calibrations_say_what_they_saw_and_keep_within_limits(name):
+    card = load_calibration(name)
+    assert card.name == f"{card.engine}_{card.gpu}" == name
+    assert load_gpu(card.gpu).name == card.gpu
+    fields = {row.field for row in card.rows()}
+    seen = {field.removeprefix("fitted_on.") for field in fields if field.startswith("fitted_on.")}
+    assert seen
+    assert seen <= set(card.without)
+    assert {"errors.in_sample.before", "errors.in_sample.after"} <= fields
+    every = [card.terms, *card.without.values()]
+    assert all(0.6 <= value <= 1.7 for terms in every for value in terms.values())
