@@ -27,7 +27,7 @@ DECODE_TOKENS = 256
 HOST_BOUND_S = 3e-5
 """A GEMM of next to no work that takes this long was launched by the host, one by one, and says
 nothing about the kernel; in a captured graph it takes 2 to 13 us on every GPU and engine here."""
-_NO_WORK_S = 1e-6
+_SMALLEST, _IDLE_SHARE = 0.1, 0.5
 _CLEAR_OF_HOST = 2.0  # rows this many times the host's floor show the kernel
 _WHOLE_WEIGHT = 64e6  # elements of a matrix from which on a row counts fully; smaller ones in share
 _SPIKE = 1.15
@@ -350,10 +350,18 @@ def unspiked_s(table: KernelTable) -> Floats:
 
 
 def host_floor_s(table: KernelTable) -> float:
-    """Return what a GEMM of next to no work took, where the host set it; 0 otherwise [s]."""
+    """Return what the host let the smallest GEMM of a table take; 0 where the kernel set it [s].
+
+    Notes
+    -----
+    Judged by the tenth of the rows with the least work: also where an importer has left out the
+    rows at the floor itself, those that remain are far above what peak and bandwidth allow.
+    """
     if table.family.op != "gemm":
         return 0.0
     work = table.family.work(table.columns, table.types, table.device)
-    small = table.measured_s[np.maximum(work.compute_s, work.memory_s) < _NO_WORK_S]
-    floor = float(np.median(small)) if len(small) else 0.0
-    return floor if floor > HOST_BOUND_S else 0.0
+    least_s = np.maximum(work.compute_s, work.memory_s)
+    small = least_s <= np.quantile(least_s, _SMALLEST)
+    floor = float(np.median(table.measured_s[small]))
+    idle = float(np.median(least_s[small])) < _IDLE_SHARE * floor
+    return floor if idle and floor > HOST_BOUND_S else 0.0
