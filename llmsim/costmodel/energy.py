@@ -23,6 +23,7 @@ import numpy as np
 from llmsim.core.integers import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import MixerPrice
+from llmsim.costmodel.measured.cost import MeasuredCost
 from llmsim.costmodel.operators import Floats, OpTable
 from llmsim.costmodel.roofline import RooflineCost
 
@@ -30,11 +31,14 @@ _UJ_PER_W_NS = 1e-3  # a watt for a nanosecond is a nanojoule
 
 
 class ActiveEnergy:
-    """Energy above idle of the steps that a `RooflineCost` prices, over all GPUs of a replica.
+    """Energy above idle of the steps that a cost model prices, over all GPUs of a replica.
 
     Parameters
     ----------
     cost : RooflineCost
+    measured : MeasuredCost or None
+        What prices the steps in place of `cost`, its base: then times are those of the profile,
+        and whichever limit is the longer by the roofline says which power they draw.
 
     Attributes
     ----------
@@ -47,8 +51,9 @@ class ActiveEnergy:
     as compute-bound. Collectives count as idle: copy engines and a few SMs are busy.
     """
 
-    def __init__(self, cost: RooflineCost) -> None:
+    def __init__(self, cost: RooflineCost, measured: MeasuredCost | None = None) -> None:
         self._cost = cost
+        self._measured = measured
         power, gpus = cost.gpu.power, cost.plan.gpus
         self.idle_w = gpus * power.idle_w
         self._compute_uj = gpus * (power.compute_w - power.idle_w) * _UJ_PER_W_NS
@@ -57,6 +62,13 @@ class ActiveEnergy:
         top = limits.max_num_batched_tokens + limits.max_num_seqs
         tokens = cost.padded(np.arange(top + 1.0))
         rows = np.arange(limits.max_num_seqs + 1.0)
+        self._terms: dict[int, tuple[float, float, float]] = {}
+        if measured is not None:
+            self._token_uj = self._table(measured.token_operators, tokens)
+            self._head_uj = self._table(measured.head_tables, rows)
+            self._launch_ns = measured.prefill_launch_ns
+            self._request_uj = self._padded_uj = self._windowed_uj = 0.0
+            return
         self._token_uj = self._table(cost.token_operators, tokens)
         self._head_uj = self._table(cost.head_tables, rows)
         self._request_uj = self._padded_uj = self._windowed_uj = 0.0
@@ -98,12 +110,27 @@ class ActiveEnergy:
         padded_sum, windowed_sum : int [tokens]
             Padded context sums, added up over the steps.
         """
-        fixed = self._at(self._token_uj, batch) + self._at(self._head_uj, batch)
-        return rounded(
-            ticks * (fixed + self._request_uj * batch)
-            + self._padded_uj * padded_sum
-            + self._windowed_uj * windowed_sum
-        )
+        rest = self._at(self._token_uj, batch) + self._at(self._head_uj, batch)
+        fixed, padded, windowed = self._attention(batch)
+        return rounded(ticks * (rest + fixed) + padded * padded_sum + windowed * windowed_sum)
+
+    def _attention(self, batch: int) -> tuple[float, float, float]:
+        """Return decode attention of a batch: at no context, per padded, per windowed token [uJ].
+
+        Straight in the sums for either cost model, so that merged and single steps draw the same.
+        """
+        if self._measured is None:
+            return self._request_uj * batch, self._padded_uj, self._windowed_uj
+        found = self._terms.get(batch)
+        if found is None:
+            fixed = padded = windowed = 0.0
+            for price, level, slope, in_window in self._measured.decode_terms(batch):
+                per_ns = self._decode_uj_per_ns(price)
+                fixed += per_ns * level
+                padded += per_ns * slope
+                windowed += per_ns * in_window
+            found = self._terms[batch] = (fixed, padded, windowed)
+        return found
 
     def priced_step_uj(
         self, decode: int, padded_tokens: int, windowed_tokens: int, logits: int
@@ -116,14 +143,19 @@ class ActiveEnergy:
             As `StepCost.step_ns` got them; of the chunks the cost model remembers what counts,
             so that their attention is not worked out twice.
         """
-        cost = self._cost
+        measured = self._measured
+        if measured is None:
+            prompt, prefill_ns = self._cost.prefill_tokens, self._cost.prefill_ns
+        else:
+            prompt, prefill_ns = measured.prefill_tokens, measured.prefill_ns
         energy = 0.0
-        tokens = decode + cost.prefill_tokens
-        if cost.prefill_tokens:
-            energy = (cost.prefill_ns - self._launch_ns) * self._compute_uj
+        tokens = decode + prompt
+        if prompt:
+            energy = max(0.0, prefill_ns - self._launch_ns) * self._compute_uj
         if decode:
-            energy += self._request_uj * decode + self._padded_uj * padded_tokens
-            energy += self._windowed_uj * windowed_tokens
+            fixed, padded, windowed = self._attention(decode)
+            energy += fixed + padded * padded_tokens
+            energy += windowed * windowed_tokens
         energy += self._at(self._token_uj, tokens) + self._at(self._head_uj, logits)
         return rounded(energy)
 

@@ -114,13 +114,19 @@ def smooth(
     return OpTable(name, count, dtype, flops, moved, fixed, compute, memory, fixed + joined)
 
 
+def family_of(table: OpTable) -> str:
+    """Return the family that an operator belongs to: a field of `OperatorScales`."""
+    if table.dtype == "elementwise":
+        return "elementwise"
+    if table.dtype == "network":
+        return "communication"
+    return "moe" if table.name == "experts" else "gemm"
+
+
 def family_scale(table: OpTable, scales: OperatorScales) -> float:
     """Return the factor of the family that an operator belongs to."""
-    if table.dtype == "elementwise":
-        return scales.elementwise
-    if table.dtype == "network":
-        return scales.communication
-    return scales.moe if table.name == "experts" else scales.gemm
+    found: float = getattr(scales, family_of(table))
+    return found
 
 
 def scaled(table: OpTable, scales: OperatorScales, gpu: GpuCard) -> OpTable:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from llmsim.core.errors import CardError
 from llmsim.core.units import seconds_to_ns
-from llmsim.costmodel import RooflineCost, plan_memory
+from llmsim.costmodel import RooflineCost, StepCost, plan_memory
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.measured import MeasuredCost
 from llmsim.policies.batching import BatchingPolicy
@@ -23,8 +22,6 @@ from llmsim.serving.config import EngineConfig
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.simulate import PoolPlan
 from llmsim.specs import (
-    EngineLimits,
-    GpuCard,
     ModelSpec,
     load_engine,
     load_gpu,
@@ -58,25 +55,20 @@ def _build_pool(
     name: str, pool: Pool, model: ModelSpec, folder: Path | None
 ) -> tuple[PoolPlan, list[str]]:
     engine = pool.engine
-    model = engine.checkpoint(model)
     card = load_engine(engine.version)
-    gpu = load_gpu(pool.gpu, folder, card.family).joined_by(pool.inter_node_link)
-    gpu = gpu.clocked(pool.clock_frac, pool.power_cap_w)
-    parallel = pool.plan
-    limits = engine.limits(model)
+    place = placement(pool, model, folder)
+    limits = place.limits
     memory = plan_memory(
-        model,
-        gpu,
-        parallel,
+        place.model,
+        place.gpu,
+        place.plan,
         limits,
         engine.gpu_memory_utilization_frac,
         engine.kv_dtype,
         engine.kv_blocks,
     )
-    lookahead = card.lookahead if engine.lookahead is None else engine.lookahead
-    place = _place(pool, model, gpu, limits, folder)
-    cost = pool.cost.build().bind(replace(place, lookahead=lookahead, host=card.host))
-    energy = ActiveEnergy(cost) if isinstance(cost, RooflineCost) else None
+    cost = pool.cost.build().bind(place)
+    energy = _energy(cost)
     rules = engine_rules(card.rules)
     share = engine.watermark_frac if engine.watermark_frac is not None else rules.watermark_frac
     config = EngineConfig(
@@ -90,7 +82,7 @@ def _build_pool(
         chunk_limit_tokens=engine.long_prefill_threshold_tokens,
         watermark_blocks=math.floor(share * memory.kv_blocks),
         reserve_prompt=engine.reserve_full_prompt,
-        lookahead=lookahead,
+        lookahead=place.lookahead,
         fast_forward=engine.fast_forward,
         rules=rules,
     )
@@ -155,18 +147,38 @@ def _transfer_price(asked: Handoff, pool: Pool, model: ModelSpec) -> TransferPri
     )
 
 
-def _place(
-    pool: Pool, model: ModelSpec, gpu: GpuCard, limits: EngineLimits, folder: Path | None
-) -> Placement:
+def _energy(cost: StepCost) -> ActiveEnergy | None:
+    if isinstance(cost, MeasuredCost):
+        return ActiveEnergy(cost.base, cost)
+    return ActiveEnergy(cost) if isinstance(cost, RooflineCost) else None
+
+
+def placement(pool: Pool, model: ModelSpec, folder: Path | None) -> Placement:
+    """Return what a pool runs where, its cards loaded.
+
+    Parameters
+    ----------
+    pool : Pool
+    model : ModelSpec
+        Of the scenario; the pool's engine may ask for another format of its weights.
+    folder : Path or None
+        That paths of cards start from.
+    """
     plan, engine = pool.plan, pool.engine
+    card = load_engine(engine.version)
+    gpu = load_gpu(pool.gpu, folder, card.family).joined_by(pool.inter_node_link)
+    gpu = gpu.clocked(pool.clock_frac, pool.power_cap_w)
+    model = engine.checkpoint(model)
     return Placement(
         model,
         gpu,
         plan,
-        limits,
+        engine.limits(model),
         engine.kv_dtype,
-        link=load_link(gpu.link, folder) if plan.tp > 1 else None,
-        scale_out=load_link(gpu.scale_out, folder) if plan.tp > gpu.node_gpus else None,
+        card.lookahead if engine.lookahead is None else engine.lookahead,
+        load_link(gpu.link, folder) if plan.tp > 1 else None,
+        load_link(gpu.scale_out, folder) if plan.tp > gpu.node_gpus else None,
+        card.host,
     )
 
 

@@ -19,6 +19,8 @@ from llmsim.core.errors import Fault, InputError
 from llmsim.costmodel.uncertainty import draw_scales, family_log_sd
 from llmsim.results.metrics import METRICS
 from llmsim.scenario import Scenario
+from llmsim.scenario.costs import Measured
+from llmsim.serving.build import placement
 from llmsim.specs import OperatorScales, load_gpu, load_model
 from llmsim.study.single import simulate_scenario
 
@@ -201,6 +203,9 @@ def _changes(scenario: Scenario, draws: int) -> list[dict[str, object]]:
         scales: OperatorScales = own()
         gpu = load_gpu(pool.gpu, scenario.folder)
         log_sd = family_log_sd(pool.engine.checkpoint(model), gpu, pool.tp)
+        if isinstance(cost, Measured):
+            priced = cost.bind(placement(pool, model, scenario.folder))
+            log_sd = priced.family_log_sd(log_sd)
         for number, drawn in enumerate(draw_scales(log_sd, gpu.name, scenario.seed, draws)):
             product = {
                 f"{family}_scale": factor * scales.by_family()[family]

@@ -9,6 +9,7 @@ from measured_profiles import rows, true_s, write_profile
 from llmsim.api import run
 from llmsim.core.errors import InputError, ScenarioError
 from llmsim.costmodel import RooflineCost, StepCost, padded_sums
+from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.measured import Context, MeasuredCost, load_profile
 from llmsim.costmodel.measured.lines import MOST_PIECES, pieces_of
 from llmsim.scenario.costs import COST, Measured, Placement
@@ -223,3 +224,48 @@ def test_a_run_says_what_priced_it_and_merged_steps_leave_no_trace(folder):
 def test_a_missing_profile_is_a_fault_of_the_scenario():
     with pytest.raises(ScenarioError, match="profile: is missing"):
         run("quickstart", {"fleet.pools.main.cost": {"kind": "measured"}})
+
+
+def test_energy_of_measured_times(folder):
+    """Twice the time at the same work is twice the energy above idle, less the launches."""
+    cost = cost_of(folder)
+    slow = cost_of(folder, scales=OperatorScales(2.0, 2.0, 2.0, 2.0, 2.0, 2.0))
+    energy, slowed = ActiveEnergy(cost.base, cost), ActiveEnergy(slow.base, slow)
+    assert energy.idle_w == ActiveEnergy(cost.base).idle_w
+    for given in (([(4096, 0)], 0, 0, 0, 1), ([(2048, 512)], 16, 16 * 2048, 0, 17)):
+        for one in (cost, slow):
+            one.step_ns(*given)
+        ratio = slowed.priced_step_uj(*given[1:]) / energy.priced_step_uj(*given[1:])
+        assert ratio == pytest.approx(2.0, rel=0.02)
+    watts = energy.decode_uj(64, 1, 64 * 8192, 0) * 1e3 / cost.step_ns([], 64, 64 * 8192, 0, 64)
+    power = cost.gpu.power
+    assert 0.5 < watts / (power.memory_w - power.idle_w) < 1.0
+
+
+def test_energy_of_a_stretch_is_that_of_its_steps(folder):
+    cost, ticks = cost_of(folder), 200
+    energy = ActiveEnergy(cost.base, cost)
+    total, padded_sum = 0, 0
+    for tick in range(ticks):
+        padded, _ = padded_sums([700 + tick, 2000 + tick], cost.context_tile, 0)
+        total += energy.decode_uj(2, 1, padded, 0)
+        padded_sum += padded
+    assert energy.decode_uj(2, ticks, padded_sum, 0) == pytest.approx(total, abs=ticks)
+
+
+def test_widths_come_from_what_answered(folder):
+    prior = dict.fromkeys(OperatorScales().by_family(), 0.3)
+    widths = cost_of(folder).family_log_sd(prior)
+    assert 0.03 <= widths["gemm"] < 0.12
+    assert 0.03 <= widths["attention_decode"] < 0.3
+    assert widths["moe"] == widths["communication"] == 0.3  # a dense model on one GPU has neither
+    other = cost_of(folder, context=Context(libs="lib 2")).family_log_sd(prior)
+    assert other["gemm"] >= widths["gemm"]
+
+
+def test_rows_that_say_how_they_repeat_are_as_certain_as_that(tmp_path):
+    made = [{**row, "t_mad_us": 0.01 * row["t_median_us"]} for row in rows()]
+    table = load_profile(write_profile(tmp_path / "profile", made)).tables("gemm")[0]
+    assert table.near_sigma == pytest.approx(0.0148, rel=0.01)
+    told = table.price({"m": np.array([8.0]), "n": np.array([4096.0]), "k": np.array([4096.0])})
+    assert told.sigma[0] == table.near_sigma

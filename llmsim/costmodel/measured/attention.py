@@ -22,7 +22,7 @@ from llmsim.costmodel.measured.families import (
 )
 from llmsim.costmodel.measured.means import Floats, MeanTerms, mean_s
 from llmsim.costmodel.measured.profile import Profile, filled
-from llmsim.costmodel.measured.tables import Context
+from llmsim.costmodel.measured.tables import Context, Latencies
 from llmsim.costmodel.operators import ACTIVATION_BYTES
 from llmsim.specs import LatentAttention, LayerSpec, SoftmaxAttention
 
@@ -45,6 +45,8 @@ class DecodeGrid:
     t0_s : float [s]
         Floor of the launch.
     layers : int
+    sigma : float
+        Log standard deviation, by time.
     """
 
     batches: Floats
@@ -52,6 +54,7 @@ class DecodeGrid:
     seconds: Floats
     t0_s: float
     layers: int
+    sigma: float = 0.0
 
     def at(self, batch: int, contexts: Floats) -> Floats:
         """Return the time of all layers at a batch size [ns], log-log between grid points.
@@ -87,6 +90,8 @@ class PrefillGrid:
         By log2 of chunks, of twice the octaves of chunk length, and of octaves of history.
     windowed : bool
         Whether pairs and context are those clipped at the window.
+    sigma : float
+        Log standard deviation, by time.
     """
 
     weights: tuple[float, float, float]
@@ -96,6 +101,7 @@ class PrefillGrid:
     norm: float
     factor: list[list[list[float]]]
     windowed: bool
+    sigma: float = 0.0
 
     def at(self, sums: ChunkSums, chunks: int) -> float:
         """Return the time of a step's prefill attention, all layers of this kind [ns]."""
@@ -228,7 +234,13 @@ def _decode_grid(
     answer = profile.latencies(op, asked, context)
     seconds = answer.seconds.reshape(len(batches), len(contexts))
     rising = np.maximum.accumulate(seconds, axis=1)
-    return DecodeGrid(batches, contexts, rising, _floor_s(profile, op, context), layers)
+    return DecodeGrid(
+        batches, contexts, rising, _floor_s(profile, op, context), layers, _sigma(answer)
+    )
+
+
+def _sigma(answer: Latencies) -> float:
+    return float(np.average(answer.sigma, weights=answer.seconds))
 
 
 def _floor_s(profile: Profile, op: str, context: Context) -> float:
@@ -262,9 +274,11 @@ def _prefill_grid(
     factor = np.ones(len(batch))
     kept = {name: column[useful] for name, column in whole.items()}
     mean = mean_s(FAMILIES[op].work(kept, types, profile.device), terms)
-    factor[useful] = profile.latencies(op, kept, context).seconds / mean
+    answer = profile.latencies(op, kept, context)
+    factor[useful] = answer.seconds / mean
     cube = _spread(factor, useful, grid[0].shape)
-    return _weights(shape, terms, types, profile.device, layers, cube)
+    made = _weights(shape, terms, types, profile.device, layers, cube)
+    return replace(made, sigma=_sigma(answer))
 
 
 def _spread(factor: Floats, useful: Floats, shape: tuple[int, ...]) -> list[list[list[float]]]:

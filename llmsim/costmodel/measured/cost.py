@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError
 from llmsim.core.units import NS_PER_S
-from llmsim.costmodel.attention import ChunkSums, price_mixer, scaled_mixer
+from llmsim.costmodel.attention import ChunkSums, MixerPrice, price_mixer, scaled_mixer
 from llmsim.costmodel.contract import Chunk, PriceLine
 from llmsim.costmodel.explain import OperatorRow, StepBreakdown, explain_parts, padded_sums
 from llmsim.costmodel.measured.attention import (
@@ -63,6 +63,10 @@ class MeasuredCost:
 
     context_tile: int
     window_tokens: int
+    prefill_ns: float = 0.0
+    """Prefill attention of the step that `step_ns` priced last [ns]."""
+    prefill_tokens: int = 0
+    """New prompt tokens of that step [tokens]."""
 
     def __init__(
         self,
@@ -112,8 +116,23 @@ class MeasuredCost:
                 mixer = measure_mixer(layer, price, self.profile, context, tp, kv_dtype, self._most)
                 if mixer.decode is None or mixer.prefill is None:
                     self.operators.missing.add(price.name)
+                widths = self.operators.widths
+                weight = float(price.layers)
+                decode, prefill = mixer.decode, mixer.prefill
+                widths.add("attention_decode", weight, decode.sigma if decode else None)
+                widths.add("attention_prefill", weight, prefill.sigma if prefill else None)
                 found.append(mixer)
         return tuple(found)
+
+    def family_log_sd(self, prior: Mapping[str, float]) -> dict[str, float]:
+        """Return how uncertain each operator family is, from the certainty of its answers.
+
+        Parameters
+        ----------
+        prior : mapping of str to float
+            Where the roofline answers: `llmsim.costmodel.uncertainty.family_log_sd`.
+        """
+        return self.operators.widths.by_family(prior)
 
     def token_operators(self, tokens: Floats) -> Iterator[OpTable]:
         """Yield every operator that depends on the number of tokens alone, scaled."""
@@ -165,6 +184,8 @@ class MeasuredCost:
         logits: int,
     ) -> int:
         """Price one step of any composition; see `StepCost.step_ns`."""
+        self.prefill_ns = 0.0
+        self.prefill_tokens = 0
         if not chunks and decode and logits == decode:
             line = self.decode_line(decode, padded_tokens)
             return max(
@@ -186,6 +207,7 @@ class MeasuredCost:
                 if len(self._prefills) >= _KEPT_PREFILLS:
                     self._prefills.clear()
                 prefill = self._prefills[key] = self._prefill_ns(sums, len(chunks))
+            self.prefill_ns, self.prefill_tokens = prefill, sums.new
             gpu_ns = self._joined(prefill, gpu_ns)
         priced, heads = self._token_ns, self._head_ns
         if tokens < len(priced) and logits < len(heads):
@@ -222,6 +244,49 @@ class MeasuredCost:
             self._build_lines(batch)
         pieces, rest, slope = self._attention[batch]
         return pieces.at(padded_tokens) - rest + slope * windowed_tokens
+
+    @property
+    def prefill_launch_ns(self) -> float:
+        """Launches in the prefill attention of a step, during which little power is drawn [ns]."""
+        scale = self.scales.attention_prefill
+        return float(
+            sum(
+                mixer.price.prefill_fixed_ns
+                if mixer.prefill is None
+                else scale * mixer.prefill.fixed_ns
+                for mixer in self.mixers
+            )
+        )
+
+    def decode_terms(self, batch: int) -> list[tuple[MixerPrice, float, float, float]]:
+        """Return decode attention beyond its launches as one straight line per mixer kind.
+
+        Parameters
+        ----------
+        batch : int [requests]
+
+        Returns
+        -------
+        list of (MixerPrice, float, float, float) [ns], [ns/token], [ns/token]
+            At no context, per token of the padded sum and of the windowed sum. The line is the
+            closest to the curve in relative terms: for energy, which is no better known.
+        """
+        found = []
+        for mixer in self.mixers:
+            price, slopes = mixer.price, mixer.price.decode_ns
+            fixed, padded, windowed = slopes.request * batch, slopes.padded, slopes.windowed
+            if mixer.decode is not None:
+                top = self.window_tokens if windowed else self._most[1]
+                tiles = 2.0 ** np.arange(math.log2(max(2.0, top / self.context_tile)) + 1.0)
+                contexts = tiles * self.context_tile
+                scale = self.scales.attention_decode
+                values = scale * mixer.decode.at(batch, contexts)
+                slope, level = np.polyfit(batch * contexts, values, 1, w=1.0 / values)
+                launch = scale * NS_PER_S * mixer.decode.layers * mixer.decode.t0_s
+                fixed = max(0.0, float(level) - launch)
+                padded, windowed = (0.0, float(slope)) if windowed else (float(slope), 0.0)
+            found.append((price, fixed, padded, windowed))
+        return found
 
     def _rest_ns(self, batch: int) -> float:
         tokens = self._at(self._token_ns, batch, self.token_operators)

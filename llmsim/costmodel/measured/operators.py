@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsim.costmodel.measured.certainty import Widths
 from llmsim.costmodel.measured.families import Types
 from llmsim.costmodel.measured.means import Floats
 from llmsim.costmodel.measured.profile import Profile
@@ -20,6 +21,7 @@ from llmsim.costmodel.operators import (
     ACTIVATION_BYTES,
     OpTable,
     elementwise,
+    family_of,
     head_operators,
     layer_operators,
 )
@@ -89,6 +91,7 @@ class TokenOperators:
         self.plan = plan
         self.context = context
         self.missing: set[str] = set()
+        self.widths = Widths()
 
     def of_tokens(self, tokens: Floats, collectives: Iterator[OpTable]) -> Iterator[OpTable]:
         """Yield what depends on the number of tokens.
@@ -175,6 +178,7 @@ class TokenOperators:
 
     def _note(self, table: OpTable) -> OpTable:
         self.missing.add(table.name)
+        self.widths.add(family_of(table), float((table.count * table.seconds).mean()), None)
         return table
 
     def _timed(
@@ -195,7 +199,11 @@ class TokenOperators:
         if not live.any():
             return table
         asked = {axis: knots[live], **{name: np.array([float(v)]) for name, v in shape.items()}}
-        seconds = self.profile.latencies(op, asked, context).seconds
+        answer = self.profile.latencies(op, asked, context)
+        seconds = answer.seconds
+        weight = table.count * seconds
+        sigma = float(np.average(answer.sigma, weights=weight))
+        self.widths.add(family_of(table), float(weight.mean()), sigma)
         return _replaced(table, sizes, knots[live], seconds, index[live])
 
 

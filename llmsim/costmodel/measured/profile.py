@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from llmsim.costmodel.measured.tables import (
     Latencies,
     Latency,
 )
+from llmsim.costmodel.measured.usage import Usage
 from llmsim.specs import GpuCard, load_gpu
 from llmsim.specs.profile_meta import ProfileMeta, read_meta
 from llmsim.specs.profile_rows import ABSENT, BY_NAME, OPS, ProfileTable, find_rows, read_rows
@@ -51,6 +52,9 @@ _OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "moe": ("skew",),
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), ("nodes",)),
 }
+_MAD_OF_NORMAL = 1.4826
+LEAST_SIGMA = 0.005
+"""No row is repeated more exactly than this from day to day: clocks alone drift as much."""
 P90_OF_NORMAL = 1.645
 """The absolute error that a tenth exceeds, in standard deviations."""
 _LEAST_ROWS = 4  # fewer cannot say anything about a mean function
@@ -61,7 +65,7 @@ _LABELS = ("kernel_id", "libs", "dtype_a", "dtype_w", "dtype_kv")
 
 def columns_of(family: Family) -> tuple[str, ...]:
     """Return the columns that the tables of a family are made from."""
-    return (*_LABELS, "graph", "t_median_us", *shape_names(family))
+    return (*_LABELS, "graph", "t_median_us", "t_mad_us", *shape_names(family))
 
 
 def shape_names(family: Family) -> tuple[str, ...]:
@@ -84,41 +88,6 @@ def filled(family: Family, shapes: Shapes) -> Shapes:
         raise InputError(f"latency of {family.op}", faults)
     given = [np.atleast_1d(np.asarray(shapes.get(n, _DEFAULTS.get(n)), dtype=float)) for n in names]
     return dict(zip(names, np.broadcast_arrays(*given), strict=True))
-
-
-@dataclass
-class Usage:
-    """What answered the queries so far: the run prints it.
-
-    Parameters
-    ----------
-    queries : Counter of str
-        Shapes priced, by source.
-    outside : Counter of str
-        Shapes beyond the measured ones, by operator.
-    relaxed : set of str
-        What was used in place of what was asked for.
-    """
-
-    queries: Counter[str]
-    outside: Counter[str]
-    relaxed: set[str]
-
-    def lines(self) -> tuple[str, ...]:
-        """Return the notes that belong beside results."""
-        total = sum(self.queries.values())
-        if not total:
-            return ()
-        shares = ", ".join(
-            f"{100 * self.queries[word] / total:.0f}% {word}"
-            for word in SOURCES
-            if self.queries[word]
-        )
-        notes = [f"kernel times: {shares} of {total} shapes priced"]
-        if self.outside:
-            beyond = ", ".join(f"{op} {count}" for op, count in sorted(self.outside.items()))
-            notes.append(f"beyond the measured shapes, scaled by the roofline: {beyond}")
-        return (*notes, *sorted(self.relaxed))
 
 
 class Profile:
@@ -391,9 +360,18 @@ def _tables_of(
         kernel_id, libs, a, w, kv = label
         types = Types(a or "bf16", w or a or "bf16", kv or "bf16")
         shapes = {name: _floats(part, name) for name in shape_names(family)}
-        yield KernelTable(
+        table = KernelTable(
             family, types, kernel_id, libs, shapes, part["t_median_us"] * 1e-6, device
         )
+        table.near_sigma = _repeat_sigma(part)
+        yield table
+
+
+def _repeat_sigma(rows: ProfileTable) -> float:
+    """Return how far a repeat lies from its row; the usual one where rows do not tell."""
+    spread = _MAD_OF_NORMAL * rows["t_mad_us"] / rows["t_median_us"]
+    known = spread[np.isfinite(spread) & (spread > 0)]
+    return max(LEAST_SIGMA, float(np.median(known))) if len(known) else EXACT_SIGMA
 
 
 def _floats(rows: ProfileTable, name: str) -> Floats:

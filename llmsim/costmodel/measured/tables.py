@@ -136,6 +136,7 @@ class KernelTable:
         self.measured_s = measured_s
         self.device = device
         self.known_fit: Fit | None = None
+        self.near_sigma = EXACT_SIGMA
         self.far_sigma = EXPERTS_SIGMA if family.op == "moe" else CROSS_SHAPE_SIGMA
         self._surfaces: dict[tuple[float, ...], Scattered | None] = {}
         self._apart = tuple(name for name in _APART if name in columns)
@@ -311,7 +312,7 @@ class KernelTable:
         for index, key in enumerate(map(tuple, stacked.tolist())):
             row = exact.get(key)
             if row is not None:
-                seconds[index], sigma[index], source[index] = row, EXACT_SIGMA, 0
+                seconds[index], sigma[index], source[index] = row, self.near_sigma, 0
 
 
 def exact_names(family: Family, apart: Sequence[str]) -> tuple[str, ...]:
