@@ -21,6 +21,7 @@ from llmsim.costmodel.measured.families import (
     Types,
 )
 from llmsim.costmodel.measured.means import Floats, MeanTerms, mean_s
+from llmsim.costmodel.measured.mixed import Kappa, measured_kappa
 from llmsim.costmodel.measured.profile import Profile, filled
 from llmsim.costmodel.measured.tables import Context, Latencies
 from llmsim.costmodel.operators import ACTIVATION_BYTES
@@ -153,11 +154,14 @@ class MeasuredMixer:
     price : MixerPrice
     decode : DecodeGrid or None
     prefill : PrefillGrid or None
+    kappa : Kappa or None
+        What decode costs in one launch with prefill, from rows of mixed batches.
     """
 
     price: MixerPrice
     decode: DecodeGrid | None
     prefill: PrefillGrid | None
+    kappa: Kappa | None = None
 
 
 def measure_mixer(
@@ -196,12 +200,14 @@ def measure_mixer(
             "window": float(mixer.window_tokens),
         }
         decode = _decode_grid("attention_decode", shape, layer.count, profile, context, most)
-        prefill = _prefill_grid(shape, layer.count, profile, context, most)
-        return MeasuredMixer(price, decode, prefill)
+        prefill = _prefill_grid("attention_prefill", shape, layer.count, profile, context, most)
+        kappa = measured_kappa(profile, shape, context) if decode and prefill else None
+        return MeasuredMixer(price, decode, prefill, kappa)
     if isinstance(mixer, LatentAttention) and _is_deepseek(mixer):
         shape = {"heads_q": float(mixer.heads // tp)}
         decode = _decode_grid("mla_decode", shape, layer.count, profile, context, most)
-        return MeasuredMixer(price, decode, None)
+        prefill = _prefill_grid("mla_prefill", shape, layer.count, profile, context, most)
+        return MeasuredMixer(price, decode, prefill)
     return MeasuredMixer(price, None, None)
 
 
@@ -248,13 +254,13 @@ def _floor_s(profile: Profile, op: str, context: Context) -> float:
 
 
 def _prefill_grid(
+    op: str,
     shape: dict[str, float],
     layers: int,
     profile: Profile,
     context: Context,
     most: tuple[int, int, int],
 ) -> PrefillGrid | None:
-    op = "attention_prefill"
     if not profile.covers(op, context):
         return None
     terms, types = profile.terms(op, context), context.types
@@ -277,7 +283,7 @@ def _prefill_grid(
     answer = profile.latencies(op, kept, context)
     factor[useful] = answer.seconds / mean
     cube = _spread(factor, useful, grid[0].shape)
-    made = _weights(shape, terms, types, profile.device, layers, cube)
+    made = _weights(_widths(shape), terms, types, profile.device, layers, cube)
     return replace(made, sigma=_sigma(answer))
 
 
@@ -293,8 +299,35 @@ def _spread(factor: Floats, useful: Floats, shape: tuple[int, ...]) -> list[list
     return cells
 
 
+@dataclass(frozen=True)
+class _Widths:
+    """What one token's attention takes: FLOPs per pair, bytes of its own and in the cache."""
+
+    heads: float
+    pair_flops: float
+    own_bytes: float
+    cache_words: float
+    windowed: bool
+
+
+def _widths(shape: dict[str, float]) -> _Widths:
+    """Return the widths of a mixer, as the work functions of `families` have them."""
+    heads = shape["heads_q"]
+    if "heads_kv" not in shape:  # MLA expanded: 192 channels of query and key, 128 of value
+        words = ACTIVATION_BYTES * 320.0 * heads
+        return _Widths(heads, 2.0 * 320.0 * heads, words, words / WEIGHT_BYTES["bf16"], False)
+    width = shape["head_dim"]
+    return _Widths(
+        heads,
+        4.0 * heads * width,
+        2.0 * ACTIVATION_BYTES * heads * width,
+        2.0 * shape["heads_kv"] * width,
+        shape["window"] > 0,
+    )
+
+
 def _weights(
-    shape: dict[str, float],
+    widths: _Widths,
     terms: MeanTerms,
     types: Types,
     device: Device,
@@ -302,16 +335,15 @@ def _weights(
     factor: list[list[list[float]]],
 ) -> PrefillGrid:
     """Turn the family's mean function into weights of the sums of chunks."""
-    heads, kv_heads, width = shape["heads_q"], shape["heads_kv"], shape["head_dim"]
+    heads = widths.heads
     scale = layers * NS_PER_S
     peak = terms.compute_frac * device.peak(types.a, types.a)
     bandwidth = terms.memory_frac * device.memory_bytes_per_s
-    cache = 2.0 * kv_heads * width * WEIGHT_BYTES[types.kv]
-    own = 2.0 * ACTIVATION_BYTES * heads * width
+    cache = widths.cache_words * WEIGHT_BYTES[types.kv]
     return PrefillGrid(
         weights=(
-            scale * 4.0 * heads * width / peak,
-            scale * own / bandwidth,
+            scale * widths.pair_flops / peak,
+            scale * widths.own_bytes / bandwidth,
             scale * cache / bandwidth,
         ),
         idle=terms.idle * device.sm_count / heads,
@@ -319,5 +351,5 @@ def _weights(
         fixed_ns=scale * terms.t0_s,
         norm=terms.norm,
         factor=factor,
-        windowed=shape["window"] > 0,
+        windowed=widths.windowed,
     )

@@ -50,8 +50,9 @@ class MeasuredCost:
     context : Context
         Kernel and libraries to use; `strict` refuses whatever was not measured.
     mixed : str
-        How attention of prefill and decode shares a step: ``card`` for what the GPU card says,
-        ``split`` for two launches, ``fused_varlen`` for one, ``streams`` for two at a time.
+        How attention of prefill and decode shares a step: ``card`` for what the profile's rows of
+        mixed batches say, or the GPU card without such rows; ``split`` for two launches,
+        ``fused_varlen`` for one, ``streams`` for two at a time.
     scales : OperatorScales
         Factors on whole operator families, on the GPU alone.
 
@@ -152,14 +153,18 @@ class MeasuredCost:
         """Reduce how decode attention is priced beside chunks to a factor and a fixed part."""
         fused = [mixer.price.mixed_fixed_ns == 0.0 for mixer in self.mixers]
         kind = self.mixed
+        known = [mixer.kappa for mixer in self.mixers if mixer.kappa is not None]
         if kind == "card":
-            kind = "fused_varlen" if any(fused) else "split"
+            kind = "fused_varlen" if known or any(fused) else "split"
         self._streams = kind == "streams"
-        self._kappa = max((mixer.price.mixed_scale for mixer in self.mixers), default=1.0)
         self._launch_ns = 0.0
+        top = self._most[0]
         if kind != "fused_varlen":
-            self._kappa = 1.0
+            self._kappas = [1.0] * (top + 1)
             return
+        guess = max((mixer.price.mixed_scale for mixer in self.mixers), default=1.0)
+        tables = [kappa.table(top) for kappa in known] or [[guess] * (top + 1)]
+        self._kappas = [max(column) for column in zip(*tables, strict=True)]
         self._launch_ns = sum(
             self.scales.attention_decode * NS_PER_S * mixer.decode.layers * mixer.decode.t0_s
             if mixer.decode is not None
@@ -208,7 +213,7 @@ class MeasuredCost:
                     self._prefills.clear()
                 prefill = self._prefills[key] = self._prefill_ns(sums, len(chunks))
             self.prefill_ns, self.prefill_tokens = prefill, sums.new
-            gpu_ns = self._joined(prefill, gpu_ns)
+            gpu_ns = self._joined(prefill, gpu_ns, decode)
         priced, heads = self._token_ns, self._head_ns
         if tokens < len(priced) and logits < len(heads):
             gpu_ns += priced[tokens] + heads[logits]
@@ -218,14 +223,15 @@ class MeasuredCost:
         added, beside = self.base.host_ns(tokens, decode, len(chunks))
         return max(1, round(added + max(gpu_ns, beside)))
 
-    def _joined(self, prefill_ns: float, decode_ns: float) -> float:
+    def _joined(self, prefill_ns: float, decode_ns: float, decode: int) -> float:
         """Return the attention of a step that has both."""
         if not decode_ns:
             return prefill_ns
         if self._streams:
             longer, shorter = max(prefill_ns, decode_ns), min(prefill_ns, decode_ns)
             return float(longer * (1.0 + (shorter / longer) ** STREAMS_NORM) ** (1 / STREAMS_NORM))
-        return prefill_ns + self._kappa * max(0.0, decode_ns - self._launch_ns)
+        kappa = self._kappas[min(decode, len(self._kappas) - 1)]
+        return prefill_ns + kappa * max(0.0, decode_ns - self._launch_ns)
 
     def _prefill_ns(self, sums: ChunkSums, chunks: int) -> float:
         total = 0.0
@@ -407,7 +413,7 @@ class MeasuredCost:
                 ns = self._mixer_prefill_ns(mixer, sums, len(chunks))
                 made.append(_attention_row(mixer, "prefill", ns, mixer.price.limits_ns(sums)))
             total = sum(alone)
-            share = (self._joined(prefill, total) - prefill) / total if total else 1.0
+            share = (self._joined(prefill, total, batch) - prefill) / total if total else 1.0
         for mixer, ns in zip(self.mixers, alone, strict=False):
             made.append(_attention_row(mixer, "decode", share * ns, (0.0, ns)))
         return made

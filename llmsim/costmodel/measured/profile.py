@@ -218,7 +218,7 @@ class Profile:
             )
 
         asked = (context, roofline, *(part for pair in whole.items() for part in pair))
-        found = self._remembered(work_out, "latencies", op, *asked)
+        found = self.remembered(work_out, "latencies", op, *asked)
         seconds, sigma, source, outside = found.values
         answer = Latencies(seconds, sigma, source.astype(np.int64), outside)
         if found.note:
@@ -226,8 +226,15 @@ class Profile:
         self._note(op, answer)
         return answer
 
-    def _remembered(self, work_out: Callable[[], Answer], *question: object) -> Answer:
-        """Return what an earlier run answered, or work it out and keep it."""
+    def remembered(self, work_out: Callable[[], Answer], *question: object) -> Answer:
+        """Return what an earlier run answered, or work it out and keep it.
+
+        Parameters
+        ----------
+        work_out : callable
+        *question : object
+            All that the answer depends on, beside rows and device; see `Memory.path`.
+        """
         if self._memory is None:
             return work_out()
         path = self._memory.path(*question)
@@ -243,7 +250,7 @@ class Profile:
         def work_out() -> Answer:
             return Answer(np.array([float(bool(self._ranked(op, context)[0]))]))
 
-        return bool(self._remembered(work_out, "covers", op, context).values[0])
+        return bool(self.remembered(work_out, "covers", op, context).values[0])
 
     def terms(self, op: str, context: Context) -> MeanTerms:
         """Return the mean function that the rows of an operator gave; its prior without rows."""
@@ -253,7 +260,7 @@ class Profile:
             terms = tables[0].fit.terms if tables else FAMILIES[op].start
             return Answer(np.array(astuple(terms)))
 
-        return MeanTerms(*self._remembered(work_out, "terms", op, context).values.tolist())
+        return MeanTerms(*self.remembered(work_out, "terms", op, context).values.tolist())
 
     def _ranked(self, op: str, context: Context) -> tuple[list[KernelTable], float, str]:
         """Return the closest tables that exist, the sigma that they add, and what was relaxed."""

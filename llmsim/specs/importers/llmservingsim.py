@@ -56,12 +56,14 @@ def read(source: Path) -> Iterator[Batch]:
         tp = int(path.parent.name.removeprefix("tp"))
         variant, model, gpu = path.parts[-3], path.parts[-4], path.parts[-6]
         batch = batches.setdefault(gpu, Batch(gpu, "llmservingsim", libs=_libs(path)))
-        card = _card(model)
+        card = card_of(model)
         if card is None or variant != "bf16":
             batch.notes.append(f"{path.name} of {model} ({variant}) left out: no card, or not bf16")
             continue
         frame = pd.read_csv(path)
-        made = _attention(frame, card, tp) if path.stem == "attention" else _dense(frame, card, tp)
+        made = (
+            attention_rows(frame, card, tp) if path.stem == "attention" else _dense(frame, card, tp)
+        )
         batch.frames += made
     if not batches:
         raise CardError("llmservingsim", [Fault(str(source), "", "no tp*/dense.csv below.")])
@@ -78,7 +80,7 @@ def _libs(path: Path) -> dict[str, str]:
     return {"vllm": str(raw.get("vllm_version", "")), "cuda": str(raw.get("cuda_version", ""))}
 
 
-def _card(model: str) -> ModelSpec | None:
+def card_of(model: str) -> ModelSpec | None:
     """Return the card whose name the model's starts with."""
     word = model.lower()
     names = [name for name in list_data("profiles/models", ".yaml") if word.startswith(name)]
@@ -119,7 +121,17 @@ def _dense(frame: DataFrame, model: ModelSpec, tp: int) -> list[DataFrame]:
     return made
 
 
-def _attention(frame: DataFrame, model: ModelSpec, tp: int) -> list[DataFrame]:
+def attention_rows(frame: DataFrame, model: ModelSpec, tp: int) -> list[DataFrame]:
+    """Return rows of attention alone and of mixed batches.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        prefill_chunk, kv_prefill, n_decode, kv_decode [tokens, requests], time_us [us].
+    model : ModelSpec
+        Whose heads they are.
+    tp : int [GPUs]
+    """
     mixer = next(
         (layer.mixer for layer in model.layers if isinstance(layer.mixer, SoftmaxAttention)), None
     )

@@ -1,7 +1,7 @@
 """Tidy kernel tables: aiconfigurator's rows with engine and unit as columns, latencies in us.
 
 Files ``gemm_<gpu>``, ``attention_prefill_<gpu>``, ``attention_decode_<gpu>``, ``moe_<gpu>``,
-``comm`` and ``mla_kernel``, each ``.csv`` or ``.csv.gz``.
+``comm``, ``mla_kernel`` and ``attention_mixed_batch_llmservingsim``, each ``.csv`` or ``.csv.gz``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmsim.core.errors import CardError, Fault
-from llmsim.specs.importers import aiconfigurator
+from llmsim.specs.importers import aiconfigurator, llmservingsim
 from llmsim.specs.importers.aiconfigurator import version_number
 from llmsim.specs.importers.frames import Batch, slug
 
@@ -63,6 +63,8 @@ def read(source: Path) -> Iterator[Batch]:
             ("decode", "generation_mla_perf"),
         ):
             _add(batches, table, frame[frame["phase"] == phase])
+    for path in sorted(source.glob("attention_mixed_batch_llmservingsim.csv*")):
+        _add_mixed(batches, _frame(path))
     if not batches:
         fault = Fault(str(source), "", "no gemm_*, attention_*_* or moe_* tables here.")
         raise CardError("tidy tables", [fault])
@@ -89,6 +91,19 @@ def _add(batches: dict[tuple[str, str], Batch], table: str, frame: DataFrame) ->
         aiconfigurator.add(batch, table, part, f"{engine} {version}")
 
 
+def _add_mixed(batches: dict[tuple[str, str], Batch], frame: DataFrame) -> None:
+    """Add attention of mixed batches, whose shapes are those of a model."""
+    for (gpu, model, tp), part in frame.groupby(["gpu", "model", "tp"]):
+        libs = {"llmservingsim": "5daddb21"}
+        name = "llmservingsim"
+        batch = batches.setdefault((str(gpu), name), Batch(str(gpu), name, libs=libs))
+        card = llmservingsim.card_of(str(model).rpartition("/")[2])
+        if card is None:
+            batch.notes.append(f"attention of {model} left out: no card")
+        else:
+            batch.frames += llmservingsim.attention_rows(part, card, int(str(tp)))
+
+
 def _add_comm(batches: dict[tuple[str, str], Batch], frame: DataFrame) -> None:
     """Add NCCL and the engine's own all-reduce to each engine of the GPU."""
     frame = frame[frame["source"] == "ai-dynamo/aiconfigurator"]
@@ -101,7 +116,9 @@ def _add_comm(batches: dict[tuple[str, str], Batch], frame: DataFrame) -> None:
         message_size=frame["bytes"] / 2,
         latency=frame["latency_us"] * 1e-3,
     )
-    for (gpu, _), batch in batches.items():
+    for (gpu, name), batch in batches.items():
+        if name == "llmservingsim":
+            continue
         ((engine, version),) = batch.libs.items()
         of_gpu = frame[frame["gpu"].map(slug) == slug(gpu)]
         for library, part in of_gpu.groupby("library"):
