@@ -209,6 +209,8 @@ def print_calibration(found: Calibration) -> None:
             f"  each group by the others, {plain.count}: median error {plain.median:.1%} -> "
             f"{held.median:.1%}"
         )
+        if held.median > plain.median:
+            typer.echo("  it makes groups never seen worse: not worth using", err=True)
 
 
 def _words(cases: Sequence[Case], found: Calibration) -> str:

@@ -133,5 +133,7 @@ def test_shipped_calibrations_say_what_they_saw_and_keep_within_limits(name):
     assert seen
     assert seen <= set(card.without)
     assert {"errors.in_sample.before", "errors.in_sample.after"} <= fields
+    stated = {row.field: row.value for row in card.rows()}
+    assert stated["errors.never_seen.after"] <= stated["errors.never_seen.before"]
     every = [card.terms, *card.without.values()]
     assert all(0.6 <= value <= 1.7 for terms in every for value in terms.values())
