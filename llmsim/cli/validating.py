@@ -55,7 +55,8 @@ WhereArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="DIR|FILE",
-        help="A folder of measurements, or a result file of vllm bench serve or SGLang.",
+        help="A folder of measurements, the package aiconfigurator_core, or a result file of "
+        "vllm bench serve or SGLang.",
     ),
 ]
 SourceOption = Annotated[str, typer.Option(help="Sources to take, such as 'aic-*,nebius*'.")]
@@ -141,7 +142,7 @@ def validate(
         if where is None:
             fault = Fault("", "DIR|FILE", "is missing: measurements to compare with.")
             raise InputError("llmsim validate", [fault])
-        if where.is_file():
+        if where.is_file() and where.name != "silicon_sample.csv":
             compare_file(where, model, gpu, tp, engine or "vllm", engine_version)
             return
         order = ValidateOrder(

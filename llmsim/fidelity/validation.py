@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.fidelity.aicsample import find_sample, read_sample
 from llmsim.fidelity.cases import Case, read_cases
 from llmsim.fidelity.kvmemory import KvRow, check_kv_memory
 from llmsim.fidelity.profiles import MEASURED, read_profiles
@@ -221,7 +222,8 @@ def validate(order: Order, progress: Callable[[int, int], None] | None = None) -
     InputError
         If the folder is no folder of measurements, or the selection takes nothing.
     """
-    cases = read_cases(order.folder)
+    sample = find_sample(order.folder)
+    cases = read_cases(order.folder) if sample is None else read_sample(sample)
     taken = [case for case in cases if order.selection.takes(case)]
     if not taken:
         raise InputError(str(order.folder), _nothing(order, cases))
