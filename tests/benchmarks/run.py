@@ -104,6 +104,21 @@ def bench_options(times: int) -> None:
         CONSOLE.print(made)
 
 
+def bench_measured(times: int, profile: str) -> None:
+    """What a measured profile costs, as a ratio to the roofline: the first run fills its cache."""
+    if not profile:
+        CONSOLE.print("Measured profile: name one with --profile (docs/profile.md).")
+        return
+    made = table("A measured profile on 1 replica; ratio of cost per request to the roofline")
+    cost = {"kind": "measured", "profile": str(Path(profile).resolve())}
+    plain = best_of(scenario(azure(), 1), times)
+    add(made, "roofline", plain, plain)
+    measure(scenario(azure(), 1, fleet__pools__main__cost=cost))
+    run = best_of(scenario(azure(), 1, fleet__pools__main__cost=cost), times)
+    add(made, Path(profile).name, run, plain)
+    CONSOLE.print(made)
+
+
 def bench_flatness(times: int) -> None:
     """Cost per request against trace length and replica count, load per replica unchanged."""
     made = table("Cost per request against length and fleet size")
@@ -184,6 +199,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="10.31 M requests (minutes)")
     parser.add_argument("--times", type=int, default=3, help="repeats; the fastest counts")
     parser.add_argument("--only", nargs="*", help="azure options flatness stepping mooncake ...")
+    parser.add_argument("--profile", default="", help="folder of a measured profile of an H100")
     asked = parser.parse_args()
     probe = measure(scenario(azure(), 1))
     CONSOLE.print(
@@ -193,6 +209,7 @@ def main() -> None:
     parts = {
         "azure": lambda: bench_azure(asked.times),
         "options": lambda: bench_options(asked.times),
+        "measured": lambda: bench_measured(asked.times, asked.profile),
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
         "mooncake": lambda: bench_mooncake(asked.times),
