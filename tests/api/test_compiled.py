@@ -51,6 +51,26 @@ for name, (scenario, overrides) in json.loads(sys.argv[2]).items():
 """
 
 
+MEASURED = """
+import sys
+from measured_profiles import rows, write_profile
+from pathlib import Path
+
+write_profile(Path(sys.argv[1]), rows(noise=0.03))
+"""
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory):
+    """Overrides that price steps from a synthetic profile of an H100."""
+    folder = tmp_path_factory.mktemp("profile")
+    path = f"{CHECKOUT}:{CHECKOUT / 'tests' / 'unit'}"
+    call([sys.executable, "-c", MEASURED, str(folder)], folder, PYTHONPATH=path)
+    cost = {"kind": "measured", "profile": str(folder)}
+    keys = {"traffic.requests": 300, "fleet.pools.main.gpu": "h100-sxm"}
+    return keys | {"fleet.pools.main.cost": cost}
+
+
 @pytest.fixture(scope="module")
 def pure(tmp_path_factory):
     """Run folders written by the checkout's sources."""
@@ -60,6 +80,18 @@ def pure(tmp_path_factory):
     words = [sys.executable, "-c", IN_THE_CHECKOUT, str(CHECKOUT), json.dumps(RUNS)]
     call(words, folder, PYTHONPATH=str(CHECKOUT))
     return folder
+
+
+def test_a_measured_profile_is_priced_the_same(profiled, tmp_path):
+    if not engine_is_compiled():
+        pytest.skip("the llmsim under test is pure Python; `make test` compiles it")
+    runs = json.dumps({"measured": ("quickstart", profiled)})
+    words = [sys.executable, "-c", IN_THE_CHECKOUT, str(CHECKOUT), runs]
+    call(words, tmp_path, PYTHONPATH=str(CHECKOUT))
+    here, there = ls.run("quickstart", profiled), ls.load(tmp_path / "measured")
+    assert here.digest == there.digest
+    assert here.metrics == pytest.approx(there.metrics, rel=0, abs=0, nan_ok=True)
+    pd.testing.assert_frame_equal(here.requests, there.requests, check_exact=True)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -4,7 +4,8 @@
 
 The cards' lines were fitted to every second size of aiconfigurator's rows of one node; ``held`` are
 its other sizes, ``all`` the rows of other sources and of several nodes, none of which was fitted.
-All-reduce is compared with the fastest library that was measured at a size, as an engine would use.
+All-reduce is priced by the fastest library of a card, the custom one of engines up to a node;
+sources that measured NCCL alone are slower by that. L40S rows are of a sick host.
 """
 
 from __future__ import annotations
