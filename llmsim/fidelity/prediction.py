@@ -15,7 +15,7 @@ from llmsim.results.columns import OUTCOMES, RAW_COLUMNS
 from llmsim.results.facts import RunFacts
 from llmsim.results.store import RequestSink
 from llmsim.scenario import Scenario, build_workload
-from llmsim.serving.build import build_pools
+from llmsim.serving.build import build_handoff, build_pools
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.simulate import PoolPlan, simulate
 
@@ -106,6 +106,7 @@ def simulated_rows(
         scenario.fleet.routing.build(),
         sink,
         seed=scenario.seed,
+        handoff=build_handoff(scenario),
         clients=ClientRules(),
     )
     return np.array(sink.rows, dtype=np.int64).reshape(-1, len(RAW_COLUMNS)), facts

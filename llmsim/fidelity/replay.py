@@ -74,13 +74,19 @@ class Work:
     @property
     def priced(self) -> str:
         """What its kernels are priced by: a profile's ``<device>/<id>``, or the kind of cost."""
-        cost = self.data["fleet"]["pools"]["main"]["cost"]
+        cost = _cost_of(self.data)
         return "/".join(Path(cost["profile"]).parts[-2:]) if "profile" in cost else cost["kind"]
+
+
+def _cost_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how steps are priced, which is alike in all pools of a case."""
+    cost: Mapping[str, Any] = next(iter(data["fleet"]["pools"].values()))["cost"]
+    return cost
 
 
 def _tables_of(data: Mapping[str, Any]) -> str:
     """Return what identifies the kernel tables of a scenario, besides their folder's name."""
-    profile = data["fleet"]["pools"]["main"]["cost"].get("profile")
+    profile = _cost_of(data).get("profile")
     meta = Path(profile) / "meta.json" if profile else None
     return meta.read_text(encoding="utf-8") if meta is not None and meta.is_file() else ""
 

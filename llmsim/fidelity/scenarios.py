@@ -13,6 +13,7 @@ from llmsim.core.errors import CardError, LlmsimError
 from llmsim.fidelity.assumptions import Assumptions, assume
 from llmsim.fidelity.cases import Case
 from llmsim.fidelity.profiles import KnownProfile, priced_by
+from llmsim.fidelity.splitting import split_fleet, workers_of
 from llmsim.specs import CalibrationCard, load_model
 from llmsim.specs.cards import find_card
 
@@ -76,15 +77,14 @@ def scenario_data(
     known = assume(case)
     if known.not_simulated:
         raise NotSimulatedError(f"{case.text('engine') or 'engine'}: {known.not_simulated}")
-    if case.text("disagg"):
-        raise NotSimulatedError("disaggregated prefill and decode")
     client = {**known.client, **options.client}
     traffic = _replayed(replay) if replay is not None else _traffic(case, client)
     longest = None if replay is not None else _longest(case, client)
-    pool = _pool(case, known)
-    pool["cost"] = {**priced_by(options.cost, case, options.profiles), **_fitted(case, options)}
+    common: dict[str, Any] = {
+        "cost": {**priced_by(options.cost, case, options.profiles), **_fitted(case, options)}
+    }
     if known.batching:
-        pool["batching"] = dict(known.batching)
+        common["batching"] = dict(known.batching)
     return {
         "llmsim": 1,
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", case.case_id),
@@ -93,8 +93,24 @@ def scenario_data(
         "model": known.model or case.model_key,
         "traffic": traffic,
         "engine": _engine(case, known, longest, client.get("recipe_budget", True)),
-        "fleet": {"routing": {"kind": "round-robin"}, "pools": {"main": pool}},
+        "fleet": _fleet(case, known, common),
     }
+
+
+def _fleet(case: Case, known: Assumptions, common: dict[str, Any]) -> dict[str, Any]:
+    split = case.text("disagg")
+    if not split:
+        pools = {"main": {**_pool(case, known), **common}}
+        return {"routing": {"kind": "round-robin"}, "pools": pools}
+    workers = workers_of(split)
+    if workers is None:
+        raise NotSimulatedError("prefill and decode workers are not counted")
+    for each in workers:
+        if each.attention_ranks > 1:
+            raise NotSimulatedError("attention data parallelism with experts over all GPUs")
+        if each.tp % each.ep:
+            raise NotSimulatedError(f"ep {each.ep} does not divide tp {each.tp}")
+    return split_fleet(workers, case.text("gpu"), common)
 
 
 def _fitted(case: Case, options: Options) -> Mapping[str, float]:
