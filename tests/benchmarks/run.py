@@ -107,7 +107,7 @@ def bench_options(times: int) -> None:
 def bench_measured(times: int, profile: str) -> None:
     """What a measured profile costs, as a ratio to the roofline: the first run fills its cache."""
     if not profile:
-        CONSOLE.print("Measured profile: name one with --profile (docs/profile.md).")
+        CONSOLE.print("Measured profile: name one with --profile (docs/profile-a-new-gpu.md).")
         return
     made = table("A measured profile on 1 replica; ratio of cost per request to the roofline")
     cost = {"kind": "measured", "profile": str(Path(profile).resolve())}
