@@ -27,6 +27,7 @@ SETS: Final = (
     "tp_is_product",
     "tpot_of_means",
     "not_simulated",
+    "seen_by",
 )
 """What a rule may set."""
 
@@ -63,6 +64,8 @@ class Assumptions:
         The source divides mean times by mean lengths, where others average over requests.
     not_simulated : str
         Why the case cannot be simulated; empty when it can.
+    seen_by : str
+        What that the simulator ships was fitted to this very case; empty for nothing.
     sources : tuple of str
         Origin of every rule that applied, in order.
     """
@@ -76,6 +79,7 @@ class Assumptions:
     tp_is_product: bool
     tpot_of_means: bool
     not_simulated: str
+    seen_by: str
     sources: tuple[str, ...]
 
 
@@ -195,5 +199,6 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         tp_is_product=merged.get("tp_is_product", False),
         tpot_of_means=merged.get("tpot_of_means", False),
         not_simulated=merged.get("not_simulated", ""),
+        seen_by=merged.get("seen_by", ""),
         sources=tuple(sources),
     )

@@ -50,13 +50,13 @@ def group_rows(groups: Iterable[Group], covered: bool = False) -> list[Row]:
 
 
 def headline_rows(report: Report) -> list[Row]:
-    """Return the headline, with what was not scored left out and counted as 100% error."""
+    """Return the headline, what was not scored left out or counted as 100% error, and the seen."""
     rows = []
     for group in report.groups["headline"]:
         (plain,) = group_rows([group])
         (full,) = group_rows([group], covered=True)
         rows += [("headline", *plain[1:]), ("headline with coverage", *full[1:])]
-    return rows
+    return [*rows, *group_rows(report.groups["seen"])]
 
 
 def capacity_rows(ladders: Sequence[Capacity]) -> list[Row]:
@@ -191,9 +191,11 @@ DOCS: Final = """# How wrong is llmsim?
 Made by `llmsim validate DIR --headline --ablate --docs docs/how-wrong.md`; not edited by hand.
 Every case is a measured serving run of a public source, simulated from its record alone: model,
 GPU, layout, lengths, load. What a record leaves out comes from
-`llmsim/fidelity/assumptions.yaml`, each value with its origin. Nothing is fitted to these cases,
-and there is no knob for a single case.
+`llmsim/fidelity/assumptions.yaml`, each value with its origin. There is no knob for a single case.
 
+- *Fitted*: cases that the host terms of two engine versions (`profiles/engines/`) were fitted to.
+  They stand in rows of their own and in the tables by side, and count neither in the headline nor
+  in capacity. Nothing else that ships was fitted to these measurements.
 - *Headline*: quality A and B of sources whose layout, lengths and load are known, vLLM and
   TensorRT-LLM, aggregated serving. *With coverage*: what was not simulated counts as 100% wrong.
 - *tpot*, *ttft*, *e2e*: the mean where the source has it, else the median. *throughput*: output

@@ -15,6 +15,7 @@ import yaml
 
 from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.fidelity.aicsample import find_sample, read_sample
+from llmsim.fidelity.assumptions import assume
 from llmsim.fidelity.cases import Case, read_cases
 from llmsim.fidelity.kvmemory import KvRow, check_kv_memory
 from llmsim.fidelity.profiles import MEASURED, read_profiles
@@ -106,7 +107,8 @@ class Report:
     chosen : mapping of (case id, metric) to Score
         One per headline metric.
     groups : mapping of str to list of Group
-        Under ``headline``, ``all`` and each of `SIDES`.
+        Under ``headline``, ``seen`` (cases of the headline's sources that something was fitted to,
+        and that do not count in it), ``all`` and each of `SIDES`.
     ladders : sequence of Capacity
     memory : sequence of KvRow
         Logged KV capacities and their predictions.
@@ -157,7 +159,7 @@ class Report:
         Parameters
         ----------
         by : str
-            ``all``, ``headline``, ``source``, ``engine``, ``gpu`` or ``model_key``.
+            ``all``, ``headline``, ``seen``, ``source``, ``engine``, ``gpu`` or ``model_key``.
 
         Returns
         -------
@@ -289,14 +291,18 @@ def report_of(folder: Path, replayed: Sequence[Replayed]) -> Report:
     """
     scores = [score for each in replayed for score in score_case(each)]
     chosen = headline_scores(scores)
-    head = [each for each in replayed if in_headline(each.case)]
+    wanted = [each for each in replayed if in_headline(each.case)]
+    head = [each for each in wanted if not assume(each.case).seen_by]
+    seen = [each for each in wanted if assume(each.case).seen_by]
     groups = {
         "headline": group_by(head, chosen, lambda _: "headline"),
+        "seen": group_by(seen, chosen, lambda case: f"fitted: {assume(case).seen_by}"),
         "all": group_by(replayed, chosen, lambda _: "all cases"),
     }
     for side in SIDES:
         groups[side] = group_by(replayed, chosen, partial(_side, side))
-    return Report(folder, replayed, scores, chosen, groups, capacities(chosen))
+    unseen = {key: score for key, score in chosen.items() if not assume(score.case).seen_by}
+    return Report(folder, replayed, scores, chosen, groups, capacities(unseen))
 
 
 def in_headline(case: Case) -> bool:

@@ -87,7 +87,7 @@ def test_poisson_where_the_files_say_so():
         ({"tp": ""}, "layout"),
         ({"pp": "2"}, "pipeline"),
         ({"n_gpu": "8"}, "8 GPUs do not make"),
-        ({"disagg": "1p1d"}, "disaggregated"),
+        ({"disagg": "1p1d"}, "prefill and decode workers are not counted"),
         ({"engine": "s-lora"}, "no model here"),
         ({"concurrency": ""}, "concurrency"),
         ({"arrival": "production"}, "arrivals 'production'"),
