@@ -26,6 +26,7 @@ EXPORTS = [
     "load",
     "names",
     "run",
+    "validate",
 ]
 
 IMPORTED = """
