@@ -119,22 +119,35 @@ def bench_measured(times: int, profile: str) -> None:
     CONSOLE.print(made)
 
 
+def bench_handoff(times: int) -> None:
+    """The Azure hour with prompts on 6 replicas and decoding on 10, KV pulled over their NICs."""
+    made = table("Azure 2023 conversation hour, 6 prefill and 10 decode replicas")
+    pools = {
+        "main": None,
+        "prefill": {"role": "prefill", "gpu": "h100-sxm", "replicas": 6},
+        "decode": {"role": "decode", "gpu": "h100-sxm", "replicas": 10},
+    }
+    for scale in (1.0, 25.0):
+        case = scenario(azure(scale), 1, fleet__routing="least-loaded", fleet__pools=pools)
+        add(made, f"{scale:g} x its own rate", best_of(case, times))
+    CONSOLE.print(made)
+
+
 def bench_flatness(times: int) -> None:
-    """Cost per request against trace length and replica count, load per replica unchanged."""
+    """Cost per request against trace length and replica count, load per replica unchanged.
+
+    Every replica gets as many requests: what a replica costs by itself, such as its timeline, is
+    then the same part of a request.
+    """
     made = table("Cost per request against length and fleet size")
-    first = None
-    for replicas in (1, 4, 16, 64):
-        case = scenario(azure(replicas), replicas, fleet__routing="least-loaded")
-        run = best_of(case, times)
-        first = first or run
-        add(made, f"{replicas} replicas, rate x{replicas}", run, first)
     lengths = {"kind": "lognormal", "prompt_mean_tokens": 1155, "output_mean_tokens": 211}
     first = None
-    for requests in (20_000, 200_000):
-        traffic = {"arrivals": {"kind": "poisson", "rate_rps": 5.5}, "lengths": lengths}
-        run = best_of(scenario(traffic | {"requests": requests}), times)
+    for each, replicas in ((10_000, 1), (10_000, 4), (10_000, 16), (10_000, 64), (200_000, 1)):
+        arrivals = {"kind": "poisson", "rate_rps": 5.5 * replicas}
+        traffic = {"arrivals": arrivals, "lengths": lengths, "requests": each * replicas}
+        run = best_of(scenario(traffic, replicas, fleet__routing="least-loaded"), times)
         first = first or run
-        add(made, f"{requests:,} requests, 1 replica", run, first)
+        add(made, f"{each:,} requests on each of {replicas}", run, first)
     CONSOLE.print(made)
 
 
@@ -210,6 +223,7 @@ def main() -> None:
         "azure": lambda: bench_azure(asked.times),
         "options": lambda: bench_options(asked.times),
         "measured": lambda: bench_measured(asked.times, asked.profile),
+        "handoff": lambda: bench_handoff(asked.times),
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
         "mooncake": lambda: bench_mooncake(asked.times),
