@@ -30,7 +30,7 @@ RUNS = {
             "traffic.duration_s": 60,
             "traffic.warmup_s": 0,
             "traffic.timeout_s": 4,
-            "fleet.pools.decode.engine.kv_blocks": 6000,
+            "fleet.pools.decode.engine.kv_blocks": 9000,
         },
     ),
     "whole prompts": (
