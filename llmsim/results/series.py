@@ -108,16 +108,16 @@ def load_over_time(
     }
     busy = found["busy_ns"] / width / len(chosen)
     # a step that runs when the last client leaves ends after the run, in a bin cut at its end
-    active_w = found["active_uj"] / width * W_PER_UJ_PER_NS / np.maximum(busy, 1.0)
+    stepping = width * np.maximum(busy, 1.0)
     return {
         "t_s": edges[:-1] / NS_PER_S,
-        "running": found["running"] / width,
+        "running": found["running"] / stepping,
         "waiting": found["waiting"] / width,
-        "kv_used_frac": found["kv_blocks"] / width / max(blocks, 1),
+        "kv_used_frac": found["kv_blocks"] / stepping / max(blocks, 1),
         "prefill_tokens_per_s": found["prefill_tokens"] / width * NS_PER_S,
         "output_tokens_per_s": found["output_tokens"] / width * NS_PER_S,
         "busy_frac": np.minimum(busy, 1.0),
-        "power_w": idle_w_of(facts, chosen) + active_w,
+        "power_w": idle_w_of(facts, chosen) + found["active_uj"] / stepping * W_PER_UJ_PER_NS,
     }
 
 
