@@ -36,6 +36,7 @@ def test_the_first_block_is_the_two_make_commands():
         assert call(["make", "--dry-run", target], CHECKOUT).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(BASH)))
 def test_bash_block(number, folder):
     done = call(["bash", "-euo", "pipefail", "-c", BASH[number]], folder)

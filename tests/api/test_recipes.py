@@ -38,6 +38,7 @@ def checked(copy, *paths):
         call(["ruff", *words, "--no-cache", *paths], copy)
 
 
+@pytest.mark.slow
 def test_add_a_router(copy):
     append(copy / "llmsim" / "policies" / "routing.py", block(PAGE, "python", "class BestOf"))
     test = copy / "tests" / "unit" / "test_best_of.py"
@@ -109,6 +110,7 @@ def test_add_a_batching_policy(copy):
     assert static[2] < continuous[2]  # nobody's prefill comes between two tokens
 
 
+@pytest.mark.slow
 def test_add_a_trace_format(copy):
     module = copy / "llmsim" / "workload" / "jsonlog.py"
     module.write_text(block(PAGE, "python", "class JsonLog"), encoding="utf-8")

@@ -140,6 +140,7 @@ def cases_of(terms):
     ]
 
 
+@pytest.mark.slow
 def test_a_known_distortion_of_runs_is_undone():
     cases = cases_of({"gemm_scale": 1.2, "host_scale": 1.3})
     found = fit(Runs(cases, {"kind": "roofline"}))
