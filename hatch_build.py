@@ -47,6 +47,7 @@ COMPILED = (
 )
 
 
+# the parameter is the type of the builder's own settings, which nothing here looks at
 class CompiledEngine(BuildHookInterface):  # type: ignore[type-arg]
     """Adds compiled modules to a wheel, or leaves it pure."""
 

@@ -121,6 +121,7 @@ def read_cases(folder: Path) -> list[Case]:
     path = find_table(folder)
     faults: list[Fault] = []
     cases: dict[str, Case] = {}
+    measured: dict[str, dict[Key, float]] = {}
     for line, row in _rows(path):
         case_id = row["case_id"]
         key = (row["metric"], row["stat"])
@@ -131,16 +132,15 @@ def read_cases(folder: Path) -> list[Case]:
                 Fault(f"{path}:{line}", "value", f"expected a number, read {row['value']!r}")
             )
             continue
-        case = cases.get(case_id)
-        if case is None:
+        if case_id not in cases:
             known = {
                 name: text
                 for name, text in row.items()
                 if name not in ("metric", "stat", "value", "unit")
             }
-            case = cases[case_id] = Case(case_id, row["quality"], known, {}, line)
-        # read-only for everybody else; here it is still being put together
-        case.measured[key] = value * _SI.get(row["unit"], 1.0)  # type: ignore[index]
+            found = measured[case_id] = {}
+            cases[case_id] = Case(case_id, row["quality"], known, found, line)
+        measured[case_id][key] = value * _SI.get(row["unit"], 1.0)
     if faults:
         raise InputError(str(path), faults)
     return list(cases.values())

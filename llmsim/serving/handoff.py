@@ -174,7 +174,6 @@ class Handoff:
         self._room_tokens = min(
             target.config.kv_blocks * target.config.block_tokens for target in targets
         )
-        self.bytes_moved = 0.0
         self.routes: list[int] = []
 
     def can_ever_hold(self, request: Request) -> bool:
@@ -235,7 +234,6 @@ class Handoff:
 
         def arrived(_: Flow) -> None:
             now = self._clock.now
-            self.bytes_moved += size
             lease.source.port.take_back(lease)
             request.lease = None
             if self._first_token_at_decode:

@@ -143,6 +143,7 @@ class CudaDevice:
         except full as error:
             self.bench.forget()
             raise RowFault("oom", str(error).splitlines()[0][:200]) from None
+        # what torch and Triton raise for a kernel that does not run here: the row keeps the reason
         except (RuntimeError, ValueError, NotImplementedError) as error:
             note = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             self._still_there(note)

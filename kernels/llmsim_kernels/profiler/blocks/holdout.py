@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from llmsim.specs.profile_rows import row_key
 from llmsim_kernels.profiler.blocks import decode, elementwise, gemm, moe, prefill
@@ -59,13 +60,12 @@ def _shapes(plan: Plan, draw: random.Random) -> Iterator[tuple[int, Callable[[],
         return moe.moe(plan, 64, 6, 2048, 1408, tokens, block=12, holdout=True)
 
     for dtype_w in gemm.weight_types(plan):
-        # the default binds the loop variable; mypy cannot infer a lambda with one
-        yield 8 * few, lambda dtype_w=dtype_w: product(dtype_w)  # type: ignore[misc]
+        yield 8 * few, partial(product, dtype_w)
     yield 6 * few, decoding
-    yield 2 * few, lambda: prompt(False)
-    yield 2 * few, lambda: prompt(True)
+    yield 2 * few, partial(prompt, False)
+    yield 2 * few, partial(prompt, True)
     for op in elementwise.OPS[: 3 if plan.quick else 7]:
-        yield 1, lambda op=op: small(op)  # type: ignore[misc]
+        yield 1, partial(small, op)
     if not plan.quick:
         yield 4, experts
 
