@@ -43,6 +43,7 @@ def registry(seam: str) -> Registry[Any]:
     """
     if seam not in SEAMS:
         raise RegistryError(f"unknown seam '{seam}'. {nearest(seam, SEAMS)}")
+    import_module("llmsim.systems")
     room, name = SEAMS[seam]
     found: Registry[Any] = getattr(import_module(room), name)
     return found

@@ -26,6 +26,8 @@ def test_imports_go_down_only():
         ("llmsim/policies/routing.py", "import llmsim.scenario", "the ladder"),
         ("llmsim/report/html.py", "import simpy", "only serving knows"),
         ("llmsim/core/units.py", "import torch", "never needs a GPU stack"),
+        ("llmsim/systems/first.py", "import llmsim.systems.second", "know one another"),
+        ("llmsim/scenario/checks.py", "import llmsim.systems.second", "nobody imports"),
     ],
 )
 def test_an_import_that_goes_up_is_found(module, line, contract, tmp_path):
@@ -35,6 +37,7 @@ def test_an_import_that_goes_up_is_found(module, line, contract, tmp_path):
     for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
+    (tmp_path / "llmsim" / "systems" / "second.py").touch()
     (tmp_path / "pyproject.toml").write_bytes((CHECKOUT / "pyproject.toml").read_bytes())
     with (tmp_path / module).open("a", encoding="utf-8") as file:
         file.write(f"\n{line}\n")
