@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 
 from llmsim.core.errors import InvariantError
-from llmsim.serving.draft import DROP, FINISH, Draft
+from llmsim.serving.decisions import DROP, FINISH
+from llmsim.serving.draft import Draft
 from llmsim.serving.request import DECODE, FINISHING, HANDED, PARKED, PREFILL, WAITING, Request
 from llmsim.serving.stretch import Stretch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
-from llmsim.serving.draft import DROP
+from llmsim.serving.decisions import DROP
 from llmsim.serving.handoff import Handoff, Lease
 from llmsim.serving.request import LOADING, Request
 

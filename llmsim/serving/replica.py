@@ -18,12 +18,13 @@ from llmsim.costmodel.roofline import RooflineCost
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy, VllmBatching
 from llmsim.results.facts import ReplicaFacts
+from llmsim.serving.admission import admit_waiting
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import CALL_PRIORITY, Clock
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
-from llmsim.serving.draft import Draft, Step
+from llmsim.serving.draft import Draft
 from llmsim.serving.meter import Meter
 from llmsim.serving.port import Port
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
@@ -37,6 +38,7 @@ from llmsim.serving.request import (
     Request,
     identity_of,
 )
+from llmsim.serving.step import Step
 from llmsim.serving.stretch import Stretch
 from llmsim.serving.wake import Wake
 
@@ -271,7 +273,7 @@ class Replica:
             if not self._plain:
                 self._policy.plan(self._step)
             elif draft.advance_running() and self.line.count:
-                draft.admit_waiting()  # as `VllmBatching.plan`, but not through Python
+                admit_waiting(draft, False)  # as `VllmBatching.plan`, but not through Python
         self._launch(now)
 
     def _account(self) -> None:

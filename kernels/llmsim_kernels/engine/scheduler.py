@@ -1,7 +1,7 @@
 """Who computes what in the next step: one token budget, running requests first, then the queue.
 
 The rules of vLLM v1 with chunked prefill, first come first served, without a prefix cache: a
-second, plain implementation of what `llmsim.serving.draft` does fast, so that decisions of the
+second, plain implementation of what `llmsim.serving` does fast, so that decisions of the
 two can be compared one by one.
 """
 

@@ -1,0 +1,107 @@
+"""Who gets in: the mechanisms of admission, from the head of a replica's queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmsim.kvcache import NO_MATCH, Match, PrefixLedger
+from llmsim.serving.decisions import ADMIT, RESUME
+from llmsim.serving.request import PREFILL, Request
+
+if TYPE_CHECKING:
+    from llmsim.serving.draft import Draft
+
+
+def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
+    """Admit from the head of the queue until one does not fit."""
+    running = draft.running_set
+    line = draft.line
+    ledger = draft.ledger
+    size = draft.block_tokens
+    chunked = draft.chunked and not whole_prompts
+    caches = ledger.caches
+    while draft.budget_tokens > 0 and len(running) < draft.max_seqs:
+        request = line.head()
+        if request is None:
+            return
+        if request.lease is not None:
+            if _make_room(draft, request):
+                continue
+            return
+        known = request.prompt + request.generated
+        view = request.view
+        match = NO_MATCH
+        if caches and (view.segments is not None or request.preemptions):
+            match = ledger.match(request, known)
+        hit = match.blocks * size
+        tokens = known - hit
+        if draft.limit_now and tokens > draft.limit_now:
+            tokens = draft.limit_now
+        if tokens > draft.budget_tokens:
+            if not chunked:
+                _blocked(draft, request, match)
+                return
+            tokens = draft.budget_tokens
+        spared = match.unreferenced - match.blocks
+        room = ledger.free - (draft.watermark_blocks if running else 0)
+        blocks = -(-(hit + tokens) // size)
+        if blocks + spared > room or (draft.reserve_prompt and -(-known // size) + spared > room):
+            _blocked(draft, request, match)
+            return
+        line.pop()
+        if hit:
+            ledger.hold(request, match)
+        ledger.take(blocks - match.blocks)
+        _seat(draft, request, hit)
+        draft.compute(request, hit, tokens)
+
+
+def _make_room(draft: Draft, request: Request) -> bool:
+    """Take blocks for KV that another replica has computed, and have it pulled, if it fits."""
+    ledger = draft.ledger
+    size = draft.block_tokens
+    tokens = request.prompt
+    match = NO_MATCH
+    if ledger.caches and request.view.segments is not None:
+        match = ledger.match(request, tokens + 1)
+    blocks = -(-tokens // size)
+    room = ledger.free - (draft.watermark_blocks if draft.running_set else 0)
+    if blocks + match.unreferenced - match.blocks > room:
+        _blocked(draft, request, match)
+        return False
+    draft.line.pop()
+    if match.blocks:
+        ledger.hold(request, match)
+    ledger.take(blocks - match.blocks)
+    request.computed = tokens
+    if request.queued_ns < draft.now:
+        draft.meter.waited(request.queued_ns, draft.now)
+    draft.decisions.extend((ADMIT, request.view.index, draft.now))
+    draft.pull(request, match.blocks * size, blocks - match.blocks)
+    return True
+
+
+def _blocked(draft: Draft, request: Request, match: Match) -> None:
+    ledger = draft.ledger
+    if isinstance(ledger, PrefixLedger) and ledger.may_grow(request, match):
+        draft.blocked_on_writer = True
+
+
+def _seat(draft: Draft, request: Request, hit: int) -> None:
+    now = draft.now
+    draft.admitted += 1
+    request.seat = draft.seats
+    draft.seats += 1
+    request.state = PREFILL
+    draft.running_set[request] = None
+    draft.prefilling[request] = None
+    if request.queued_ns < now:
+        draft.meter.waited(request.queued_ns, now)
+    if request.scheduled_ns < 0:
+        request.scheduled_ns = now
+        request.cached_tokens = hit
+        draft.lookup_tokens += request.prompt
+        draft.hit_tokens += hit
+        draft.decisions.extend((ADMIT, request.view.index, now))
+    else:
+        draft.decisions.extend((RESUME, request.view.index, now))

@@ -1,0 +1,11 @@
+"""Kinds of decision in the digest."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ADMIT: Final = 1
+RESUME: Final = 2
+PREEMPT: Final = 3
+FINISH: Final = 4
+DROP: Final = 5
