@@ -27,6 +27,7 @@ COMPILED = (
     "llmsim/kvcache/content.py",
     "llmsim/kvcache/ledger.py",
     "llmsim/kvcache/prefix.py",
+    "llmsim/kvcache/store.py",
     "llmsim/policies/views.py",
     "llmsim/serving/admission.py",
     "llmsim/serving/board.py",
@@ -39,6 +40,7 @@ COMPILED = (
     "llmsim/serving/fleet.py",
     "llmsim/serving/flows.py",
     "llmsim/serving/handoff.py",
+    "llmsim/serving/keeper.py",
     "llmsim/serving/meter.py",
     "llmsim/serving/port.py",
     "llmsim/serving/preemption.py",
@@ -46,8 +48,10 @@ COMPILED = (
     "llmsim/serving/replica.py",
     "llmsim/serving/request.py",
     "llmsim/serving/step.py",
+    "llmsim/serving/storehouse.py",
     "llmsim/serving/stretch.py",
     "llmsim/serving/wake.py",
+    "llmsim/serving/writer.py",
 )
 
 

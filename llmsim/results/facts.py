@@ -78,6 +78,40 @@ class ReplicaFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class TierFacts:
+    """What one store below the GPUs did in a run.
+
+    Parameters
+    ----------
+    name : str
+        Of its tier.
+    pool : str
+        Empty where the whole fleet shares it.
+    replica : int
+        Whose it is; -1 where it is shared.
+    capacity_tokens, kept_tokens : int [tokens]
+        Whose KV fits, and is there at the end.
+    loaded_tokens : int [tokens]
+        Read for prompts.
+    read_bytes, written_bytes : int [bytes]
+        What went out of it, to GPUs and to other tiers, and into it.
+    evicted_tokens, refused_tokens : int [tokens]
+        Forgotten for others, and turned away because everything was in use.
+    """
+
+    name: str
+    pool: str
+    replica: int
+    capacity_tokens: int
+    kept_tokens: int
+    loaded_tokens: int
+    read_bytes: int
+    written_bytes: int
+    evicted_tokens: int
+    refused_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFacts:
     """A whole run.
 
@@ -99,6 +133,8 @@ class RunFacts:
         The run was stopped before its end (Ctrl-C); everything above is valid up to `end_ns`.
     warnings : tuple of str
         What the reader must know, such as skipped rows or truncated outputs.
+    tiers : tuple of TierFacts
+        Stores below the GPUs.
     """
 
     digest: str
@@ -110,3 +146,4 @@ class RunFacts:
     replicas: tuple[ReplicaFacts, ...]
     interrupted: bool
     warnings: tuple[str, ...]
+    tiers: tuple[TierFacts, ...] = ()

@@ -16,7 +16,7 @@ import numpy as np
 
 from llmsim.core.errors import Fault, InputError, OutputError
 from llmsim.results.columns import TIMELINE_COLUMNS
-from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts
+from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.slo import Slo
 from llmsim.results.timeline import LEVELS, TOTALS, TimelineData
@@ -155,6 +155,7 @@ def meta_json(
         "warnings": list(facts.warnings),
         "pools": [asdict(p) for p in facts.pools],
         "replicas": replicas,
+        "tiers": [asdict(t) for t in facts.tiers],
         "itl": {"bins": bins, "counts": [facts.itl.counts[b] for b in bins]},
     }
     return json.dumps(document, indent=1) + "\n"
@@ -267,6 +268,7 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
         replicas=replicas,
         interrupted=meta["interrupted"],
         warnings=tuple(meta["warnings"]),
+        tiers=tuple(TierFacts(**t) for t in meta.get("tiers", ())),
     )
 
 

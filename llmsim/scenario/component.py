@@ -29,6 +29,8 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "cost": ("llmsim.scenario.costs", "COST"),
     "batching": ("llmsim.policies", "BATCHING"),
     "routing": ("llmsim.policies", "ROUTING"),
+    "loading": ("llmsim.policies", "LOADING"),
+    "eviction": ("llmsim.policies", "EVICTION"),
 }
 """Where the registry of each seam lives; a room is imported when its seam is first used."""
 

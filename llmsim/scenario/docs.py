@@ -52,6 +52,8 @@ TITLES: Final = {
     "Fleet": "fleet",
     "Handoff": "fleet.handoff",
     "Pool": "fleet.pools.*name*",
+    "Kv": "KV below the GPUs: `fleet.pools.*.kv`",
+    "KvTier": "Tiers: `fleet.pools.*.kv.tiers`",
 }
 """Headings of the sections, in order of appearance."""
 
@@ -166,7 +168,10 @@ def _figure(value: float) -> str:
 
 def _table(rows: list[list[str]]) -> str:
     lines = ["| key | value | unit | default | meaning |", "|---|---|---|---|---|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Len
-from pydantic import BaseModel, ConfigDict, PrivateAttr, StringConstraints, model_validator
+from pydantic import PrivateAttr, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from llmsim.results.slo import Slo as Objectives
 from llmsim.scenario.component import Component, Seam
+from llmsim.scenario.section import Section
+from llmsim.scenario.tiers import Kv
 from llmsim.specs import EngineLimits, ModelSpec, ParallelPlan, requantise
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -37,24 +39,11 @@ Quantisation = Literal[
 ]
 
 
-class Section(BaseModel):
-    """A part of a scenario: frozen, and a key it does not know is a fault."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        validate_default=True,
-    )
-
-
 def _complain(wrong: Mapping[str, str]) -> None:
     """Raise one error that carries a message for each key that clashes with others."""
     if wrong:
         errors: list[dict[str, Any]] = [
-            {"type": "cross", "loc": (key,), "msg": text, "ctx": {}, "input": None}
+            {"type": "cross", "loc": tuple(key.split(".")), "msg": text, "ctx": {}, "input": None}
             for key, text in wrong.items()
         ]
         told = "; ".join(f"{key} {text}" for key, text in wrong.items())
@@ -262,6 +251,8 @@ class Pool(Section):
     """Which requests a step computes, and how many tokens of each."""
     cost: Annotated[Component, Seam("cost")] = Component("cost", "roofline")
     """How a step is priced."""
+    kv: Kv | None = None
+    """Tiers of KV below the GPUs; absent: what the GPUs forget is gone."""
 
     @property
     def gpus(self) -> int:
@@ -272,6 +263,13 @@ class Pool(Section):
     def _one_price(self) -> Self:
         if self.price is not None and self.gpu_price_usd_per_hour is not None:
             _complain({"price": "excludes gpu_price_usd_per_hour"})
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_are_blocks(self) -> Self:
+        if self.kv is not None:
+            wrong = self.kv.clashes(self.engine.block_tokens)
+            _complain({f"kv.{key}": text for key, text in wrong.items()})
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmsim.kvcache import NO_MATCH, Match, PrefixLedger
 from llmsim.serving.decisions import ADMIT, RESUME
+from llmsim.serving.keeper import ASIDE, STUCK
 from llmsim.serving.request import PREFILL, Request
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
     size = draft.block_tokens
     chunked = draft.chunked and not whole_prompts
     caches = ledger.caches
+    keeper = draft.keeper
     while draft.budget_tokens > 0 and len(running) < draft.max_seqs:
         request = line.head()
         if request is None:
@@ -31,27 +33,39 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         known = request.prompt + request.generated
         view = request.view
         match = NO_MATCH
-        if caches and (view.segments is not None or request.preemptions):
+        fetched = request.fetched_blocks
+        if caches and not fetched and (view.segments is not None or request.preemptions):
             match = ledger.match(request, known)
-        hit = match.blocks * size
+        hit = (match.blocks + fetched) * size
+        if keeper is not None and not fetched:
+            found = keeper.fetch(request, match, known)
+            if found == ASIDE:
+                continue
+            if found == STUCK:
+                if _blocked(draft, request, match):
+                    continue
+                return
         tokens = known - hit
         if draft.limit_now and tokens > draft.limit_now:
             tokens = draft.limit_now
         if tokens > draft.budget_tokens:
             if not chunked:
-                _blocked(draft, request, match)
+                if _blocked(draft, request, match):
+                    continue
                 return
             tokens = draft.budget_tokens
-        spared = match.unreferenced - match.blocks
+        spared = match.unreferenced - match.blocks - fetched
         room = ledger.free - (draft.watermark_blocks if running else 0)
         blocks = -(-(hit + tokens) // size)
         if blocks + spared > room or (draft.reserve_prompt and -(-known // size) + spared > room):
-            _blocked(draft, request, match)
+            if _blocked(draft, request, match):
+                continue
             return
         line.pop()
-        if hit:
+        if match.blocks:
             ledger.hold(request, match)
-        ledger.take(blocks - match.blocks)
+        ledger.take(blocks - match.blocks - fetched)
+        request.fetched_blocks = 0
         _seat(draft, request, hit)
         draft.compute(request, hit, tokens)
 
@@ -81,10 +95,17 @@ def _make_room(draft: Draft, request: Request) -> bool:
     return True
 
 
-def _blocked(draft: Draft, request: Request, match: Match) -> None:
+def _blocked(draft: Draft, request: Request, match: Match) -> bool:
+    """Note why the head of the queue does not get in; return whether room was made meanwhile."""
     ledger = draft.ledger
     if isinstance(ledger, PrefixLedger) and ledger.may_grow(request, match):
         draft.blocked_on_writer = True
+    keeper = draft.keeper
+    if keeper is None:
+        return False
+    if not draft.reserve_prompt:
+        draft.blocked_on_writer = True  # what comes to a tier may change how much it needs
+    return keeper.relieve()
 
 
 def _seat(draft: Draft, request: Request, hit: int) -> None:

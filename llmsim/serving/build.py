@@ -21,6 +21,7 @@ from llmsim.scenario.model import Handoff, Pool
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.simulate import PoolPlan
+from llmsim.serving.storeplan import kv_plan
 from llmsim.specs import (
     ModelSpec,
     load_engine,
@@ -100,7 +101,8 @@ def _build_pool(
     )
     told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
     batching: Callable[[], BatchingPolicy] = pool.batching.build
-    return PoolPlan(facts, cost, config, batching, energy, pool.role), told
+    kv = None if pool.kv is None else kv_plan(pool, place.model, folder)
+    return PoolPlan(facts, cost, config, batching, energy, pool.role, kv), told
 
 
 def build_handoff(scenario: Scenario) -> HandoffPlan | None:

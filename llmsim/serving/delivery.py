@@ -112,6 +112,8 @@ class Delivery:
         if request.queued_ns < now:
             self._meter.waited(request.queued_ns, now)
         draft.decisions.extend((DROP, request.view.index, now))
+        if request.fetched_blocks and draft.keeper is not None:
+            draft.keeper.leave_line(request)
         self._ledger.forget(request)
         self._on_end(request, outcome, now)
 
@@ -263,10 +265,13 @@ class Delivery:
     def _seat_completed(self, done: list[Request]) -> None:
         """Prefills whose step ran (or runs) become decodes, or are done with one token."""
         stalled = self.stalled
+        keeper = self._draft.keeper
         for request in self.completing:
             if request.state != PREFILL:
                 continue  # preempted or gone meanwhile
             del self._draft.prefilling[request]
+            if keeper is not None:
+                keeper.writer.computed(request)
             if request.generated >= request.output:
                 done.append(request)
                 continue
@@ -308,7 +313,9 @@ class Delivery:
         if request.state != FINISHING or request in self._draft.running_set:
             del self._draft.running_set[request]
             computed = request.computed
-            self._ledger.retire(request, -(-computed // self._block_tokens), computed)
+            keeper = self._draft.keeper
+            if keeper is None or not keeper.writer.finished(request):
+                self._ledger.retire(request, -(-computed // self._block_tokens), computed)
         else:
             self._ledger.forget(request)
         request.ended = True

@@ -9,6 +9,7 @@ matters: when KV runs out or the budget does not reach everybody. `admission` le
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache import CountLedger, PrefixLedger
@@ -19,6 +20,9 @@ from llmsim.serving.meter import Meter
 from llmsim.serving.preemption import scan
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.request import Request
+
+if TYPE_CHECKING:
+    from llmsim.serving.keeper import Keeper
 
 
 def _nobody_hands_over(request: Request, hit_tokens: int, blocks: int) -> None:
@@ -46,6 +50,8 @@ class Draft:
         Members of the cohort whose next gap differs from everybody else's.
     tick_end_ns : int [ns]
         When the latest scheduled tick of the cohort has run.
+    keeper : Keeper or None
+        Loads what tiers below the GPU know of a request; None where there are none.
     pull : callable
         Called with (request, tokens that are here, blocks to move) when room was made for KV that
         is on another replica.
@@ -70,6 +76,7 @@ class Draft:
         "fcfs",
         "first_need",
         "hit_tokens",
+        "keeper",
         "late",
         "ledger",
         "limit_now",
@@ -131,6 +138,7 @@ class Draft:
         self.preempted: list[Request] = []
         self._budget = config.max_num_batched_tokens
         self._block_ring = cohort.block_ring
+        self.keeper: Keeper | None = None
         self.pull: Callable[[Request, int, int], None] = _nobody_hands_over
         self.begin(0)
 

@@ -20,7 +20,7 @@ from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.handoff import Handoff
 from llmsim.serving.replica import Replica
-from llmsim.serving.request import WAITING, Request
+from llmsim.serving.request import FETCHING, WAITING, Request
 from llmsim.serving.wake import Wake
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 
@@ -365,6 +365,6 @@ class Fleet:
         """Record whoever is still here when the run stops early."""
         now = self.clock.now
         for request in sorted(self._live, key=lambda live: live.view.index):
-            outcome = "queued_at_end" if request.state == WAITING else "running_at_end"
+            outcome = "queued_at_end" if request.state in (WAITING, FETCHING) else "running_at_end"
             self._row(request, outcome, now)
         self._live.clear()

@@ -143,6 +143,10 @@ class Flows:
         """Return how fast a resource is used now [bytes/s]."""
         return sum(flow.rate_bytes_per_s for flow in self._users[resource])
 
+    def share(self, resource: int) -> float:
+        """Return what one more transfer would get of a resource if all wanted more [bytes/s]."""
+        return self._capacities[resource] / (len(self._users[resource]) + 1)
+
     def moved_bytes(self, resource: int) -> float:
         """Return what has gone through a resource up to now [bytes]."""
         now = self._clock.now

@@ -105,9 +105,7 @@ class Port:
         if request.state == LOADING:
             if request.lease is not None:
                 self.expected -= 1
-            used = replica.kv_blocks_used()
-            if used > replica.meter.peak_kv_blocks:
-                replica.meter.peak_kv_blocks = used
+            replica.note_peak()
             replica.ledger.release(request, -(-request.computed // replica.config.block_tokens), 0)
             replica.ledger.forget(request)
             replica.decisions.extend((DROP, request.view.index, replica.clock.now))

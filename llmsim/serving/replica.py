@@ -31,6 +31,7 @@ from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.record import CallRecord
 from llmsim.serving.request import (
     DECODE,
+    FETCHING,
     FINISHING,
     HANDED,
     PROBE,
@@ -173,7 +174,10 @@ class Replica:
         A request that still waits ends at once. For `called_now` see `enqueue`.
         """
         if request.state >= HANDED:
-            self.port.drop(request, outcome)
+            if request.state == FETCHING and self.draft.keeper is not None:
+                self.draft.keeper.drop(request, outcome)
+            else:
+                self.port.drop(request, outcome)
             return
         if request.state == WAITING:
             if request.lease is not None:
@@ -206,6 +210,12 @@ class Replica:
             self.ledger.take(need - self.draft.first_need)
             self.draft.first_need = need
         return self.config.kv_blocks - self.ledger.free
+
+    def note_peak(self) -> None:
+        """Count the KV blocks in use now towards their peak; some are about to be given back."""
+        used = self.kv_blocks_used()
+        if used > self.meter.peak_kv_blocks:
+            self.meter.peak_kv_blocks = used
 
     def look_again(self, called_now: bool = False) -> None:
         """Have the scheduler called for what has just become possible here."""

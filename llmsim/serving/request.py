@@ -31,6 +31,8 @@ class Request(Holder):
         Cohort bookkeeping, see `Cohort`.
     missed_gap_ns : int [ns]
         Gap before a token that was on the way when the client left; 0 if there is none.
+    fetched_blocks : int [blocks]
+        KV blocks that it holds while it waits, loaded from a tier.
     lease : Lease or None
         Its KV on the replica that has computed its prompt, until it is pulled from there.
     """
@@ -41,6 +43,7 @@ class Request(Holder):
         "cached_tokens",
         "computed",
         "ended",
+        "fetched_blocks",
         "finish_tick",
         "first_token_ns",
         "generated",
@@ -72,6 +75,7 @@ class Request(Holder):
         self.output = output
         self.generated = 0
         self.computed = 0
+        self.fetched_blocks = 0
         self.seat = -1
         self.state = WAITING
         self.base = 0
@@ -105,6 +109,8 @@ HANDED: Final = 5
 """Its prompt is computed, its KV stays where it is until another replica pulls it."""
 LOADING: Final = 6
 """Its KV is on the way, or has come and waits for a seat."""
+FETCHING: Final = 7
+"""Its KV, or that of a prefix of it, is on the way from a tier below the GPU."""
 
 PROBE = RequestView(0, 0, 1, -1, -1, 0, None)
 """Nobody's request; asks a batching policy whether it ranks requests at all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import signal
 import threading
@@ -24,8 +25,10 @@ from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.fleet import ClientRules, Fleet
 from llmsim.serving.handoff import Handoff, HandoffPlan
+from llmsim.serving.keeper import Keeper
 from llmsim.serving.meter import NEVER
 from llmsim.serving.replica import Replica
+from llmsim.serving.storehouse import KvPlan, Storehouse
 from llmsim.workload.chunk import Workload
 
 
@@ -46,6 +49,8 @@ class PoolPlan:
         What steps take above idle power; None where that is not known.
     role : str
         ``mixed``, ``prefill`` or ``decode``.
+    kv : KvPlan or None
+        What lies below its GPUs; None for nothing.
     """
 
     facts: PoolFacts
@@ -54,6 +59,7 @@ class PoolPlan:
     batching: Callable[[], BatchingPolicy]
     energy: ActiveEnergy | None = None
     role: str = "mixed"
+    kv: KvPlan | None = None
 
 
 def simulate(
@@ -127,12 +133,16 @@ def simulate(
         replica.board, replica.slot = board, slot
     if handoff is not None:
         fleet.handoff = _connect(clock, handoff, pools, replicas, fleet, seed)
+    house = _build_tiers(clock, pools, replicas, fleet)
     with _quiet_collector(), _ctrl_c(fleet.stop):
         fleet.start(replicas, doors)
         clock.run(until=fleet.done)
     if fleet.stopped:
         fleet.close()
-    return _facts(pools, workload, fleet, replicas, names, fleet.stopped)
+    facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
+    if house is None:
+        return facts
+    return dataclasses.replace(facts, tiers=tuple(tier.facts() for tier in house.tiers))
 
 
 def _connect(
@@ -155,6 +165,21 @@ def _connect(
         if pools[replica.pool].role == "prefill":
             replica.port.connect(handoff, gives=True)
     return handoff
+
+
+def _build_tiers(
+    clock: Clock, pools: Sequence[PoolPlan], replicas: Sequence[Replica], fleet: Fleet
+) -> Storehouse | None:
+    """Give replicas their part in the tiers below their GPUs, where there are some."""
+    if all(pool.kv is None for pool in pools):
+        return None
+    plans = [(pool.facts.name, pool.kv, pool.facts.replicas) for pool in pools]
+    house = Storehouse(clock, plans)
+    for replica in replicas:
+        plan, reach = pools[replica.pool].kv, house.reach(replica.index)
+        if plan is not None and reach is not None:
+            replica.draft.keeper = Keeper(replica, plan, house, reach, fleet.on_end)
+    return house
 
 
 @contextmanager

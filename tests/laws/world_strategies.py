@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from worlds import COSTS, MS, Job, Segments, World, with_turns
 
 from llmsim.policies import BATCHING, ROUTING
+from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.serving.meter import NEVER
 
 
@@ -80,6 +82,30 @@ def jobs(draw: Any, count: int, longest: int, clients_leave: bool) -> tuple[Job,
 
 
 @st.composite
+def tiers_below(draw: Any) -> dict[str, Any]:
+    """One or two tiers, often too small and too slow."""
+    count = draw(st.integers(1, 2))
+    return {
+        "tier_chunks": tuple(draw(st.sampled_from([1, 4, 30, 10**6])) for _ in range(count)),
+        "chunk_blocks": draw(st.sampled_from([1, 1, 2, 5])),
+        "tier_scopes": tuple(
+            draw(st.sampled_from(["replica", "pool", "fleet"])) for _ in range(count)
+        ),
+        "tier_writes": (
+            draw(st.sampled_from(["through", "finish"])),
+            draw(st.sampled_from(["through", "evict"])),
+        ),
+        "tier_bytes_per_s": draw(st.sampled_from([1e12, 1e9, 1e8, 1e7])),
+        "spare_chunks": draw(st.sampled_from([0, 0, 2])),
+        "loading": draw(st.sampled_from(sorted(LOADING.names()))),
+        "eviction": draw(st.sampled_from(sorted(EVICTION.names()))),
+        "joins_loads": draw(st.booleans()),
+        "port_bytes_per_s": draw(st.sampled_from([1e12, 1e9, 3e7])),
+        "message_ns": draw(st.sampled_from([0, 1, MS])),
+    }
+
+
+@st.composite
 def worlds(
     draw: Any,
     *,
@@ -90,12 +116,14 @@ def worlds(
     clients_leave: bool | None = None,
     turns: bool = False,
     handoff: bool | None = False,
+    tiers: bool | None = False,
     most: int = 14,
 ) -> World:
     """A world in which much happens at once.
 
     `clients_leave`: whether they do; `turns`: whether later prompts may hold generated text;
     `handoff`: whether prompts are computed by some replicas for others, None for now and then;
+    `tiers`: whether there are some below the GPUs, None for now and then;
     `most`: requests.
     """
     count = draw(st.integers(1, most))
@@ -111,6 +139,7 @@ def worlds(
     closed = draw(st.integers(0, 4)) == 4
     replicas = draw(st.sampled_from([1, 1, 1, 2, 4]))
     split = draw(st.integers(0, 2)) == 2 if handoff is None else handoff
+    below = draw(st.integers(0, 2)) == 2 if tiers is None else tiers
     world = World(
         jobs=made,
         cost=cost or draw(st.sampled_from(sorted(COSTS))),
@@ -141,6 +170,8 @@ def worlds(
         message_ns=draw(st.sampled_from([0, 1, MS])) if split else 0,
         late_first_token=draw(st.booleans()) if split else False,
     )
+    if below:
+        world = replace(world, **draw(tiers_below()))
     if turns and not closed:
         extra = draw(
             st.lists(

@@ -18,6 +18,7 @@ import numpy as np
 
 from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
 from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING
+from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
 from llmsim.results.store import RequestSink
@@ -28,6 +29,7 @@ from llmsim.serving.meter import NEVER
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request
+from llmsim.serving.storehouse import KvPlan, TierPlan
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
 
 simulate_module = importlib.import_module("llmsim.serving.simulate")
@@ -163,6 +165,16 @@ class World:
     port_bytes_per_s: float = 1e9
     message_ns: int = 0
     late_first_token: bool = False
+    tier_chunks: tuple[int, ...] = ()
+    chunk_blocks: int = 1
+    tier_scopes: tuple[str, ...] = ("replica", "pool")
+    tier_writes: tuple[str, ...] = ("through", "through")
+    tier_bytes_per_s: float = 1e9
+    spare_chunks: int = 0
+    loading: str = "always"
+    eviction: str = "lru"
+    by_layer: bool = False
+    joins_loads: bool = True
 
     def __repr__(self) -> str:
         return _short(self)
@@ -192,6 +204,31 @@ class World:
         ports = (self.port_bytes_per_s, self.port_bytes_per_s)
         router = ROUTING.get("least-loaded")()
         return HandoffPlan(router, (price, price), ports, self.late_first_token, self.view_age_ns)
+
+    def kv(self) -> KvPlan | None:
+        """Tiers of `tier_chunks`, the nearest first, each half as fast as before; 10 kB a token."""
+        if not self.tier_chunks:
+            return None
+        rank = EVICTION.get(self.eviction)().rank
+        tiers = tuple(
+            TierPlan(
+                f"tier-{number}",
+                self.tier_scopes[number],
+                chunks,
+                self.chunk_blocks * self.block_tokens,
+                1e4,
+                read_bytes_per_s=self.tier_bytes_per_s / (1 + number),
+                write_bytes_per_s=self.tier_bytes_per_s / (1 + number),
+                message_s=self.message_ns / 1e9,
+                write=self.tier_writes[number],
+                rank=None if self.eviction == "lru" else rank,
+                spare_chunks=min(self.spare_chunks, chunks),
+            )
+            for number, chunks in enumerate(self.tier_chunks)
+        )
+        load = LOADING.get(self.loading)
+        host = self.port_bytes_per_s
+        return KvPlan(tiers, host, load, self.by_layer, self.joins_loads, layers=4)
 
     def policy(self) -> Any:
         kind = BATCHING.get(self.batching)
@@ -295,6 +332,7 @@ def run(
             world.engine(fast_forward),
             policy or world.policy,
             role=role,
+            kv=world.kv(),
         )
         for role, size in sizes.items()
     ]
@@ -378,14 +416,26 @@ def blocks_in_use(replica: Replica, call: CallRecord) -> int:
     tick = replica.cohort.tick + call.decoding
     extents: dict[int, int] = {}
     private = 0
-    for request in call.running:
-        assert request.state != WAITING
-        computed = request.base + tick if request.state == DECODE else request.computed
-        private += -(-computed // size) - request.held_blocks
-        for piece, _, hi in request.held or ():
+
+    def held_here(holder: Any) -> None:
+        for piece, _, hi in holder.held or ():
             part = piece
             while part is not None and part.lo < hi:
                 if part.refs > 0:  # the rest of a split may have been overwritten since
                     extents[id(part)] = part.hi - part.lo
                 part = part.rest
+
+    for request in call.running:
+        assert request.state != WAITING
+        computed = request.base + tick if request.state == DECODE else request.computed
+        private += -(-computed // size) - request.held_blocks
+        held_here(request)
+    keeper = replica.draft.keeper
+    if keeper is not None:  # on their way in, waiting with what has come, on their way out
+        holders = [(load.request, load.request.computed // size) for load in keeper.loads]
+        holders += [(each, each.fetched_blocks) for each in replica.line.requests()]
+        holders += [(keep, keep.blocks) for keep in keeper.writer.keeps]
+        for holder, blocks in holders:
+            private += blocks - holder.held_blocks
+            held_here(holder)
     return private + sum(extents.values())

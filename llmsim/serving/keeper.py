@@ -1,0 +1,295 @@
+"""A replica's part in the tiers below its GPU: what it loads from there, and what it writes.
+
+A prompt's beginning that lies in a tier and not on the GPU is *loaded*: blocks are taken, bytes
+come over the links, and until then the request waits aside and its blocks are found by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from llmsim.core.units import NS_PER_S
+from llmsim.kvcache import Match
+from llmsim.kvcache.store import Run
+from llmsim.policies.tiering import LoadPolicy, LoadView
+from llmsim.serving.decisions import DROP
+from llmsim.serving.flows import Flow
+from llmsim.serving.request import FETCHING, WAITING, Request
+from llmsim.serving.storehouse import KvPlan, Reach, Storehouse
+from llmsim.serving.writer import Writer
+
+if TYPE_CHECKING:
+    from llmsim.serving.replica import Replica
+
+Segments = tuple[tuple[int, int], ...]
+Part = tuple[int, list[Run], int, int]
+"""Tier, chunks there, first and last token that they give."""
+
+COMPUTE: Final = 0
+"""Nothing is worth loading."""
+ASIDE: Final = 1
+"""The request has left the line and waits for a load."""
+STUCK: Final = 2
+"""There is no room for what could be loaded."""
+
+
+class Load:
+    """KV on its way to the GPU for one request.
+
+    Attributes
+    ----------
+    request : Request
+    tokens : int [tokens]
+        Where the loaded prefix ends.
+    parts : list of (int, list)
+        Tier and chunks held there, of the transfers under way.
+    waiters : list of Request
+        Who waits for the same prefix.
+    """
+
+    __slots__ = ("began_ns", "flows", "request", "tokens", "waiters")
+
+    def __init__(self, request: Request, tokens: int, began_ns: int) -> None:
+        self.request = request
+        self.tokens = tokens
+        self.began_ns = began_ns
+        self.flows: dict[Flow, tuple[int, list[Run]]] = {}
+        self.waiters: list[Request] = []
+
+
+class Keeper:
+    """Loads and writes of one replica.
+
+    Parameters
+    ----------
+    replica : Replica
+    plan : KvPlan
+    house : Storehouse
+    reach : Reach
+        The replica's ways to its tiers.
+    on_end : callable
+        Called with (request, outcome, time) when a request ends here.
+
+    Attributes
+    ----------
+    loads : list of Load
+        Under way.
+    writer : Writer
+        What goes the other way.
+    tiers : tuple of Tier
+        From the nearest to the farthest.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        plan: KvPlan,
+        house: Storehouse,
+        reach: Reach,
+        on_end: Callable[[Request, str, int], None],
+    ) -> None:
+        self._replica = replica
+        self._plan = plan
+        self._flows = house.flows
+        self._reach = reach
+        self.tiers = reach.tiers
+        self._on_end = on_end
+        self._policy: LoadPolicy = plan.load()
+        self.by_layer = plan.by_layer
+        self.loads: list[Load] = []
+        self.writer = Writer(replica, house, reach)
+
+    # --- loading ----------------------------------------------------------------------------
+
+    def fetch(self, request: Request, match: Match, known: int) -> int:
+        """Load what tiers know of a request at the head of the line, if that is worth it.
+
+        Parameters
+        ----------
+        request : Request
+        match : Match
+            What the GPU has of it.
+        known : int [tokens]
+
+        Returns
+        -------
+        int
+            `COMPUTE`, `ASIDE` or `STUCK`.
+        """
+        segments = request.view.segments
+        if segments is None:
+            return COMPUTE
+        draft = self._replica.draft
+        hit = match.blocks * draft.block_tokens
+        if self._plan.joins_loads and self.loads and request.path is not None:
+            for load in self.loads:
+                if min(_shared_tokens(request, load.request), load.tokens, known - 1) > hit:
+                    draft.line.pop()
+                    request.state = FETCHING
+                    load.waiters.append(request)
+                    return ASIDE
+        parts = self._lookup(request, segments, hit, known)
+        if not parts or not self._worth(request, parts, hit, known):
+            return COMPUTE
+        tokens = parts[-1][3]
+        ledger = draft.ledger
+        blocks = tokens // draft.block_tokens
+        spared = match.unreferenced - match.blocks
+        room = ledger.free - (draft.watermark_blocks if draft.running_set else 0)
+        whole = -(-known // draft.block_tokens) if draft.reserve_prompt else blocks
+        if max(blocks, whole) + spared > room:
+            return STUCK
+        draft.line.pop()
+        if match.blocks:
+            ledger.hold(request, match)
+        ledger.take(blocks - match.blocks)
+        request.computed = tokens
+        request.state = FETCHING
+        self._start(request, parts)
+        return ASIDE
+
+    def _lookup(self, request: Request, segments: Segments, hit: int, known: int) -> list[Part]:
+        if request.generated:
+            segments = (*segments, (-1 - request.view.index, request.generated))
+        tiers = self._reach.tiers
+        parts: list[Part] = []
+        at = hit
+        found = True
+        while found:
+            found = False
+            for number, tier in enumerate(tiers):
+                size = tier.plan.chunk_tokens
+                runs = tier.store.find(segments, at // size, (known - 1) // size)
+                if runs and runs[-1][2] * size > at:
+                    upto = runs[-1][2] * size
+                    parts.append((number, runs, at, upto))
+                    at = upto
+                    found = True
+        return parts
+
+    def _worth(self, request: Request, parts: list[Part], hit: int, known: int) -> bool:
+        cost = self._replica.cost
+        upto = parts[-1][3]
+        load_s = 0.0
+        for number, runs, lo, hi in parts:
+            plan = self._reach.tiers[number].plan
+            rate = plan.codec_bytes_per_s
+            for resource in self._reach.into[number]:
+                rate = min(rate, self._flows.share(resource))
+            chunks = sum(stop - start for _, start, stop in runs)
+            time_s = plan.lead_ns(chunks) / NS_PER_S + (hi - lo) * plan.bytes_per_token / rate
+            load_s = max(load_s, time_s)
+        whole = cost.step_ns([(known - hit, hit)], 0, 0, 0, 1)
+        rest = cost.step_ns([(known - upto, upto)], 0, 0, 0, 1)
+        return self._policy.loads(LoadView(upto - hit, hit, load_s, (whole - rest) / NS_PER_S))
+
+    def _start(self, request: Request, parts: list[Part]) -> None:
+        self._replica.port.expected += 1
+        load = Load(request, request.computed, self._replica.clock.now)
+        self.loads.append(load)
+        held = [
+            (number, self._reach.tiers[number].store.hold(runs), lo, hi)
+            for number, runs, lo, hi in parts
+        ]
+        for number, runs, lo, hi in held:
+            tier = self._reach.tiers[number]
+            plan = tier.plan
+            size = (hi - lo) * plan.bytes_per_token
+            tier.loaded_tokens += hi - lo
+            tier.read_bytes += size
+            flow = self._flows.start(
+                self._reach.into[number],
+                size,
+                lambda flow: self._came(load, flow),
+                rank=request.view.index,
+                lead_ns=plan.lead_ns(sum(stop - start for _, start, stop in runs)),
+                cap_bytes_per_s=plan.codec_bytes_per_s,
+            )
+            load.flows[flow] = (number, runs)
+
+    def _came(self, load: Load, flow: Flow) -> None:
+        number, runs = load.flows.pop(flow)
+        self._reach.tiers[number].store.release(runs)
+        if load.flows:
+            return
+        replica = self._replica
+        replica.port.expected -= 1
+        self.loads.remove(load)
+        request = load.request
+        replica.ledger.register(request, request.computed)
+        request.fetched_blocks = request.computed // replica.draft.block_tokens
+        self._line_up(load, True)
+
+    def _line_up(self, load: Load, came: bool) -> None:
+        """Return a request and who has waited with it to the front of the line."""
+        replica = self._replica
+        back = [waiter for waiter in load.waiters if not waiter.ended]
+        if came:
+            back.insert(0, load.request)
+        for request in reversed(back):
+            request.state = WAITING
+            replica.line.push_back(request)
+        if back:
+            replica.look_again(load.began_ns == replica.clock.now)
+
+    def drop(self, request: Request, outcome: str) -> None:
+        """Let a request go whose client leaves while its KV is on its way."""
+        replica = self._replica
+        now = replica.clock.now
+        request.ended = True
+        for load in self.loads:
+            if load.request is request:
+                self._give_up(load)
+                break
+        replica.ledger.forget(request)
+        if request.queued_ns < now:
+            replica.meter.waited(request.queued_ns, now)
+        replica.decisions.extend((DROP, request.view.index, now))
+        self._on_end(request, outcome, now)
+
+    def _give_up(self, load: Load) -> None:
+        replica = self._replica
+        self.loads.remove(load)
+        for flow, (number, runs) in load.flows.items():
+            self._flows.cancel(flow)
+            self._reach.tiers[number].store.release(runs)
+        replica.port.expected -= 1
+        request = load.request
+        replica.note_peak()
+        replica.ledger.release(request, request.computed // replica.draft.block_tokens, 0)
+        request.computed = 0
+        self._line_up(load, False)
+        if replica.line.count:
+            replica.look_again()
+
+    def leave_line(self, request: Request) -> None:
+        """Give back the blocks of a request that waits with loaded KV and goes."""
+        replica = self._replica
+        replica.note_peak()
+        replica.ledger.release(request, request.fetched_blocks, request.computed)
+        request.fetched_blocks = request.computed = 0
+
+    def relieve(self) -> bool:
+        """Free something where nobody runs, nothing comes, and the head does not fit.
+
+        The last in line that waits with loaded KV gives it up; it stays cached.
+        """
+        replica = self._replica
+        if replica.running_set or replica.port.expected:
+            return False
+        for request in reversed(replica.line.requests()):
+            if request.fetched_blocks:
+                self.leave_line(request)
+                return True
+        return False
+
+
+def _shared_tokens(one: Request, other: Request) -> int:
+    """Return how long a prefix two requests have in common, as far as the GPU's ledger knows."""
+    shared = 0
+    for (edge, end), (edge2, end2) in zip(one.path or (), other.path or (), strict=False):
+        if edge is not edge2:
+            break
+        shared = min(end, end2)
+    return shared

@@ -1,0 +1,143 @@
+"""Tiers below the GPU: nothing is lost on the way there and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_fast_forward import assert_same
+from world_strategies import laws, worlds
+from worlds import MS, Job, World, blocks_in_use, run
+
+from llmsim.policies import BATCHING
+
+
+@pytest.mark.parametrize("batching", BATCHING.names())
+@laws(15)
+@given(data=st.data())
+def test_every_block_comes_back(batching, data):
+    ran = run(data.draw(worlds(batching=batching, tiers=True, handoff=None, turns=True)))
+    for replica in ran.replicas:
+        keeper = replica.draft.keeper
+        replica.ledger.check()
+        kept = sum(keep.blocks for keep in keeper.writer.keeps)  # being written when the run ended
+        assert replica.config.kv_blocks - replica.ledger.free <= kept
+        assert kept or replica.ledger.free == replica.config.kv_blocks
+        assert not keeper.loads
+        assert not replica.running
+        assert not replica.waiting
+        for tier in keeper.tiers:
+            tier.store.check()
+
+
+@laws(40)
+@given(world=worlds(tiers=True, turns=True))
+def test_no_block_is_lost_or_counted_twice(world):
+    def look(replica, call):
+        replica.ledger.check()
+        for tier in replica.draft.keeper.tiers:
+            tier.store.check()
+        assert world.kv_blocks - call.free_blocks == blocks_in_use(replica, call)
+
+    run(world, True, look)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+@laws(40)
+@given(data=st.data())
+def test_merging_steps_changes_nothing(lookahead, data):
+    assert_same(data.draw(worlds(lookahead=lookahead, tiers=True, turns=True, handoff=None)))
+
+
+@laws(20)
+@given(world=worlds(tiers=True, clients_leave=False))
+def test_the_same_tokens_are_served(world):
+    ran = run(world)
+    assert [row.output_tokens for row in ran.rows] == [job.output for job in world.jobs]
+
+
+TEXT = ((1, 64),)
+AGAIN = (*TEXT, (2, 16))
+TWICE = World(
+    (Job(0, 64, 2, TEXT), Job(100 * MS, 80, 2, AGAIN)),
+    tier_chunks=(100,),
+    chunk_blocks=2,
+    tier_bytes_per_s=1e12,
+    port_bytes_per_s=1e9,
+)
+# without a prefix cache on the GPU, what is found again lies in the tier: two chunks of 32 tokens,
+# 640 kB over 1 GB/s; a prompt takes 5 ms + 20 us a token
+LOAD_NS = 640_000
+
+
+def test_by_hand():
+    first, second = run(TWICE).rows
+    assert first.first_token_ns == 5 * MS + 64 * 20_000
+    assert second.first_token_ns == 100 * MS + LOAD_NS + 5 * MS + 16 * 20_000
+    assert (first.cached_tokens, second.cached_tokens) == (0, 64)
+
+
+def test_messages_come_before_bytes():
+    _, second = run(replace(TWICE, message_ns=MS)).rows
+    assert second.first_token_ns == 100 * MS + 2 * MS + LOAD_NS + 5 * MS + 16 * 20_000
+
+
+def test_a_tail_below_a_chunk_is_not_kept():
+    _, second = run(replace(TWICE, chunk_blocks=3)).rows
+    assert second.cached_tokens == 48
+    assert second.first_token_ns == 100 * MS + 480_000 + 5 * MS + 32 * 20_000
+
+
+def test_what_is_being_written_is_found_by_nobody():
+    """The first prompt is computed at 6.28 ms and written until 6.92 ms."""
+    for at, hit in ((6_919_999, 0), (6_920_000, 64)):
+        world = replace(TWICE, jobs=(Job(0, 64, 1, TEXT), Job(at, 80, 2, AGAIN)))
+        assert [row.cached_tokens for row in run(world).rows] == [0, hit]
+
+
+def test_who_waits_for_the_same_prefix_loads_nothing():
+    """With a prefix cache that has forgotten: the second to ask waits, or loads it once more."""
+    filler = Job(50 * MS, 160, 1, ((7, 160),))
+    jobs = (Job(0, 64, 1, TEXT), filler, Job(100 * MS, 80, 1, AGAIN), Job(100 * MS, 80, 1, AGAIN))
+    world = replace(TWICE, jobs=jobs, prefix_caching=True, kv_blocks=10)
+    for joins, loaded in ((True, 64), (False, 128)):
+        ran = run(replace(world, joins_loads=joins))
+        (tier,) = ran.facts.tiers
+        assert tier.loaded_tokens == loaded
+        assert [row.cached_tokens for row in ran.rows] == [0, 0, 64, 64]
+    assert ran.rows[2].first_token_ns > 100 * MS + 2 * LOAD_NS  # the link is shared
+
+
+def test_two_tiers_continue_one_another():
+    """Room for one chunk nearby: the rest comes from the second tier, at half the speed."""
+    world = replace(
+        TWICE, tier_chunks=(1, 100), tier_writes=("through", "evict"), tier_bytes_per_s=1e9
+    )
+    jobs = (Job(0, 32, 1, ((1, 32),)), Job(50 * MS, 32, 1, ((3, 32),)), Job(100 * MS, 80, 1, AGAIN))
+    ran = run(replace(world, jobs=jobs))
+    near, far = ran.facts.tiers
+    assert (near.loaded_tokens, far.loaded_tokens) == (0, 32)
+    assert near.evicted_tokens == 2 * 32  # for the second prompt, and for the third
+    assert ran.rows[2].cached_tokens == 32
+    assert ran.rows[2].first_token_ns == 100 * MS + 640_000 + 5 * MS + 48 * 20_000
+
+
+def test_a_client_that_leaves_during_a_load_gives_everything_back():
+    for at in (1, LOAD_NS // 2, LOAD_NS - 1, LOAD_NS, LOAD_NS + 1):
+        for lookahead in (0, 1):
+            jobs = (TWICE.jobs[0], replace(TWICE.jobs[1], output=9, abort_ns=at))
+            ran = run(replace(TWICE, jobs=jobs, lookahead=lookahead))
+            assert ran.rows[1].ended_as == "aborted"
+            (replica,) = ran.replicas
+            assert replica.ledger.free == TWICE.kv_blocks
+            assert replica.draft.keeper.tiers[0].store.held == 0
+            replica.draft.keeper.tiers[0].store.check()
+
+
+def test_loading_is_a_choice():
+    quick, slow = replace(TWICE, loading="cheaper"), replace(TWICE, loading="cheaper")
+    slow = replace(slow, port_bytes_per_s=4e8)  # 640 kB: 1.6 ms; computing 64 tokens: 1.28 ms
+    assert [run(world).rows[1].cached_tokens for world in (quick, slow)] == [64, 0]
+    assert run(replace(TWICE, loading="never")).rows[1].cached_tokens == 0
