@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 # a C long where it has 64 bits: Python reads those twice as fast as a long long
@@ -38,3 +39,12 @@ def packed(numbers: list[int]) -> bytes:
         If one of them does not fit 64 bits.
     """
     return struct.pack(f"{len(numbers)}{_INT64}", *numbers)
+
+
+def packer(count: int) -> Callable[..., bytes]:
+    """Return a function that packs `count` integers, given one by one, as `packed` does.
+
+    As fast as packing many rows together, and the integers are gone at once: rows that wait as
+    Python integers take three times the memory, spread over it.
+    """
+    return struct.Struct(f"{count}{_INT64}").pack

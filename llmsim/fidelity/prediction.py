@@ -109,7 +109,7 @@ def simulated_rows(
         handoff=build_handoff(scenario),
         clients=ClientRules(),
     )
-    return np.array(sink.rows, dtype=np.int64).reshape(-1, len(RAW_COLUMNS)), facts
+    return sink.raw(), facts
 
 
 def _as_clients_see(rows: npt.NDArray[np.int64], scenario: Scenario, front_ns: int) -> None:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+GATHER_ROWS: Final = 128
+"""Rows after which the engine calls `RequestSink.gather`; few, so that they stay in the cache."""
+
 FLUSH_ROWS: Final = 65_536
-"""Rows after which the engine calls `RequestSink.flush`; one Parquet row group."""
+"""Rows that become columns together; one Parquet row group."""
 
 SPILL_ROWS: Final = 1_000_000
 """Rows kept in memory [requests]; a longer run goes to a temporary file."""
@@ -48,8 +51,8 @@ class RequestSink:
     Attributes
     ----------
     rows : list of tuple of int
-        The engine appends here, in the order of `columns.RAW_COLUMNS`, and calls `flush` once
-        `FLUSH_ROWS` have gathered. The list is emptied in place, so a bound ``rows.append`` stays
+        The engine appends here, in the order of `columns.RAW_COLUMNS`, and calls `gather` once
+        there are `GATHER_ROWS`. The list is emptied in place, so a bound ``rows.append`` stays
         good.
 
     Notes
@@ -65,6 +68,8 @@ class RequestSink:
         path: Path | None = None,
     ) -> None:
         self.rows: list[tuple[int, ...]] = []
+        self._gathered: list[bytes] = []  # rows, packed
+        self._gathered_rows = 0
         self._names = {"pool": ("", *pools), "outcome": OUTCOMES}
         self._clients = clients
         self._path = path
@@ -73,20 +78,50 @@ class RequestSink:
         self._tables: list[pa.Table] = []
         self._closed: RequestTable | None = None
 
+    def gather(self) -> None:
+        """Pack what is in `rows`, empty it, and flush once `FLUSH_ROWS` are there.
+
+        Raises
+        ------
+        InvariantError
+            As for `flush`.
+        """
+        numbers = list(itertools.chain.from_iterable(self.rows))
+        if len(numbers) != len(self.rows) * len(RAW_COLUMNS):
+            raise InvariantError(
+                f"a request was recorded without exactly {len(RAW_COLUMNS)} values"
+            )
+        self._gathered.append(packed(numbers))
+        self._gathered_rows += len(self.rows)
+        self.rows.clear()
+        if self._gathered_rows >= FLUSH_ROWS:
+            self.flush()
+
+    def raw(self) -> npt.NDArray[np.int64]:
+        """Return the rows that are not columns yet (n, 18), in the order in which they came."""
+        flat = np.frombuffer(b"".join(self._gathered), dtype=np.int64)
+        rest = np.array(self.rows, dtype=np.int64)
+        width = len(RAW_COLUMNS)
+        return np.concatenate([flat.reshape(-1, width), rest.reshape(-1, width)])
+
     def flush(self) -> None:
-        """Turn the gathered rows into columns and empty `rows`.
+        """Turn the rows that are there into columns.
 
         Raises
         ------
         InvariantError
             If a row has the wrong length or points at a name that does not exist.
         """
-        if not self.rows:
+        if self.rows:
+            self.gather()
+        if not self._gathered:
             return
         if self._closed is not None:
             raise InvariantError("requests were recorded after the sink was closed")
-        self._put(self._columns())
-        self.rows.clear()
+        table = self._columns()
+        self._gathered.clear()
+        self._gathered_rows = 0
+        self._put(table)
 
     def close(self) -> RequestTable:
         """Write what there is and return it as a table; a second call returns the same table."""
@@ -125,14 +160,9 @@ class RequestSink:
     def _columns(self) -> pa.Table:
         import pyarrow as pa
 
-        numbers = list(itertools.chain.from_iterable(self.rows))
-        flat = np.frombuffer(packed(numbers), dtype=np.int64)
-        if flat.size != len(self.rows) * len(RAW_COLUMNS):
-            raise InvariantError(
-                f"a request was recorded without exactly {len(RAW_COLUMNS)} values"
-            )
+        flat = np.frombuffer(b"".join(self._gathered), dtype=np.int64)
         # One contiguous column at a time is several times faster to work on than a strided one.
-        raw = np.ascontiguousarray(flat.reshape(len(self.rows), len(RAW_COLUMNS)).T)
+        raw = np.ascontiguousarray(flat.reshape(-1, len(RAW_COLUMNS)).T)
         made = _derive(raw)
         schema = _arrow_schema()
         arrays = []

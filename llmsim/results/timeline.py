@@ -57,7 +57,7 @@ class Timeline:
 
     def __init__(self, bin_ns: int = FIRST_BIN_NS) -> None:
         self.bin_ns = bin_ns
-        self._rows = np.zeros((MAX_BINS, _COLUMNS))
+        self._rows = np.zeros((_COLUMNS, MAX_BINS))
         self._bins = 0  # that time has reached
 
     def span(
@@ -104,7 +104,7 @@ class Timeline:
         last = (end_ns - 1) // bin_ns
         self._bins = max(self._bins, last + 1)
         if first == last:
-            row = rows[first]
+            row = rows[:, first]
             row[0] += running * width
             row[1] += waiting * width
             row[2] += 0.5 * (kv_start + kv_end) * width
@@ -120,7 +120,7 @@ class Timeline:
             high = min(end_ns, (index + 1) * bin_ns)
             part = high - low
             share = part / width
-            row = rows[index]
+            row = rows[:, index]
             row[0] += running * part
             row[1] += waiting * part
             row[2] += (kv_start + slope * (0.5 * (low + high) - start_ns)) * part
@@ -170,9 +170,9 @@ class Timeline:
         width = (end - start).astype(np.float64)
         slope = (kv1 - kv0) / width
         powers = np.zeros(len(start)) if active_uj is None else active_uj[kept] / width
-        activity = np.full(len(start), float(busy))
-        rates = (runs, waits, prefill / width, output / width, activity, powers)
-        sums = np.zeros((_COLUMNS, int(last.max()) + 2))
+        shares = prefill / width, output / width, np.full(len(start), float(busy)), powers
+        origin = int(first.min())  # of the bins that are summed up here
+        sums = np.zeros((_COLUMNS, int(last.max()) - origin + 2))
         # the bins that a span begins and ends in, each in part
         split = last > first
         every = np.ones(len(start), dtype=np.bool_)
@@ -183,68 +183,71 @@ class Timeline:
         for bins, low, high, which in ends:
             part = (high - low).astype(np.float64)
             middle = 0.5 * (low + high) - start[which]
-            weights = [rate[which] * part for rate in rates]
+            weights = [rate[which] * part for rate in (runs, waits, *shares)]
             weights.insert(2, (kv0[which] + slope[which] * middle) * part)
             for row, weight in zip(sums, weights, strict=True):
-                row[:] += np.bincount(bins, weights=weight, minlength=len(row))
+                row[:] += np.bincount(bins - origin, weights=weight, minlength=len(row))
         inside = last > first + 1
         if inside.any():
             sums += _in_full(
                 first[inside] + 1,
                 last[inside],
-                [rate[inside] * float(bin_ns) for rate in rates],
+                origin,
+                [rate[inside] * float(bin_ns) for rate in (runs, waits, *shares)],
                 kv0[inside] + slope[inside] * (0.5 * bin_ns - start[inside]),
                 slope[inside] * bin_ns,
                 bin_ns,
                 sums.shape[1],
             )
-        self._add(sums[:, :-1])
+        self._add(origin, sums[:, :-1])
 
-    def _add(self, sums: npt.NDArray[np.float64]) -> None:
-        """Add columns of bins, from the first bin on."""
-        bins = sums.shape[1]
-        self._rows[:bins] += sums.T
-        self._bins = max(self._bins, bins)
+    def _add(self, origin: int, sums: npt.NDArray[np.float64]) -> None:
+        """Add rows of bins, from the bin `origin` on."""
+        after = origin + sums.shape[1]
+        self._rows[:, origin:after] += sums
+        self._bins = max(self._bins, after)
 
     def _halve(self) -> None:
         rows = self._rows
         half = MAX_BINS // 2
-        rows[:half] = rows[0::2] + rows[1::2]
-        rows[half:] = 0.0
+        rows[:, :half] = rows[:, 0::2] + rows[:, 1::2]
+        rows[:, half:] = 0.0
         self._bins = (self._bins + 1) // 2
         self.bin_ns *= 2
 
     def finish(self) -> TimelineData:
         """Return what was recorded."""
-        table = self._rows[: self._bins].copy()
+        table = self._rows[:, : self._bins].copy()
         return TimelineData(
             self.bin_ns,
-            {name: table[:, i] for i, name in enumerate(LEVELS)},
-            {name: table[:, 3 + i] for i, name in enumerate(TOTALS)},
+            {name: table[i] for i, name in enumerate(LEVELS)},
+            {name: table[3 + i] for i, name in enumerate(TOTALS)},
         )
 
 
 def _in_full(
     enter: Ints,
     leave: Ints,
+    origin: int,
     rates: list[npt.NDArray[Any]],
     kv_at_zero: npt.NDArray[Any],
     kv_per_bin: npt.NDArray[Any],
     bin_ns: int,
     size: int,
 ) -> npt.NDArray[np.float64]:
-    """Return what spans add to the bins they cover in full, ``[enter, leave)`` each.
+    """Return what spans add to the `size` bins from `origin` on that they cover in full.
 
-    What a span adds is noted where it enters and taken back where it leaves, and summed up along
-    time: two numbers per span, however many bins it covers.
+    Each covers ``[enter, leave)``. What a span adds is noted where it enters and taken back where
+    it leaves, and summed up along time: two numbers per span, however many bins it covers.
     """
 
     def along(level: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        change = np.bincount(enter, weights=level, minlength=size)
-        change -= np.bincount(leave, weights=level, minlength=size)
+        change = np.bincount(enter - origin, weights=level, minlength=size)
+        change -= np.bincount(leave - origin, weights=level, minlength=size)
         return np.cumsum(change)
 
     full = [along(rate) for rate in rates]
-    full.insert(2, (along(kv_at_zero) + along(kv_per_bin) * np.arange(size)) * bin_ns)
+    bins = np.arange(origin, origin + size)
+    full.insert(2, (along(kv_at_zero) + along(kv_per_bin) * bins) * bin_ns)
     # differences leave rounding errors behind where nothing is going on any more
     return np.array(full) * (along(np.ones(len(enter))) > 0.5)

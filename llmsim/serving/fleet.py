@@ -15,7 +15,7 @@ from llmsim.core.integers import packed
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.results.columns import OUTCOMES
-from llmsim.results.store import RequestSink
+from llmsim.results.store import GATHER_ROWS, RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.handoff import Handoff
@@ -26,8 +26,8 @@ from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 
 OUTCOME_CODE = {name: code for code, name in enumerate(OUTCOMES)}
 
-FLUSH_ROWS: Final = 65_536
-_HASH_EVERY: Final = 8_192
+_HASH_EVERY: Final = 1_024  # ended requests: few, so that decisions waiting stay in the cache
+_TELL_EVERY: Final = 8_192  # ended requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,14 +324,14 @@ class Fleet:
         self.ended += 1
         if time_ns > self.last_end_ns:
             self.last_end_ns = time_ns
-        if len(rows) >= FLUSH_ROWS:
-            self._sink.flush()
-            self._rows = self._sink.rows
+        if len(rows) >= GATHER_ROWS:
+            self._sink.gather()
         if self.ended % _HASH_EVERY == 0:
             self._hash()
-            if self._progress is not None:
+            if self._progress is not None and self.ended % _TELL_EVERY == 0:
                 self._progress(self.ended, self._total)
-        self._check_done()
+        if self._exhausted:
+            self._check_done()
 
     def _check_done(self) -> None:
         if self._exhausted and self.ended == self.arrived and not self.done.triggered:

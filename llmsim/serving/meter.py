@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from llmsim.core.integers import packed
+from llmsim.core.integers import packed, packer
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.timeline import Timeline, TimelineData
 from llmsim.serving.request import Request
@@ -18,9 +18,9 @@ NEVER: Final = 2**62 - 1
 """A gap that is never exceeded [ns]; the largest integer that compiled code keeps in a register."""
 
 _COLUMNS: Final = 12
-_STAGE: Final = 256 * _COLUMNS
-_FLUSH: Final = 4_096 * _COLUMNS * 8  # bytes
-_WAITS_FLUSH: Final = 4_096 * 2
+_FLUSH: Final = 4_096  # rows
+_STAGE: Final = 16  # rows; few, since every replica of the fleet keeps its own in the CPU's cache
+_pack_row: Final = packer(_COLUMNS)
 
 
 class Meter:
@@ -57,6 +57,7 @@ class Meter:
         "_top_gap",
         "_top_tick",
         "_waits",
+        "_waits_log",
         "itl",
         "over",
         "peak_kv_blocks",
@@ -70,9 +71,10 @@ class Meter:
         self._maxima: list[int] = []
         self._top_gap = -1  # the smallest and latest maximum, beside the lists: gaps mostly grow
         self._top_tick = -1
-        self._stage: list[int] = []  # rows one behind the other, packed many at a time
-        self._log = bytearray()
-        self._waits: list[int] = []
+        self._stage: list[bytes] = []  # rows
+        self._log: list[bytes] = []  # rows, `_STAGE` together
+        self._waits: list[int] = []  # starts and ends one behind the other
+        self._waits_log: list[bytes] = []  # the same, `_STAGE` together
         self._timeline = Timeline()
         self.over = 0
         self.steps = 0
@@ -91,19 +93,24 @@ class Meter:
             ends, prefill tokens, prefills that gave a token, gap of the first and of the last
             tick [ns], energy above idle [uJ].
         """
-        self._stage.extend(row)
-        if len(self._stage) >= _STAGE:
-            self._log += packed(self._stage)
-            self._stage.clear()
-            if len(self._log) >= _FLUSH:
+        stage = self._stage
+        stage.append(_pack_row(*row))
+        if len(stage) >= _STAGE:
+            self._log.append(b"".join(stage))
+            stage.clear()
+            if len(self._log) >= _FLUSH // _STAGE:
                 self._absorb()
 
     def waited(self, start_ns: int, end_ns: int) -> None:
         """Note that one request waited from `start_ns` to `end_ns` [ns]."""
-        self._waits.append(start_ns)
-        self._waits.append(end_ns)
-        if len(self._waits) >= _WAITS_FLUSH:
-            self._absorb()
+        waits = self._waits
+        waits.append(start_ns)
+        waits.append(end_ns)
+        if len(waits) >= 2 * _STAGE:
+            self._waits_log.append(packed(waits))
+            waits.clear()
+            if len(self._waits_log) >= _FLUSH // _STAGE:
+                self._absorb()
 
     def finish(self) -> TimelineData:
         """Return the timeline; the histogram is complete then."""
@@ -111,17 +118,18 @@ class Meter:
         return self._timeline.finish()
 
     def _absorb(self) -> None:
-        waits = _table(packed(self._waits), 2)
-        none = np.zeros(len(waits), dtype=np.int64)
-        one = np.ones(len(waits), dtype=np.int64)
-        self._timeline.spans(
-            waits[:, 0], waits[:, 1], none, one, none, none, none, none, busy=False
-        )
+        waits = _columns([*self._waits_log, packed(self._waits)], 2)
+        none = np.zeros_like(waits[0])
+        one = np.ones_like(waits[0])
+        self._timeline.spans(waits[0], waits[1], none, one, none, none, none, none, busy=False)
         self._waits.clear()
-        rows = _table(bytes(self._log) + packed(self._stage), _COLUMNS)
+        self._waits_log.clear()
+        columns = _columns(self._log + self._stage, _COLUMNS)
         self._stage.clear()
         self._log.clear()
-        start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last, active = rows.T
+        start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last, active = (
+            columns
+        )
         self._timeline.spans(
             start,
             end,
@@ -134,7 +142,7 @@ class Meter:
             busy=True,
             active_uj=active,
         )
-        if len(rows):
+        if len(start):
             ran = end > start
             self.steps += int(np.maximum(ticks[ran], 1).sum())
             self.peak_kv_blocks = max(self.peak_kv_blocks, int(kv1.max()))
@@ -217,5 +225,7 @@ class Meter:
             request.itl_over += 1
 
 
-def _table(rows: bytes, columns: int) -> npt.NDArray[np.int64]:
-    return np.frombuffer(rows, np.int64).reshape(-1, columns)
+def _columns(rows: list[bytes], columns: int) -> npt.NDArray[np.int64]:
+    """Return packed rows as columns (columns, n), each contiguous."""
+    table = np.frombuffer(b"".join(rows), np.int64).reshape(-1, columns)
+    return np.ascontiguousarray(table.T)

@@ -352,7 +352,7 @@ def run(
             clients=ClientRules(timeout_ns=world.timeout_ns),
             itl_slo_ns=world.slo_ns,
         )
-    rows = tuple(Row(values) for values in sorted(sink.rows))
+    rows = tuple(Row(tuple(values)) for values in sorted(sink.raw().tolist()))
     return Ran(world, told, rows, tuple(kept), tuple(watched))
 
 

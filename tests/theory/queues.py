@@ -133,7 +133,8 @@ def serve(
     sink = RequestSink(("main",), ())
     plan = PoolPlan(facts, cost or PerStep(), config, BATCHING.get("vllm"))
     told = simulate([plan], workload, ROUTING.get(routing)(), sink)
-    table = np.array(sorted(sink.rows))
+    table = sink.raw()
+    table = table[np.argsort(table[:, 0])]  # by index, in order of arrival
     column = {name: table[:, i] for i, name in enumerate(RAW_COLUMNS)}
     return Served(column["arrival_ns"], column["scheduled_ns"], column["end_ns"], told)
 

@@ -42,6 +42,6 @@ def test_the_default_plan_is_the_one_that_its_policy_describes() -> None:
         plans = [replace(pool, batching=policy) for pool in pools]
         router = scenario.fleet.routing.build()
         facts = simulate(plans, build_workload(scenario), router, sink, seed=1)
-        found.append((facts.digest, facts.events, sink.rows))
+        found.append((facts.digest, facts.events, sink.raw().tolist()))
     assert found[0] == found[1]
     assert sum(part.preemptions for part in facts.replicas) > 0

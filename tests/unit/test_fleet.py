@@ -116,7 +116,7 @@ def serve(asks, config=CONFIG, timeout=0, replicas=1, routing="round-robin", age
         clients=ClientRules(timeout_ns=timeout * MS),
         **given,
     )
-    return [Row(values) for values in sorted(sink.rows)], told
+    return [Row(values) for values in sorted(sink.raw().tolist())], told
 
 
 @pytest.fixture(params=[True, False], ids=["merged", "stepped"])
@@ -293,7 +293,7 @@ def test_an_interrupted_run_says_who_was_where():
         ROUTING.get("round-robin")(),
         sink,
     )
-    rows = [Row(values) for values in sorted(sink.rows)]
+    rows = [Row(values) for values in sorted(sink.raw().tolist())]
     assert told.interrupted
     assert [row.how for row in rows] == ["finished", "running_at_end", "queued_at_end"]
     assert told.requests == 3
