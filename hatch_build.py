@@ -28,6 +28,7 @@ COMPILED = (
     "llmsim/kvcache/ledger.py",
     "llmsim/kvcache/prefix.py",
     "llmsim/kvcache/store.py",
+    "llmsim/policies/reports.py",
     "llmsim/policies/views.py",
     "llmsim/serving/admission.py",
     "llmsim/serving/board.py",
@@ -42,6 +43,7 @@ COMPILED = (
     "llmsim/serving/handoff.py",
     "llmsim/serving/keeper.py",
     "llmsim/serving/meter.py",
+    "llmsim/serving/migration.py",
     "llmsim/serving/port.py",
     "llmsim/serving/preemption.py",
     "llmsim/serving/queue.py",
@@ -52,6 +54,7 @@ COMPILED = (
     "llmsim/serving/stretch.py",
     "llmsim/serving/wake.py",
     "llmsim/serving/writer.py",
+    "llmsim/serving/watch.py",
 )
 
 

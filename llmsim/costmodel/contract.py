@@ -41,6 +41,16 @@ class PriceLine:
     per_windowed_ns: float = 0.0
     until_tokens: int = 2**62 - 1
 
+    def slower(self, share_frac: float) -> PriceLine:
+        """Return the price of steps that take `share_frac` longer."""
+        times = 1 + share_frac
+        return PriceLine(
+            self.base_ns * times,
+            self.per_token_ns * times,
+            self.per_windowed_ns * times,
+            self.until_tokens,
+        )
+
 
 class StepCost(Protocol):
     """A cost model bound to one model, one GPU type and one parallel plan.

@@ -1,12 +1,14 @@
 """Decisions over read-only views: no clock, no true output lengths, no state of the engine.
 
-Start with `batching` (what a step computes) and `routing` (which replica takes a request). A new
-policy is one dataclass registered under a name: its typed fields are its YAML parameters.
-`tiering` is about KV below the GPU, `views` says what a policy may see, `rules` what differs
-between engine versions.
+Start with `batching` (what a step computes), `routing` (which replica takes a request) and
+`control` (what is done about the fleet while it runs). A new policy is one dataclass registered
+under a name: its typed fields are its YAML parameters. `tiering` is about KV below the GPU, `views`
+and `reports` say what a policy sees, `rules` what differs between engine versions.
 """
 
 from llmsim.policies.batching import BATCHING, BatchingPolicy, StepDraft
+from llmsim.policies.control import CONTROL, ControlPolicy
+from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
 from llmsim.policies.routing import ROUTING, FleetView, RoutingPolicy
 from llmsim.policies.rules import ENGINE_RULES, EngineRules, engine_rules
 from llmsim.policies.tiering import EVICTION, LOADING, EvictionPolicy, LoadPolicy, LoadView
@@ -14,18 +16,23 @@ from llmsim.policies.views import RequestView
 
 __all__ = [
     "BATCHING",
+    "CONTROL",
     "ENGINE_RULES",
     "EVICTION",
     "LOADING",
     "ROUTING",
     "BatchingPolicy",
+    "ControlPolicy",
     "EngineRules",
     "EvictionPolicy",
+    "FleetReport",
     "FleetView",
     "LoadPolicy",
     "LoadView",
+    "ReplicaReport",
     "RequestView",
     "RoutingPolicy",
+    "RunningReport",
     "StepDraft",
     "engine_rules",
 ]

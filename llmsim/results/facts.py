@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from llmsim.results.changes import FleetChange
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.timeline import TimelineData
 
@@ -135,6 +136,8 @@ class RunFacts:
         What the reader must know, such as skipped rows or truncated outputs.
     tiers : tuple of TierFacts
         Stores below the GPUs.
+    changes : tuple of FleetChange
+        What was done about the fleet while it ran.
     """
 
     digest: str
@@ -147,3 +150,4 @@ class RunFacts:
     interrupted: bool
     warnings: tuple[str, ...]
     tiers: tuple[TierFacts, ...] = ()
+    changes: tuple[FleetChange, ...] = ()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError, OutputError
+from llmsim.results.changes import read_changes
 from llmsim.results.columns import TIMELINE_COLUMNS
 from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
@@ -269,6 +270,7 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
         interrupted=meta["interrupted"],
         warnings=tuple(meta["warnings"]),
         tiers=tuple(TierFacts(**t) for t in meta.get("tiers", ())),
+        changes=read_changes(folder),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from llmsim.core.errors import Fault, InputError
 from llmsim.results import folder as folders
+from llmsim.results.changes import changes_frame, write_changes
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.facts import RunFacts
 from llmsim.results.folder import RunInfo
@@ -140,6 +141,11 @@ class Result:
 
         return pd.DataFrame(load_over_time(self.facts, pool, replica))
 
+    @property
+    def changes(self) -> pd.DataFrame:
+        """What was done about the fleet while it ran: migrations, replicas added or lost."""
+        return changes_frame(self.facts.changes)
+
     def save(self, folder: str | Path, force: bool = False) -> Path:
         """Write the run into a folder, whole or not at all.
 
@@ -172,6 +178,7 @@ class Result:
                 (made / name).write_text(text, encoding="utf-8")
             self.table.write(made / folders.REQUESTS)
             folders.write_timelines(self.facts, made / folders.TIMELINES)
+            write_changes(self.facts.changes, made)
         return target
 
     @classmethod

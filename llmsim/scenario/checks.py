@@ -45,8 +45,9 @@ def named_things(data: Mapping[str, Any]) -> list[Complaint]:
         between = _mapping(pool).get("inter_node_link")
         found += _card((*at, "inter_node_link"), "link", between)
         found += _files(at, _mapping(pool))
-    link = _mapping(_mapping(data.get("fleet")).get("handoff")).get("link")
-    found += _card(("fleet", "handoff", "link"), "link", link)
+    for part in ("handoff", "migration"):
+        link = _mapping(_mapping(data.get("fleet")).get(part)).get("link")
+        found += _card(("fleet", part, "link"), "link", link)
     return [*found, *_files(("traffic",), _mapping(data.get("traffic")))]
 
 
@@ -143,11 +144,12 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
         except InputError as error:
             for fault in error.faults:
                 yield Complaint((*at, fault.path), fault.message, fault.hint)
-        if pool.role != "mixed" and scenario.fleet.handoff.link is None:
-            gpu = _load("gpu", pool.gpu).joined_by(pool.inter_node_link)
-            if not gpu.scale_out:
-                message = f"is missing: the card of {gpu.name} has no link out of its node."
-                yield Complaint(("fleet", "handoff", "link"), message, "Such as ib-ndr.")
+        fleet = scenario.fleet
+        parts = {"handoff": fleet.handoff if pool.role != "mixed" else None}
+        for key, part in {**parts, "migration": fleet.migration}.items():
+            if part is not None and part.link is None and not _gpu(pool).scale_out:
+                message = f"is missing: the card of {pool.gpu} has no link out of its node."
+                yield Complaint(("fleet", key, "link"), message, "Such as ib-ndr.")
         wrong = pool.engine.clashes(model)
         for key, message in wrong.items():
             yield Complaint((*at, "engine", key), message)

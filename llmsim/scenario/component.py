@@ -31,6 +31,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "routing": ("llmsim.policies", "ROUTING"),
     "loading": ("llmsim.policies", "LOADING"),
     "eviction": ("llmsim.policies", "EVICTION"),
+    "control": ("llmsim.policies", "CONTROL"),
 }
 """Where the registry of each seam lives; a room is imported when its seam is first used."""
 
@@ -80,6 +81,12 @@ class Component:
     def plain(self) -> dict[str, Any]:
         """Return what the YAML file says: the kind and its parameters."""
         return {"kind": self.kind, **self.params}
+
+    @property
+    def cls(self) -> type:
+        """The class behind the kind."""
+        found: type = registry(self.seam).get(self.kind)
+        return found
 
     def build(self) -> Any:
         """Return a fresh instance of the class behind the kind.

@@ -51,6 +51,7 @@ TITLES: Final = {
     "Engine": "engine, and fleet.pools.*name*.engine",
     "Fleet": "fleet",
     "Handoff": "fleet.handoff",
+    "Migration": "fleet.migration",
     "Pool": "fleet.pools.*name*",
     "Kv": "KV below the GPUs: `fleet.pools.*.kv`",
     "KvTier": "Tiers: `fleet.pools.*.kv.tiers`",

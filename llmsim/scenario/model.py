@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Len
-from pydantic import PrivateAttr, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import PrivateAttr, Strict, StringConstraints, model_validator
 
 from llmsim.results.slo import Slo as Objectives
 from llmsim.scenario.component import Component, Seam
+from llmsim.scenario.operations import Migration
 from llmsim.scenario.section import Section
+from llmsim.scenario.section import complain as _complain
 from llmsim.scenario.tiers import Kv
 from llmsim.specs import EngineLimits, ModelSpec, ParallelPlan, requantise
 
@@ -37,17 +38,6 @@ EngineVersion = Literal[
 Quantisation = Literal[
     "bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4_awq", "int4_gptq", "int8"
 ]
-
-
-def _complain(wrong: Mapping[str, str]) -> None:
-    """Raise one error that carries a message for each key that clashes with others."""
-    if wrong:
-        errors: list[dict[str, Any]] = [
-            {"type": "cross", "loc": tuple(key.split(".")), "msg": text, "ctx": {}, "input": None}
-            for key, text in wrong.items()
-        ]
-        told = "; ".join(f"{key} {text}" for key, text in wrong.items())
-        raise PydanticCustomError("crossed", "{told}", {"told": told, "errors": errors})
 
 
 class Slo(Section):
@@ -310,6 +300,10 @@ class Fleet(Section):
     """[s] Age of what the router sees of the replicas."""
     handoff: Handoff = Handoff()
     """From prefill to decode replicas, where there are such."""
+    migration: Migration | None = None
+    """How running requests change replicas; absent: they stay where they are."""
+    control: Annotated[tuple[Annotated[Component, Seam("control")], ...], Strict(False)] = ()
+    """Who looks at the fleet now and then, and acts: a list."""
     pools: Annotated[dict[PoolName, Pool], Len(1)]
     """The pools by name."""
 
@@ -319,6 +313,18 @@ class Fleet(Section):
         if ("prefill" in roles) != ("decode" in roles):
             has, lacks = ("prefill", "decode") if "prefill" in roles else ("decode", "prefill")
             _complain({"pools": f"a pool has role {has}, none has role {lacks}"})
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_moves_unsaid(self) -> Self:
+        if self.migration is None:
+            for at, each in enumerate(self.control):
+                if getattr(each.cls, "migrates", False):
+                    _complain(
+                        {"migration": f"is missing; control[{at}] '{each.kind}' moves requests"}
+                    )
+        elif any(pool.kv is not None for pool in self.pools.values()):
+            _complain({"migration": "does not go together with tiers of KV (a pool's kv) yet"})
         return self
 
     @property

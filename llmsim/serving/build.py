@@ -18,8 +18,11 @@ from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
 from llmsim.scenario.costs import Placement
 from llmsim.scenario.model import Handoff, Pool
+from llmsim.scenario.operations import Migration
 from llmsim.serving.config import EngineConfig
+from llmsim.serving.control import ControlPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
+from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.simulate import PoolPlan
 from llmsim.serving.storeplan import kv_plan
 from llmsim.specs import (
@@ -128,13 +131,46 @@ def build_handoff(scenario: Scenario) -> HandoffPlan | None:
     )
 
 
-def _port_bytes_per_s(asked: Handoff, pool: Pool, folder: Path | None) -> float:
+def build_control(scenario: Scenario) -> ControlPlan | None:
+    """Return what is done about a fleet while it runs; None if nothing is.
+
+    Raises
+    ------
+    CardError
+        If the link card is wrong.
+    """
+    fleet = scenario.fleet
+    if not fleet.control:
+        return None
+    asked = fleet.migration
+    migration = None
+    if asked is not None:
+        model = load_model(scenario.model, scenario.folder)
+        pools = list(fleet.pools.values())
+        ports = [_port_bytes_per_s(asked, pool, scenario.folder) for pool in pools]
+        memory = [
+            load_gpu(pool.gpu, scenario.folder).memory_bytes_per_s * pool.tp for pool in pools
+        ]
+        migration = MigrationPlan(
+            prices=tuple(_transfer_price(asked, pool, model) for pool in pools),
+            port_bytes_per_s=tuple(ports),
+            # a full port takes this share of the memory's bandwidth from a step, at most
+            drag_frac=tuple(port / whole for port, whole in zip(ports, memory, strict=True)),
+            rounds=asked.rounds,
+            last_blocks=asked.last_blocks,
+            handshake_ns=seconds_to_ns(asked.handshake_s),
+            most_per_replica=asked.most_per_replica,
+        )
+    return ControlPlan(tuple(each.build() for each in fleet.control), migration)
+
+
+def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | None) -> float:
     """Return what one replica can send, or receive, over all its GPUs' ports [bytes/s]."""
     gpu = load_gpu(pool.gpu, folder).joined_by(pool.inter_node_link)
     return load_link(asked.link or gpu.scale_out, folder).p2p_bytes_per_s * pool.tp
 
 
-def _transfer_price(asked: Handoff, pool: Pool, model: ModelSpec) -> TransferPrice:
+def _transfer_price(asked: Handoff | Migration, pool: Pool, model: ModelSpec) -> TransferPrice:
     """Price transfers to a pool, whose every GPU gets its own part of the KV."""
     model = pool.engine.checkpoint(model)
     dtype = pool.engine.kv_dtype or model.kv_dtype

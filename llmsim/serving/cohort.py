@@ -8,7 +8,7 @@ A tick costs O(1); the sum of padded contexts over k ticks costs O(min(k, tile, 
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from typing import Final
 
@@ -157,6 +157,14 @@ class Cohort:
             self.due = FOREVER
         elif due:
             self.due = self._next_finish()
+
+    def expel(self, request: Request) -> None:
+        """Let a member go that will be in another cohort: nothing here may point to it."""
+        self.leave(request)
+        self._finishes = [entry for entry in self._finishes if entry[3] is not request]
+        heapify(self._finishes)
+        self._saturations = [entry for entry in self._saturations if entry[2] is not request]
+        heapify(self._saturations)
 
     def _next_finish(self) -> int:
         heap = self._finishes

@@ -9,3 +9,5 @@ RESUME: Final = 2
 PREEMPT: Final = 3
 FINISH: Final = 4
 DROP: Final = 5
+MOVE_OUT: Final = 6
+MOVE_IN: Final = 7

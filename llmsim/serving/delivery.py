@@ -16,6 +16,10 @@ def _nobody_hands_over(request: Request, outcome: str) -> None:
     raise InvariantError(f"request {request.view.index} was never handed over")
 
 
+def _nobody_moves(request: Request, ready_ns: int) -> None:
+    raise InvariantError(f"request {request.view.index} moves nowhere")
+
+
 class Delivery:
     """The end of a step on one replica.
 
@@ -46,6 +50,11 @@ class Delivery:
         Called with such a request and an outcome when its client leaves in the same call.
     arrived : deque of Request
         Requests whose KV has come from another replica and who have no seat yet.
+    departing : list of Request
+        Requests that go on decoding on another replica from the next call on.
+    depart : callable
+        Called with such a request and the time when its last token here is out [ns]; with -1 if
+        it does not decode any more.
     stalled : bool
         The cohort has sat out a step since its latest tick.
     """
@@ -61,6 +70,8 @@ class Delivery:
         "_stretch",
         "arrived",
         "completing",
+        "depart",
+        "departing",
         "drop_handed",
         "hand_over",
         "leaving",
@@ -90,6 +101,8 @@ class Delivery:
         self.leaving: list[tuple[Request, str]] = []
         self.unticked: list[Request] = []
         self.arrived: deque[Request] = deque()
+        self.departing: list[Request] = []
+        self.depart: Callable[[Request, int], None] = _nobody_moves
         self.stalled = False
         self.hand_over: Callable[[Request], None] | None = None
         self.drop_handed: Callable[[Request, str], None] = _nobody_hands_over
@@ -259,6 +272,8 @@ class Delivery:
                     self._finish(request, request.last_token_ns)
         if self.leaving:
             self._let_go(now)
+        if self.departing:
+            self._let_depart(now)
         if self.arrived:
             self._seat_arrived()
 
@@ -341,6 +356,21 @@ class Delivery:
             self._draft.decisions.extend((DROP, request.view.index, now))
             self._on_end(request, outcome, now)
         self.leaving = []
+
+    def _let_depart(self, now: int) -> None:
+        for request in self.departing:
+            if request.ended or request.state != DECODE:
+                self.depart(request, -1)
+                continue
+            self._cohort.expel(request)
+            self._meter.left(request, self._cohort.tick, self._draft.tick_end_ns)
+            self._stretch.anchored = False
+            for line in (self._draft.late, self.unticked):
+                while request in line:
+                    line.remove(request)
+            del self._draft.running_set[request]
+            self.depart(request, max(now, request.last_token_ns))
+        self.departing = []
 
     def _remove_running(self, request: Request, state: int, now: int) -> None:
         draft = self._draft

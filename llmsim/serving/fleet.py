@@ -19,6 +19,7 @@ from llmsim.results.store import GATHER_ROWS, RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.handoff import Handoff
+from llmsim.serving.migration import Move
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import FETCHING, WAITING, Request
 from llmsim.serving.wake import Wake
@@ -73,6 +74,7 @@ class Fleet:
         self.replicas: list[Replica] = []
         self.doors: list[Replica] = []
         self.handoff: Handoff | None = None
+        self.under_way: dict[Request, Move] = {}  # between two replicas; the run waits for them
         self.done = clock.env.event()
         self.arrived = 0
         self.ended = 0
@@ -160,7 +162,7 @@ class Fleet:
             if at >= self._size:
                 if not self._next_chunk():
                     self._exhausted = True
-                    self._check_done()
+                    self.check_done()
                     return
                 arrivals = self._arrivals
                 at = 0
@@ -235,7 +237,7 @@ class Fleet:
             self._at += 1
             if self._at >= self._size and not self._next_chunk():
                 self._exhausted = True
-                self._check_done()
+                self.check_done()
             if request is not None:
                 return
 
@@ -331,10 +333,16 @@ class Fleet:
             if self._progress is not None and self.ended % _TELL_EVERY == 0:
                 self._progress(self.ended, self._total)
         if self._exhausted:
-            self._check_done()
+            self.check_done()
 
-    def _check_done(self) -> None:
-        if self._exhausted and self.ended == self.arrived and not self.done.triggered:
+    def check_done(self) -> None:
+        """End the run if everybody who will ever come has ended."""
+        if (
+            self._exhausted
+            and self.ended == self.arrived
+            and not self.under_way
+            and not self.done.triggered
+        ):
             self.done.succeed()
 
     def _hash(self) -> None:

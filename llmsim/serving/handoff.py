@@ -140,24 +140,24 @@ class Handoff:
     ----------
     clock : Clock
     plan : HandoffPlan
-    replicas : sequence of Replica
-        All of the fleet.
     targets : sequence of Replica
         Those that decode, in the order of the router's indices.
     board : LoadBoard
         Of the targets.
     on_drop : callable
         Called with (request, outcome, time) when a request's client leaves on the way.
+    flows : Flows
+        Whose resources ``2 i`` and ``2 i + 1`` are what leaves replica i and what comes in.
     """
 
     def __init__(
         self,
         clock: Clock,
         plan: HandoffPlan,
-        replicas: Sequence[Replica],
         targets: Sequence[Replica],
         board: LoadBoard,
         on_drop: Callable[[Request, str, int], None],
+        flows: Flows,
     ) -> None:
         self._clock = clock
         self._prices = plan.prices
@@ -166,9 +166,7 @@ class Handoff:
         self._board = board
         self._choose = plan.router.choose
         self._on_drop = on_drop
-        ports = [plan.port_bytes_per_s[replica.pool] for replica in replicas]
-        # even: what leaves a replica, odd: what comes in
-        self._flows = Flows(clock, [port for port in ports for _ in range(2)])
+        self._flows = flows
         self.longest_tokens = min(target.config.max_model_len for target in targets)
         # the smallest pool counts: the router may choose any
         self._room_tokens = min(

@@ -256,7 +256,7 @@ class Keeper:
             self._reach.tiers[number].store.release(runs)
         replica.port.expected -= 1
         request = load.request
-        replica.note_peak()
+        replica.port.note_peak()
         replica.ledger.release(request, request.computed // replica.draft.block_tokens, 0)
         request.computed = 0
         self._line_up(load, False)
@@ -266,7 +266,7 @@ class Keeper:
     def leave_line(self, request: Request) -> None:
         """Give back the blocks of a request that waits with loaded KV and goes."""
         replica = self._replica
-        replica.note_peak()
+        replica.port.note_peak()
         replica.ledger.release(request, request.fetched_blocks, request.computed)
         request.fetched_blocks = request.computed = 0
 

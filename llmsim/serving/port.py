@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
+from llmsim.kvcache import Holder
 from llmsim.serving.decisions import DROP
 from llmsim.serving.handoff import Handoff, Lease
-from llmsim.serving.request import LOADING, Request
+from llmsim.serving.request import LOADING, MOVING, Request
 
 if TYPE_CHECKING:
+    from llmsim.serving.migration import Migrations
     from llmsim.serving.replica import Replica
 
 
@@ -25,12 +27,16 @@ class Port:
     expected : int
         Leases that others hold here, and loads on their way here: while there are some, a replica
         that can do nothing waits.
+    moves : Migrations or None
+        Those that requests which leave in the middle of decoding are under way with.
     """
 
-    __slots__ = ("_gives", "_handoff", "_replica", "expected")
+    __slots__ = ("_gives", "_handoff", "_replica", "_transfers", "expected", "moves")
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._transfers = 0
+        self.moves: Migrations | None = None
         self._handoff: Handoff | None = None
         self._gives = False
         self.expected = 0
@@ -44,6 +50,11 @@ class Port:
             self._replica.delivery.drop_handed = self.drop
         else:
             self._replica.draft.pull = self.pull
+
+    @property
+    def gives(self) -> bool:
+        """Whether others decode what is computed here."""
+        return self._gives
 
     def _way(self) -> Handoff:
         if self._handoff is None:
@@ -81,7 +92,8 @@ class Port:
         replica = self._replica
         self.expected -= 1
         blocks = -(-lease.tokens // replica.config.block_tokens)
-        replica.ledger.release(lease, blocks, lease.tokens)
+        # what has no place in the content tree yet was too short to be found there
+        replica.ledger.release(lease, blocks, lease.tokens if lease.path else 0)
         replica.ledger.forget(lease)
         if replica.line.count:
             replica.look_again()
@@ -102,13 +114,66 @@ class Port:
     def drop(self, request: Request, outcome: str) -> None:
         """Let a request go whose client leaves while its KV is left somewhere or on its way."""
         replica = self._replica
+        if request.state == MOVING and self.moves is not None:
+            replica.decisions.extend((DROP, request.view.index, replica.clock.now))
+            self.moves.drop(request, outcome)
+            return
         if request.state == LOADING:
             if request.lease is not None:
                 self.expected -= 1
-            replica.note_peak()
+            self.note_peak()
             replica.ledger.release(request, -(-request.computed // replica.config.block_tokens), 0)
             replica.ledger.forget(request)
             replica.decisions.extend((DROP, request.view.index, replica.clock.now))
             if replica.line.count:
                 replica.look_again()
-        self._way().drop(request, outcome)
+        if self._handoff is not None:
+            self._handoff.drop(request, outcome)
+        elif self.moves is not None:
+            self.moves.drop(request, outcome)
+
+    # --- while it decodes -------------------------------------------------------------------
+
+    def computed_tokens(self, request: Request) -> int:
+        """Return how many tokens of a decoding request have their KV for sure by now [tokens].
+
+        The step under way counts as not yet run, whatever is left of it.
+        """
+        replica = self._replica
+        scheduled = request.base + replica.cohort.tick + replica.ticks_begun()
+        return scheduled - 1 - replica.config.lookahead
+
+    def kv_blocks_used(self) -> int:
+        """Return the KV blocks in use now, inside a stretch too [blocks]."""
+        replica = self._replica
+        return replica.config.kv_blocks - replica.ledger.free + replica.unbooked_blocks()
+
+    def book_kv(self) -> None:
+        """Take what the steps begun so far needed now, not at the end of the stretch."""
+        replica = self._replica
+        more = replica.unbooked_blocks()
+        replica.ledger.take(more)
+        replica.draft.first_need += more
+
+    def note_peak(self) -> None:
+        """Count the KV blocks in use now towards their peak; some are about to be given back."""
+        meter = self._replica.meter
+        meter.peak_kv_blocks = max(meter.peak_kv_blocks, self.kv_blocks_used())
+
+    def give_back(self, blocks: int) -> None:
+        """Free blocks that were kept for KV that does not come."""
+        self.book_kv()
+        self.note_peak()
+        self._replica.ledger.release(Holder(), blocks, 0)
+
+    def carry(self, more: int, drag_frac: float) -> None:
+        """Note that more transfers, or fewer, read or write this replica's memory from now on.
+
+        Parameters
+        ----------
+        more : int
+        drag_frac : float
+            By how much each of them lengthens a step.
+        """
+        self._transfers += more
+        self._replica.slow_down(self._transfers * drag_frac)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmsim.core.errors import InvariantError
+from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.roofline import RooflineCost
@@ -111,6 +112,7 @@ class Replica:
         self._chunked_step = False
         self._stretch = Stretch(self.cohort, self._windowed)
         self._gap = 0  # gap of the first planned tick
+        self._drag = 0.0  # by how much transfers lengthen every step
         self.delivery = Delivery(
             self.draft, self._stretch, config.block_tokens, config.lookahead, on_end
         )
@@ -201,21 +203,28 @@ class Replica:
         """Requests in the queue now."""
         return self.line.count
 
-    def kv_blocks_used(self) -> int:
-        """Return the KV blocks in use now, inside a stretch too [blocks]."""
-        if self._ticks and not self._chunked_step:
-            # what the steps begun so far needed is taken now, not at the end of the stretch
-            begun = self._stretch.ticks_before(self.clock.now, self._ticks, self._lookahead)
-            need = self.cohort.blocks_needed(begun)
-            self.ledger.take(need - self.draft.first_need)
-            self.draft.first_need = need
-        return self.config.kv_blocks - self.ledger.free
+    def ticks_begun(self) -> int:
+        """Return how many ticks of the planned work a call now would have behind it."""
+        if not self._ticks or self._chunked_step:
+            return self._ticks
+        return self._stretch.ticks_before(self.clock.now, self._ticks, self._lookahead)
 
-    def note_peak(self) -> None:
-        """Count the KV blocks in use now towards their peak; some are about to be given back."""
-        used = self.kv_blocks_used()
-        if used > self.meter.peak_kv_blocks:
-            self.meter.peak_kv_blocks = used
+    def unbooked_blocks(self) -> int:
+        """Return the KV blocks that steps begun use and the ledger does not know of yet."""
+        if not self._ticks or self._chunked_step:
+            return 0
+        return self.cohort.blocks_needed(self.ticks_begun()) - self.draft.first_need
+
+    def cut(self) -> None:
+        """Have a stretch under way end at its next step: what it was planned on has changed."""
+        if self._merged:
+            self._cut(False)
+
+    def slow_down(self, drag_frac: float) -> None:
+        """Let every step that starts from the next call on take that much longer."""
+        self._drag = drag_frac
+        self._stretch.anchored = False
+        self.cut()
 
     def look_again(self, called_now: bool = False) -> None:
         """Have the scheduler called for what has just become possible here."""
@@ -274,6 +283,7 @@ class Replica:
             or delivery.pending
             or delivery.leaving
             or delivery.arrived
+            or delivery.departing
             or not cohort.count
         ):
             delivery.settle(now, end)
@@ -405,6 +415,8 @@ class Replica:
             duration = roofline.step_ns(slices, count, padded, windowed, rows)
         else:
             duration = self.cost.step_ns(slices, count, padded, windowed, rows)
+        if self._drag:
+            duration = rounded(duration * (1 + self._drag))
         if self._energy is not None:
             self._active_uj = self._energy.priced_step_uj(count, padded, windowed, rows)
         end = front + duration
@@ -431,7 +443,8 @@ class Replica:
         stretch = self._stretch
         delivery = self.delivery
         if not stretch.anchored or cohort.padded > stretch.line.until_tokens:
-            stretch.anchor(front, self.cost.decode_line(cohort.count, cohort.padded))
+            line = self.cost.decode_line(cohort.count, cohort.padded)
+            stretch.anchor(front, line.slower(self._drag) if self._drag else line)
         stretch.launch(front)
         self._gap = stretch.gap_ns
         self._prefill_tokens = 0

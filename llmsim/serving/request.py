@@ -111,6 +111,8 @@ LOADING: Final = 6
 """Its KV is on the way, or has come and waits for a seat."""
 FETCHING: Final = 7
 """Its KV, or that of a prefix of it, is on the way from a tier below the GPU."""
+MOVING: Final = 8
+"""It has left its replica in the middle of decoding, and the last of its KV is on the way."""
 
 PROBE = RequestView(0, 0, 1, -1, -1, 0, None)
 """Nobody's request; asks a batching policy whether it ranks requests at all."""

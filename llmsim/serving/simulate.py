@@ -23,7 +23,9 @@ from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
+from llmsim.serving.control import ControlPlan, Controls
 from llmsim.serving.fleet import ClientRules, Fleet
+from llmsim.serving.flows import Flows
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.meter import NEVER
@@ -71,6 +73,7 @@ def simulate(
     seed: int = 0,
     view_age_ns: int = 0,
     handoff: HandoffPlan | None = None,
+    control: ControlPlan | None = None,
     clients: ClientRules | None = None,
     itl_slo_ns: int = NEVER,
     progress: Callable[[int, int | None], None] | None = None,
@@ -92,6 +95,8 @@ def simulate(
         How old the router's view of the loads is.
     handoff : HandoffPlan or None
         How requests get from prefill to decode replicas; needed if there are such pools.
+    control : ControlPlan or None
+        What is done about the fleet while it runs.
     clients : ClientRules
     itl_slo_ns : int [ns]
         Objective for the gap between tokens, counted per request.
@@ -110,8 +115,37 @@ def simulate(
     board = LoadBoard(clock, door_count, view_age_ns)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
+    replicas = _build_replicas(clock, pools, itl_slo_ns, fleet)
+    names = [pools[replica.pool].facts.name for replica in replicas]
+    doors = [replica for replica in replicas if pools[replica.pool].role != "decode"]
+    for slot, replica in enumerate(doors):
+        replica.board, replica.slot = board, slot
+    ports = _ports(handoff, control)
+    flows = Flows(clock, [ports[replica.pool] for replica in replicas for _ in range(2) if ports])
+    if handoff is not None:
+        fleet.handoff = _connect(clock, handoff, pools, replicas, fleet, flows, seed)
+    house = _build_tiers(clock, pools, replicas, fleet)
+    controls = None
+    if control is not None:
+        roles = [pools[replica.pool].role for replica in replicas]
+        controls = Controls(clock, control, replicas, roles, fleet, flows, seed)
+    with _quiet_collector(), _ctrl_c(fleet.stop):
+        fleet.start(replicas, doors)
+        clock.run(until=fleet.done)
+    if fleet.stopped:
+        fleet.close()
+    facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
+    return dataclasses.replace(
+        facts,
+        tiers=() if house is None else tuple(tier.facts() for tier in house.tiers),
+        changes=() if controls is None else tuple(controls.log),
+    )
+
+
+def _build_replicas(
+    clock: Clock, pools: Sequence[PoolPlan], itl_slo_ns: int, fleet: Fleet
+) -> list[Replica]:
     replicas: list[Replica] = []
-    names: list[str] = []
     for number, pool in enumerate(pools):
         for _ in range(pool.facts.replicas):
             replicas.append(
@@ -127,22 +161,16 @@ def simulate(
                     pool.energy,
                 )
             )
-            names.append(pool.facts.name)
-    doors = [replica for replica in replicas if pools[replica.pool].role != "decode"]
-    for slot, replica in enumerate(doors):
-        replica.board, replica.slot = board, slot
+    return replicas
+
+
+def _ports(handoff: HandoffPlan | None, control: ControlPlan | None) -> tuple[float, ...]:
+    """Return what one replica of each pool can send or receive [bytes/s]; none: nothing moves."""
     if handoff is not None:
-        fleet.handoff = _connect(clock, handoff, pools, replicas, fleet, seed)
-    house = _build_tiers(clock, pools, replicas, fleet)
-    with _quiet_collector(), _ctrl_c(fleet.stop):
-        fleet.start(replicas, doors)
-        clock.run(until=fleet.done)
-    if fleet.stopped:
-        fleet.close()
-    facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
-    if house is None:
-        return facts
-    return dataclasses.replace(facts, tiers=tuple(tier.facts() for tier in house.tiers))
+        return handoff.port_bytes_per_s
+    if control is not None and control.migration is not None:
+        return control.migration.port_bytes_per_s
+    return ()
 
 
 def _connect(
@@ -151,13 +179,14 @@ def _connect(
     pools: Sequence[PoolPlan],
     replicas: Sequence[Replica],
     fleet: Fleet,
+    flows: Flows,
     seed: int,
 ) -> Handoff:
     """Let prefill replicas hand their requests over to decode replicas."""
     targets = [replica for replica in replicas if pools[replica.pool].role == "decode"]
     board = LoadBoard(clock, len(targets), plan.view_age_ns)
     plan.router.start(board, stream(seed, "handoff"))
-    handoff = Handoff(clock, plan, replicas, targets, board, fleet.on_end)
+    handoff = Handoff(clock, plan, targets, board, fleet.on_end, flows)
     for slot, replica in enumerate(targets):
         replica.board, replica.slot = board, slot
         replica.port.connect(handoff, gives=False)

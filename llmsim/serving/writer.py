@@ -206,7 +206,7 @@ class Writer:
         replica = self._replica
         del self.keeps[keep]
         replica.port.expected -= 1
-        replica.note_peak()
+        replica.port.note_peak()
         replica.ledger.retire(keep, keep.blocks, keep.tokens)
         if replica.line.count:
             replica.look_again()

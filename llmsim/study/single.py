@@ -13,7 +13,13 @@ from llmsim.results.folder import RunInfo
 from llmsim.results.result import Render, Result
 from llmsim.results.store import RequestSink
 from llmsim.scenario import Scenario, build_workload
-from llmsim.serving.build import build_handoff, build_pools, fingerprint, itl_objective_ns
+from llmsim.serving.build import (
+    build_control,
+    build_handoff,
+    build_pools,
+    fingerprint,
+    itl_objective_ns,
+)
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.meter import NEVER
 from llmsim.serving.simulate import simulate
@@ -56,6 +62,7 @@ def simulate_scenario(
             seed=scenario.seed,
             view_age_ns=seconds_to_ns(scenario.fleet.view_age_s),
             handoff=build_handoff(scenario),
+            control=build_control(scenario),
             clients=ClientRules(timeout_ns=timeout_ns),
             itl_slo_ns=itl_objective_ns(scenario, NEVER),
             progress=progress,

@@ -143,7 +143,7 @@ def run(case: Mapping[str, Any]) -> Measured:
     from llmsim.results.store import RequestSink
     from llmsim.scenario import Scenario, build_workload
     from llmsim.serving import ClientRules, simulate
-    from llmsim.serving.build import build_handoff, build_pools, itl_objective_ns
+    from llmsim.serving.build import build_control, build_handoff, build_pools, itl_objective_ns
 
     wanted = Scenario.parse(case["data"])
     if case["changes"]:
@@ -166,6 +166,7 @@ def run(case: Mapping[str, Any]) -> Measured:
         seed=wanted.seed,
         view_age_ns=round(wanted.fleet.view_age_s * 1e9),
         handoff=build_handoff(wanted),
+        control=build_control(wanted),
         clients=ClientRules(),
         itl_slo_ns=itl_objective_ns(wanted, 2**62),
     )

@@ -133,6 +133,17 @@ def bench_handoff(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_migration(times: int) -> None:
+    """The Azure hour at 80% of capacity, with and without live migration."""
+    made = table("Azure 2023 conversation hour at 25 times its rate, 16 replicas")
+    plain = best_of(scenario(azure(25.0), 16, fleet__routing="least-loaded"), times)
+    add(made, "plain", plain, plain)
+    control = [{"kind": "llumnix", "period_s": 0.05}]
+    changes = {"fleet__routing": "least-loaded", "fleet__migration": {}, "fleet__control": control}
+    add(made, "migration", best_of(scenario(azure(25.0), 16, **changes), times), plain)
+    CONSOLE.print(made)
+
+
 def bench_flatness(times: int) -> None:
     """Cost per request against trace length and replica count, load per replica unchanged.
 
@@ -224,6 +235,7 @@ def main() -> None:
         "options": lambda: bench_options(asked.times),
         "measured": lambda: bench_measured(asked.times, asked.profile),
         "handoff": lambda: bench_handoff(asked.times),
+        "migration": lambda: bench_migration(asked.times),
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
         "mooncake": lambda: bench_mooncake(asked.times),

@@ -106,6 +106,20 @@ def tiers_below(draw: Any) -> dict[str, Any]:
 
 
 @st.composite
+def shuffles(draw: Any) -> dict[str, Any]:
+    """How requests are moved at random."""
+    return {
+        "shuffle_ns": draw(st.sampled_from([5 * MS, 13 * MS, 40 * MS])),
+        "look_age_ns": draw(st.sampled_from([0, 0, 1, 20 * MS])),
+        "copy_rounds": draw(st.integers(0, 3)),
+        "last_blocks": draw(st.sampled_from([0, 1, 4, 100])),
+        "handshake_ns": draw(st.sampled_from([1, MS, 30 * MS])),
+        "moves_at_once": draw(st.sampled_from([1, 2, 5])),
+        "drag_frac": draw(st.sampled_from([0.0, 0.01, 0.5])),
+    }
+
+
+@st.composite
 def worlds(
     draw: Any,
     *,
@@ -117,6 +131,7 @@ def worlds(
     turns: bool = False,
     handoff: bool | None = False,
     tiers: bool | None = False,
+    moves: bool | None = False,
     most: int = 14,
 ) -> World:
     """A world in which much happens at once.
@@ -124,6 +139,7 @@ def worlds(
     `clients_leave`: whether they do; `turns`: whether later prompts may hold generated text;
     `handoff`: whether prompts are computed by some replicas for others, None for now and then;
     `tiers`: whether there are some below the GPUs, None for now and then;
+    `moves`: whether decoding requests are moved between replicas at random, None likewise;
     `most`: requests.
     """
     count = draw(st.integers(1, most))
@@ -137,7 +153,9 @@ def worlds(
     most_blocks = max(-(-(job.prompt + job.output) // block) for job in made)
     watermark = draw(st.sampled_from([0, 0, 0, 1, 3]))
     closed = draw(st.integers(0, 4)) == 4
-    replicas = draw(st.sampled_from([1, 1, 1, 2, 4]))
+    shuffled = draw(st.integers(0, 3)) == 3 if moves is None else moves
+    replicas = draw(st.sampled_from([2, 2, 3] if shuffled else [1, 1, 1, 2, 4]))
+    ports = st.sampled_from([1e12, 1e9, 2e8, 3e7])
     split = draw(st.integers(0, 2)) == 2 if handoff is None else handoff
     below = draw(st.integers(0, 2)) == 2 if tiers is None else tiers
     world = World(
@@ -166,9 +184,10 @@ def worlds(
         in_flight=draw(st.integers(1, 4)) if closed else 0,
         think_ns=draw(st.sampled_from([0, 5 * MS])) if closed else 0,
         decoders=draw(st.sampled_from([1, 1, 2, 3])) if split else 0,
-        port_bytes_per_s=draw(st.sampled_from([1e12, 1e9, 2e8, 3e7])) if split else 1e9,
-        message_ns=draw(st.sampled_from([0, 1, MS])) if split else 0,
+        port_bytes_per_s=draw(ports) if split or shuffled else 1e9,
+        message_ns=draw(st.sampled_from([0, 1, MS])) if split or shuffled else 0,
         late_first_token=draw(st.booleans()) if split else False,
+        **(draw(shuffles()) if shuffled else {}),
     )
     if below:
         world = replace(world, **draw(tiers_below()))

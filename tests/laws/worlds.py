@@ -18,14 +18,17 @@ import numpy as np
 
 from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
 from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING
+from llmsim.policies.control import Migrate
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
 from llmsim.results.store import RequestSink
 from llmsim.serving.config import EngineConfig
+from llmsim.serving.control import ControlPlan
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.meter import NEVER
+from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request
@@ -175,6 +178,13 @@ class World:
     eviction: str = "lru"
     by_layer: bool = False
     joins_loads: bool = True
+    shuffle_ns: int = 0
+    look_age_ns: int = 0
+    copy_rounds: int = 3
+    last_blocks: int = 1
+    handshake_ns: int = MS
+    moves_at_once: int = 2
+    drag_frac: float = 0.0
 
     def __repr__(self) -> str:
         return _short(self)
@@ -230,9 +240,47 @@ class World:
         host = self.port_bytes_per_s
         return KvPlan(tiers, host, load, self.by_layer, self.joins_loads, layers=4)
 
+    def control(self) -> ControlPlan | None:
+        """Requests are moved at random every `shuffle_ns`; 10 kB a token."""
+        if not self.shuffle_ns:
+            return None
+        price = TransferPrice(1e4, 0.0, 1.0, 0.0, self.message_ns / 1e9)
+        pools = 2 if self.decoders else 1
+        plan = MigrationPlan(
+            (price,) * pools,
+            (self.port_bytes_per_s,) * pools,
+            (self.drag_frac,) * pools,
+            self.copy_rounds,
+            self.last_blocks,
+            self.handshake_ns,
+            self.moves_at_once,
+        )
+        return ControlPlan((Shuffle(self.shuffle_ns / 1e9, self.look_age_ns / 1e9),), plan)
+
     def policy(self) -> Any:
         kind = BATCHING.get(self.batching)
         return kind(order=self.order) if self.batching == "vllm" else kind()
+
+
+class Shuffle:
+    """Moves whom it draws."""
+
+    def __init__(self, period_s: float, view_age_s: float) -> None:
+        self.period_s, self.view_age_s = period_s, view_age_s
+
+    def start(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def act(self, fleet: Any) -> list[Migrate]:
+        count = len(fleet.replicas)
+        moves = []
+        for _ in range(2):
+            source, target = self._rng.integers(0, count, 2).tolist()
+            running = fleet.decoding(source)
+            if running:
+                victim = running[int(self._rng.integers(0, len(running)))]
+                moves.append(Migrate(victim.request.index, source, target))
+        return moves
 
 
 class Traffic:
@@ -349,6 +397,7 @@ def run(
             seed=seed,
             view_age_ns=world.view_age_ns,
             handoff=world.handoff(),
+            control=world.control(),
             clients=ClientRules(timeout_ns=world.timeout_ns),
             itl_slo_ns=world.slo_ns,
         )

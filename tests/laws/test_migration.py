@@ -1,0 +1,47 @@
+"""Running requests that change replicas: nothing is lost, whatever comes in between."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_fast_forward import assert_same
+from world_strategies import laws, worlds
+from worlds import run
+
+from llmsim.policies import BATCHING
+
+
+@pytest.mark.parametrize("batching", BATCHING.names())
+@laws(50)
+@given(data=st.data())
+def test_every_block_comes_back_and_every_request_ends(batching, data):
+    world = data.draw(worlds(batching=batching, handoff=None, moves=True, turns=True))
+    ran = run(world)
+    assert [row.request for row in ran.rows] == list(range(len(world.jobs)))
+    for row, job in zip(ran.rows, world.jobs, strict=True):
+        if row.ended_as == "finished":
+            assert row.output_tokens == job.output
+        if job.abort_ns < 0 and not world.timeout_ns and not job.failed:
+            assert row.ended_as == "finished"
+    for replica in ran.replicas:
+        replica.ledger.check()
+        assert replica.ledger.free == replica.config.kv_blocks
+        assert (replica.running, replica.waiting, replica.port.expected) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+@laws(80)
+@given(data=st.data())
+def test_merging_steps_changes_nothing(lookahead, data):
+    assert_same(data.draw(worlds(lookahead=lookahead, handoff=None, moves=True)))
+
+
+@laws(40)
+@given(world=worlds(clients_leave=False, handoff=None, moves=True))
+def test_gaps_and_tokens_add_up(world):
+    ran = run(world)
+    gaps = sum(row.output_tokens - 1 for row in ran.rows if row.output_tokens)
+    assert sum(ran.facts.itl.counts.values()) == gaps
+    told = sum(r.timeline.totals["output_tokens"].sum() for r in ran.facts.replicas)
+    assert round(told) == sum(row.output_tokens for row in ran.rows)
