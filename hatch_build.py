@@ -40,6 +40,7 @@ COMPILED = (
     "llmsim/serving/draft.py",
     "llmsim/serving/fleet.py",
     "llmsim/serving/flows.py",
+    "llmsim/serving/gate.py",
     "llmsim/serving/handoff.py",
     "llmsim/serving/keeper.py",
     "llmsim/serving/meter.py",

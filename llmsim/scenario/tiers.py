@@ -61,6 +61,9 @@ class Kv(Section):
     """Link card between a GPU and its host; absent: that of the GPU card."""
     loading: Annotated[Component, Seam("loading")] = Component("loading", "always")
     """Whether KV that is found in a tier is loaded, or computed again."""
+    gate: Literal["bulk", "layer"] = "bulk"
+    """What a load holds up: with `bulk` its request waits aside until all has come; with `layer` it
+    is computed at once, and each layer of the step waits for its own part."""
     shared_loads: Literal["wait", "repeat"] = "wait"
     """A prefix that is being loaded for another request is waited for, or loaded once more."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmsim.kvcache import NO_MATCH, Match, PrefixLedger
 from llmsim.serving.decisions import ADMIT, RESUME
-from llmsim.serving.keeper import ASIDE, STUCK
+from llmsim.serving.keeper import ASIDE, COMPUTE, GATED, STUCK
 from llmsim.serving.request import PREFILL, Request
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         if caches and not fetched and (view.segments is not None or request.preemptions):
             match = ledger.match(request, known)
         hit = (match.blocks + fetched) * size
+        found = COMPUTE
         if keeper is not None and not fetched:
             found = keeper.fetch(request, match, known)
             if found == ASIDE:
@@ -45,6 +46,8 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
                 if _blocked(draft, request, match):
                     continue
                 return
+            if found == GATED:
+                hit = keeper.offered_tokens
         tokens = known - hit
         if draft.limit_now and tokens > draft.limit_now:
             tokens = draft.limit_now
@@ -68,6 +71,8 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         request.fetched_blocks = 0
         _seat(draft, request, hit)
         draft.compute(request, hit, tokens)
+        if keeper is not None and found == GATED:
+            keeper.begin(request)
 
 
 def _make_room(draft: Draft, request: Request) -> bool:

@@ -22,6 +22,7 @@ from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.request import Request
 
 if TYPE_CHECKING:
+    from llmsim.serving.gate import Gate
     from llmsim.serving.keeper import Keeper
 
 
@@ -50,6 +51,8 @@ class Draft:
         Members of the cohort whose next gap differs from everybody else's.
     tick_end_ns : int [ns]
         When the latest scheduled tick of the cohort has run.
+    gates : list of Gate
+        Transfers that this step waits for, in whole or layer by layer.
     keeper : Keeper or None
         Loads what tiers below the GPU know of a request; None where there are none.
     pull : callable
@@ -75,6 +78,7 @@ class Draft:
         "decoding",
         "fcfs",
         "first_need",
+        "gates",
         "hit_tokens",
         "keeper",
         "late",
@@ -138,6 +142,7 @@ class Draft:
         self.preempted: list[Request] = []
         self._budget = config.max_num_batched_tokens
         self._block_ring = cohort.block_ring
+        self.gates: list[Gate] = []
         self.keeper: Keeper | None = None
         self.pull: Callable[[Request, int, int], None] = _nobody_hands_over
         self.begin(0)
@@ -156,6 +161,18 @@ class Draft:
         if limit and self.config.rules.lone_request_unchunked:
             limit = 0 if len(self.running_set) + self.line.count == 1 else limit
         self.limit_now = limit
+
+    def gated_end_ns(self, start_ns: int, duration_ns: int) -> int:
+        """Return when a step ends that had to wait for what has come by now.
+
+        Parameters
+        ----------
+        start_ns, duration_ns : int [ns]
+            Of the step if it had nothing to wait for.
+        """
+        end = max(gate.end_ns(start_ns, duration_ns) for gate in self.gates)
+        self.gates = []
+        return max(end, start_ns + duration_ns)
 
     # --- who is running ---------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ class Flow:
         Now; 0 before its bytes move and after they have.
     done : bool
         Ended or cancelled.
+    track : list of (int, float), or None
+        When its rate changed [ns], and the bytes left then; None where nobody asks.
     """
 
     __slots__ = (
@@ -46,6 +48,7 @@ class Flow:
         "rank",
         "rate_bytes_per_s",
         "since_ns",
+        "track",
     )
 
     def __init__(
@@ -65,6 +68,7 @@ class Flow:
         self.since_ns = 0
         self.due_ns = 0
         self.done = False
+        self.track: list[tuple[int, float]] | None = None
 
 
 class Flows:
@@ -104,6 +108,7 @@ class Flows:
         rank: int = 0,
         lead_ns: int = 0,
         cap_bytes_per_s: float = math.inf,
+        tracked: bool = False,
     ) -> Flow:
         """Start a transfer now.
 
@@ -120,8 +125,12 @@ class Flows:
             Messages times the cost of one; no byte moves before.
         cap_bytes_per_s : float [bytes/s]
             Most that this transfer can use by itself.
+        tracked : bool
+            Keep a `Flow.track`.
         """
         flow = Flow(tuple(dict.fromkeys(path)), size_bytes, rank, cap_bytes_per_s, on_end)
+        if tracked:
+            flow.track = []
         now = self._clock.now
         if lead_ns > 0:
             self._push(self._leads, now + lead_ns, flow)
@@ -262,6 +271,8 @@ class Flows:
 
     def _set_rate(self, flow: Flow, rate: float, now: int) -> None:
         flow.rate_bytes_per_s = rate
+        if flow.track is not None:
+            flow.track.append((now, flow.left_bytes))
         wait_ns = 0.0 if rate == math.inf else flow.left_bytes / rate * NS_PER_S
         flow.due_ns = now + math.ceil(wait_ns)
         self._push(self._ends, flow.due_ns, flow)

@@ -15,6 +15,7 @@ from llmsim.kvcache.store import Run
 from llmsim.policies.tiering import LoadPolicy, LoadView
 from llmsim.serving.decisions import DROP
 from llmsim.serving.flows import Flow
+from llmsim.serving.gate import Gate
 from llmsim.serving.request import FETCHING, WAITING, Request
 from llmsim.serving.storehouse import KvPlan, Reach, Storehouse
 from llmsim.serving.writer import Writer
@@ -32,6 +33,8 @@ ASIDE: Final = 1
 """The request has left the line and waits for a load."""
 STUCK: Final = 2
 """There is no room for what could be loaded."""
+GATED: Final = 3
+"""It can be computed while it is loaded: `begin` starts the load."""
 
 
 class Load:
@@ -42,19 +45,22 @@ class Load:
     request : Request
     tokens : int [tokens]
         Where the loaded prefix ends.
-    parts : list of (int, list)
-        Tier and chunks held there, of the transfers under way.
+    flows : dict of Flow to (int, list)
+        Transfers under way, with their tier and the chunks held there.
+    gates : list of Gate
+        Of the same, where a step waits for them layer by layer.
     waiters : list of Request
         Who waits for the same prefix.
     """
 
-    __slots__ = ("began_ns", "flows", "request", "tokens", "waiters")
+    __slots__ = ("began_ns", "flows", "gates", "request", "tokens", "waiters")
 
     def __init__(self, request: Request, tokens: int, began_ns: int) -> None:
         self.request = request
         self.tokens = tokens
         self.began_ns = began_ns
         self.flows: dict[Flow, tuple[int, list[Run]]] = {}
+        self.gates: list[Gate] = []
         self.waiters: list[Request] = []
 
 
@@ -75,6 +81,8 @@ class Keeper:
     ----------
     loads : list of Load
         Under way.
+    offered_tokens : int [tokens]
+        Where the prefix ends that the latest request could load while it is computed.
     writer : Writer
         What goes the other way.
     tiers : tuple of Tier
@@ -98,6 +106,8 @@ class Keeper:
         self._policy: LoadPolicy = plan.load()
         self.by_layer = plan.by_layer
         self.loads: list[Load] = []
+        self.offered_tokens = 0
+        self._offered: list[Part] = []
         self.writer = Writer(replica, house, reach)
 
     # --- loading ----------------------------------------------------------------------------
@@ -115,7 +125,7 @@ class Keeper:
         Returns
         -------
         int
-            `COMPUTE`, `ASIDE` or `STUCK`.
+            `COMPUTE`, `ASIDE`, `STUCK`, or `GATED` with `offered_tokens`.
         """
         segments = request.view.segments
         if segments is None:
@@ -133,6 +143,10 @@ class Keeper:
         if not parts or not self._worth(request, parts, hit, known):
             return COMPUTE
         tokens = parts[-1][3]
+        if self.by_layer:
+            self._offered = parts
+            self.offered_tokens = tokens
+            return GATED
         ledger = draft.ledger
         blocks = tokens // draft.block_tokens
         spared = match.unreferenced - match.blocks
@@ -146,8 +160,12 @@ class Keeper:
         ledger.take(blocks - match.blocks)
         request.computed = tokens
         request.state = FETCHING
-        self._start(request, parts)
+        self._start(request, parts, tokens)
         return ASIDE
+
+    def begin(self, request: Request) -> None:
+        """Start the load of a request that got in, and have its step wait for it."""
+        self._start(request, self._offered, self.offered_tokens)
 
     def _lookup(self, request: Request, segments: Segments, hit: int, known: int) -> list[Part]:
         if request.generated:
@@ -184,9 +202,9 @@ class Keeper:
         rest = cost.step_ns([(known - upto, upto)], 0, 0, 0, 1)
         return self._policy.loads(LoadView(upto - hit, hit, load_s, (whole - rest) / NS_PER_S))
 
-    def _start(self, request: Request, parts: list[Part]) -> None:
+    def _start(self, request: Request, parts: list[Part], tokens: int) -> None:
         self._replica.port.expected += 1
-        load = Load(request, request.computed, self._replica.clock.now)
+        load = Load(request, tokens, self._replica.clock.now)
         self.loads.append(load)
         held = [
             (number, self._reach.tiers[number].store.hold(runs), lo, hi)
@@ -205,17 +223,29 @@ class Keeper:
                 rank=request.view.index,
                 lead_ns=plan.lead_ns(sum(stop - start for _, start, stop in runs)),
                 cap_bytes_per_s=plan.codec_bytes_per_s,
+                tracked=self.by_layer,
             )
             load.flows[flow] = (number, runs)
+            if self.by_layer:
+                gate = Gate(flow, size, self._plan.layers)
+                load.gates.append(gate)
+                self._replica.draft.gates.append(gate)
 
     def _came(self, load: Load, flow: Flow) -> None:
         number, runs = load.flows.pop(flow)
         self._reach.tiers[number].store.release(runs)
+        replica = self._replica
+        for gate in load.gates:
+            if gate.flow is flow:
+                gate.ended_ns = replica.clock.now
         if load.flows:
             return
-        replica = self._replica
         replica.port.expected -= 1
         self.loads.remove(load)
+        if self.by_layer:
+            if not self.loads:
+                replica.open_gate()
+            return
         request = load.request
         replica.ledger.register(request, request.computed)
         request.fetched_blocks = request.computed // replica.draft.block_tokens

@@ -18,10 +18,9 @@ from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.roofline import RooflineCost
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy, VllmBatching
-from llmsim.results.facts import ReplicaFacts
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.board import LoadBoard
-from llmsim.serving.clock import CALL_PRIORITY, Clock
+from llmsim.serving.clock import CALL_PRIORITY, FOREVER, Clock
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
@@ -419,7 +418,6 @@ class Replica:
             duration = rounded(duration * (1 + self._drag))
         if self._energy is not None:
             self._active_uj = self._energy.priced_step_uj(count, padded, windowed, rows)
-        end = front + duration
         self._stretch.anchored = False
         self._gap = duration
         self._ticks = 1 if decoding else 0
@@ -427,8 +425,25 @@ class Replica:
         if cohort.count and not decoding:
             self.delivery.sit_out()
         self._kv_used = self._kv_blocks - self.ledger.free
+        if draft.gates:  # how long it takes is known when what it waits for has come
+            self._exec_end_ns = front
+            self._call_ns = FOREVER
+            return
+        self._end_step(front)
+
+    def open_gate(self) -> None:
+        """End the launch of a step that had to wait: all that it waited for has come."""
+        if self._call_ns != FOREVER or self._asleep:
+            return
+        front = self._front_ns
+        self._gap = self.draft.gated_end_ns(front, self._gap) - front
+        self._end_step(front)
+        self._call_at(max(self._call_ns, self.clock.now))
+
+    def _end_step(self, front: int) -> None:
+        end = front + self._gap
         total = 0
-        for request, tokens, _ in chunks:
+        for request, tokens, _ in self.draft.chunks:
             total += tokens
             if request.computed == request.prompt + request.generated:
                 self.delivery.emit_first(request, end)
@@ -481,19 +496,3 @@ class Replica:
                     tuple(draft.preempted),
                 )
             )
-
-    def facts(self, pool: str) -> ReplicaFacts:
-        """Return this replica's part in the results."""
-        draft = self.draft
-        return ReplicaFacts(
-            pool,
-            self.index,
-            self.meter.finish(),
-            self.meter.steps,
-            self.events,
-            draft.preemptions,
-            self.meter.peak_kv_blocks,
-            draft.lookup_tokens,
-            draft.hit_tokens,
-            self.ledger.evicted,
-        )

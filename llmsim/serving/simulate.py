@@ -17,7 +17,7 @@ from llmsim.costmodel.contract import StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.routing import RoutingPolicy
-from llmsim.results.facts import PoolFacts, RunFacts
+from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
@@ -261,7 +261,9 @@ def _facts(
     names: Sequence[str],
     interrupted: bool,
 ) -> RunFacts:
-    parts = tuple(replica.facts(name) for replica, name in zip(replicas, names, strict=True))
+    parts = tuple(
+        _replica_facts(replica, name) for replica, name in zip(replicas, names, strict=True)
+    )
     itl = LogHistogram()
     for replica in replicas:
         itl.merge(replica.meter.itl)
@@ -281,4 +283,20 @@ def _facts(
         replicas=parts,
         interrupted=interrupted,
         warnings=tuple(warnings),
+    )
+
+
+def _replica_facts(replica: Replica, pool: str) -> ReplicaFacts:
+    draft, meter = replica.draft, replica.meter
+    return ReplicaFacts(
+        pool,
+        replica.index,
+        meter.finish(),
+        meter.steps,
+        replica.events,
+        draft.preemptions,
+        meter.peak_kv_blocks,
+        draft.lookup_tokens,
+        draft.hit_tokens,
+        replica.ledger.evicted,
     )

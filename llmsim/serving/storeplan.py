@@ -41,6 +41,7 @@ def kv_plan(pool: Pool, model: ModelSpec, folder: Path | None) -> KvPlan | None:
         tiers=tuple(_tier_plan(tier, kv, pool, model) for tier in kv.tiers),
         host_bytes_per_s=link.p2p_bytes_per_s * pool.tp,
         load=kv.loading.build,
+        by_layer=kv.gate == "layer",
         joins_loads=kv.shared_loads == "wait",
         layers=model.layer_count,
     )

@@ -141,3 +141,31 @@ def test_loading_is_a_choice():
     slow = replace(slow, port_bytes_per_s=4e8)  # 640 kB: 1.6 ms; computing 64 tokens: 1.28 ms
     assert [run(world).rows[1].cached_tokens for world in (quick, slow)] == [64, 0]
     assert run(replace(TWICE, loading="never")).rows[1].cached_tokens == 0
+
+
+def test_layers_compute_while_others_are_loaded():
+    """Four layers, each ready a quarter of the load later than the one before."""
+    step_ns = 5 * MS + 16 * 20_000
+    for bytes_per_s, load_ns in ((1e9, LOAD_NS), (1e7, 100 * LOAD_NS)):
+        _, second = run(replace(TWICE, by_layer=True, port_bytes_per_s=bytes_per_s)).rows
+        behind = max(load_ns // 4 + step_ns, load_ns + step_ns // 4)
+        assert second.first_token_ns == 100 * MS + behind
+        assert second.cached_tokens == 64
+
+
+def test_a_layer_waits_for_a_link_that_is_shared_for_a_while():
+    """Two loads of 640 kB begin together on two replicas with a store of 1 GB/s between them."""
+    jobs = (Job(0, 64, 2, TEXT), Job(0, 64, 2, ((5, 64),)))
+    jobs += (Job(100 * MS, 80, 2, AGAIN), Job(100 * MS, 80, 2, ((5, 64), (6, 16))))
+    world = replace(
+        TWICE,
+        jobs=jobs,
+        replicas=2,
+        tier_scopes=("pool",),
+        tier_bytes_per_s=1e9,
+        port_bytes_per_s=1e12,
+        by_layer=True,
+    )
+    step_ns = 5 * MS + 16 * 20_000
+    for row in run(world).rows[2:]:
+        assert row.first_token_ns == 100 * MS + 2 * LOAD_NS // 4 + step_ns

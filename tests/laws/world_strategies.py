@@ -100,6 +100,7 @@ def tiers_below(draw: Any) -> dict[str, Any]:
         "loading": draw(st.sampled_from(sorted(LOADING.names()))),
         "eviction": draw(st.sampled_from(sorted(EVICTION.names()))),
         "joins_loads": draw(st.booleans()),
+        "by_layer": draw(st.booleans()),
         "port_bytes_per_s": draw(st.sampled_from([1e12, 1e9, 3e7])),
         "message_ns": draw(st.sampled_from([0, 1, MS])),
     }

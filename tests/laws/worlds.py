@@ -481,7 +481,8 @@ def blocks_in_use(replica: Replica, call: CallRecord) -> int:
         held_here(request)
     keeper = replica.draft.keeper
     if keeper is not None:  # on their way in, waiting with what has come, on their way out
-        holders = [(load.request, load.request.computed // size) for load in keeper.loads]
+        holders = [(each.request, each.request.computed // size) for each in keeper.loads]
+        holders = [pair for pair in holders if pair[0] not in replica.running_set]
         holders += [(each, each.fetched_blocks) for each in replica.line.requests()]
         holders += [(keep, keep.blocks) for keep in keeper.writer.keeps]
         for holder, blocks in holders:
