@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmsim.api import card, compare, draw_costs, load, names, run, validate
+    from llmsim.api import card, compare, draw_costs, knee, load, names, run, validate
     from llmsim.core.errors import (
         CardError,
         InputError,
@@ -47,6 +47,7 @@ _HOMES = {
     "card": "llmsim.api",
     "compare": "llmsim.api",
     "draw_costs": "llmsim.api",
+    "knee": "llmsim.api",
     "load": "llmsim.api",
     "names": "llmsim.api",
     "run": "llmsim.api",
@@ -68,6 +69,7 @@ __all__ = [
     "card",
     "compare",
     "draw_costs",
+    "knee",
     "load",
     "names",
     "run",

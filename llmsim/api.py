@@ -17,6 +17,7 @@ from llmsim.specs import GpuCard, LinkCard, ModelSpec, load_gpu, load_link, load
 from llmsim.study.comparison import CostComparison
 from llmsim.study.draws import CostDraws
 from llmsim.study.draws import draw_costs as draw_scenario_costs
+from llmsim.study.knee import TOLERANCE_FRAC, KneeStudy, Promise, find_knees
 from llmsim.study.single import simulate_scenario
 
 if TYPE_CHECKING:
@@ -161,6 +162,52 @@ def compare(
         for number, each in enumerate(pair)
     ]
     return CostComparison(*drawn)
+
+
+def knee(
+    scenario: Scenario | str | Path,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    limits: Mapping[str, float] | None = None,
+    key: str | None = None,
+    seeds: Sequence[int] = (1, 2, 3, 4, 5),
+    tolerance_frac: float = TOLERANCE_FRAC,
+    jobs: int = -1,
+    progress: Progress | None = None,
+) -> KneeStudy:
+    """Search the largest load at which a fleet keeps its promises, under several seeds.
+
+    Parameters
+    ----------
+    scenario : Scenario, str or Path
+    overrides : mapping of str to object, optional
+    limits : mapping of str to float, optional
+        What a load must keep, as metric and largest value, such as ``{"itl_p99_s": 0.1}``; the
+        share of requests that attain the scenario's SLO when absent. An overloaded fleet never
+        counts.
+    key : str, optional
+        Dotted path of the load; the arrival rate, or a trace's ``rate_scale``, when absent.
+    seeds : sequence of int
+    tolerance_frac : float
+        The load found lies at most this share below one that fails.
+    jobs : int
+        Processes; -1 for one per core.
+    progress : callable, optional
+        Called with (seeds done, seeds in all).
+
+    Returns
+    -------
+    KneeStudy
+        ``.loads`` per seed, ``.mean``, ``.interval()``, ``.table()``.
+
+    Raises
+    ------
+    InputError
+        If the scenario or a limit is wrong, or the load has no path.
+    """
+    promise = Promise(dict(limits or {}))
+    wanted = _scenario(scenario, overrides)
+    return find_knees(wanted, tuple(seeds), promise, key, tolerance_frac, jobs, progress)
 
 
 def validate(

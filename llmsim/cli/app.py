@@ -11,6 +11,7 @@ import typer
 
 from llmsim.cli.calibrating import calibrate
 from llmsim.cli.ending import exit_code_for_errors
+from llmsim.cli.galleries import gallery_app, knee
 from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
 from llmsim.cli.validating import validate
@@ -29,6 +30,7 @@ show_app = typer.Typer(
 app.add_typer(show_app, name="show")
 add_commands(profile_app)
 app.add_typer(profile_app, name="profile")
+app.add_typer(gallery_app, name="gallery")
 
 SetOption = Annotated[
     list[str] | None,
@@ -147,6 +149,7 @@ def list_(
 
 app.command()(validate)
 app.command()(calibrate)
+app.command()(knee)
 
 
 @app.command()

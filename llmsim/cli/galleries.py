@@ -1,0 +1,264 @@
+"""`llmsim gallery` and `llmsim knee`: published systems put to the test, and capacity searches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmsim.cli.ending import exit_code_for_errors
+from llmsim.cli.running import default_folder, progress_bar
+from llmsim.core.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmsim.gallery.scoring import Standing
+
+gallery_app = typer.Typer(
+    help="Published systems against the best public alternative, from committed results.",
+    invoke_without_command=True,
+)
+
+BROKEN_NULL = 1
+"""Exit code where a null regime surely brings something."""
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="SYSTEM", help="A name that `llmsim gallery` lists, or a folder.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryOrder:
+    """What `llmsim gallery run` was told."""
+
+    name: str
+    seeds: int
+    quick: bool
+    regimes: tuple[str, ...]
+    out: Path | None
+    save: bool
+    jobs: int
+    fresh: bool
+
+
+@gallery_app.callback()
+def gallery(
+    context: typer.Context,
+    docs: Annotated[
+        Path | None, typer.Option(help="Write gallery.md and bands.md into this folder.")
+    ] = None,
+) -> None:
+    """List published systems: what the paper found, what is found here, and the verdict."""
+    if context.invoked_subcommand is not None:
+        return
+    with exit_code_for_errors():
+        from llmsim.gallery.page import bands_page, gallery_page, standings
+
+        shown = standings()
+        if docs is not None:
+            (docs / "gallery.md").write_text(gallery_page(shown), encoding="utf-8")
+            (docs / "bands.md").write_text(bands_page(shown), encoding="utf-8")
+            return
+        from llmsim.gallery.tables import LIST_HEAD, list_row
+
+        _print([LIST_HEAD, *(list_row(each) for each in shown)])
+
+
+@gallery_app.command(name="run")
+def run_(
+    name: NameArgument,
+    seeds: Annotated[int, typer.Option(min=2, help="Pairs behind every gain.")] = 5,
+    quick: Annotated[bool, typer.Option(help="Bands and nulls alone, on three seeds.")] = False,
+    regime: Annotated[
+        list[str] | None, typer.Option(help="Only this regime; may be given several times.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page, the drawing and the results.")
+    ] = None,
+    save: Annotated[
+        bool, typer.Option(help="Keep the results beside the card, where the list finds them.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
+    fresh: Annotated[bool, typer.Option(help="Do not use runs kept from earlier orders.")] = False,
+) -> None:
+    """Run a system's card: gains with intervals, nulls, ablations, and a drawing of them.
+
+    Ends with code 1 if a null regime surely brings something.
+    """
+    with exit_code_for_errors():
+        order = GalleryOrder(name, seeds, quick, tuple(regime or ()), out, save, jobs, fresh)
+        code = run_card(order)
+    raise typer.Exit(code)
+
+
+@gallery_app.command()
+def show(name: NameArgument) -> None:
+    """Show a system's card and its committed results."""
+    with exit_code_for_errors():
+        from llmsim.gallery.page import section
+        from llmsim.gallery.reading import find_exhibit
+        from llmsim.gallery.results import load_results
+        from llmsim.gallery.scoring import stand
+
+        exhibit = find_exhibit(name)
+        standing = stand(exhibit, load_results(exhibit.folder, exhibit.name))
+        typer.echo("\n".join(section(standing)))
+
+
+def run_card(order: GalleryOrder) -> int:
+    """Run a card, print and draw what came out; return the exit code.
+
+    Raises
+    ------
+    GalleryError
+        If the card is wrong.
+    """
+    from llmsim.gallery.reading import find_exhibit
+    from llmsim.gallery.results import RESULTS, dump_results, load_results
+    from llmsim.gallery.running import QUICK_GROUPS, QUICK_SEEDS, Order, run_order
+    from llmsim.gallery.scoring import stand
+    from llmsim.study.points import PointStore
+
+    exhibit = find_exhibit(order.name)
+    _check_regimes(order.regimes, [each.name for each in exhibit.settings()])
+    asked = Order(
+        exhibit,
+        seeds=QUICK_SEEDS if order.quick else order.seeds,
+        groups=QUICK_GROUPS if order.quick else None,
+        names=order.regimes,
+        ablations=not order.quick,
+        jobs=order.jobs,
+        store=PointStore(None) if order.fresh else PointStore.default("gallery"),
+    )
+    with progress_bar(exhibit.name, quiet=not sys.stderr.isatty(), unit="pairs") as progress:
+        results = run_order(asked, progress)
+    standing = stand(exhibit, results)
+    print_standing(standing)
+    folder = order.out or default_folder(f"gallery-{exhibit.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    _draw(standing, folder)
+    (folder / RESULTS).write_text(dump_results(results), encoding="utf-8")
+    if order.save:
+        before = load_results(exhibit.folder, exhibit.name)
+        whole = results if before is None else before.under(results)
+        text = dump_results(whole.of(exhibit.settings()))
+        (exhibit.folder / RESULTS).write_text(text, encoding="utf-8")
+    typer.echo(f"written to {folder}", err=True)
+    return BROKEN_NULL if standing.broken_nulls else 0
+
+
+def _check_regimes(asked: Sequence[str], known: Sequence[str]) -> None:
+    from llmsim.core.errors import nearest
+
+    faults = [
+        Fault("", "--regime", f"'{name}' is no regime of this card.", nearest(name, known))
+        for name in asked
+        if name not in known
+    ]
+    if faults:
+        raise InputError("llmsim gallery run", faults)
+
+
+def _draw(standing: Standing, folder: Path) -> None:
+    from llmsim.gallery.figure import gains_svg, render_gallery
+
+    (folder / "gains.svg").write_text(gains_svg(standing), encoding="utf-8")
+    (folder / "gallery.html").write_text(render_gallery(standing), encoding="utf-8")
+
+
+def print_standing(standing: Standing) -> None:
+    """Print gains, ablations and what stands beside the ratios."""
+    from llmsim.gallery import tables
+
+    card = standing.exhibit.card
+    typer.echo(f"{card.title}: {standing.verdict}")
+    typer.echo(f"baseline   {card.baseline.label}\ntreatment  {card.treatment.label}\n")
+    _print([tables.GAIN_HEAD, *tables.gain_rows(standing)])
+    ablated = tables.ablation_rows(standing)
+    if ablated:
+        typer.echo("")
+        _print([tables.ABLATION_HEAD, *ablated])
+    for name, (verdict, why) in standing.sweeps().items():
+        if verdict:
+            typer.echo(f"sweep {name}: {verdict}; {why}")
+    typer.echo("")
+    _print([tables.COUNTER_HEAD, *tables.counter_rows(standing)])
+
+
+def _print(rows: Sequence[Sequence[str]]) -> None:
+    from llmsim.cli.looking import print_rows
+
+    print_rows(rows)
+
+
+def knee(
+    scenario: Annotated[str, typer.Argument(help="A YAML file, or a shipped name.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value. The value is YAML."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=VALUE",
+            help="What a load must keep, such as itl_p99_s=0.1; the scenario's SLO if absent.",
+        ),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Dotted path of the load; the arrival rate if absent.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds, from 1 on.")] = 5,
+    tolerance: Annotated[
+        float, typer.Option(help="How far below the first load that fails, as a share.")
+    ] = 0.02,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search the largest load at which a fleet keeps its promises, under several seeds.
+
+    Example: llmsim knee quickstart --limit ttft_p99_s=1 --limit tpot_p99_s=0.03
+    """
+    with exit_code_for_errors():
+        from llmsim import api
+        from llmsim.scenario import parse_assignments
+
+        limits = {
+            name: _number(name, value) for name, value in parse_assignments(limit or []).items()
+        }
+        with progress_bar("knee", quiet=as_json, unit="seeds") as progress:
+            found = api.knee(
+                scenario,
+                parse_assignments(set_ or []),
+                limits=limits,
+                key=key,
+                seeds=range(1, seeds + 1),
+                tolerance_frac=tolerance,
+                jobs=jobs,
+                progress=progress,
+            )
+        if as_json:
+            rows = json.loads(found.table().to_json(orient="records"))
+            typer.echo(
+                json.dumps({"scenario": found.name, "key": found.key, "seeds": rows}, indent=1)
+            )
+            return
+        from llmsim.results.wording import number
+
+        rows = [
+            tuple(number(float(cell)) for cell in row) for row in found.table().to_numpy().tolist()
+        ]
+        _print([("seed", "load", "per GPU", "runs"), *rows])
+        low, high = found.interval()
+        typer.echo(f"{found.key}: {number(found.mean)} (95% {number(low)} to {number(high)})")
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        fault = Fault("", f"--limit {name}", f"should be a number (got {value!r}).")
+        raise InputError("llmsim knee", [fault])
+    return float(value)

@@ -1,0 +1,72 @@
+"""The shipped cards: right, up to date, and no null regime brings anything."""
+
+from pathlib import Path
+
+import pytest
+
+from llmsim.gallery.keys import with_keys
+from llmsim.gallery.page import bands_page, gallery_page, standings
+from llmsim.gallery.reading import exhibits, read_exhibit
+from llmsim.gallery.results import load_results
+from llmsim.gallery.running import QUICK_GROUPS, QUICK_SEEDS, Order, replay, run_order
+from llmsim.gallery.scoring import stand
+
+DOCS = Path(__file__).parents[2] / "docs"
+FOLDERS = exhibits()
+NAMES = sorted(FOLDERS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_and_its_scenarios_are_right(name):
+    exhibit = read_exhibit(FOLDERS[name])
+    for test in exhibit.card.micro:
+        path, _, function = test.partition("::")
+        source = (DOCS.parent / path).read_text(encoding="utf-8")
+        assert f"def {function.partition('[')[0]}(" in source, test
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_are_those_of_the_card_and_its_nulls_hold(name):
+    exhibit = read_exhibit(FOLDERS[name], prove=False)
+    results = load_results(FOLDERS[name], name)
+    if results is None:
+        pytest.skip(f"`llmsim gallery run {name} --save` has not been called yet")
+    assert results.stale(exhibit) == [], f"call `llmsim gallery run {name} --save`"
+    assert stand(exhibit, results).broken_nulls == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_are_those_of_this_code(name):
+    """One recorded run of a null, both arms, decides as it did when it was recorded."""
+    exhibit = read_exhibit(FOLDERS[name], prove=False)
+    results = load_results(FOLDERS[name], name)
+    if results is None:
+        pytest.skip(f"`llmsim gallery run {name} --save` has not been called yet")
+    (setting, *_) = (each for each in exhibit.settings() if each.group == "nulls")
+    settled = results.settings[setting.name]
+    first = min(row.seed for row in settled.rows)
+    rows = [row for row in settled.rows if row.seed == first and row.digest]
+    assert rows
+    for row in rows:
+        told = f"{setting.name}, {row.arm}: call `llmsim gallery run {name} --save`"
+        assert replay(exhibit, setting, settled, row) == row.digest, told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_no_null_brings_anything_today(name):
+    exhibit = read_exhibit(FOLDERS[name])
+    order = Order(exhibit, QUICK_SEEDS, (QUICK_GROUPS[1],), ablations=False, jobs=1)
+    assert stand(exhibit, run_order(order)).broken_nulls == ()
+
+
+def test_the_pages_are_made_of_the_results():
+    shown = standings()
+    for name, text in (("gallery.md", gallery_page(shown)), ("bands.md", bands_page(shown))):
+        made = (DOCS / name).read_text(encoding="utf-8")
+        assert made == text, f"{name}: call `llmsim gallery --docs docs`"
+
+
+def test_the_page_about_cards_has_every_key():
+    page = (DOCS / "gallery-cards.md").read_text(encoding="utf-8")
+    assert page == with_keys(page)
