@@ -36,6 +36,7 @@ COMPILED = (
     "llmsim/serving/cohort.py",
     "llmsim/serving/config.py",
     "llmsim/serving/decisions.py",
+    "llmsim/serving/continuation.py",
     "llmsim/serving/delivery.py",
     "llmsim/serving/draft.py",
     "llmsim/serving/fleet.py",

@@ -12,7 +12,7 @@ from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
 from llmsim.policies.routing import ROUTING, FleetView, RoutingPolicy
 from llmsim.policies.rules import ENGINE_RULES, EngineRules, engine_rules
 from llmsim.policies.tiering import EVICTION, LOADING, EvictionPolicy, LoadPolicy, LoadView
-from llmsim.policies.views import RequestView
+from llmsim.policies.views import ProgramView, RequestView
 
 __all__ = [
     "BATCHING",
@@ -29,6 +29,7 @@ __all__ = [
     "FleetView",
     "LoadPolicy",
     "LoadView",
+    "ProgramView",
     "ReplicaReport",
     "RequestView",
     "RoutingPolicy",

@@ -5,6 +5,24 @@ from __future__ import annotations
 Segments = tuple[tuple[int, int], ...]
 
 
+class ProgramView:
+    """What is known of the program that a request is a call of.
+
+    Attributes
+    ----------
+    arrival_ns : int [ns]
+        When its first call arrived.
+    turn : int
+        Which of its calls this is, from 0; how many will follow, nobody knows.
+    """
+
+    __slots__ = ("arrival_ns", "turn")
+
+    def __init__(self, arrival_ns: int, turn: int) -> None:
+        self.arrival_ns = arrival_ns
+        self.turn = turn
+
+
 class RequestView:
     """A request as its client and the front door know it.
 
@@ -15,13 +33,15 @@ class RequestView:
     arrival_ns : int [ns]
     prompt_tokens : int [tokens]
     session : int
-        Session id, or -1.
+        Session id, or -1; a program's calls are a session.
     client : int
         Client index, or -1.
     priority : int
         Smaller is more urgent.
     segments : tuple of (key, length), or None
         Prompt identity; None when the prompt is unlike all others.
+    program : ProgramView or None
+        Of a call of a program.
     """
 
     __slots__ = (
@@ -29,6 +49,7 @@ class RequestView:
         "client",
         "index",
         "priority",
+        "program",
         "prompt_tokens",
         "segments",
         "session",
@@ -43,6 +64,7 @@ class RequestView:
         client: int,
         priority: int,
         segments: Segments | None,
+        program: ProgramView | None = None,
     ) -> None:
         self.index = index
         self.arrival_ns = arrival_ns
@@ -51,3 +73,4 @@ class RequestView:
         self.client = client
         self.priority = priority
         self.segments = segments
+        self.program = program

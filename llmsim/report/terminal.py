@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,8 +125,10 @@ def fact_rows(summary: Summary) -> list[tuple[str, str]]:
         f"{usd(value['usd_per_million_tokens'])} per million tokens"
     )
     cost = f"{usd(value['usd_per_hour'])}/h; {per_million}"
+    programs = [("programs", _programs(value))] if "programs" in value else []
     return [
         ("requests", _requests(summary)),
+        *programs,
         (
             "throughput",
             f"{number(value['throughput_rps'])} requests/s, "
@@ -169,6 +172,16 @@ def _requests(summary: Summary) -> str:
         if name.startswith("requests_") and amount
     ]
     return f"{number(value['requests'])} arrived: {', '.join(parts) or 'none'}"
+
+
+def _programs(value: Mapping[str, float]) -> str:
+    told = (
+        f"{number(value['programs'])} began, {number(value['programs_finished'])} finished; "
+        f"JCT {duration(value['jct_p50_s'])} p50, {duration(value['jct_p99_s'])} p99, "
+        f"{duration(value['jct_mean_s'])} mean"
+    )
+    kept = value["slo_jct_attained_frac"]
+    return told if math.isnan(kept) else f"{told}; objective kept by {share(kept)}"
 
 
 def _goodput(summary: Summary) -> str:

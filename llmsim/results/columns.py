@@ -65,6 +65,9 @@ RAW_COLUMNS = (
 admission. `itl_max_ns` is 0 with fewer than two tokens.
 """
 
+RAW_PROGRAM_COLUMNS = ("turn", "final")
+"""What a row has besides where requests are calls of programs; the program is the session."""
+
 REQUEST_COLUMNS = (
     Column("request", "int64", "-", "Index of the request in the workload, from 0"),
     Column("pool", "category", "-", "Pool that served it; empty if none did"),
@@ -106,6 +109,33 @@ REQUEST_COLUMNS = (
     Column("priority", "int32", "-", "Priority class; smaller is more urgent"),
 )
 """Columns of ``requests.parquet``."""
+
+CALL_COLUMNS = (
+    Column("turn", "int32", "-", "Which call of its program it is, from 0"),
+    Column("final", "bool", "-", "Whether its program is over when it has been served"),
+)
+"""Columns of ``requests.parquet`` besides, where requests are calls of programs."""
+
+PROGRAM_COLUMNS = (
+    Column("program", "int64", "-", "Index of the program; the session of its calls"),
+    Column("client", "category", "-", "Client name; empty if the workload has none"),
+    Column("outcome", "category", "-", "`finished`, or how the call that it failed at ended"),
+    Column("arrival_s", "float64", "s", "Arrival of its first call"),
+    Column(
+        "jct_s",
+        "float64",
+        "s",
+        "Job completion time: from its first call to its last token; NaN unless it finished",
+    ),
+    Column("pause_s", "float64", "s", "Time in it that nobody waited for the fleet: tools, people"),
+    Column("queue_s", "float64", "s", "Time that its calls waited for their first step"),
+    Column("calls", "int32", "-", "Calls that were sent"),
+    Column("prompt_tokens", "int64", "tokens", "Prompt tokens of all its calls"),
+    Column("cached_tokens", "int64", "tokens", "How many of them were found in a prefix cache"),
+    Column("output_tokens", "int64", "tokens", "Output tokens delivered"),
+    Column("preemptions", "int32", "-", "Times a call of it was preempted"),
+)
+"""Columns of ``programs.parquet``."""
 
 TIMELINE_COLUMNS = (
     Column("replica", "int32", "-", "Replica index within the fleet"),

@@ -178,11 +178,45 @@ METRICS: Final = (
 )
 """Every metric of a summary, in its order."""
 
+PROGRAM_METRICS: Final = (
+    MetricDef("programs", "programs", "Programs that began, whole run"),
+    MetricDef("programs_finished", "programs", "Programs whose last call was served, whole run"),
+    *(
+        MetricDef(
+            f"jct_{stat}_s",
+            "s",
+            f"{'Mean' if stat == 'mean' else f'{stat[1:]}th percentile'} of the time from a "
+            "program's first call to its last token; finished programs begun after the warm-up",
+            "batch means" if stat == "mean" else "sectioning",
+        )
+        for stat in (*QUANTILES, "mean")
+    ),
+    MetricDef(
+        "slo_jct_attained_frac",
+        "fraction",
+        "Share of the programs begun after the warm-up that finished and met the JCT objective",
+        "batch means, at least Wilson's",
+    ),
+    MetricDef(
+        "program_calls_mean",
+        "calls",
+        "Calls sent per program begun after the warm-up",
+        "batch means",
+    ),
+    MetricDef(
+        "program_pause_mean_s",
+        "s",
+        "Time per such program in which tools or people were busy",
+        "batch means",
+    ),
+)
+"""Metrics that a summary has besides, where requests are calls of programs."""
 
-def metrics_table() -> str:
-    """Return the metrics as a Markdown table, as it stands in ``docs/metrics.md``."""
+
+def metrics_table(metrics: Sequence[MetricDef] = METRICS) -> str:
+    """Return metrics as a Markdown table, as it stands in ``docs/metrics.md``."""
     rows = ["| metric | unit | meaning | 95% interval |", "|---|---|---|---|"]
-    rows += [f"| `{m.name}` | {m.unit} | {m.meaning} | {m.interval or 'none'} |" for m in METRICS]
+    rows += [f"| `{m.name}` | {m.unit} | {m.meaning} | {m.interval or 'none'} |" for m in metrics]
     return "\n".join(rows)
 
 

@@ -16,6 +16,7 @@ from llmsim.results.changes import changes_frame, write_changes
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.facts import RunFacts
 from llmsim.results.folder import RunInfo
+from llmsim.results.programs import program_frame
 from llmsim.results.series import load_over_time
 from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
@@ -78,6 +79,20 @@ class Result:
         if self._requests is None:
             self._requests = self.table.frame()
         return self._requests
+
+    @property
+    def programs(self) -> pd.DataFrame:
+        """One row per program in order of arrival, with the columns of `PROGRAM_COLUMNS`.
+
+        Raises
+        ------
+        InputError
+            If the requests of this run were no calls of programs.
+        """
+        if not self.table.has_programs:
+            message = "there are none: the traffic of this run has no programs"
+            raise InputError(self.info.scenario, [Fault("", "programs", message)])
+        return program_frame(self.table, self.table.categories("client"))
 
     def evaluate(self, slo: Slo | None = None, warmup_s: float | None = None) -> Summary:
         """Return metrics, verdict and SLO claim.
@@ -179,6 +194,8 @@ class Result:
             self.table.write(made / folders.REQUESTS)
             folders.write_timelines(self.facts, made / folders.TIMELINES)
             write_changes(self.facts.changes, made)
+            if self.table.has_programs:
+                self.programs.to_parquet(made / folders.PROGRAMS, compression="zstd")
         return target
 
     @classmethod

@@ -28,6 +28,8 @@ class Slo:
         Longest gap between any two consecutive output tokens.
     e2e_s : float or None [s]
         Longest time from arrival to the last output token.
+    jct_s : float or None [s]
+        Longest time from a program's first call to its last token; not a limit of requests.
     attained_frac : float
         Share of requests that must keep every limit, above 0 and at most 1.
 
@@ -41,13 +43,14 @@ class Slo:
     tpot_s: Annotated[float, Gt(0)] | None = None
     itl_s: Annotated[float, Gt(0)] | None = None
     e2e_s: Annotated[float, Gt(0)] | None = None
+    jct_s: Annotated[float, Gt(0)] | None = None
     attained_frac: Annotated[float, Gt(0), Le(1)] = 0.95
 
     def __post_init__(self) -> None:
         faults = [
             Fault("", f"slo.{name}", f"read {limit}, but a limit is a positive number of seconds")
-            for name, limit in self.limits().items()
-            if not (limit > 0 and math.isfinite(limit))
+            for name, limit in (*self.limits().items(), ("jct_s", self.jct_s))
+            if limit is not None and not (limit > 0 and math.isfinite(limit))
         ]
         if not 0 < self.attained_frac <= 1:
             faults.append(

@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from llmsim.core.errors import Fault, InputError, InvariantError, nearest
 from llmsim.core.integers import packed
-from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, REQUEST_COLUMNS
+from llmsim.results.columns import (
+    CALL_COLUMNS,
+    OUTCOMES,
+    RAW_COLUMNS,
+    RAW_PROGRAM_COLUMNS,
+    REQUEST_COLUMNS,
+    Column,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +37,6 @@ SPILL_ROWS: Final = 1_000_000
 """Rows kept in memory [requests]; a longer run goes to a temporary file."""
 
 _FINISHED: Final = OUTCOMES.index("finished")
-_RAW: Final = {name: i for i, name in enumerate(RAW_COLUMNS)}
 _CATEGORIES: Final = tuple(c.name for c in REQUEST_COLUMNS if c.dtype == "category")
 
 
@@ -44,6 +50,8 @@ class RequestSink:
     clients : sequence of str, or callable
         The same for `client`; a callable returns the names known so far, for traces whose
         clients turn up while they are read.
+    programs : bool
+        Whether requests are calls of programs: rows then end in `columns.RAW_PROGRAM_COLUMNS`.
     path : Path or None
         Parquet file to stream into; None keeps the columns in memory as Arrow tables
         (about 130 bytes per request), and in a temporary file beyond `SPILL_ROWS`.
@@ -66,7 +74,10 @@ class RequestSink:
         pools: Sequence[str],
         clients: Sequence[str] | Callable[[], Sequence[str]],
         path: Path | None = None,
+        programs: bool = False,
     ) -> None:
+        self._raw = RAW_COLUMNS + RAW_PROGRAM_COLUMNS if programs else RAW_COLUMNS
+        self._shape = REQUEST_COLUMNS + CALL_COLUMNS if programs else REQUEST_COLUMNS
         self.rows: list[tuple[int, ...]] = []
         self._gathered: list[bytes] = []  # rows, packed
         self._gathered_rows = 0
@@ -87,10 +98,8 @@ class RequestSink:
             As for `flush`.
         """
         numbers = list(itertools.chain.from_iterable(self.rows))
-        if len(numbers) != len(self.rows) * len(RAW_COLUMNS):
-            raise InvariantError(
-                f"a request was recorded without exactly {len(RAW_COLUMNS)} values"
-            )
+        if len(numbers) != len(self.rows) * len(self._raw):
+            raise InvariantError(f"a request was recorded without exactly {len(self._raw)} values")
         self._gathered.append(packed(numbers))
         self._gathered_rows += len(self.rows)
         self.rows.clear()
@@ -98,10 +107,10 @@ class RequestSink:
             self.flush()
 
     def raw(self) -> npt.NDArray[np.int64]:
-        """Return the rows that are not columns yet (n, 18), in the order in which they came."""
+        """Return the rows that are not columns yet (n, columns), in the order they came in."""
         flat = np.frombuffer(b"".join(self._gathered), dtype=np.int64)
         rest = np.array(self.rows, dtype=np.int64)
-        width = len(RAW_COLUMNS)
+        width = len(self._raw)
         return np.concatenate([flat.reshape(-1, width), rest.reshape(-1, width)])
 
     def flush(self) -> None:
@@ -128,7 +137,7 @@ class RequestSink:
         if self._closed is None:
             self.flush()
             if self._writer is None and not self._tables:
-                self._put(_arrow_schema().empty_table())
+                self._put(_arrow_schema(self._shape).empty_table())
             if self._path is not None:
                 self._writer.close()
                 self._closed = RequestTable(self._path, self._scratch)
@@ -146,7 +155,7 @@ class RequestSink:
                 self._spill()
             return
         if self._writer is None:
-            self._writer = _parquet_writer(self._path)
+            self._writer = _parquet_writer(self._path, _arrow_schema(self._shape))
         self._writer.write_table(table, row_group_size=FLUSH_ROWS)
 
     def _spill(self) -> None:
@@ -162,11 +171,11 @@ class RequestSink:
 
         flat = np.frombuffer(b"".join(self._gathered), dtype=np.int64)
         # One contiguous column at a time is several times faster to work on than a strided one.
-        raw = np.ascontiguousarray(flat.reshape(-1, len(RAW_COLUMNS)).T)
-        made = _derive(raw)
-        schema = _arrow_schema()
+        raw = np.ascontiguousarray(flat.reshape(-1, len(self._raw)).T)
+        made = _derive(dict(zip(self._raw, raw, strict=True)))
+        schema = _arrow_schema(self._shape)
         arrays = []
-        for column in REQUEST_COLUMNS:
+        for column in self._shape:
             values = made[column.name]
             if column.dtype == "category":
                 arrays.append(self._category(column.name, values))
@@ -190,9 +199,8 @@ class RequestSink:
         return pa.DictionaryArray.from_arrays(pa.array(shifted.astype(np.int32)), pa.array(names))
 
 
-def _derive(raw: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-    """Turn raw columns (18, n) into `REQUEST_COLUMNS`; categories stay integers."""
-    column = {name: raw[i] for name, i in _RAW.items()}
+def _derive(column: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[Any]]:
+    """Turn raw columns (n,) into those of the table; categories stay integers."""
     arrival, first, end = column["arrival_ns"], column["first_token_ns"], column["end_ns"]
     scheduled, tokens = column["scheduled_ns"], column["output_tokens"]
     finished = column["outcome"] == _FINISHED
@@ -208,21 +216,21 @@ def _derive(raw: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _arrow_schema() -> pa.Schema:
+def _arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
     import pyarrow as pa
 
     kinds = {"category": pa.dictionary(pa.int32(), pa.string())}
     return pa.schema(
-        [(c.name, kinds.get(c.dtype) or pa.from_numpy_dtype(c.dtype)) for c in REQUEST_COLUMNS]
+        [(c.name, kinds.get(c.dtype) or pa.from_numpy_dtype(c.dtype)) for c in columns]
     )
 
 
-def _parquet_writer(path: Path) -> Any:
+def _parquet_writer(path: Path, schema: pa.Schema) -> Any:
     import pyarrow.parquet as pq
 
     return pq.ParquetWriter(
         path,
-        _arrow_schema(),
+        schema,
         compression="zstd",
         compression_level=1,
         use_dictionary=[*_CATEGORIES, "replica", "preemptions", "priority"],
@@ -244,6 +252,11 @@ class RequestTable:
     InputError
         If it is no Parquet file, or its columns are not `columns.REQUEST_COLUMNS`; lists all
         that differ.
+
+    Attributes
+    ----------
+    has_programs : bool
+        Whether requests are calls of programs, and `columns.CALL_COLUMNS` are there too.
     """
 
     def __init__(
@@ -255,7 +268,10 @@ class RequestTable:
             described, self.n = _describe(source)
         else:
             described, self.n = source.schema, int(source.num_rows)
-        _check_schema(str(source) if isinstance(source, Path) else "requests", described)
+        self.has_programs = any(c.name in described.names for c in CALL_COLUMNS)
+        self._shape = REQUEST_COLUMNS + CALL_COLUMNS if self.has_programs else REQUEST_COLUMNS
+        name = str(source) if isinstance(source, Path) else "requests"
+        _check_schema(name, described, _arrow_schema(self._shape))
 
     def __len__(self) -> int:
         return self.n
@@ -275,9 +291,16 @@ class RequestTable:
             found.append(np.asarray(lut, dtype=np.int32)[chunk.indices.to_numpy()])
         return np.concatenate(found)
 
+    def categories(self, name: str) -> tuple[str, ...]:
+        """Return the values that a category column may hold, those of all row groups, sorted."""
+        found: set[str] = set()
+        for chunk in self._read([name]).column(0).chunks:
+            found.update(chunk.dictionary.to_pylist())
+        return tuple(sorted(found))
+
     def frame(self) -> pd.DataFrame:
-        """Return all columns as a DataFrame (n, 20), sorted by request index."""
-        table = self._read([c.name for c in REQUEST_COLUMNS]).unify_dictionaries()
+        """Return all columns as a DataFrame (n, columns), sorted by request index."""
+        table = self._read([c.name for c in self._shape]).unify_dictionaries()
         frame: pd.DataFrame = table.to_pandas()
         return frame.sort_values("request", kind="stable", ignore_index=True)
 
@@ -286,7 +309,7 @@ class RequestTable:
         if isinstance(self._source, Path):
             shutil.copyfile(self._source, path)
             return
-        with _parquet_writer(path) as writer:
+        with _parquet_writer(path, self._source.schema) as writer:
             writer.write_table(self._source, row_group_size=FLUSH_ROWS)
 
     def _read(self, names: list[str]) -> pa.Table:
@@ -310,8 +333,7 @@ def _describe(path: Path) -> tuple[pa.Schema, int]:
         raise InputError(str(path), [fault]) from error
 
 
-def _check_schema(source: str, found: pa.Schema) -> None:
-    wanted = _arrow_schema()
+def _check_schema(source: str, found: pa.Schema, wanted: pa.Schema) -> None:
     faults = [
         Fault(source, name, "this column is unknown.", nearest(name, wanted.names))
         for name in found.names

@@ -29,7 +29,8 @@ from llmsim.results.intervals import (
     rate_interval,
     share_interval,
 )
-from llmsim.results.metrics import METRICS, QUANTILES, Metric
+from llmsim.results.metrics import METRICS, PROGRAM_METRICS, QUANTILES, Metric
+from llmsim.results.programs import program_metrics
 from llmsim.results.series import (
     W_PER_UJ_PER_NS,
     blocks_of,
@@ -82,7 +83,7 @@ class Summary:
     Parameters
     ----------
     metrics : tuple of Metric
-        In the order of `metrics.METRICS`.
+        In the order of `metrics.METRICS`; with programs those of `metrics.PROGRAM_METRICS` follow.
     slo : Slo
     warmup_s : float [s]
     verdict : Verdict
@@ -169,9 +170,13 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     found |= _power(facts, found, warmup_s)
     found |= _money(facts, found)
     noted = verdict.value == "overloaded"
+    defined = METRICS
+    if table.has_programs:
+        found |= program_metrics(table, slo, warmup_s)
+        defined += PROGRAM_METRICS
     metrics = tuple(
         Metric(d.name, *found[d.name][:1], d.unit, *found[d.name][1:], _note(d.name, noted))
-        for d in METRICS
+        for d in defined
     )
     said = claim(slo, found["slo_attained_frac"], verdict)
     warnings = (*facts.warnings, *_warnings(facts, found, verdict, reading))

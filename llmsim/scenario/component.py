@@ -26,6 +26,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "arrivals": ("llmsim.workload", "ARRIVALS"),
     "lengths": ("llmsim.workload", "LENGTHS"),
     "prompts": ("llmsim.workload", "PROMPTS"),
+    "programs": ("llmsim.workload", "PROGRAMS"),
     "cost": ("llmsim.scenario.costs", "COST"),
     "batching": ("llmsim.policies", "BATCHING"),
     "routing": ("llmsim.policies", "ROUTING"),
@@ -235,7 +236,17 @@ def kinds_schema(seam: str) -> dict[str, Any]:
     shapes: list[dict[str, Any]] = [{"type": "string", "enum": list(found.names())}]
     for name in found.names():
         shape = parameters_of(found.get(name)).model_json_schema()
+        shape = _whole(shape, shape.pop("$defs", {}))
         shape["properties"] = {"kind": {"const": name}, **shape.get("properties", {})}
         shape["required"] = ["kind", *shape.get("required", [])]
         shapes.append(shape)
     return {"oneOf": shapes}
+
+
+def _whole(part: Any, definitions: Mapping[str, Any]) -> Any:
+    """Return a schema with its references written out: inside another they would lead nowhere."""
+    if isinstance(part, Mapping):
+        if "$ref" in part:
+            return _whole(definitions[part["$ref"].rsplit("/", 1)[-1]], definitions)
+        return {key: _whole(value, definitions) for key, value in part.items()}
+    return [_whole(each, definitions) for each in part] if isinstance(part, list) else part

@@ -51,6 +51,9 @@ class Slo(Section):
     """[s] Longest gap between two consecutive output tokens."""
     e2e_s: Seconds | None = None
     """[s] Longest time from arrival to the last token."""
+    jct_s: Seconds | None = None
+    """[s] Longest time from a program's first call to its last token; judged for programs, apart
+    from the limits of their calls."""
     attained_frac: Frac = 0.95
     """[fraction] Share of requests that must attain the SLO."""
 
@@ -74,17 +77,21 @@ class Traffic(Section):
     """Where requests come from: a recorded trace, or synthetic arrivals with lengths."""
 
     trace: Annotated[Component, Seam("trace")] | None = None
-    """A recorded trace to replay; excludes `arrivals`, `lengths` and `prompts`."""
+    """A recorded trace to replay; excludes `arrivals`, `lengths`, `prompts` and `programs`."""
     arrivals: Annotated[Component, Seam("arrivals")] | None = None
     """When synthetic requests arrive."""
     lengths: Annotated[Component, Seam("lengths")] | None = None
     """How long synthetic prompts and outputs are."""
     prompts: Annotated[Component, Seam("prompts")] | None = None
     """Which synthetic prompts share a prefix; without it no two prompts share a token."""
+    programs: Annotated[Component, Seam("programs")] | None = None
+    """Clients that ask again when they have been answered: what arrives is the first call of a
+    program, `prompts` names its text, and `lengths` gives the text and the output of every call;
+    a prompt repeats its program's text and outputs so far."""
     requests: Count | None = None
-    """[requests] How many synthetic requests arrive; either this or `duration_s`."""
+    """[requests] How many synthetic requests, or programs, arrive; either this or `duration_s`."""
     duration_s: Seconds | None = None
-    """[s] For how long synthetic requests arrive."""
+    """[s] For how long synthetic requests, or programs, arrive."""
     warmup_s: Annotated[float, Ge(0)] = 0.0
     """[s] Requests that arrive earlier are simulated but left out of the metrics."""
     timeout_s: Seconds | None = None
@@ -95,7 +102,8 @@ class Traffic(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         wrong: dict[str, str] = {}
-        synthetic = [key for key in ("arrivals", "lengths", "prompts") if getattr(self, key)]
+        laws = ("arrivals", "lengths", "prompts", "programs")
+        synthetic = [key for key in laws if getattr(self, key)]
         if self.trace is not None:
             wrong |= dict.fromkeys(synthetic, "excludes traffic.trace; set one of the two to null")
             wrong |= {
@@ -108,6 +116,8 @@ class Traffic(Section):
         else:
             missing = [key for key in ("arrivals", "lengths") if getattr(self, key) is None]
             wrong |= dict.fromkeys(missing, "is missing; synthetic traffic needs it")
+        if self.programs is not None and self.abort is not None:
+            wrong["abort"] = "does not go with programs, which end when a call fails; use timeout_s"
         if self.duration_s is not None and self.warmup_s >= self.duration_s:
             wrong["warmup_s"] = f"leaves nothing to measure of {self.duration_s:g} s"
         _complain(wrong)

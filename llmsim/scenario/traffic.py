@@ -10,7 +10,14 @@ import numpy as np
 
 from llmsim.core.rng import stream
 from llmsim.core.units import NS_PER_S
-from llmsim.workload import ClosedLoop, RequestChunk, SyntheticWorkload, Workload
+from llmsim.workload import (
+    ClosedLoop,
+    Programs,
+    ProgramWorkload,
+    RequestChunk,
+    SyntheticWorkload,
+    Workload,
+)
 
 if TYPE_CHECKING:
     from llmsim.scenario.model import Abort, Scenario
@@ -36,15 +43,19 @@ def build_workload(scenario: Scenario) -> Workload:
         # The schema lets no scenario through that has neither a trace nor both of these.
         assert traffic.arrivals is not None
         assert traffic.lengths is not None
-        workload = SyntheticWorkload(
+        lengths = traffic.lengths.build()
+        workload = opening = SyntheticWorkload(
             traffic.arrivals.build(),
-            traffic.lengths.build(),
+            lengths,
             seed=scenario.seed,
             prompts=traffic.prompts.build() if traffic.prompts is not None else None,
             requests=traffic.requests,
             duration_s=traffic.duration_s,
             near=scenario.folder,
         )
+        if traffic.programs is not None:
+            law = traffic.programs.build()
+            workload = ProgramWorkload(opening, law, lengths, scenario.seed, scenario.folder)
     return workload if traffic.abort is None else Aborting(workload, traffic.abort, scenario.seed)
 
 
@@ -64,6 +75,7 @@ class Aborting:
         self._seed = seed
         self.total: int | None = inner.total
         self.closed_loop: ClosedLoop | None = inner.closed_loop
+        self.programs: Programs | None = inner.programs
         self._read_through()
 
     def _read_through(self) -> None:

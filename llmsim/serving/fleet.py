@@ -13,17 +13,19 @@ import simpy
 from llmsim.core.errors import InvariantError
 from llmsim.core.integers import packed
 from llmsim.policies.routing import RoutingPolicy
-from llmsim.policies.views import RequestView
+from llmsim.policies.views import ProgramView, RequestView
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.store import GATHER_ROWS, RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
+from llmsim.serving.continuation import Continuation
 from llmsim.serving.handoff import Handoff
 from llmsim.serving.migration import Move
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import FETCHING, WAITING, Request
 from llmsim.serving.wake import Wake
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
+from llmsim.workload.programs import NextCall
 
 OUTCOME_CODE = {name: code for code, name in enumerate(OUTCOMES)}
 
@@ -96,6 +98,8 @@ class Fleet:
         self._loop: ClosedLoop | None = workload.closed_loop
         self._ingest_ns = self._loop.ingest_ns if self._loop is not None else 0
         self._front_ns = 0  # until when the front end is taken
+        programs = workload.programs
+        self._continuation = None if programs is None else Continuation(clock, self, programs)
         self._chunks: Iterator[RequestChunk] = workload.chunks()
         self._at = 0
         self._size = 0
@@ -185,10 +189,39 @@ class Fleet:
             self._priorities[at],
             segments[at] if segments is not None else None,
         )
+        if self._continuation is not None:
+            view.program = ProgramView(now, 0)
         request = Request(view, self._outputs[at])
         if self._failed is not None and self._failed[at]:
             self._row(request, "provider_failed", now)
             return None
+        if not self._take_in(request, now):
+            return None
+        if self._aborts is not None and self._aborts[at] >= 0:
+            self._at_time(now + self._aborts[at], lambda _: self._abort(request))
+        return request
+
+    def take_in_call(self, call: NextCall, program: ProgramView) -> None:
+        """Route a call that another call has brought about."""
+        now = self.clock.now
+        index = self.arrived
+        self.arrived = index + 1
+        view = RequestView(
+            index,
+            now,
+            call.prompt_tokens,
+            call.program,
+            call.client,
+            call.priority,
+            call.segments,
+            program,
+        )
+        if not self._take_in(Request(view, call.output_tokens), now) and self._loop is not None:
+            self._send_at(now + self._loop.think_ns)
+
+    def _take_in(self, request: Request, now: int) -> bool:
+        """Route a request; return whether somebody takes it."""
+        view = request.view
         chosen = self._choose(view)
         self._routes.append(chosen)
         replica = self.doors[chosen]
@@ -196,15 +229,13 @@ class Fleet:
         if refusal is not None:
             request.replica = replica
             self._row(request, refusal, now)
-            return None
+            return False
         self._live.add(request)
         self._board.change(chosen, 1, now)
         replica.enqueue(request, self._called(replica, now))
         if self._timeout_ns:
             self._watch_timeout(request)
-        if self._aborts is not None and self._aborts[at] >= 0:
-            self._at_time(now + self._aborts[at], lambda _: self._abort(request))
-        return request
+        return True
 
     def _refusal(self, request: Request, replica: Replica) -> str | None:
         """Say why a replica cannot take a request; clip an output that would be too long."""
@@ -290,7 +321,12 @@ class Fleet:
         self._caller_ns = time_ns
         self._caller = replica.index
         self._live.discard(request)
+        goes_on = False
+        if self._continuation is not None:
+            goes_on = self._continuation.ended(request, outcome == "finished", time_ns)
         self._row(request, outcome, time_ns)
+        if goes_on:
+            return
         if self._loop is not None:
             self._send_at(time_ns + self._loop.think_ns)
 
@@ -300,28 +336,29 @@ class Fleet:
         rows = self._rows
         if request.last_token_ns > time_ns:
             time_ns = request.last_token_ns  # it was on the way when the client left the line
-        rows.append(
-            (
-                view.index,
-                replica.pool if replica is not None else -1,
-                replica.index if replica is not None else -1,
-                OUTCOME_CODE[outcome],
-                request.arrival_ns,
-                request.scheduled_ns,
-                request.first_token_ns,
-                time_ns,
-                request.prompt,
-                request.generated,
-                request.cached_tokens,
-                request.preemptions,
-                request.recomputed,
-                request.itl_max_ns,
-                request.itl_over,
-                view.session,
-                view.client,
-                view.priority,
-            )
+        row: tuple[int, ...] = (
+            view.index,
+            replica.pool if replica is not None else -1,
+            replica.index if replica is not None else -1,
+            OUTCOME_CODE[outcome],
+            request.arrival_ns,
+            request.scheduled_ns,
+            request.first_token_ns,
+            time_ns,
+            request.prompt,
+            request.generated,
+            request.cached_tokens,
+            request.preemptions,
+            request.recomputed,
+            request.itl_max_ns,
+            request.itl_over,
+            view.session,
+            view.client,
+            view.priority,
         )
+        if self._continuation is not None:
+            row += self._continuation.labels(view)
+        rows.append(row)
         request.ended = True
         self.ended += 1
         if time_ns > self.last_end_ns:
@@ -337,12 +374,9 @@ class Fleet:
 
     def check_done(self) -> None:
         """End the run if everybody who will ever come has ended."""
-        if (
-            self._exhausted
-            and self.ended == self.arrived
-            and not self.under_way
-            and not self.done.triggered
-        ):
+        if not self._exhausted or self.ended != self.arrived or self.done.triggered:
+            return
+        if not self.under_way and (self._continuation is None or not self._continuation.owed):
             self.done.succeed()
 
     def _hash(self) -> None:

@@ -51,7 +51,11 @@ def simulate_scenario(
     workload = build_workload(scenario)
     traffic = scenario.traffic
     timeout_ns = 0 if traffic.timeout_s is None else seconds_to_ns(traffic.timeout_s)
-    sink = RequestSink([pool.facts.name for pool in pools], lambda: workload.clients)
+    sink = RequestSink(
+        [pool.facts.name for pool in pools],
+        lambda: workload.clients,
+        programs=workload.programs is not None,
+    )
     began = time.perf_counter()
     try:
         facts = simulate(

@@ -27,6 +27,7 @@ from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 from llmsim.workload.lengths import LENGTHS, LengthSampler, Tokens, to_tokens
 from llmsim.workload.modulated import DAY_S, Burst, buffered
 from llmsim.workload.parameters import check_parameters
+from llmsim.workload.programs import Programs
 from llmsim.workload.readers import TRACES
 from llmsim.workload.replay import rechunked, to_chunk
 from llmsim.workload.rows import Rows
@@ -307,6 +308,7 @@ class _LikeWorkload:
         self.total: int | None = options.requests
         self.clients: tuple[str, ...] = CLIENTS
         self.closed_loop: ClosedLoop | None = None
+        self.programs: Programs | None = None
         self.skipped_rows = 0
 
     def chunks(self) -> Iterator[RequestChunk]:

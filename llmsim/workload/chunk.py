@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from llmsim.workload.programs import Programs
 
 Segments = tuple[tuple[int, int], ...]
 """Identity of a prompt: (key, length) pieces in order; token j of a piece is the pair (key, j).
@@ -92,12 +95,16 @@ class Workload(Protocol):
         When set, the arrival column is ignored: request i belongs to slot ``i % in_flight``.
     skipped_rows : int
         Damaged rows skipped so far (``on_bad_row: skip``).
+    programs : Programs or None
+        When set, the chunks hold the first calls of programs, each with its program as session;
+        in a closed loop a slot begins its next program when one is over.
     """
 
     total: int | None
     clients: tuple[str, ...]
     closed_loop: ClosedLoop | None
     skipped_rows: int
+    programs: Programs | None
 
     def chunks(self) -> Iterator[RequestChunk]:
         """Yield the requests in arrival order; every call starts anew and gives the same rows."""

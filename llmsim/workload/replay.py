@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt
 from llmsim.core.errors import Fault, InputError, TraceError
 from llmsim.core.units import NS_PER_S, seconds_to_ns
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
+from llmsim.workload.programs import Programs
 from llmsim.workload.rows import Rows, join
 
 MOST_FAULTS = 20
@@ -116,6 +117,7 @@ class ReplayWorkload:
         self.total: int | None = None
         self.clients: tuple[str, ...] = clients()
         self.closed_loop: ClosedLoop | None = None
+        self.programs: Programs | None = None
         self.skipped_rows = 0
 
     def chunks(self) -> Iterator[RequestChunk]:

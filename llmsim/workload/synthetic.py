@@ -13,6 +13,7 @@ from llmsim.workload.arrivals import Arrivals
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
 from llmsim.workload.lengths import Lengths
 from llmsim.workload.parameters import check_parameters
+from llmsim.workload.programs import Programs
 from llmsim.workload.prompts import Distinct, Prompts
 
 CHUNK_ROWS = 65_536
@@ -71,6 +72,7 @@ class SyntheticWorkload:
         self.total: int | None = loop.in_flight * loop.requests_per_slot if loop else requests
         self.clients: tuple[str, ...] = ()
         self.closed_loop: ClosedLoop | None = loop
+        self.programs: Programs | None = None
         self.skipped_rows = 0
 
     def chunks(self) -> Iterator[RequestChunk]:

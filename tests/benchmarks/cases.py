@@ -99,6 +99,7 @@ class Compressed:
     def __init__(self, inner: Any, factor: float) -> None:
         self.inner, self.factor = inner, factor
         self.total, self.closed_loop = inner.total, inner.closed_loop
+        self.programs = inner.programs
 
     @property
     def clients(self) -> tuple[str, ...]:

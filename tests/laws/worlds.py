@@ -20,7 +20,7 @@ from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
 from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING
 from llmsim.policies.control import Migrate
 from llmsim.policies.tiering import EVICTION, LOADING
-from llmsim.results.columns import OUTCOMES, RAW_COLUMNS
+from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
 from llmsim.results.store import RequestSink
 from llmsim.serving.config import EngineConfig
@@ -34,6 +34,7 @@ from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request
 from llmsim.serving.storehouse import KvPlan, TierPlan
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
+from llmsim.workload.programs import CallEnd, NextCall, grown
 
 simulate_module = importlib.import_module("llmsim.serving.simulate")
 
@@ -137,6 +138,18 @@ class Job:
 
 
 @dataclass(frozen=True, repr=False)
+class Turn:
+    """A later call of the program that a job begins."""
+
+    own: int
+    output: int
+    after_ns: int = 0
+
+    def __repr__(self) -> str:
+        return _short(self)
+
+
+@dataclass(frozen=True, repr=False)
 class World:
     """Everything that a run depends on."""
 
@@ -185,6 +198,7 @@ class World:
     handshake_ns: int = MS
     moves_at_once: int = 2
     drag_frac: float = 0.0
+    turns: tuple[tuple[Turn, ...], ...] = ()
 
     def __repr__(self) -> str:
         return _short(self)
@@ -288,9 +302,11 @@ class Traffic:
 
     clients: tuple[str, ...] = ()
     skipped_rows = 0
+    tools = ()
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.programs = self if world.turns else None
         self.total: int | None = len(world.jobs)
         self.closed_loop: ClosedLoop | None = None
         if world.in_flight:
@@ -305,13 +321,33 @@ class Traffic:
                 arrival_ns=np.array([j.arrival_ns for j in part], dtype=np.int64),
                 prompt_tokens=np.array([j.prompt for j in part], dtype=np.int32),
                 output_tokens=np.array([j.output for j in part], dtype=np.int32),
-                session=np.array([j.session for j in part], dtype=np.int64),
+                session=np.array(
+                    [at + i if self.programs else j.session for i, j in enumerate(part)],
+                    dtype=np.int64,
+                ),
                 client=np.full(len(part), -1, dtype=np.int32),
                 priority=np.array([j.priority for j in part], dtype=np.int32),
                 failed=np.array([j.failed for j in part], dtype=np.bool_),
                 abort_ns=np.array([j.abort_ns for j in part], dtype=np.int64),
                 segments=[j.segments for j in part],
             )
+
+    def next_calls(self, ended: CallEnd) -> list[NextCall]:
+        if not ended.served or self.is_final(ended.program, ended.turn):
+            return []
+        turn = self._world.turns[ended.program][ended.turn]
+        key = 50_000 + 100 * ended.program + ended.turn
+        segments = None if ended.segments is None else grown(ended, key, turn.own)
+        prompt = ended.prompt_tokens + ended.output_tokens + turn.own
+        place = (ended.program, ended.turn + 1)
+        labels = (ended.client, ended.priority)
+        return [NextCall(turn.after_ns, *place, prompt, turn.output, segments, *labels)]
+
+    def tool(self, program: int, turn: int) -> int:
+        return -1
+
+    def is_final(self, program: int, turn: int) -> bool:
+        return turn >= len(self._world.turns[program])
 
 
 @dataclass(frozen=True)
@@ -323,7 +359,7 @@ class Row:
     def __getattr__(self, name: str) -> Any:
         if name == "ended_as":
             return OUTCOMES[self.outcome]
-        return self.values[RAW_COLUMNS.index(name)]
+        return self.values[(RAW_COLUMNS + RAW_PROGRAM_COLUMNS).index(name)]
 
 
 @dataclass(frozen=True)
@@ -384,7 +420,7 @@ def run(
         )
         for role, size in sizes.items()
     ]
-    sink = RequestSink(tuple(sizes), ())
+    sink = RequestSink(tuple(sizes), (), programs=bool(world.turns))
     with (
         patch.object(simulate_module, "Replica", watch),
         patch.object(simulate_module, "_facts", keep),

@@ -48,6 +48,7 @@ class Poisson:
 
     clients: tuple[str, ...] = ()
     closed_loop = None
+    programs = None
     skipped_rows = 0
 
     def __init__(

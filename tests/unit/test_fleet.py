@@ -17,6 +17,7 @@ from llmsim.serving.config import EngineConfig
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.simulate import PoolPlan, simulate
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
+from llmsim.workload.programs import Programs
 
 MS = 1_000_000
 
@@ -68,6 +69,7 @@ class Asks:
 
     asks: list[Ask]
     closed_loop: ClosedLoop | None = None
+    programs: Programs | None = None
     clients: tuple[str, ...] = ()
     skipped_rows: int = 0
 
