@@ -44,6 +44,7 @@ COMPILED = (
     "llmsim/serving/gate.py",
     "llmsim/serving/handoff.py",
     "llmsim/serving/keeper.py",
+    "llmsim/serving/lanes.py",
     "llmsim/serving/meter.py",
     "llmsim/serving/migration.py",
     "llmsim/serving/port.py",

@@ -176,5 +176,6 @@ def describe(scenario: Scenario) -> str:
     fleet = ", ".join(
         f"{pool.replicas} x {pool.tp} {pool.gpu}" if pool.tp > 1 else f"{pool.replicas} {pool.gpu}"
         for pool in scenario.fleet.pools.values()
+        if pool.gpus
     )
     return f"{scenario.model} on {fleet}; {source.kind if source else 'no'} traffic"

@@ -1,9 +1,10 @@
 """Decisions over read-only views: no clock, no true output lengths, no state of the engine.
 
 Start with `batching` (what a step computes), `routing` (which replica takes a request) and
-`control` (what is done about the fleet while it runs). A new policy is one dataclass registered
-under a name: its typed fields are its YAML parameters. `tiering` is about KV below the GPU, `views`
-and `reports` say what a policy sees, `rules` what differs between engine versions.
+`control` (what is done about the fleet while it runs); `sharing` divides a GPU between lanes,
+`tiering` is about KV below the GPU. A new policy is one dataclass registered under a name: its
+typed fields are its YAML parameters. `views` and `reports` say what a policy sees, `rules` what
+differs between engine versions.
 """
 
 from llmsim.policies.batching import BATCHING, BatchingPolicy, StepDraft
@@ -11,6 +12,7 @@ from llmsim.policies.control import CONTROL, ControlPolicy
 from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
 from llmsim.policies.routing import ROUTING, FleetView, RoutingPolicy
 from llmsim.policies.rules import ENGINE_RULES, EngineRules, engine_rules
+from llmsim.policies.sharing import SHARING, LanesView, SharingPolicy
 from llmsim.policies.tiering import EVICTION, LOADING, EvictionPolicy, LoadPolicy, LoadView
 from llmsim.policies.views import ProgramView, RequestView
 
@@ -21,12 +23,14 @@ __all__ = [
     "EVICTION",
     "LOADING",
     "ROUTING",
+    "SHARING",
     "BatchingPolicy",
     "ControlPolicy",
     "EngineRules",
     "EvictionPolicy",
     "FleetReport",
     "FleetView",
+    "LanesView",
     "LoadPolicy",
     "LoadView",
     "ProgramView",
@@ -34,6 +38,7 @@ __all__ = [
     "RequestView",
     "RoutingPolicy",
     "RunningReport",
+    "SharingPolicy",
     "StepDraft",
     "engine_rules",
 ]

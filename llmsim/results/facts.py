@@ -21,6 +21,7 @@ class PoolFacts:
     gpu : str
         GPU card name.
     gpus_per_replica : int
+        0 where they run on the GPUs, and in the KV blocks, of another pool.
     kv_blocks : int [blocks]
         KV blocks per replica.
     block_tokens : int [tokens]

@@ -102,7 +102,7 @@ def load_over_time(
     last_ns = max(facts.end_ns, 1)
     edges = np.minimum(np.arange(-(-last_ns // bin_ns) + 1, dtype=np.float64) * bin_ns, last_ns)
     width = np.diff(edges)
-    blocks = sum(blocks_of(facts, r) for r in chosen)
+    blocks = capacity_blocks(facts, chosen)
     found = {
         name: fleet_integrals(chosen, name, edges, facts.end_ns) for name in (*LEVELS, *TOTALS)
     }
@@ -130,6 +130,13 @@ def idle_w_of(facts: RunFacts, replicas: Sequence[ReplicaFacts]) -> float:
 def blocks_of(facts: RunFacts, replica: ReplicaFacts) -> int:
     """Return the KV blocks that a replica has [blocks]."""
     return next(pool.kv_blocks for pool in facts.pools if pool.name == replica.pool)
+
+
+def capacity_blocks(facts: RunFacts, replicas: Sequence[ReplicaFacts]) -> int:
+    """Return the KV blocks of replicas together; lanes of one device share theirs [blocks]."""
+    guests = {pool.name for pool in facts.pools if not pool.gpus_per_replica}
+    hosts = [r for r in replicas if r.pool not in guests] or replicas
+    return sum(blocks_of(facts, r) for r in hosts)
 
 
 def _choose(facts: RunFacts, pool: str | None, replica: int | None) -> list[ReplicaFacts]:

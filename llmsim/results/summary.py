@@ -34,6 +34,7 @@ from llmsim.results.programs import program_metrics
 from llmsim.results.series import (
     W_PER_UJ_PER_NS,
     blocks_of,
+    capacity_blocks,
     fleet_integrals,
     idle_w_of,
     integrals,
@@ -300,7 +301,7 @@ def _fleet_use(
     facts: RunFacts, replicas: tuple[ReplicaUse, ...], warmup_s: float
 ) -> dict[str, Interval]:
     edges = np.array([min(warmup_s * NS_PER_S, facts.end_ns), facts.end_ns])
-    blocks = sum(blocks_of(facts, r) for r in facts.replicas)
+    blocks = capacity_blocks(facts, facts.replicas)
     held = float(fleet_integrals(facts.replicas, "kv_blocks", edges, facts.end_ns)[0])
     busy = [r.busy_frac for r in replicas] or [math.nan]
     looked = sum(r.lookup_tokens for r in facts.replicas)

@@ -145,7 +145,8 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
             for fault in error.faults:
                 yield Complaint((*at, fault.path), fault.message, fault.hint)
         fleet = scenario.fleet
-        parts = {"handoff": fleet.handoff if pool.role != "mixed" else None}
+        apart = pool.role != "mixed" and not any(other.beside for other in fleet.pools.values())
+        parts = {"handoff": fleet.handoff if apart else None}
         for key, part in {**parts, "migration": fleet.migration}.items():
             if part is not None and part.link is None and not _gpu(pool).scale_out:
                 message = f"is missing: the card of {pool.gpu} has no link out of its node."

@@ -33,6 +33,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "loading": ("llmsim.policies", "LOADING"),
     "eviction": ("llmsim.policies", "EVICTION"),
     "control": ("llmsim.policies", "CONTROL"),
+    "sharing": ("llmsim.policies", "SHARING"),
 }
 """Where the registry of each seam lives; a room is imported when its seam is first used."""
 

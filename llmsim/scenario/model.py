@@ -14,6 +14,7 @@ from pydantic import PrivateAttr, Strict, StringConstraints, model_validator
 
 from llmsim.results.slo import Slo as Objectives
 from llmsim.scenario.component import Component, Seam
+from llmsim.scenario.lanes import wrong_lanes
 from llmsim.scenario.operations import Migration
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
@@ -253,11 +254,17 @@ class Pool(Section):
     """How a step is priced."""
     kv: Kv | None = None
     """Tiers of KV below the GPUs; absent: what the GPUs forget is gone."""
+    beside: PoolName | None = None
+    """Prefill pool whose GPUs and KV blocks this decode pool shares, replica by replica."""
+    share_frac: Annotated[float, Gt(0), Le(1)] = 1.0
+    """[fraction] SMs that a lane may use, where pools share GPUs; the shares may exceed 1."""
+    sharing: Annotated[Component, Seam("sharing")] = Component("sharing", "fixed")
+    """How the shares change in the course of a run; said by the pool that has `beside`."""
 
     @property
     def gpus(self) -> int:
-        """GPUs of the whole pool [GPUs]."""
-        return self.replicas * self.tp
+        """GPUs of the whole pool [GPUs]; 0 where it runs on those of another."""
+        return 0 if self.beside else self.replicas * self.tp
 
     @model_validator(mode="after")
     def _one_price(self) -> Self:
@@ -335,6 +342,12 @@ class Fleet(Section):
                     )
         elif any(pool.kv is not None for pool in self.pools.values()):
             _complain({"migration": "does not go together with tiers of KV (a pool's kv) yet"})
+        return self
+
+    @model_validator(mode="after")
+    def _lanes_go_together(self) -> Self:
+        for name, message in wrong_lanes(self.pools).items():
+            _complain({f"pools.{name}": message})
         return self
 
     @property

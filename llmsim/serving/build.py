@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from llmsim.core.errors import CardError
 from llmsim.core.units import seconds_to_ns
 from llmsim.costmodel import RooflineCost, StepCost, plan_memory
 from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.costmodel.lanes import RooflineUse
 from llmsim.costmodel.measured import MeasuredCost
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.rules import engine_rules
@@ -22,6 +24,7 @@ from llmsim.scenario.operations import Migration
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
+from llmsim.serving.lanes import LaneLevel, LanePlan
 from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.simulate import PoolPlan
 from llmsim.serving.storeplan import kv_plan
@@ -50,9 +53,32 @@ def build_pools(scenario: Scenario) -> tuple[list[PoolPlan], list[str]]:
     plans = []
     for name, pool in scenario.fleet.pools.items():
         plan, told = _build_pool(name, pool, model, scenario.folder)
-        plans.append(plan)
+        plans.append(replace(plan, lane=_lane(scenario, name, model)))
         warnings += [text for text in told if text not in warnings]
     return plans, warnings
+
+
+def _lane(scenario: Scenario, name: str, model: ModelSpec) -> LanePlan | None:
+    """Return how a pool's replicas share GPUs; None where they have their own."""
+    pools, slo = scenario.fleet.pools, scenario.slo
+    pool = pools[name]
+    if pool.beside is None and name not in {other.beside for other in pools.values()}:
+        return None
+    place = placement(pool, model, scenario.folder)
+    kind = pool.cost.build()
+
+    def level(share_frac: float) -> LaneLevel:
+        cost = kind.bind(replace(place, gpu=place.gpu.shared(share_frac)))
+        return LaneLevel(cost, RooflineUse(cost, share_frac), _energy(cost))
+
+    return LanePlan(
+        on=None if pool.beside is None else list(pools).index(pool.beside),
+        level=level,
+        share_frac=pool.share_frac,
+        sharing=None if pool.beside is None else pool.sharing.build,
+        ttft_slo_s=math.inf if slo.ttft_s is None else slo.ttft_s,
+        tpot_slo_s=math.inf if slo.tpot_s is None else slo.tpot_s,
+    )
 
 
 def _build_pool(
@@ -95,12 +121,12 @@ def _build_pool(
         name=name,
         replicas=pool.replicas,
         gpu=pool.gpu,
-        gpus_per_replica=pool.tp,
+        gpus_per_replica=0 if pool.beside else pool.tp,
         kv_blocks=memory.kv_blocks,
         block_tokens=limits.block_tokens,
         usd_per_gpu_hour=usd_per_hour,
         price_source=source,
-        idle_w=math.nan if energy is None else energy.idle_w,
+        idle_w=math.nan if energy is None else 0.0 if pool.beside else energy.idle_w,
     )
     told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
     batching: Callable[[], BatchingPolicy] = pool.batching.build
@@ -167,7 +193,10 @@ def build_control(scenario: Scenario) -> ControlPlan | None:
 def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | None) -> float:
     """Return what one replica can send, or receive, over all its GPUs' ports [bytes/s]."""
     gpu = load_gpu(pool.gpu, folder).joined_by(pool.inter_node_link)
-    return load_link(asked.link or gpu.scale_out, folder).p2p_bytes_per_s * pool.tp
+    name = asked.link or gpu.scale_out
+    if not name:
+        return 1.0  # of lanes on one GPU, between which nothing moves
+    return load_link(name, folder).p2p_bytes_per_s * pool.tp
 
 
 def _transfer_price(asked: Handoff | Migration, pool: Pool, model: ModelSpec) -> TransferPrice:

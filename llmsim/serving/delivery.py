@@ -347,7 +347,7 @@ class Delivery:
             if state == WAITING:  # preempted meanwhile
                 self.withdraw(request, outcome, now)
                 continue
-            if state == HANDED:  # in this very call
+            if state >= HANDED:  # in this very call
                 self.drop_handed(request, outcome)
                 continue
             self._remove_running(request, state, now)

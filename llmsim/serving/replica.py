@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
-from llmsim.costmodel.contract import StepCost
+from llmsim.costmodel.contract import PriceLine, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.roofline import RooflineCost
 from llmsim.kvcache import CountLedger, PrefixLedger
@@ -25,6 +25,7 @@ from llmsim.serving.cohort import Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
+from llmsim.serving.ledgers import make_ledger
 from llmsim.serving.meter import Meter
 from llmsim.serving.port import Port
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
@@ -37,7 +38,6 @@ from llmsim.serving.request import (
     PROBE,
     WAITING,
     Request,
-    identity_of,
 )
 from llmsim.serving.step import Step
 from llmsim.serving.stretch import Stretch
@@ -62,6 +62,8 @@ class Replica:
         Called with (request, outcome name, time) when a request ends here.
     energy : ActiveEnergy or None
         None to leave energy at zero.
+    ledger : CountLedger or PrefixLedger or None
+        KV blocks that others use too; None for blocks of its own.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Replica:
         itl_slo_ns: int,
         on_end: Callable[[Request, str, int], None],
         energy: ActiveEnergy | None = None,
+        ledger: CountLedger | PrefixLedger | None = None,
     ) -> None:
         self.clock = clock
         self.index = index
@@ -88,10 +91,9 @@ class Replica:
         self._steady = config.fast_forward and not policy.every_step
         self.cohort = Cohort(cost.context_tile, config.block_tokens, cost.window_tokens)
         self._windowed = cost.window_tokens > 0
-        self.ledger = self._make_ledger(config)
-        fcfs = policy.urgency(PROBE) is None
+        self.ledger = ledger or make_ledger(config, self._registrable)
+        self._fcfs = fcfs = policy.urgency(PROBE) is None
         self.line = FcfsQueue() if fcfs else UrgencyQueue(policy.urgency)
-        self._fcfs = fcfs
         self.meter = Meter(itl_slo_ns)
         self.decisions: list[int] = []
         self.draft = Draft(
@@ -124,17 +126,6 @@ class Replica:
         self._kv_used = 0
         self._alarm = Wake(self._wake)
         self._priority = CALL_PRIORITY + index  # at one instant replicas go in order of index
-
-    def _make_ledger(self, config: EngineConfig) -> CountLedger | PrefixLedger:
-        if not config.prefix_caching:
-            return CountLedger(config.kv_blocks, config.block_tokens)
-        return PrefixLedger(
-            config.kv_blocks,
-            config.block_tokens,
-            config.rules.unfilled_blocks_first,
-            identity_of,
-            self._registrable,
-        )
 
     def _registrable(self, request: Request) -> int:
         """Tokens of a request with an output whose blocks may be registered during this call."""
@@ -346,7 +337,7 @@ class Replica:
                 count,
                 len(self.running_set),
                 self._kv_used,
-                self._kv_blocks - self.ledger.free,
+                self._kv_held(),
                 self._prefill_tokens,
                 logits,
                 first,
@@ -356,6 +347,9 @@ class Replica:
         )
         self._ticks = 0
         self._chunked_step = False
+
+    def _kv_held(self) -> int:
+        return self._kv_blocks - self.ledger.free
 
     # --- launch -----------------------------------------------------------------------------
 
@@ -390,7 +384,7 @@ class Replica:
             self._call_ns = self._exec_end_ns
         elif self.draft.preempted:
             self._call_ns = now  # everybody lost their KV; the queue is looked at next
-        elif (self.running_set or self.line.count) and not self.port.expected:
+        elif (self.running_set or self.line.count) and not self._expects():
             raise InvariantError(
                 f"replica {self.index} has {self.running} running and {self.waiting} waiting "
                 "requests but its batching policy planned nothing"
@@ -398,24 +392,21 @@ class Replica:
         else:
             self._asleep = True
 
+    def _expects(self) -> bool:
+        """Whether something that is not planned here may change what can be done."""
+        return self.port.expected > 0
+
     def _launch_step(self, front: int) -> None:
         """One step with prefill chunks, or one that was put together request by request."""
         draft = self.draft
         cohort = self.cohort
         decoding = draft.decoding and cohort.count > 0
         count = cohort.count if decoding else 0
-        chunks = draft.chunks
-        slices = [(tokens, past) for _, tokens, past in chunks]
+        slices = [(tokens, past) for _, tokens, past in draft.chunks]
         padded = cohort.padded if decoding else 0
         windowed = cohort.windowed if decoding else 0
         rows = count + draft.logits
-        roofline = self._roofline
-        if roofline is not None:  # compiled against its class, not against the protocol
-            duration = roofline.step_ns(slices, count, padded, windowed, rows)
-        else:
-            duration = self.cost.step_ns(slices, count, padded, windowed, rows)
-        if self._drag:
-            duration = rounded(duration * (1 + self._drag))
+        duration = self._price_step(slices, count, padded, windowed, rows)
         if self._energy is not None:
             self._active_uj = self._energy.priced_step_uj(count, padded, windowed, rows)
         self._stretch.anchored = False
@@ -424,7 +415,7 @@ class Replica:
         self._chunked_step = True
         if cohort.count and not decoding:
             self.delivery.sit_out()
-        self._kv_used = self._kv_blocks - self.ledger.free
+        self._kv_used = self._kv_held()
         if draft.gates:  # how long it takes is known when what it waits for has come
             self._exec_end_ns = front
             self._call_ns = FOREVER
@@ -442,14 +433,34 @@ class Replica:
 
     def _end_step(self, front: int) -> None:
         end = front + self._gap
+        self._prefill_tokens = self._emit(end)
+        self._exec_end_ns = end
+        self._call_ns = front if self._lookahead else end
+
+    def _emit(self, end: int) -> int:
+        """Note which prefills give a token at the end of the step [ns]; return its new tokens."""
         total = 0
         for request, tokens, _ in self.draft.chunks:
             total += tokens
             if request.computed == request.prompt + request.generated:
                 self.delivery.emit_first(request, end)
-        self._prefill_tokens = total
-        self._exec_end_ns = end
-        self._call_ns = front if self._lookahead else end
+        return total
+
+    def _price_step(
+        self, slices: list[tuple[int, int]], decode: int, padded: int, windowed: int, rows: int
+    ) -> int:
+        """Return how long a step will take [ns]; see `StepCost.step_ns`."""
+        roofline = self._roofline
+        if roofline is not None:  # compiled against its class, not against the protocol
+            duration = roofline.step_ns(slices, decode, padded, windowed, rows)
+        else:
+            duration = self.cost.step_ns(slices, decode, padded, windowed, rows)
+        return rounded(duration * (1 + self._drag)) if self._drag else duration
+
+    def _price_line(self, decode: int, padded: int) -> PriceLine:
+        """Return what decode steps will take; see `StepCost.decode_line`."""
+        line = self.cost.decode_line(decode, padded)
+        return line.slower(self._drag) if self._drag else line
 
     def _launch_stretch(self, front: int) -> None:
         """Decode steps of the same requests, as many as can run before something changes."""
@@ -458,12 +469,11 @@ class Replica:
         stretch = self._stretch
         delivery = self.delivery
         if not stretch.anchored or cohort.padded > stretch.line.until_tokens:
-            line = self.cost.decode_line(cohort.count, cohort.padded)
-            stretch.anchor(front, line.slower(self._drag) if self._drag else line)
+            stretch.anchor(front, self._price_line(cohort.count, cohort.padded))
         stretch.launch(front)
         self._gap = stretch.gap_ns
         self._prefill_tokens = 0
-        self._kv_used = self._kv_blocks - self.ledger.free
+        self._kv_used = self._kv_held()
         ticks = 1
         if self._steady and not (
             delivery.pending or delivery.stalled or draft.late or draft.blocked_on_writer
@@ -481,18 +491,9 @@ class Replica:
     # --- reports ----------------------------------------------------------------------------
 
     def _record(self, now: int) -> None:
-        draft = self.draft
         if self.recorder is not None:
-            self.recorder(
-                CallRecord(
-                    now,
-                    self._front_ns,
-                    self._exec_end_ns,
-                    tuple(draft.chunks),
-                    draft.decoding,
-                    tuple(self.running_set),
-                    self.line.count,
-                    self.ledger.free,
-                    tuple(draft.preempted),
-                )
-            )
+            draft = self.draft
+            times = (now, self._front_ns, self._exec_end_ns)
+            told = (tuple(draft.chunks), draft.decoding, tuple(self.running_set))
+            left = (self.line.count, self.ledger.free, tuple(draft.preempted))
+            self.recorder(CallRecord(*times, *told, *left))

@@ -28,6 +28,7 @@ from llmsim.serving.fleet import ClientRules, Fleet
 from llmsim.serving.flows import Flows
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.keeper import Keeper
+from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.meter import NEVER
 from llmsim.serving.replica import Replica
 from llmsim.serving.storehouse import KvPlan, Storehouse
@@ -62,6 +63,7 @@ class PoolPlan:
     energy: ActiveEnergy | None = None
     role: str = "mixed"
     kv: KvPlan | None = None
+    lane: LanePlan | None = None
 
 
 def simulate(
@@ -124,6 +126,7 @@ def simulate(
     flows = Flows(clock, [ports[replica.pool] for replica in replicas for _ in range(2) if ports])
     if handoff is not None:
         fleet.handoff = _connect(clock, handoff, pools, replicas, fleet, flows, seed)
+    share_devices(clock, [pool.lane for pool in pools], replicas)
     house = _build_tiers(clock, pools, replicas, fleet)
     controls = None
     if control is not None:
@@ -146,19 +149,24 @@ def _build_replicas(
     clock: Clock, pools: Sequence[PoolPlan], itl_slo_ns: int, fleet: Fleet
 ) -> list[Replica]:
     replicas: list[Replica] = []
+    starts: list[int] = []
     for number, pool in enumerate(pools):
-        for _ in range(pool.facts.replicas):
+        starts.append(len(replicas))
+        kind = Replica if pool.lane is None else Lane
+        on = None if pool.lane is None else pool.lane.on
+        for each in range(pool.facts.replicas):
             replicas.append(
-                Replica(
+                kind(
                     clock,
                     len(replicas),
                     number,
                     pool.cost,
-                    pool.config,
+                    pool.config if on is None else _in(pool, pools[on]),
                     pool.batching(),
                     itl_slo_ns,
                     fleet.on_end,
                     pool.energy,
+                    None if on is None else replicas[starts[on] + each].ledger,
                 )
             )
     return replicas
@@ -171,6 +179,11 @@ def _ports(handoff: HandoffPlan | None, control: ControlPlan | None) -> tuple[fl
     if control is not None and control.migration is not None:
         return control.migration.port_bytes_per_s
     return ()
+
+
+def _in(guest: PoolPlan, host: PoolPlan) -> EngineConfig:
+    """Return the settings of a lane that uses the KV blocks of another pool."""
+    return dataclasses.replace(guest.config, kv_blocks=host.config.kv_blocks)
 
 
 def _connect(

@@ -23,6 +23,16 @@ _POWER_EXPONENT = 2.5
 """Power above idle over clock. Assumed: the middle of f^2 and f^3, as voltage follows the clock
 (P ~ f V^2) over part of its range."""
 
+BANDWIDTH_SM_FRAC = 0.4
+"""Share of the SMs that draws the whole memory bandwidth. semi-PD (arXiv:2504.19867) finds that the
+speed of decode saturates near 40% of an A100's SMs; assumed for other chips."""
+
+
+def bandwidth_frac(sm_frac: float) -> float:
+    """Return the share of memory bandwidth that a share of the SMs can draw."""
+    return min(1.0, sm_frac / BANDWIDTH_SM_FRAC)
+
+
 COMPUTE_DTYPES = ("bf16", "fp16", "fp8", "int8", "fp4")
 
 
@@ -142,6 +152,36 @@ class GpuCard:
         peaks = {dtype: clock_frac * peak for dtype, peak in self.peak_flops_per_s.items()}
         drawn = replace(power, memory_w=memory_w, compute_w=compute_w)
         return replace(self, peak_flops_per_s=peaks, power=drawn)
+
+    def shared(self, sm_frac: float) -> GpuCard:
+        """Return the card as a process sees it that may use some of the SMs only.
+
+        Parameters
+        ----------
+        sm_frac : float
+            Share of the SMs, in (0, 1], as CUDA MPS sets it (active thread percentage).
+
+        Raises
+        ------
+        InputError
+            If the share is out of range.
+
+        Notes
+        -----
+        Compute peaks go with the SMs. Bandwidth is whole from `BANDWIDTH_SM_FRAC` of the SMs on
+        and goes with them below.
+        """
+        if not 0.0 < sm_frac <= 1.0:
+            fault = Fault("", "share_frac", f"is {sm_frac:g}, must be above 0 and at most 1.")
+            raise InputError(self.name, [fault])
+        if sm_frac == 1.0:
+            return self
+        return replace(
+            self,
+            sm_count=max(1, round(sm_frac * self.sm_count)),
+            peak_flops_per_s={d: sm_frac * peak for d, peak in self.peak_flops_per_s.items()},
+            memory_bytes_per_s=self.memory_bytes_per_s * bandwidth_frac(sm_frac),
+        )
 
     def rows(self) -> list[CardRow]:
         """Return (field, value, unit, source) of every number."""

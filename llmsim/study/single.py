@@ -89,5 +89,7 @@ def simulate_scenario(
 
 
 def _fleet_words(pool: PoolFacts) -> str:
+    if not pool.gpus_per_replica:
+        return f"{pool.replicas} lanes beside"
     gpus = pool.gpu if pool.gpus_per_replica == 1 else f"{pool.gpus_per_replica} {pool.gpu}"
     return f"{pool.replicas} x {gpus}"

@@ -133,6 +133,7 @@ def worlds(
     handoff: bool | None = False,
     tiers: bool | None = False,
     moves: bool | None = False,
+    lanes: bool = False,
     most: int = 14,
 ) -> World:
     """A world in which much happens at once.
@@ -141,6 +142,7 @@ def worlds(
     `handoff`: whether prompts are computed by some replicas for others, None for now and then;
     `tiers`: whether there are some below the GPUs, None for now and then;
     `moves`: whether decoding requests are moved between replicas at random, None likewise;
+    `lanes`: whether these run on the same GPUs;
     `most`: requests.
     """
     count = draw(st.integers(1, most))
@@ -157,8 +159,9 @@ def worlds(
     shuffled = draw(st.integers(0, 3)) == 3 if moves is None else moves
     replicas = draw(st.sampled_from([2, 2, 3] if shuffled else [1, 1, 1, 2, 4]))
     ports = st.sampled_from([1e12, 1e9, 2e8, 3e7])
-    split = draw(st.integers(0, 2)) == 2 if handoff is None else handoff
     below = draw(st.integers(0, 2)) == 2 if tiers is None else tiers
+    split = lanes or (draw(st.integers(0, 2)) == 2 if handoff is None else handoff)
+    shares = st.sampled_from([0.2, 0.5, 0.8, 1.0])
     world = World(
         jobs=made,
         cost=cost or draw(st.sampled_from(sorted(COSTS))),
@@ -173,7 +176,7 @@ def worlds(
         chunk_limit_tokens=0 if whole else draw(st.sampled_from([0, 0, 5, 30])),
         watermark_blocks=watermark,
         reserve_prompt=draw(st.integers(0, 2)) < 2,
-        lookahead=draw(st.integers(0, 1)) if lookahead is None else lookahead,
+        lookahead=0 if lanes else draw(st.integers(0, 1)) if lookahead is None else lookahead,
         rules=draw(st.sampled_from(["vllm-0.33", "vllm-0.20"])),
         batching=kind,
         order=draw(st.sampled_from(["fcfs", "priority"])),
@@ -184,9 +187,11 @@ def worlds(
         slo_ns=draw(st.sampled_from([NEVER, 6 * MS, 3 * MS, 1])),
         in_flight=draw(st.integers(1, 4)) if closed else 0,
         think_ns=draw(st.sampled_from([0, 5 * MS])) if closed else 0,
-        decoders=draw(st.sampled_from([1, 1, 2, 3])) if split else 0,
+        decoders=replicas if lanes else draw(st.sampled_from([1, 1, 2, 3])) if split else 0,
         port_bytes_per_s=draw(ports) if split or shuffled else 1e9,
         message_ns=draw(st.sampled_from([0, 1, MS])) if split or shuffled else 0,
+        lanes=(draw(shares), draw(shares)) if lanes else None,
+        sharing=draw(st.sampled_from(["fixed", "tpot-feedback"])) if lanes else "fixed",
         late_first_token=draw(st.booleans()) if split else False,
         **(draw(shuffles()) if shuffled else {}),
     )

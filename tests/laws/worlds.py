@@ -17,7 +17,8 @@ from unittest.mock import patch
 import numpy as np
 
 from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
-from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING
+from llmsim.costmodel.lanes import Use
+from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING, SHARING
 from llmsim.policies.control import Migrate
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
@@ -27,6 +28,7 @@ from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
+from llmsim.serving.lanes import Lane, LaneLevel, LanePlan
 from llmsim.serving.meter import NEVER
 from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.record import CallRecord
@@ -108,6 +110,54 @@ COSTS: dict[str, Cost] = {
     ),
 }
 """Prices by name; every one keeps the contract of `StepCost` exactly."""
+
+
+@dataclass(frozen=True)
+class Slower:
+    """Another price, at a share of the GPU."""
+
+    cost: StepCost
+    share_frac: float
+
+    @property
+    def context_tile(self) -> int:
+        return self.cost.context_tile
+
+    @property
+    def window_tokens(self) -> int:
+        return self.cost.window_tokens
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        line = self.cost.decode_line(batch, padded_tokens)
+        prices = (line.base_ns, line.per_token_ns, line.per_windowed_ns)
+        return PriceLine(*(price / self.share_frac for price in prices), line.until_tokens)
+
+    def step_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int,
+        logits: int,
+    ) -> int:  # fmt: skip
+        if not chunks and decode:
+            line = self.decode_line(decode, padded_tokens)
+            time = line.base_ns + line.per_token_ns * padded_tokens
+            return max(1, round(time + line.per_windowed_ns * windowed_tokens))
+        whole = self.cost.step_ns(chunks, decode, padded_tokens, windowed_tokens, logits)
+        return max(1, round(whole / self.share_frac))
+
+
+@dataclass(frozen=True)
+class MadeUpUse:
+    """What steps take of a GPU that lanes share: prefill many SMs, decode much bandwidth."""
+
+    share_frac: float
+
+    def of(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, logits: int,
+        alone_ns: float,
+    ) -> Use:  # fmt: skip
+        if chunks:
+            new = sum(new for new, _ in chunks)
+            return Use(self.share_frac * new / (new + 20), 0.3)
+        return Use(0.4 * self.share_frac, padded_tokens / (padded_tokens + 100))
 
 
 def _short(thing: Any) -> str:
@@ -199,6 +249,8 @@ class World:
     moves_at_once: int = 2
     drag_frac: float = 0.0
     turns: tuple[tuple[Turn, ...], ...] = ()
+    lanes: tuple[float, float] | None = None
+    sharing: str = "fixed"
 
     def __repr__(self) -> str:
         return _short(self)
@@ -270,6 +322,23 @@ class World:
             self.moves_at_once,
         )
         return ControlPlan((Shuffle(self.shuffle_ns / 1e9, self.look_age_ns / 1e9),), plan)
+
+    def lane(self, role: str, cost: StepCost) -> LanePlan | None:
+        """How prefill and decode replicas share GPUs, if they do."""
+        if self.lanes is None:
+            return None
+        prefill = role == "prefill"
+
+        def level(share_frac: float) -> LaneLevel:
+            return LaneLevel(Slower(cost, share_frac), MadeUpUse(share_frac), None)
+
+        return LanePlan(
+            None if prefill else 0,
+            level,
+            self.lanes[0 if prefill else 1],
+            None if prefill else SHARING.get(self.sharing),
+            tpot_slo_s=0.01,
+        )
 
     def policy(self) -> Any:
         kind = BATCHING.get(self.batching)
@@ -395,7 +464,7 @@ def run(
     kept: list[tuple[int, ...]] = []
 
     def watch(*given: Any) -> Replica:
-        replica = Replica(*given)
+        replica = Replica(*given) if world.lanes is None else Lane(*given)
         if recorder is not None:
             replica.recorder = lambda call: recorder(replica, call)
         watched.append(replica)
@@ -417,12 +486,14 @@ def run(
             policy or world.policy,
             role=role,
             kv=world.kv(),
+            lane=world.lane(role, cost or COSTS[world.cost]),
         )
         for role, size in sizes.items()
     ]
     sink = RequestSink(tuple(sizes), (), programs=bool(world.turns))
     with (
         patch.object(simulate_module, "Replica", watch),
+        patch.object(simulate_module, "Lane", watch),
         patch.object(simulate_module, "_facts", keep),
     ):
         told = simulate_module.simulate(

@@ -1,0 +1,54 @@
+"""What must hold between pools that share GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from llmsim.core.errors import nearest
+
+if TYPE_CHECKING:
+    from llmsim.scenario.model import Pool
+
+
+def wrong_lanes(pools: Mapping[str, Pool]) -> dict[str, str]:
+    """Return what is wrong with pools that share GPUs, by pool and key."""
+    wrong: dict[str, str] = {}
+    hosts = {pool.beside for pool in pools.values() if pool.beside is not None}
+    for name, pool in pools.items():
+        if pool.beside is not None and pool.beside not in pools:
+            wrong[f"{name}.beside"] = f"no pool '{pool.beside}'. {nearest(pool.beside, pools)}"
+    if wrong:
+        return wrong
+    for name, pool in pools.items():
+        shares = pool.beside is not None or name in hosts
+        if not hosts and pool.share_frac != 1.0:
+            wrong[f"{name}.share_frac"] = (
+                "is for pools that share GPUs: say `beside` in one of them"
+            )
+        if hosts and not shares and pool.role != "mixed":
+            wrong[f"{name}.role"] = f"{pool.role}: where some pools share GPUs, all such pools do"
+        if shares and pool.cost.kind != "roofline":
+            wrong[f"{name}.cost"] = f"{pool.cost.kind} has no prices for a share of a GPU"
+        if shares and pool.engine.lookahead != 0:
+            wrong[f"{name}.engine.lookahead"] = "must be 0: lanes plan a step when one has ended"
+        if shares and pool.kv is not None:
+            wrong[f"{name}.kv"] = "tiers of KV below the GPU are not for pools that share GPUs"
+        if pool.beside is None:
+            continue
+        host = pools[pool.beside]
+        if (host.role, pool.role) != ("prefill", "decode"):
+            wrong[f"{name}.beside"] = (
+                f"a {pool.role} pool on a {host.role} one: must be decode on prefill"
+            )
+        elif [other.beside for other in pools.values()].count(pool.beside) > 1:
+            wrong[f"{name}.beside"] = f"{pool.beside} is shared with two pools"
+        else:
+            if pool.engine.block_tokens != host.engine.block_tokens:
+                wrong[f"{name}.engine.block_tokens"] = f"must be that of {pool.beside}"
+            for key in ("replicas", "gpu", "tp", "ep"):
+                if getattr(pool, key) != getattr(host, key):
+                    wrong[f"{name}.{key}"] = (
+                        f"is {getattr(host, key)} in {pool.beside}, which it runs on"
+                    )
+    return wrong
