@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from llmsim.results.metrics import METRICS
-from llmsim.scenario.model import Section
+from llmsim.scenario.section import Section
 
 KNEE, KNEE_PER_GPU = "knee", "knee_per_gpu"
 """Metrics that are searched for: the largest load that holds, and the same per GPU."""
