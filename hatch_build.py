@@ -55,6 +55,7 @@ COMPILED = (
     "llmsim/serving/step.py",
     "llmsim/serving/storehouse.py",
     "llmsim/serving/stretch.py",
+    "llmsim/serving/swap.py",
     "llmsim/serving/wake.py",
     "llmsim/serving/writer.py",
     "llmsim/serving/watch.py",

@@ -54,6 +54,7 @@ TITLES: Final = {
     "Migration": "fleet.migration",
     "Pool": "fleet.pools.*name*",
     "Kv": "KV below the GPUs: `fleet.pools.*.kv`",
+    "KvSwap": "Swapping: `fleet.pools.*.kv.swap`",
     "KvTier": "Tiers: `fleet.pools.*.kv.tiers`",
 }
 """Headings of the sections, in order of appearance."""

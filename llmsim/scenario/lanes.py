@@ -30,6 +30,8 @@ def wrong_lanes(pools: Mapping[str, Pool]) -> dict[str, str]:
             wrong[f"{name}.role"] = f"{pool.role}: where some pools share GPUs, all such pools do"
         if shares and pool.cost.kind != "roofline":
             wrong[f"{name}.cost"] = f"{pool.cost.kind} has no prices for a share of a GPU"
+        if shares and pool.kv is not None:
+            wrong[f"{name}.kv"] = "tiers and swapping do not go with pools that share GPUs yet"
         if shares and pool.engine.lookahead != 0:
             wrong[f"{name}.engine.lookahead"] = "must be 0: lanes plan a step when one has ended"
         if shares and pool.kv is not None:

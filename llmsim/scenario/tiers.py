@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Len
-from pydantic import StringConstraints
+from annotated_types import Ge, Gt, Le
+from pydantic import Field, StringConstraints
 
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.section import Section
@@ -52,11 +52,29 @@ class KvTier(Section):
     """[fraction] Kept free, so that what comes finds room."""
 
 
+class KvSwap(Section):
+    """Host memory for the KV of preempted requests, which comes back instead of being recomputed.
+
+    As in vLLM v0: nobody new gets in while anybody is swapped out, and a step waits for its copies.
+    """
+
+    capacity_bytes: Positive = 4 * 2.0**30
+    """[bytes] Of each replica; vLLM's swap_space. Victims that find no room are recomputed."""
+    message_s: Annotated[float, Ge(0)] = 10e-6
+    """[s] Of one copy, beside its bytes. Assumed: launching a copy."""
+    run_blocks: Annotated[int, Ge(1)] = 1
+    """[blocks] Neighbouring blocks that one copy takes, of one layer's K or V."""
+    keeps_copies: bool = False
+    """Keep on the host what has come back, while there is room, and copy only what is new."""
+
+
 class Kv(Section):
     """Where KV lies below a pool's GPUs, and how it gets there and back."""
 
-    tiers: Annotated[list[KvTier], Len(1)]
+    tiers: list[KvTier] = Field(default=[])
     """From the nearest to the farthest."""
+    swap: KvSwap | None = None
+    """Preempt by swapping; absent: what was preempted is computed again."""
     host_link: str | None = None
     """Link card between a GPU and its host; absent: that of the GPU card."""
     loading: Annotated[Component, Seam("loading")] = Component("loading", "always")
@@ -75,6 +93,8 @@ class Kv(Section):
         block_tokens : int [tokens]
             Of the pool's engine.
         """
+        if not self.tiers:
+            return {} if self.swap else {"tiers": "is empty, and there is no swap either"}
         names = [tier.name for tier in self.tiers]
         if len(set(names)) < len(names):
             return {"tiers": f"has two of one name: {', '.join(names)}"}

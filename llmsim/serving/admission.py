@@ -22,6 +22,8 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
     chunked = draft.chunked and not whole_prompts
     caches = ledger.caches
     keeper = draft.keeper
+    if draft.swapper is not None and draft.swapper.swapped:
+        return
     while draft.budget_tokens > 0 and len(running) < draft.max_seqs:
         request = line.head()
         if request is None:

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from llmsim.core.errors import InvariantError
 from llmsim.serving.decisions import DROP, FINISH
 from llmsim.serving.draft import Draft
-from llmsim.serving.request import DECODE, FINISHING, HANDED, PARKED, PREFILL, WAITING, Request
+from llmsim.serving.request import (
+    DECODE,
+    FINISHING,
+    HANDED,
+    PARKED,
+    PREFILL,
+    SWAPPED,
+    WAITING,
+    Request,
+)
 from llmsim.serving.stretch import Stretch
 
 
@@ -346,6 +355,9 @@ class Delivery:
                 continue  # all its tokens are computed; it ends as finished
             if state == WAITING:  # preempted meanwhile
                 self.withdraw(request, outcome, now)
+                continue
+            if state == SWAPPED and self._draft.swapper is not None:
+                self._draft.swapper.drop(request, outcome)
                 continue
             if state >= HANDED:  # in this very call
                 self.drop_handed(request, outcome)

@@ -24,6 +24,7 @@ from llmsim.serving.request import Request
 if TYPE_CHECKING:
     from llmsim.serving.gate import Gate
     from llmsim.serving.keeper import Keeper
+    from llmsim.serving.swap import Swapper
 
 
 def _nobody_hands_over(request: Request, hit_tokens: int, blocks: int) -> None:
@@ -55,6 +56,8 @@ class Draft:
         Transfers that this step waits for, in whole or layer by layer.
     keeper : Keeper or None
         Loads what tiers below the GPU know of a request; None where there are none.
+    swapper : Swapper or None
+        Takes the KV of victims to the host; None where it is computed again.
     pull : callable
         Called with (request, tokens that are here, blocks to move) when room was made for KV that
         is on another replica.
@@ -100,6 +103,7 @@ class Draft:
         "running_set",
         "scheduled",
         "seats",
+        "swapper",
         "tick_end_ns",
         "watermark_blocks",
     )
@@ -143,6 +147,7 @@ class Draft:
         self._budget = config.max_num_batched_tokens
         self._block_ring = cohort.block_ring
         self.gates: list[Gate] = []
+        self.swapper: Swapper | None = None
         self.keeper: Keeper | None = None
         self.pull: Callable[[Request, int, int], None] = _nobody_hands_over
         self.begin(0)
@@ -161,6 +166,10 @@ class Draft:
         if limit and self.config.rules.lone_request_unchunked:
             limit = 0 if len(self.running_set) + self.line.count == 1 else limit
         self.limit_now = limit
+
+    def holds_step(self) -> bool:
+        """Whether something has yet to come that this step waits for."""
+        return any(gate.ended_ns < 0 for gate in self.gates)
 
     def gated_end_ns(self, start_ns: int, duration_ns: int) -> int:
         """Return when a step ends that had to wait for what has come by now.

@@ -243,8 +243,7 @@ class Keeper:
         replica.port.expected -= 1
         self.loads.remove(load)
         if self.by_layer:
-            if not self.loads:
-                replica.open_gate()
+            replica.open_gate()
             return
         request = load.request
         replica.ledger.register(request, request.computed)

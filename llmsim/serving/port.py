@@ -8,7 +8,7 @@ from llmsim.core.errors import InvariantError
 from llmsim.kvcache import Holder
 from llmsim.serving.decisions import DROP
 from llmsim.serving.handoff import Handoff, Lease
-from llmsim.serving.request import LOADING, MOVING, Request
+from llmsim.serving.request import FETCHING, LOADING, MOVING, SWAPPED, Request
 
 if TYPE_CHECKING:
     from llmsim.serving.migration import Migrations
@@ -114,6 +114,13 @@ class Port:
     def drop(self, request: Request, outcome: str) -> None:
         """Let a request go whose client leaves while its KV is left somewhere or on its way."""
         replica = self._replica
+        draft = replica.draft
+        if request.state == FETCHING and draft.keeper is not None:
+            draft.keeper.drop(request, outcome)
+            return
+        if request.state == SWAPPED and draft.swapper is not None:
+            draft.swapper.drop(request, outcome)
+            return
         if request.state == MOVING and self.moves is not None:
             replica.decisions.extend((DROP, request.view.index, replica.clock.now))
             self.moves.drop(request, outcome)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmsim.serving.decisions import PREEMPT
-from llmsim.serving.request import DECODE, FINISHING, PARKED, PREFILL, WAITING, Request
+from llmsim.serving.request import DECODE, FINISHING, PARKED, PREFILL, SWAPPED, WAITING, Request
 
 if TYPE_CHECKING:
     from llmsim.serving.draft import Draft
@@ -28,7 +28,7 @@ def scan(draft: Draft) -> bool:
         if draft.budget_tokens <= 0:
             break
         state = request.state
-        if state in (WAITING, FINISHING):
+        if state in (WAITING, FINISHING, SWAPPED):
             continue
         if state == PREFILL:
             past = request.computed
@@ -114,8 +114,11 @@ def preempt(draft: Draft, victim: Request) -> None:
                 _unschedule(draft, victim)
     if draft.late and victim in draft.late:
         draft.late.remove(victim)
+    swapper = draft.swapper
+    swaps = swapper is not None and state in (DECODE, PARKED) and swapper.take(victim)
     draft.ledger.release(victim, -(-allocated // size), cached)
-    victim.recomputed += victim.computed
+    if not swaps:
+        victim.recomputed += victim.computed
     victim.preemptions += 1
     victim.held_blocks = 0
     draft.preempted.append(victim)
@@ -123,9 +126,12 @@ def preempt(draft: Draft, victim: Request) -> None:
     draft.decisions.extend((PREEMPT, victim.view.index, draft.now))
     if state == FINISHING:
         return  # its last token is on the way; it ends without its KV
+    victim.queued_ns = draft.now
+    if swaps:
+        victim.state = SWAPPED
+        return
     victim.computed = 0
     victim.state = WAITING
-    victim.queued_ns = draft.now
     draft.line.push_back(victim)
 
 

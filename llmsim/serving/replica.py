@@ -32,7 +32,6 @@ from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.record import CallRecord
 from llmsim.serving.request import (
     DECODE,
-    FETCHING,
     FINISHING,
     HANDED,
     PROBE,
@@ -166,10 +165,7 @@ class Replica:
         A request that still waits ends at once. For `called_now` see `enqueue`.
         """
         if request.state >= HANDED:
-            if request.state == FETCHING and self.draft.keeper is not None:
-                self.draft.keeper.drop(request, outcome)
-            else:
-                self.port.drop(request, outcome)
+            self.port.drop(request, outcome)
             return
         if request.state == WAITING:
             if request.lease is not None:
@@ -279,6 +275,8 @@ class Replica:
             delivery.settle(now, end)
         draft = self.draft
         draft.begin(now)
+        if draft.swapper is not None and draft.swapper.swapped:
+            draft.swapper.bring_back()
         if self.running_set or self.line.count:
             if not self._plain:
                 self._policy.plan(self._step)
@@ -416,7 +414,7 @@ class Replica:
         if cohort.count and not decoding:
             self.delivery.sit_out()
         self._kv_used = self._kv_held()
-        if draft.gates:  # how long it takes is known when what it waits for has come
+        if draft.gates and draft.holds_step():  # until what it waits for has come
             self._exec_end_ns = front
             self._call_ns = FOREVER
             return
@@ -424,7 +422,7 @@ class Replica:
 
     def open_gate(self) -> None:
         """End the launch of a step that had to wait: all that it waited for has come."""
-        if self._call_ns != FOREVER or self._asleep:
+        if self._call_ns != FOREVER or self._asleep or self.draft.holds_step():
             return
         front = self._front_ns
         self._gap = self.draft.gated_end_ns(front, self._gap) - front

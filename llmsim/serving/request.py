@@ -109,6 +109,8 @@ HANDED: Final = 5
 """Its prompt is computed, its KV stays where it is until another replica pulls it."""
 LOADING: Final = 6
 """Its KV is on the way, or has come and waits for a seat."""
+SWAPPED: Final = 9
+"""Its KV is in host memory, and comes back before anybody new gets in."""
 FETCHING: Final = 7
 """Its KV, or that of a prefix of it, is on the way from a tier below the GPU."""
 MOVING: Final = 8

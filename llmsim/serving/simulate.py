@@ -17,7 +17,7 @@ from llmsim.costmodel.contract import StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.routing import RoutingPolicy
-from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts
+from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
@@ -32,6 +32,7 @@ from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.meter import NEVER
 from llmsim.serving.replica import Replica
 from llmsim.serving.storehouse import KvPlan, Storehouse
+from llmsim.serving.swap import Swapper
 from llmsim.workload.chunk import Workload
 
 
@@ -140,7 +141,7 @@ def simulate(
     facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
     return dataclasses.replace(
         facts,
-        tiers=() if house is None else tuple(tier.facts() for tier in house.tiers),
+        tiers=() if house is None else _tier_facts(house, replicas, names),
         changes=() if controls is None else tuple(controls.log),
     )
 
@@ -219,8 +220,14 @@ def _build_tiers(
     house = Storehouse(clock, plans)
     for replica in replicas:
         plan, reach = pools[replica.pool].kv, house.reach(replica.index)
-        if plan is not None and reach is not None:
+        if plan is None or reach is None:
+            continue
+        if plan.tiers:
             replica.draft.keeper = Keeper(replica, plan, house, reach, fleet.on_end)
+        if plan.swap is not None:
+            replica.draft.swapper = Swapper(
+                replica, plan.swap, house.flows, reach.to_host, reach.from_host, fleet.on_end
+            )
     return house
 
 
@@ -313,3 +320,29 @@ def _replica_facts(replica: Replica, pool: str) -> ReplicaFacts:
         draft.hit_tokens,
         replica.ledger.evicted,
     )
+
+
+def _tier_facts(
+    house: Storehouse, replicas: Sequence[Replica], names: Sequence[str]
+) -> tuple[TierFacts, ...]:
+    found = [tier.facts() for tier in house.tiers]
+    for replica, name in zip(replicas, names, strict=True):
+        swapper = replica.draft.swapper
+        if swapper is None:
+            continue
+        plan, size = swapper.plan, replica.config.block_tokens
+        found.append(
+            TierFacts(
+                name="swap",
+                pool=name,
+                replica=replica.index,
+                capacity_tokens=plan.blocks * size,
+                kept_tokens=(plan.blocks - swapper.free) * size,
+                loaded_tokens=swapper.in_blocks * size,
+                read_bytes=round(swapper.in_blocks * plan.block_bytes),
+                written_bytes=round(swapper.out_blocks * plan.block_bytes),
+                evicted_tokens=0,
+                refused_tokens=swapper.refused,
+            )
+        )
+    return tuple(found)

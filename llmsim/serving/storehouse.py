@@ -18,6 +18,7 @@ from llmsim.policies.tiering import LoadPolicy
 from llmsim.results.facts import TierFacts
 from llmsim.serving.clock import Clock
 from llmsim.serving.flows import Flows
+from llmsim.serving.swap import SwapPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class KvPlan:
         twice.
     layers : int [layers]
         Of the model.
+    swap : SwapPlan or None
+        How victims of preemption are swapped; None where they are computed again.
     """
 
     tiers: tuple[TierPlan, ...]
@@ -108,6 +111,7 @@ class KvPlan:
     by_layer: bool = False
     joins_loads: bool = True
     layers: int = 1
+    swap: SwapPlan | None = None
 
 
 class Tier:
@@ -169,12 +173,16 @@ class Reach:
         Resources from the GPUs to each tier, and back.
     down : tuple of tuple of int
         Resources from the tier above to each tier; of the first the same as `out`.
+    to_host, from_host : tuple of int
+        Resources between the GPUs and their host.
     """
 
     tiers: tuple[Tier, ...]
     out: tuple[tuple[int, ...], ...]
     into: tuple[tuple[int, ...], ...]
     down: tuple[tuple[int, ...], ...]
+    to_host: tuple[int, ...]
+    from_host: tuple[int, ...]
 
 
 class Storehouse:
@@ -244,7 +252,14 @@ class Storehouse:
             into.append(_finite(tier.read, receives, upward))
             down.append(_finite(above, sends, tier.write) if len(tiers) > 1 else out[0])
             above = tier.read
-        return Reach(tuple(tiers), tuple(out), tuple(into), tuple(down))
+        return Reach(
+            tuple(tiers),
+            tuple(out),
+            tuple(into),
+            tuple(down),
+            _finite(downward),
+            _finite(upward),
+        )
 
 
 def _finite(*resources: int) -> tuple[int, ...]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from llmsim.core.errors import Fault, InputError
 from llmsim.scenario.model import Pool
-from llmsim.scenario.tiers import Kv, KvTier
+from llmsim.scenario.tiers import Kv, KvSwap, KvTier
 from llmsim.serving.storehouse import KvPlan, TierPlan
+from llmsim.serving.swap import SwapPlan
 from llmsim.specs import ModelSpec, load_gpu, load_link
 
 
@@ -44,6 +45,21 @@ def kv_plan(pool: Pool, model: ModelSpec, folder: Path | None) -> KvPlan | None:
         by_layer=kv.gate == "layer",
         joins_loads=kv.shared_loads == "wait",
         layers=model.layer_count,
+        swap=None if kv.swap is None else _swap_plan(kv.swap, pool, model),
+    )
+
+
+def _swap_plan(swap: KvSwap, pool: Pool, model: ModelSpec) -> SwapPlan:
+    dtype = pool.engine.kv_dtype or model.kv_dtype
+    per_token = model.kv_bytes_per_token(pool.tp, dtype) * pool.tp
+    block_bytes = per_token * pool.engine.block_tokens
+    return SwapPlan(
+        blocks=int(swap.capacity_bytes / block_bytes),
+        block_bytes=block_bytes,
+        message_s=swap.message_s,
+        parts=2 * model.layer_count,
+        run_blocks=swap.run_blocks,
+        keeps_copies=swap.keeps_copies,
     )
 
 

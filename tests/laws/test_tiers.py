@@ -37,6 +37,8 @@ def test_every_block_comes_back(batching, data):
 def test_no_block_is_lost_or_counted_twice(world):
     def look(replica, call):
         replica.ledger.check()
+        if replica.draft.swapper is not None:
+            replica.draft.swapper.check()
         for tier in replica.draft.keeper.tiers:
             tier.store.check()
         assert world.kv_blocks - call.free_blocks == blocks_in_use(replica, call)
@@ -169,3 +171,49 @@ def test_a_layer_waits_for_a_link_that_is_shared_for_a_while():
     step_ns = 5 * MS + 16 * 20_000
     for row in run(world).rows[2:]:
         assert row.first_token_ns == 100 * MS + 2 * LOAD_NS // 4 + step_ns
+
+
+SWAP = World(
+    # a block of 16 tokens each, and one block more than that: at 17 tokens the second is preempted
+    (Job(0, 16, 40), Job(0, 16, 40)),
+    kv_blocks=4,
+    swap_blocks=100,
+    port_bytes_per_s=1e9,
+    reserve_prompt=True,
+)
+
+
+def test_swapping_computes_nothing_again():
+    swapped, recomputed = run(SWAP), run(replace(SWAP, swap_blocks=0))
+    for ran in (swapped, recomputed):
+        assert ran.rows[1].preemptions > 0
+        assert [row.output_tokens for row in ran.rows] == [40, 40]
+    assert swapped.rows[1].recomputed_tokens == 0
+    assert recomputed.rows[1].recomputed_tokens > 0
+    (swap,) = swapped.facts.tiers
+    assert swap.read_bytes == swap.written_bytes > 0
+
+
+def test_swapping_pays_for_its_link():
+    """Out and back over the same link: a hundred times slower costs ninety-nine times the copy."""
+    ends = {}
+    for rate in (1e9, 1e7):
+        ran = run(replace(SWAP, port_bytes_per_s=rate))
+        (swap,) = ran.facts.tiers
+        assert ran.rows[1].preemptions == 1
+        ends[rate] = ran.facts.end_ns, swap.written_bytes
+    copies = 2 * ends[1e9][1]
+    assert ends[1e7][0] - ends[1e9][0] == round(copies * (1 / 1e7 - 1 / 1e9) * 1e9)
+
+
+def test_a_full_host_means_computing_again():
+    ran = run(replace(SWAP, swap_blocks=1))
+    assert ran.rows[1].recomputed_tokens > 0
+    assert ran.facts.tiers[0].refused_tokens == ran.rows[1].preemptions
+
+
+def test_nobody_new_gets_in_while_somebody_is_out():
+    jobs = (*SWAP.jobs, Job(200 * MS, 5, 1))
+    first, second, third = run(replace(SWAP, jobs=jobs)).rows
+    assert second.preemptions == 1
+    assert third.scheduled_ns >= first.end_ns

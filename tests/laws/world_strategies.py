@@ -101,6 +101,8 @@ def tiers_below(draw: Any) -> dict[str, Any]:
         "eviction": draw(st.sampled_from(sorted(EVICTION.names()))),
         "joins_loads": draw(st.booleans()),
         "by_layer": draw(st.booleans()),
+        "swap_blocks": draw(st.sampled_from([0, 0, 5, 1000])),
+        "keeps_copies": draw(st.booleans()),
         "port_bytes_per_s": draw(st.sampled_from([1e12, 1e9, 3e7])),
         "message_ns": draw(st.sampled_from([0, 1, MS])),
     }

@@ -35,6 +35,7 @@ from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request
 from llmsim.serving.storehouse import KvPlan, TierPlan
+from llmsim.serving.swap import SwapPlan
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
 from llmsim.workload.programs import CallEnd, NextCall, grown
 
@@ -241,6 +242,8 @@ class World:
     eviction: str = "lru"
     by_layer: bool = False
     joins_loads: bool = True
+    swap_blocks: int = 0
+    keeps_copies: bool = False
     shuffle_ns: int = 0
     look_age_ns: int = 0
     copy_rounds: int = 3
@@ -283,8 +286,17 @@ class World:
 
     def kv(self) -> KvPlan | None:
         """Tiers of `tier_chunks`, the nearest first, each half as fast as before; 10 kB a token."""
-        if not self.tier_chunks:
+        if not self.tier_chunks and not self.swap_blocks:
             return None
+        swap = None
+        if self.swap_blocks:
+            message_s = self.message_ns / 1e9
+            swap = SwapPlan(
+                self.swap_blocks,
+                1e4 * self.block_tokens,
+                message_s,
+                keeps_copies=self.keeps_copies,
+            )
         rank = EVICTION.get(self.eviction)().rank
         tiers = tuple(
             TierPlan(
@@ -304,7 +316,7 @@ class World:
         )
         load = LOADING.get(self.loading)
         host = self.port_bytes_per_s
-        return KvPlan(tiers, host, load, self.by_layer, self.joins_loads, layers=4)
+        return KvPlan(tiers, host, load, self.by_layer, self.joins_loads, 4, swap)
 
     def control(self) -> ControlPlan | None:
         """Requests are moved at random every `shuffle_ns`; 10 kB a token."""

@@ -1,0 +1,234 @@
+"""Preemption by swapping: a victim's KV goes to host memory and comes back, instead of being lost.
+
+As in vLLM v0: copies of a step come before its compute, on the link between the GPUs and their
+host; nobody new is admitted while anybody is out; who has been out longest comes back first, as
+soon as it fits and leaves the watermark. Where host memory is full the victim is computed again
+(vLLM v0 ends with an error there); `refused` counts these.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmsim.core.errors import InvariantError
+from llmsim.core.units import NS_PER_S
+from llmsim.serving.decisions import DROP, RESUME
+from llmsim.serving.flows import Flow, Flows
+from llmsim.serving.gate import Gate
+from llmsim.serving.request import PARKED, Request
+
+if TYPE_CHECKING:
+    from llmsim.serving.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class SwapPlan:
+    """How KV is swapped.
+
+    Parameters
+    ----------
+    blocks : int [blocks]
+        Room for it in host memory.
+    block_bytes : float [bytes]
+        Of one block, all layers, all GPUs of a replica together.
+    message_s : float [s]
+        Of one copy, beside its bytes.
+    parts : int
+        Copies of one run of blocks: K and V of every layer.
+    run_blocks : int [blocks]
+        Neighbouring blocks that one copy takes: 1 for a paged cache, more where blocks are
+        allocated in groups.
+    keeps_copies : bool
+        What was swapped in stays in host memory while there is room, and only what is new since
+        is copied the next time.
+    """
+
+    blocks: int
+    block_bytes: float
+    message_s: float = 0.0
+    parts: int = 1
+    run_blocks: int = 1
+    keeps_copies: bool = False
+
+    def lead_ns(self, blocks: int) -> int:
+        """Return what the copies of some blocks cost beside their bytes [ns]."""
+        return round(-(-blocks // self.run_blocks) * self.parts * self.message_s * NS_PER_S)
+
+    def copy_s(self, blocks: int, bytes_per_s: float) -> float:
+        """Return how long blocks take over a link that nobody else uses [s].
+
+        Parameters
+        ----------
+        blocks : int [blocks]
+        bytes_per_s : float [bytes/s]
+        """
+        return self.lead_ns(blocks) / NS_PER_S + blocks * self.block_bytes / bytes_per_s
+
+
+class Swapper:
+    """Who is swapped out on one replica, and the copies under way.
+
+    Parameters
+    ----------
+    replica : Replica
+    plan : SwapPlan
+    flows : Flows
+    out, into : tuple of int
+        Resources of the way to the host and back.
+    on_end : callable
+        Called with (request, outcome, time) when a request ends here.
+
+    Attributes
+    ----------
+    swapped : deque of Request
+        The first comes back first.
+    free : int [blocks]
+        Room in host memory; copies that are only kept count as taken.
+    refused : int
+        Victims that found no room.
+    out_blocks, in_blocks : int [blocks]
+        Copied so far.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        plan: SwapPlan,
+        flows: Flows,
+        out: tuple[int, ...],
+        into: tuple[int, ...],
+        on_end: Callable[[Request, str, int], None],
+    ) -> None:
+        self._replica = replica
+        self.plan = plan
+        self._flows = flows
+        self._out = out
+        self._into = into
+        self._on_end = on_end
+        self._leaving: dict[Request, None] = {}
+        self._there: dict[Request, int] = {}  # blocks in host memory, of who is out
+        self._copies: dict[Request, int] = {}  # of who is back, the oldest first
+        self.swapped: deque[Request] = deque()
+        self.free = plan.blocks
+        self.refused = 0
+        self.out_blocks = 0
+        self.in_blocks = 0
+
+    # --- out --------------------------------------------------------------------------------
+
+    def take(self, victim: Request) -> bool:
+        """Start to copy a victim's KV to the host, if there is room; its blocks go at once.
+
+        The step under construction waits for the copy, so nothing is overwritten before.
+        """
+        blocks = -(-victim.computed // self._replica.draft.block_tokens)
+        kept = min(self._copies.pop(victim, 0), victim.computed // self._replica.draft.block_tokens)
+        self.free += kept
+        if not self._make_room(blocks):
+            self.refused += 1
+            return False
+        self.free -= blocks
+        self._there[victim] = blocks
+        self.swapped.append(victim)
+        self._leaving[victim] = None
+        self.out_blocks += blocks - kept
+        self._copy(victim, blocks - kept, self._out)
+        return True
+
+    def _make_room(self, blocks: int) -> bool:
+        """Give up copies that are only kept, of who has ended first, then the oldest."""
+        if blocks > self.free:
+            for each in [request for request in self._copies if request.ended]:
+                self.free += self._copies.pop(each)
+        while blocks > self.free and self._copies:
+            self.free += self._copies.pop(next(iter(self._copies)))
+        return blocks <= self.free
+
+    def _copy(self, request: Request, blocks: int, path: tuple[int, ...]) -> None:
+        replica = self._replica
+        plan = self.plan
+        replica.port.expected += 1
+        size = blocks * plan.block_bytes
+
+        def ended(flow: Flow) -> None:
+            replica.port.expected -= 1
+            self._leaving.pop(request, None)
+            gate.ended_ns = replica.clock.now
+            replica.open_gate()
+            if self.swapped:
+                replica.look_again()
+
+        flow = self._flows.start(
+            path, size, ended, rank=request.view.index, lead_ns=plan.lead_ns(blocks), tracked=True
+        )
+        gate = Gate(flow, size, 1)
+        replica.draft.gates.append(gate)
+
+    # --- back -------------------------------------------------------------------------------
+
+    def bring_back(self) -> None:
+        """Start to copy back whom there is room for, in order; they run in the coming step."""
+        draft = self._replica.draft
+        ledger = draft.ledger
+        while self.swapped and draft.has_seat():
+            request = self.swapped[0]
+            if request in self._leaving:
+                return
+            blocks = -(-request.computed // draft.block_tokens)
+            needed = -(-(request.computed + 1) // draft.block_tokens)
+            room = ledger.free - draft.cohort.blocks_needed(1)
+            if draft.running_set:
+                room -= draft.watermark_blocks
+            if needed > room:
+                keeper = draft.keeper
+                if keeper is not None and keeper.relieve():
+                    continue
+                return
+            self.swapped.popleft()
+            there = self._there.pop(request)
+            if self.plan.keeps_copies:
+                self._copies[request] = there
+            else:
+                self.free += there
+            ledger.take(blocks)
+            request.seat = draft.seats
+            draft.seats += 1
+            request.state = PARKED
+            draft.running_set[request] = None
+            draft.parked[request] = None
+            path = request.path
+            if path and path[-1][0].slot is not None:
+                path[-1][0].writer = request
+            draft.decisions.extend((RESUME, request.view.index, draft.now))
+            if request.queued_ns < draft.now:
+                draft.meter.waited(request.queued_ns, draft.now)
+            self.in_blocks += blocks
+            self._copy(request, blocks, self._into)
+
+    def drop(self, request: Request, outcome: str) -> None:
+        """Let a request go whose client leaves while its KV is on the host."""
+        replica = self._replica
+        now = replica.clock.now
+        request.ended = True
+        self.swapped.remove(request)
+        self.free += self._there.pop(request)
+        if request.queued_ns < now:
+            replica.meter.waited(request.queued_ns, now)
+        replica.ledger.forget(request)
+        replica.decisions.extend((DROP, request.view.index, now))
+        self._on_end(request, outcome, now)
+        if replica.line.count or self.swapped:
+            replica.look_again()
+
+    def check(self) -> None:
+        """Prove that no block in host memory is lost or counted twice; raises InvariantError."""
+        taken = sum(self._there.values()) + sum(self._copies.values())
+        if taken + self.free != self.plan.blocks or self.free < 0:
+            raise InvariantError(
+                f"{taken} blocks swapped, {self.free} free of {self.plan.blocks} in host memory"
+            )
+        if set(self._there) != set(self.swapped):
+            raise InvariantError("who is swapped out and whose KV is on the host differ")
