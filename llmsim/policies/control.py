@@ -8,12 +8,14 @@ and the event log says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
+from annotated_types import Ge, Gt
 
 from llmsim.core.registry import Registry
+from llmsim.core.units import NS_PER_S
 from llmsim.policies.reports import FleetReport
 
 
@@ -34,13 +36,50 @@ class Migrate:
     target: int
 
 
-Action = Migrate
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Boot a spare replica: a machine, its weights over a link, a warm-up.
+
+    Parameters
+    ----------
+    pool : int
+    """
+
+    pool: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Let a replica take no more work and go when it is empty; who waits there is sent elsewhere.
+
+    Parameters
+    ----------
+    replica : int
+    """
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Let a replica stop dead, with all its KV; its requests are computed again elsewhere.
+
+    Parameters
+    ----------
+    replica : int
+    """
+
+    replica: int
+
+
+Action = Migrate | Add | Drain | Fail
 
 
 class ControlPolicy(Protocol):
     """Looks at the fleet now and then, and acts.
 
-    A class whose actions move running requests has ``migrates = True``.
+    A class whose actions move running requests has ``migrates = True``; one that adds, drains or
+    fails replicas has ``scales = True``.
 
     Attributes
     ----------
@@ -63,3 +102,112 @@ class ControlPolicy(Protocol):
 
 
 CONTROL: Registry[ControlPolicy] = Registry("control")
+
+
+@CONTROL.register("autoscale")
+@dataclass
+class Autoscale:
+    """Add a replica when requests pile up, drain one when few are left, by thresholds."""
+
+    scales: ClassVar[bool] = True
+
+    period_s: Annotated[float, Gt(0)] = 10.0
+    """[s] Time between two calls."""
+    view_age_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Age of the reports."""
+    pool: Annotated[int, Ge(0)] = 0
+    """Index of the pool that grows and shrinks, in the order of the file."""
+    above: Annotated[float, Gt(0)] = 64.0
+    """[requests] In line or running per replica, booting ones included; beyond it one is added."""
+    below: Annotated[float, Ge(0)] = 16.0
+    """[requests] In line or running per replica; under it one is drained."""
+    least: Annotated[int, Ge(1)] = 1
+    """[replicas] Never fewer than these."""
+    patience: Annotated[int, Ge(1)] = 3
+    """[calls] How often in a row it must be so before one is drained."""
+
+    _calm: int = field(default=0, init=False, repr=False)
+
+    def start(self, rng: np.random.Generator) -> None:
+        """Need no random numbers."""
+
+    def act(self, fleet: FleetReport) -> Sequence[Action]:
+        """Compare the load per replica with both thresholds."""
+        mine = [report for report in fleet.replicas if report.pool == self.pool]
+        up = [report for report in mine if report.state == "up"]
+        coming = sum(report.state == "booting" for report in mine)
+        spare = any(report.state in ("off", "failed") for report in mine)
+        load = sum(report.running + report.waiting for report in up)
+        self._calm = self._calm + 1 if load < self.below * len(up) else 0
+        if spare and load > self.above * (len(up) + coming):
+            return [Add(self.pool)]
+        if self._calm >= self.patience and len(up) > self.least and not coming:
+            self._calm = 0
+            _, emptiest = min((report.running + report.waiting, report.replica) for report in up)
+            return [Drain(emptiest)]
+        return []
+
+
+@CONTROL.register("schedule")
+@dataclass
+class Schedule:
+    """Drain, fail and add replicas at given times, for maintenance and for what-ifs."""
+
+    scales: ClassVar[bool] = True
+
+    drain_at_s: dict[int, float] = field(default_factory=dict)
+    """[s] When a replica is drained, by its index."""
+    fail_at_s: dict[int, float] = field(default_factory=dict)
+    """[s] When a replica fails, by its index."""
+    add_at_s: list[float] = field(default_factory=list)
+    """[s] When a replica of the first pool is added."""
+    period_s: Annotated[float, Gt(0)] = 1.0
+    """[s] Time between two looks at the clock."""
+    view_age_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Age of the reports."""
+
+    _from_s: float = field(default=-1.0, init=False, repr=False)
+
+    def start(self, rng: np.random.Generator) -> None:
+        """Need no random numbers."""
+
+    def act(self, fleet: FleetReport) -> Sequence[Action]:
+        """Return what has come due since the last call."""
+        now_s = fleet.now_ns / NS_PER_S
+
+        def due(at_s: float) -> bool:
+            return self._from_s < at_s <= now_s
+
+        todo: list[Action] = [Add(0) for at_s in self.add_at_s if due(at_s)]
+        todo += [Drain(replica) for replica, at_s in self.drain_at_s.items() if due(at_s)]
+        todo += [Fail(replica) for replica, at_s in self.fail_at_s.items() if due(at_s)]
+        self._from_s = now_s
+        return todo
+
+
+@CONTROL.register("evacuate")
+@dataclass
+class Evacuate:
+    """Move decoding requests off draining replicas, to where most KV is free."""
+
+    migrates: ClassVar[bool] = True
+
+    period_s: Annotated[float, Gt(0)] = 0.1
+    """[s] Time between two calls."""
+    view_age_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Age of the reports."""
+
+    def start(self, rng: np.random.Generator) -> None:
+        """Need no random numbers."""
+
+    def act(self, fleet: FleetReport) -> Sequence[Action]:
+        """Move one request off each draining replica, the shortest first."""
+        up = [report for report in fleet.replicas if report.state == "up"]
+        moves: list[Action] = []
+        for source in fleet.replicas:
+            running = fleet.decoding(source.replica) if source.state == "draining" else ()
+            if running and up:
+                target = max(up, key=lambda report: (report.kv_free, -report.replica))
+                victim = min(running, key=lambda one: (one.tokens, one.request.index))
+                moves.append(Migrate(victim.request.index, source.replica, target.replica))
+        return moves

@@ -65,6 +65,8 @@ class ReplicaFacts:
         Prompt tokens looked up in the prefix cache at first admission, and found.
     evicted_blocks : int [blocks]
         Cached blocks that were overwritten.
+    billed_ns : int [ns]
+        For how long it is paid for; -1 for the whole run.
     """
 
     pool: str
@@ -77,6 +79,7 @@ class ReplicaFacts:
     lookup_tokens: int
     hit_tokens: int
     evicted_blocks: int
+    billed_ns: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,7 @@ _REPLICA_SCALARS: Final = (
     "lookup_tokens",
     "hit_tokens",
     "evicted_blocks",
+    "billed_ns",
 )
 
 

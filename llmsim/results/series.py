@@ -124,7 +124,14 @@ def load_over_time(
 def idle_w_of(facts: RunFacts, replicas: Sequence[ReplicaFacts]) -> float:
     """Return the idle power of replicas, models loaded [W]; NaN where it is not known."""
     by_pool = {pool.name: pool.idle_w for pool in facts.pools}
-    return sum(by_pool[replica.pool] for replica in replicas)
+    return sum(by_pool[replica.pool] * there_frac(facts, replica) for replica in replicas)
+
+
+def there_frac(facts: RunFacts, replica: ReplicaFacts) -> float:
+    """Return the share of a run for which a replica was there, and paid for."""
+    if replica.billed_ns < 0 or not facts.end_ns:
+        return 1.0
+    return replica.billed_ns / facts.end_ns
 
 
 def blocks_of(facts: RunFacts, replica: ReplicaFacts) -> int:

@@ -51,6 +51,8 @@ TITLES: Final = {
     "Engine": "engine, and fleet.pools.*name*.engine",
     "Fleet": "fleet",
     "Handoff": "fleet.handoff",
+    "Gateway": "fleet.gateway",
+    "Boot": "fleet.boot",
     "Migration": "fleet.migration",
     "Pool": "fleet.pools.*name*",
     "Kv": "KV below the GPUs: `fleet.pools.*.kv`",

@@ -15,7 +15,7 @@ from pydantic import PrivateAttr, Strict, StringConstraints, model_validator
 from llmsim.results.slo import Slo as Objectives
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.lanes import wrong_lanes
-from llmsim.scenario.operations import Migration
+from llmsim.scenario.operations import Boot, Gateway, Migration, wrong_control
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
 from llmsim.scenario.tiers import Kv
@@ -230,6 +230,8 @@ class Pool(Section):
     """`mixed` computes whole requests, `prefill` prompts and first tokens, `decode` the rest."""
     replicas: Count = 1
     """[replicas] How many."""
+    spare_replicas: Annotated[int, Ge(0)] = 0
+    """[replicas] How many more `fleet.control` may add; off, and not paid for, until then."""
     gpu: str
     """GPU card, such as `h100-sxm`; a path that begins with `./` or `/` is a card of your own."""
     tp: Count = 1
@@ -317,6 +319,12 @@ class Fleet(Section):
     """[s] Age of what the router sees of the replicas."""
     handoff: Handoff = Handoff()
     """From prefill to decode replicas, where there are such."""
+    count_own_sends: bool = False
+    """The router knows at once of what it sends itself; only ends reach it late."""
+    gateway: Gateway | None = None
+    """Replicas may refuse, requests be held; absent: the router's choice is final."""
+    boot: Boot | None = None
+    """How replicas come, where `control` adds, drains or fails some."""
     migration: Migration | None = None
     """How running requests change replicas; absent: they stay where they are."""
     control: Annotated[tuple[Annotated[Component, Seam("control")], ...], Strict(False)] = ()
@@ -333,15 +341,8 @@ class Fleet(Section):
         return self
 
     @model_validator(mode="after")
-    def _nothing_moves_unsaid(self) -> Self:
-        if self.migration is None:
-            for at, each in enumerate(self.control):
-                if getattr(each.cls, "migrates", False):
-                    _complain(
-                        {"migration": f"is missing; control[{at}] '{each.kind}' moves requests"}
-                    )
-        elif any(pool.kv is not None for pool in self.pools.values()):
-            _complain({"migration": "does not go together with tiers of KV (a pool's kv) yet"})
+    def _control_has_what_it_needs(self) -> Self:
+        _complain(wrong_control(self))
         return self
 
     @model_validator(mode="after")

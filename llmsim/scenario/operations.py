@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt
 
 from llmsim.scenario.section import Section
+
+if TYPE_CHECKING:
+    from llmsim.scenario.model import Fleet
 
 
 class Migration(Section):
@@ -26,3 +29,44 @@ class Migration(Section):
     """[s] What both ends need to agree on the change, the request sitting out. Assumed."""
     most_per_replica: Annotated[int, Ge(1)] = 1
     """[requests] Moves that one replica takes part in at a time."""
+
+
+class Gateway(Section):
+    """What happens between the router's choice and a replica."""
+
+    most_per_replica: Annotated[int, Ge(0)] = 0
+    """[requests] A replica with as many in line or running refuses, and the next one is asked; 0:
+    none refuses."""
+    hold_s: Annotated[float, Gt(0)] = 60.0
+    """[s] How long a request is held whom nobody takes; then it has timed out."""
+
+
+class Boot(Section):
+    """What it takes until an added replica takes work, and until a failure is noticed."""
+
+    provision_s: Annotated[float, Ge(0)] = 30.0
+    """[s] Until the machine is there; it is paid for from then on. Assumed."""
+    weights_bytes_per_s: Annotated[float, Gt(0)] = 2e9
+    """[bytes/s] What the store of weights gives to one replica. Assumed: object storage."""
+    warm_up_s: Annotated[float, Ge(0)] = 20.0
+    """[s] From the last weight to the first request: graphs, profiling run. Assumed."""
+    detect_s: Annotated[float, Ge(0)] = 1.0
+    """[s] Until requests of a failed replica are sent elsewhere. Assumed."""
+
+
+def wrong_control(fleet: Fleet) -> dict[str, str]:
+    """Return what is missing for a fleet's controllers, and what does not go together, by key."""
+    wrong: dict[str, str] = {}
+    for at, each in enumerate(fleet.control):
+        if fleet.migration is None and getattr(each.cls, "migrates", False):
+            wrong["migration"] = f"is missing; control[{at}] '{each.kind}' moves requests"
+        if fleet.boot is None and getattr(each.cls, "scales", False):
+            wrong["boot"] = f"is missing; control[{at}] '{each.kind}' adds or takes replicas"
+    pools = fleet.pools.values()
+    if any(pool.beside for pool in pools) and (fleet.migration or fleet.boot):
+        wrong["control"] = "does not go together with pools that share GPUs yet"
+    if fleet.migration and any(pool.kv for pool in pools):
+        wrong["migration"] = "does not go together with tiers of KV (a pool's kv) yet"
+    if fleet.boot and (fleet.hands_over or any(pool.kv for pool in pools)):
+        wrong["boot"] = "does not go together with prefill pools, or a pool's kv, yet"
+    return wrong

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from llmsim.serving.clock import Clock
+
+CLOSED: Final = 2**40
+"""Load that a closed replica seems to have on top of its own [requests]."""
 
 
 class LoadBoard:
@@ -19,12 +23,17 @@ class LoadBoard:
     replicas : int
     age_ns : int [ns]
         How long a change takes to become visible; 0 for at once.
+    count_own_sends : bool
+        What is sent is visible at once, only ends take time: the router remembers its own sends.
     """
 
-    __slots__ = ("_age_ns", "_clock", "_loads", "_reports", "replicas")
+    __slots__ = ("_age_ns", "_clock", "_loads", "_own", "_reports", "replicas")
 
-    def __init__(self, clock: Clock, replicas: int, age_ns: int) -> None:
+    def __init__(
+        self, clock: Clock, replicas: int, age_ns: int, count_own_sends: bool = False
+    ) -> None:
         self._clock = clock
+        self._own = count_own_sends
         self._age_ns = age_ns
         self._loads = [0] * replicas
         self._reports: deque[tuple[int, int, int]] = deque()
@@ -32,10 +41,18 @@ class LoadBoard:
 
     def change(self, replica: int, delta: int, now_ns: int) -> None:
         """Note that a replica's outstanding requests changed by `delta` at `now_ns`."""
-        if self._age_ns:
+        if self._age_ns and not (self._own and delta > 0):
             self._reports.append((now_ns + self._age_ns, replica, delta))
         else:
             self._loads[replica] += delta
+
+    def close(self, replica: int) -> None:
+        """Let a replica look too busy for any router: it takes no work."""
+        self._loads[replica] += CLOSED
+
+    def open(self, replica: int) -> None:
+        """Let a replica look as busy as it is."""
+        self._loads[replica] -= CLOSED
 
     def outstanding(self, replica: int) -> int:
         """Return the visible load of a replica [requests]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +20,13 @@ from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
 from llmsim.scenario.costs import Placement
 from llmsim.scenario.model import Handoff, Pool
-from llmsim.scenario.operations import Migration
+from llmsim.scenario.operations import Gateway, Migration
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
+from llmsim.serving.gateway import GatewayPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.lanes import LaneLevel, LanePlan
+from llmsim.serving.life import BootPlan
 from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.simulate import PoolPlan
 from llmsim.serving.storeplan import kv_plan
@@ -85,7 +87,6 @@ def _build_pool(
     name: str, pool: Pool, model: ModelSpec, folder: Path | None
 ) -> tuple[PoolPlan, list[str]]:
     engine = pool.engine
-    card = load_engine(engine.version)
     place = placement(pool, model, folder)
     limits = place.limits
     memory = plan_memory(
@@ -99,23 +100,7 @@ def _build_pool(
     )
     cost = pool.cost.build().bind(place)
     energy = _energy(cost)
-    rules = engine_rules(card.rules)
-    share = engine.watermark_frac if engine.watermark_frac is not None else rules.watermark_frac
-    config = EngineConfig(
-        max_num_seqs=limits.max_num_seqs,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
-        max_model_len=limits.max_model_len,
-        block_tokens=limits.block_tokens,
-        kv_blocks=memory.kv_blocks,
-        prefix_caching=engine.prefix_caching,
-        chunked_prefill=engine.chunked_prefill,
-        chunk_limit_tokens=engine.long_prefill_threshold_tokens,
-        watermark_blocks=math.floor(share * memory.kv_blocks),
-        reserve_prompt=engine.reserve_full_prompt,
-        lookahead=place.lookahead,
-        fast_forward=engine.fast_forward,
-        rules=rules,
-    )
+    config = _engine_config(pool, place, memory.kv_blocks)
     usd_per_hour, source = _price(pool)
     facts = PoolFacts(
         name=name,
@@ -131,7 +116,38 @@ def _build_pool(
     told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
     batching: Callable[[], BatchingPolicy] = pool.batching.build
     kv = None if pool.kv is None else kv_plan(pool, place.model, folder)
-    return PoolPlan(facts, cost, config, batching, energy, pool.role, kv), told
+    return PoolPlan(
+        facts,
+        cost,
+        config,
+        batching,
+        energy,
+        pool.role,
+        kv,
+        spare=pool.spare_replicas,
+        weights_bytes=memory.weights_bytes * pool.tp,
+    ), told
+
+
+def _engine_config(pool: Pool, place: Placement, kv_blocks: int) -> EngineConfig:
+    engine, limits = pool.engine, place.limits
+    rules = engine_rules(load_engine(engine.version).rules)
+    share = engine.watermark_frac if engine.watermark_frac is not None else rules.watermark_frac
+    return EngineConfig(
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_model_len=limits.max_model_len,
+        block_tokens=limits.block_tokens,
+        kv_blocks=kv_blocks,
+        prefix_caching=engine.prefix_caching,
+        chunked_prefill=engine.chunked_prefill,
+        chunk_limit_tokens=engine.long_prefill_threshold_tokens,
+        watermark_blocks=math.floor(share * kv_blocks),
+        reserve_prompt=engine.reserve_full_prompt,
+        lookahead=place.lookahead,
+        fast_forward=engine.fast_forward,
+        rules=rules,
+    )
 
 
 def build_handoff(scenario: Scenario) -> HandoffPlan | None:
@@ -157,7 +173,16 @@ def build_handoff(scenario: Scenario) -> HandoffPlan | None:
     )
 
 
-def build_control(scenario: Scenario) -> ControlPlan | None:
+def build_gateway(scenario: Scenario) -> GatewayPlan | None:
+    """Return what happens between the router's choice and a replica; None if nothing does."""
+    fleet = scenario.fleet
+    if fleet.gateway is None and fleet.boot is None:
+        return None
+    asked = fleet.gateway or Gateway()
+    return GatewayPlan(asked.most_per_replica, seconds_to_ns(asked.hold_s))
+
+
+def build_control(scenario: Scenario, pools: Sequence[PoolPlan]) -> ControlPlan | None:
     """Return what is done about a fleet while it runs; None if nothing is.
 
     Raises
@@ -172,13 +197,13 @@ def build_control(scenario: Scenario) -> ControlPlan | None:
     migration = None
     if asked is not None:
         model = load_model(scenario.model, scenario.folder)
-        pools = list(fleet.pools.values())
-        ports = [_port_bytes_per_s(asked, pool, scenario.folder) for pool in pools]
+        asked_pools = list(fleet.pools.values())
+        ports = [_port_bytes_per_s(asked, pool, scenario.folder) for pool in asked_pools]
         memory = [
-            load_gpu(pool.gpu, scenario.folder).memory_bytes_per_s * pool.tp for pool in pools
+            load_gpu(pool.gpu, scenario.folder).memory_bytes_per_s * pool.tp for pool in asked_pools
         ]
         migration = MigrationPlan(
-            prices=tuple(_transfer_price(asked, pool, model) for pool in pools),
+            prices=tuple(_transfer_price(asked, pool, model) for pool in asked_pools),
             port_bytes_per_s=tuple(ports),
             # a full port takes this share of the memory's bandwidth from a step, at most
             drag_frac=tuple(port / whole for port, whole in zip(ports, memory, strict=True)),
@@ -187,7 +212,16 @@ def build_control(scenario: Scenario) -> ControlPlan | None:
             handshake_ns=seconds_to_ns(asked.handshake_s),
             most_per_replica=asked.most_per_replica,
         )
-    return ControlPlan(tuple(each.build() for each in fleet.control), migration)
+    boot = None
+    if fleet.boot is not None:
+        boot = BootPlan(
+            seconds_to_ns(fleet.boot.provision_s),
+            tuple(plan.weights_bytes for plan in pools),
+            fleet.boot.weights_bytes_per_s,
+            seconds_to_ns(fleet.boot.warm_up_s),
+            seconds_to_ns(fleet.boot.detect_s),
+        )
+    return ControlPlan(tuple(each.build() for each in fleet.control), migration, boot)
 
 
 def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | None) -> float:

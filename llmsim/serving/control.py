@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from llmsim.core.errors import InvariantError
 from llmsim.core.rng import stream
 from llmsim.core.units import seconds_to_ns
-from llmsim.policies.control import Action, ControlPolicy
+from llmsim.policies.control import Action, Add, ControlPolicy, Drain, Migrate
 from llmsim.results.changes import FleetChange
+from llmsim.results.facts import RunFacts
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
+from llmsim.serving.life import BootPlan, Life
 from llmsim.serving.migration import MigrationPlan, Migrations
 from llmsim.serving.wake import Wake
 from llmsim.serving.watch import FleetSnapshot
@@ -34,10 +37,13 @@ class ControlPlan:
         Fresh instances; started here.
     migration : MigrationPlan or None
         None where requests stay where they are.
+    boot : BootPlan or None
+        None where no replica comes or goes.
     """
 
     policies: tuple[ControlPolicy, ...] = ()
     migration: MigrationPlan | None = None
+    boot: BootPlan | None = None
 
 
 class Controller:
@@ -94,8 +100,8 @@ class Controls:
     clock : Clock
     plan : ControlPlan
     replicas : sequence of Replica
-    roles : sequence of str
-        Of each replica.
+    places : sequence of (str, bool)
+        Role of each replica, and whether it is off at first.
     fleet : Fleet
     flows : Flows
     seed : int
@@ -104,6 +110,7 @@ class Controls:
     Attributes
     ----------
     log : list of FleetChange
+    life : Life or None
     """
 
     def __init__(
@@ -111,39 +118,73 @@ class Controls:
         clock: Clock,
         plan: ControlPlan,
         replicas: Sequence[Replica],
-        roles: Sequence[str],
+        places: Sequence[tuple[str, bool]],
         fleet: Fleet,
         flows: Flows,
         seed: int,
     ) -> None:
+        self._clock = clock
         self._replicas = replicas
-        self._roles = list(roles)
-        self._states = ["up"] * len(replicas)
+        self._roles = [role for role, _ in places]
+        spare = {index for index, (_, off) in enumerate(places) if off}
         self.log: list[FleetChange] = []
+        self.life: Life | None = None
         self._migrations: Migrations | None = None
+        tell = self.log.append
+        if plan.boot is not None and fleet.gateway is not None:
+            self.life = fleet.life = Life(
+                clock, plan.boot, replicas, spare, fleet, fleet.gateway, flows, tell
+            )
         if plan.migration is not None:
             moves = Migrations(
-                clock,
-                plan.migration,
-                flows,
-                replicas,
-                fleet.on_end,
-                fleet.check_done,
-                self.log.append,
+                clock, plan.migration, flows, replicas, fleet.on_end, fleet.check_done, tell
             )
             self._migrations = moves
             fleet.under_way = moves.under_way
+            if self.life is not None:
+                self.life.migrations = moves
+                moves.strand, moves.freed = self.life.strand, self.life.look_soon
         for number, policy in enumerate(plan.policies):
             policy.start(stream(seed, f"control-{number}"))
             Controller(clock, policy, self._look, self._carry_out)
 
+    def added_to(self, facts: RunFacts) -> RunFacts:
+        """Return the facts of the run with what was done about its fleet."""
+        replicas = facts.replicas
+        if self.life is not None:
+            billed = self.life.billed_ns(facts.end_ns)
+            replicas = tuple(
+                replace(replica, billed_ns=each)
+                for replica, each in zip(replicas, billed, strict=True)
+            )
+        return replace(facts, replicas=replicas, changes=tuple(self.log))
+
     def _look(self, at_once: bool) -> FleetSnapshot:
-        return FleetSnapshot(self._replicas, self._roles, self._states, at_once)
+        states = ["up"] * len(self._replicas) if self.life is None else self.life.states
+        return FleetSnapshot(self._replicas, self._roles, states, at_once)
 
     def _carry_out(self, action: Action) -> None:
-        if self._migrations is not None:
-            source = self._replicas[action.source]
-            for request in source.running_set:
-                if request.view.index == action.request:
-                    self._migrations.start(request, source, self._replicas[action.target])
-                    return
+        if isinstance(action, Migrate):
+            self._migrate(action)
+            return
+        if self.life is None:
+            raise InvariantError(f"{action} is asked for where no replica comes or goes")
+        if isinstance(action, Add):
+            what, at, refusal = "add", -1, self.life.add(action.pool)
+        elif isinstance(action, Drain):
+            what, at, refusal = "drain", action.replica, self.life.drain(action.replica)
+        else:
+            what, at, refusal = "fail", action.replica, self.life.fail(action.replica)
+        if refusal:
+            self.log.append(FleetChange(self._clock.now, f"{what} refused: {refusal}", at))
+
+    def _migrate(self, action: Migrate) -> None:
+        if self._migrations is None:
+            raise InvariantError(f"{action} is asked for where nothing migrates")
+        if self.life is not None and self.life.states[action.target] != "up":
+            return
+        source = self._replicas[action.source]
+        for request in source.running_set:
+            if request.view.index == action.request:
+                self._migrations.start(request, source, self._replicas[action.target])
+                return

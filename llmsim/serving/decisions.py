@@ -11,3 +11,4 @@ FINISH: Final = 4
 DROP: Final = 5
 MOVE_OUT: Final = 6
 MOVE_IN: Final = 7
+LOSE: Final = 8

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 
 from llmsim.core.errors import InvariantError
-from llmsim.serving.decisions import DROP, FINISH
+from llmsim.kvcache import Holder
+from llmsim.serving.decisions import DROP, FINISH, LOSE
 from llmsim.serving.draft import Draft
 from llmsim.serving.request import (
     DECODE,
@@ -27,6 +28,10 @@ def _nobody_hands_over(request: Request, outcome: str) -> None:
 
 def _nobody_moves(request: Request, ready_ns: int) -> None:
     raise InvariantError(f"request {request.view.index} moves nowhere")
+
+
+def _nobody_fails(requests: list[Request]) -> None:
+    raise InvariantError(f"{len(requests)} requests are lost without a failure")
 
 
 class Delivery:
@@ -64,6 +69,10 @@ class Delivery:
     depart : callable
         Called with such a request and the time when its last token here is out [ns]; with -1 if
         it does not decode any more.
+    failing : bool
+        The replica has failed: whatever is here is lost at the next call.
+    lose : callable
+        Called with the requests that this happens to.
     stalled : bool
         The cohort has sat out a step since its latest tick.
     """
@@ -82,8 +91,10 @@ class Delivery:
         "depart",
         "departing",
         "drop_handed",
+        "failing",
         "hand_over",
         "leaving",
+        "lose",
         "pending",
         "stalled",
         "unticked",
@@ -112,6 +123,8 @@ class Delivery:
         self.arrived: deque[Request] = deque()
         self.departing: list[Request] = []
         self.depart: Callable[[Request, int], None] = _nobody_moves
+        self.failing = False
+        self.lose: Callable[[list[Request]], None] = _nobody_fails
         self.stalled = False
         self.hand_over: Callable[[Request], None] | None = None
         self.drop_handed: Callable[[Request, str], None] = _nobody_hands_over
@@ -283,6 +296,8 @@ class Delivery:
             self._let_go(now)
         if self.departing:
             self._let_depart(now)
+        if self.failing:
+            self._fail(now)
         if self.arrived:
             self._seat_arrived()
 
@@ -374,15 +389,51 @@ class Delivery:
             if request.ended or request.state != DECODE:
                 self.depart(request, -1)
                 continue
-            self._cohort.expel(request)
-            self._meter.left(request, self._cohort.tick, self._draft.tick_end_ns)
-            self._stretch.anchored = False
-            for line in (self._draft.late, self.unticked):
-                while request in line:
-                    line.remove(request)
+            self._expel(request)
             del self._draft.running_set[request]
             self.depart(request, max(now, request.last_token_ns))
         self.departing = []
+
+    def _expel(self, request: Request) -> None:
+        """Take a request out of the cohort that goes on elsewhere."""
+        self._cohort.expel(request)
+        self._meter.left(request, self._cohort.tick, self._draft.tick_end_ns)
+        self._stretch.anchored = False
+        for line in (self._draft.late, self.unticked):
+            while request in line:
+                line.remove(request)
+
+    def _fail(self, now: int) -> None:
+        """Lose all KV; who runs goes on elsewhere, from its prompt and the tokens it has had."""
+        self.failing = False
+        draft = self._draft
+        ledger = self._ledger
+        lost: list[Request] = []
+        for request in list(draft.running_set):
+            if request.state == FINISHING:
+                continue  # its last token is out with the step under way
+            if request.state == DECODE:
+                self._expel(request)
+            elif request.state == PARKED:
+                del draft.parked[request]
+            else:
+                del draft.prefilling[request]
+            del draft.running_set[request]
+            lost.append(request)
+        lost += [request for request in self.arrived if not request.ended]
+        self.arrived.clear()
+        for request in lost:
+            ledger.release(request, -(-request.computed // self._block_tokens), 0)
+            ledger.forget(request)
+            request.held_blocks = 0
+            request.recomputed += request.computed
+            request.preemptions += 1
+            request.computed = 0
+            draft.decisions.extend((LOSE, request.view.index, now))
+        blocks = ledger.free  # what is cached is overwritten
+        ledger.take(blocks)
+        ledger.release(Holder(), blocks, 0)
+        self.lose(lost)
 
     def _remove_running(self, request: Request, state: int, now: int) -> None:
         draft = self._draft

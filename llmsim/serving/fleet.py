@@ -19,7 +19,9 @@ from llmsim.results.store import GATHER_ROWS, RequestSink
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.continuation import Continuation
+from llmsim.serving.gateway import Gateway
 from llmsim.serving.handoff import Handoff
+from llmsim.serving.life import Life
 from llmsim.serving.migration import Move
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import FETCHING, WAITING, Request
@@ -76,6 +78,8 @@ class Fleet:
         self.replicas: list[Replica] = []
         self.doors: list[Replica] = []
         self.handoff: Handoff | None = None
+        self.gateway: Gateway | None = None
+        self.life: Life | None = None
         self.under_way: dict[Request, Move] = {}  # between two replicas; the run waits for them
         self.done = clock.env.event()
         self.arrived = 0
@@ -86,7 +90,7 @@ class Fleet:
         self._caller = -1
         self.last_end_ns = 0
         self._choose = router.choose
-        self._board = board
+        self.board = board
         self._timeout_ns = clients.timeout_ns
         self._sink = sink
         self._rows = sink.rows
@@ -231,11 +235,70 @@ class Fleet:
             self._row(request, refusal, now)
             return False
         self._live.add(request)
-        self._board.change(chosen, 1, now)
-        replica.enqueue(request, self._called(replica, now))
+        if self.gateway is None:
+            self.board.change(chosen, 1, now)
+            replica.enqueue(request, self._called(replica, now))
+        elif self.gateway.held or not self.send(request, chosen):
+            self.gateway.hold(request)
         if self._timeout_ns:
             self._watch_timeout(request)
         return True
+
+    # --- through the gateway ----------------------------------------------------------------
+
+    def send(self, request: Request, chosen: int = -1) -> bool:
+        """Give a request to a replica that takes it; return whether there is one.
+
+        Parameters
+        ----------
+        request : Request
+        chosen : int
+            The router's choice; -1 to ask for it.
+        """
+        if self.gateway is None:
+            raise InvariantError("nothing is held where there is no gateway")
+        now = self.clock.now
+        if chosen < 0:
+            chosen = self._choose(request.view)
+            self._routes.append(chosen)
+        slot = self.gateway.door(chosen)
+        if slot < 0:
+            return False
+        replica = self.doors[slot]
+        self.board.change(slot, 1, now)
+        self._routes.append(slot)
+        replica.enqueue(request, self._called(replica, now))
+        return True
+
+    def set_adrift(self, request: Request) -> None:
+        """Note that a request is on no replica for the time being."""
+        replica = request.replica
+        if replica is not None and replica.board is not None:
+            replica.board.change(replica.slot, -1, self.clock.now)
+        request.replica = None
+        request.state = WAITING
+
+    def requeue(self, request: Request) -> None:
+        """Route a request again that its replica has not begun, or has lost."""
+        if request.ended or self.gateway is None:
+            return
+        if request.replica is not None:
+            self.set_adrift(request)
+        request.queued_ns = self.clock.now
+        if self.gateway.held or not self.send(request):
+            self.gateway.hold(request)
+
+    def leave_unserved(self, request: Request, outcome: str) -> None:
+        """End a request that is on no replica."""
+        now = self.clock.now
+        request.ended = True
+        self._live.discard(request)
+        goes_on = False
+        if self._continuation is not None:
+            goes_on = self._continuation.ended(request, False, now)
+        self._row(request, outcome, now)
+        if self._loop is not None and not goes_on:
+            self._send_at(now + self._loop.think_ns)
 
     def _refusal(self, request: Request, replica: Replica) -> str | None:
         """Say why a replica cannot take a request; clip an output that would be too long."""
@@ -297,6 +360,7 @@ class Fleet:
     def _drop(self, request: Request, outcome: str) -> None:
         replica = request.replica
         if replica is None:
+            self.leave_unserved(request, outcome)
             return
         caller = self._caller_ns, self._caller
         replica.drop(request, outcome, self._called(replica, self.clock.now))
@@ -325,6 +389,10 @@ class Fleet:
         if self._continuation is not None:
             goes_on = self._continuation.ended(request, outcome == "finished", time_ns)
         self._row(request, outcome, time_ns)
+        if self.gateway is not None:
+            self.gateway.something_freed()
+            if self.life is not None:
+                self.life.look_soon(replica)
         if goes_on:
             return
         if self._loop is not None:

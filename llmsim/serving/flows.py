@@ -148,6 +148,11 @@ class Flows:
             self._leave([flow], self._clock.now)
             self._arm()
 
+    @property
+    def resources(self) -> int:
+        """How many resources there are."""
+        return len(self._capacities)
+
     def rate(self, resource: int) -> float:
         """Return how fast a resource is used now [bytes/s]."""
         return sum(flow.rate_bytes_per_s for flow in self._users[resource])

@@ -130,6 +130,10 @@ class Migrations:
     Attributes
     ----------
     under_way : dict of Request to Move
+    strand : callable or None
+        Called with a request whose replica failed while it was between two.
+    freed : callable or None
+        Called with both replicas of a move that has come to its end.
     """
 
     def __init__(
@@ -150,6 +154,8 @@ class Migrations:
         self._told = told
         self._busy = [0] * len(replicas)
         self.under_way: dict[Request, Move] = {}
+        self.strand: Callable[[Request], None] | None = None
+        self.freed: Callable[[Replica], None] | None = None
         for replica in replicas:
             replica.delivery.depart = self._departed
             replica.port.moves = self
@@ -311,6 +317,11 @@ class Migrations:
         lease = move.lease
         if lease is None or request.ended or move.void:
             self._close(move, move.void or "ended")
+            if not request.ended and self.strand is not None:
+                request.recomputed += request.computed
+                request.preemptions += 1
+                request.computed = 0
+                self.strand(request)
             return
         now = self._clock.now
         exact = -(-lease.tokens // target.config.block_tokens)
@@ -340,6 +351,12 @@ class Migrations:
         move.source.port.note_peak()
         move.source.port.take_back(lease)
         move.lease = None
+
+    def fail(self, replica: Replica) -> None:
+        """Call off all moves that a replica takes part in."""
+        for move in self.under_way.values():
+            if replica is move.source or replica is move.target:
+                move.void = "a replica failed"
 
     # --- room and its return ----------------------------------------------------------------
 
@@ -384,6 +401,9 @@ class Migrations:
             self._note(f"migrate-off: {reason}", move)
         else:
             self._note("migrated", move, self._clock.now - move.left_ns)
+        if self.freed is not None:
+            self.freed(source)
+            self.freed(target)
         if not self.under_way:
             self._on_idle()
 

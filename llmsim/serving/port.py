@@ -167,6 +167,17 @@ class Port:
         meter = self._replica.meter
         meter.peak_kv_blocks = max(meter.peak_kv_blocks, self.kv_blocks_used())
 
+    def withdraw(self, request: Request) -> None:
+        """Let a request go that waits here and will be served elsewhere."""
+        replica = self._replica
+        was_head = replica.line.head() is request
+        replica.line.remove(request)
+        if request.queued_ns < replica.clock.now:
+            replica.meter.waited(request.queued_ns, replica.clock.now)
+        replica.ledger.forget(request)
+        if was_head:
+            replica.cut()
+
     def give_back(self, blocks: int) -> None:
         """Free blocks that were kept for KV that does not come."""
         self.book_kv()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from llmsim.policies.views import RequestView
 from llmsim.serving.request import WAITING, Request
@@ -47,6 +47,11 @@ class FcfsQueue:
 
     def withdraw(self, request: Request) -> None:
         """Take out a request that has ended; its place is skipped when it comes up."""
+        self.count -= 1
+
+    def remove(self, request: Request) -> None:
+        """Take out a request that goes on elsewhere."""
+        self._line.remove(request)
         self.count -= 1
 
     def requests(self) -> list[Request]:
@@ -92,6 +97,13 @@ class UrgencyQueue:
         """Take out a request that has ended; its place is skipped when it comes up."""
         self.count -= 1
 
+    def remove(self, request: Request) -> None:
+        """Take out a request that goes on elsewhere."""
+        self._heap = [entry for entry in self._heap if entry[1] is not request]
+        heapify(self._heap)
+        self.count -= 1
+
     def requests(self) -> list[Request]:
         """Return everybody in line, in order."""
-        return [request for _, request in sorted(self._heap) if not request.ended]
+        waiting = [entry for entry in self._heap if entry[1].state == WAITING]
+        return [request for _, request in sorted(waiting) if not request.ended]

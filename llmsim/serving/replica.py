@@ -270,6 +270,7 @@ class Replica:
             or delivery.leaving
             or delivery.arrived
             or delivery.departing
+            or delivery.failing
             or not cohort.count
         ):
             delivery.settle(now, end)

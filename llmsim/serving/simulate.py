@@ -26,6 +26,7 @@ from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan, Controls
 from llmsim.serving.fleet import ClientRules, Fleet
 from llmsim.serving.flows import Flows
+from llmsim.serving.gateway import Gateway, GatewayPlan
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
@@ -55,6 +56,10 @@ class PoolPlan:
         ``mixed``, ``prefill`` or ``decode``.
     kv : KvPlan or None
         What lies below its GPUs; None for nothing.
+    spare : int
+        Replicas beyond those of `facts` that are off until they are added.
+    weights_bytes : float [bytes]
+        Of one replica, all its GPUs.
     """
 
     facts: PoolFacts
@@ -65,6 +70,8 @@ class PoolPlan:
     role: str = "mixed"
     kv: KvPlan | None = None
     lane: LanePlan | None = None
+    spare: int = 0
+    weights_bytes: float = 0.0
 
 
 def simulate(
@@ -75,8 +82,10 @@ def simulate(
     *,
     seed: int = 0,
     view_age_ns: int = 0,
+    count_own_sends: bool = False,
     handoff: HandoffPlan | None = None,
     control: ControlPlan | None = None,
+    gateway: GatewayPlan | None = None,
     clients: ClientRules | None = None,
     itl_slo_ns: int = NEVER,
     progress: Callable[[int, int | None], None] | None = None,
@@ -96,10 +105,14 @@ def simulate(
         For the policies' own streams; the workload has drawn its own.
     view_age_ns : int [ns]
         How old the router's view of the loads is.
+    count_own_sends : bool
+        Whether it knows at once of what it sends itself.
     handoff : HandoffPlan or None
         How requests get from prefill to decode replicas; needed if there are such pools.
     control : ControlPlan or None
         What is done about the fleet while it runs.
+    gateway : GatewayPlan or None
+        What happens where replicas may refuse; there is one too where they come and go.
     clients : ClientRules
     itl_slo_ns : int [ns]
         Objective for the gap between tokens, counted per request.
@@ -114,8 +127,8 @@ def simulate(
     if handoff is None and any(pool.role != "mixed" for pool in pools):
         raise InvariantError("prefill and decode pools need a handoff between them")
     clock = Clock()
-    door_count = sum(pool.facts.replicas for pool in pools if pool.role != "decode")
-    board = LoadBoard(clock, door_count, view_age_ns)
+    door_count = sum(pool.facts.replicas + pool.spare for pool in pools if pool.role != "decode")
+    board = LoadBoard(clock, door_count, view_age_ns, count_own_sends)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
     replicas = _build_replicas(clock, pools, itl_slo_ns, fleet)
@@ -123,6 +136,9 @@ def simulate(
     doors = [replica for replica in replicas if pools[replica.pool].role != "decode"]
     for slot, replica in enumerate(doors):
         replica.board, replica.slot = board, slot
+    if gateway is not None or (control is not None and control.boot is not None):
+        fleet.gateway = Gateway(clock, gateway or GatewayPlan(), fleet)
+        fleet.doors = doors
     ports = _ports(handoff, control)
     flows = Flows(clock, [ports[replica.pool] for replica in replicas for _ in range(2) if ports])
     if handoff is not None:
@@ -131,19 +147,24 @@ def simulate(
     house = _build_tiers(clock, pools, replicas, fleet)
     controls = None
     if control is not None:
-        roles = [pools[replica.pool].role for replica in replicas]
-        controls = Controls(clock, control, replicas, roles, fleet, flows, seed)
+        controls = Controls(clock, control, replicas, _places(pools), fleet, flows, seed)
     with _quiet_collector(), _ctrl_c(fleet.stop):
         fleet.start(replicas, doors)
         clock.run(until=fleet.done)
     if fleet.stopped:
         fleet.close()
     facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
-    return dataclasses.replace(
-        facts,
-        tiers=() if house is None else _tier_facts(house, replicas, names),
-        changes=() if controls is None else tuple(controls.log),
-    )
+    tiers = () if house is None else _tier_facts(house, replicas, names)
+    return dataclasses.replace(controls.added_to(facts) if controls else facts, tiers=tiers)
+
+
+def _places(pools: Sequence[PoolPlan]) -> list[tuple[str, bool]]:
+    """Return of each replica its role, and whether it is a spare one."""
+    return [
+        (pool.role, number >= pool.facts.replicas)
+        for pool in pools
+        for number in range(pool.facts.replicas + pool.spare)
+    ]
 
 
 def _build_replicas(
@@ -155,7 +176,7 @@ def _build_replicas(
         starts.append(len(replicas))
         kind = Replica if pool.lane is None else Lane
         on = None if pool.lane is None else pool.lane.on
-        for each in range(pool.facts.replicas):
+        for each in range(pool.facts.replicas + pool.spare):
             replicas.append(
                 kind(
                     clock,

@@ -15,6 +15,7 @@ from llmsim.results.store import RequestSink
 from llmsim.scenario import Scenario, build_workload
 from llmsim.serving.build import (
     build_control,
+    build_gateway,
     build_handoff,
     build_pools,
     fingerprint,
@@ -66,7 +67,9 @@ def simulate_scenario(
             seed=scenario.seed,
             view_age_ns=seconds_to_ns(scenario.fleet.view_age_s),
             handoff=build_handoff(scenario),
-            control=build_control(scenario),
+            control=build_control(scenario, pools),
+            gateway=build_gateway(scenario),
+            count_own_sends=scenario.fleet.count_own_sends,
             clients=ClientRules(timeout_ns=timeout_ns),
             itl_slo_ns=itl_objective_ns(scenario, NEVER),
             progress=progress,

@@ -167,7 +167,7 @@ def run(case: Mapping[str, Any]) -> Measured:
         seed=wanted.seed,
         view_age_ns=round(wanted.fleet.view_age_s * 1e9),
         handoff=build_handoff(wanted),
-        control=build_control(wanted),
+        control=build_control(wanted, pools),
         clients=ClientRules(),
         itl_slo_ns=itl_objective_ns(wanted, 2**62),
     )

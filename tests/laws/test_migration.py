@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import run
+from worlds import MS, Job, World, run
 
 from llmsim.policies import BATCHING
 
@@ -45,3 +47,15 @@ def test_gaps_and_tokens_add_up(world):
     assert sum(ran.facts.itl.counts.values()) == gaps
     told = sum(r.timeline.totals["output_tokens"].sum() for r in ran.facts.replicas)
     assert round(told) == sum(row.output_tokens for row in ran.rows)
+
+
+def test_transfers_slow_both_ends_a_little_and_no_longer_than_they_last():
+    """Two replicas decode; 1 MB a request over 1 MB/s: a copy of a second, at 1% a step."""
+    jobs = (Job(0, 100, 400), Job(0, 100, 400))
+    quiet = World(jobs, cost="flat", replicas=2, port_bytes_per_s=1e6, last_blocks=0)
+    moved = replace(quiet, shuffle_ns=500 * MS, copy_rounds=1, drag_frac=0.01)
+    still, slowed = run(quiet), run(moved)
+    assert any(change.what == "migrate" for change in slowed.facts.changes)
+    stays = [row for row in slowed.rows if row.itl_max_ns < 6 * MS]
+    longer = max(row.itl_max_ns for row in stays) / still.rows[0].itl_max_ns
+    assert 1.0099 < longer < 1.0201

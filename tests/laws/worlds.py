@@ -19,7 +19,7 @@ import numpy as np
 from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
 from llmsim.costmodel.lanes import Use
 from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING, SHARING
-from llmsim.policies.control import Migrate
+from llmsim.policies.control import Add, Drain, Fail, Migrate
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
@@ -27,8 +27,10 @@ from llmsim.results.store import RequestSink
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
 from llmsim.serving.fleet import ClientRules
+from llmsim.serving.gateway import GatewayPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.lanes import Lane, LaneLevel, LanePlan
+from llmsim.serving.life import BootPlan
 from llmsim.serving.meter import NEVER
 from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.record import CallRecord
@@ -254,6 +256,10 @@ class World:
     turns: tuple[tuple[Turn, ...], ...] = ()
     lanes: tuple[float, float] | None = None
     sharing: str = "fixed"
+    spare: int = 0
+    refuse_at: int = 0
+    hold_ns: int = 0
+    own_sends: bool = False
 
     def __repr__(self) -> str:
         return _short(self)
@@ -333,7 +339,15 @@ class World:
             self.handshake_ns,
             self.moves_at_once,
         )
-        return ControlPlan((Shuffle(self.shuffle_ns / 1e9, self.look_age_ns / 1e9),), plan)
+        boot = BootPlan(7 * MS, (1e6, 1e6), 1e9, 3 * MS, 11 * MS) if self.spare else None
+        shuffle = Shuffle(self.shuffle_ns / 1e9, self.look_age_ns / 1e9, self.spare > 0)
+        return ControlPlan((shuffle,), plan, boot)
+
+    def gateway(self) -> GatewayPlan | None:
+        """Whether replicas may refuse."""
+        if not self.refuse_at and not self.spare:
+            return None
+        return GatewayPlan(self.refuse_at, self.hold_ns)
 
     def lane(self, role: str, cost: StepCost) -> LanePlan | None:
         """How prefill and decode replicas share GPUs, if they do."""
@@ -360,15 +374,21 @@ class World:
 class Shuffle:
     """Moves whom it draws."""
 
-    def __init__(self, period_s: float, view_age_s: float) -> None:
-        self.period_s, self.view_age_s = period_s, view_age_s
+    def __init__(self, period_s: float, view_age_s: float, lives: bool = False) -> None:
+        self.period_s, self.view_age_s, self._lives = period_s, view_age_s, int(lives)
 
     def start(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
-    def act(self, fleet: Any) -> list[Migrate]:
+    def act(self, fleet: Any) -> list[Any]:
         count = len(fleet.replicas)
-        moves = []
+        moves: list[Any] = []
+        if self._lives:
+            moves.append(Add(0))
+        if 0 < self._lives <= 5:
+            self._lives += 1
+            kind = (Drain, Fail)[int(self._rng.integers(0, 2))]
+            moves.append(kind(int(self._rng.integers(0, count))))
         for _ in range(2):
             source, target = self._rng.integers(0, count, 2).tolist()
             running = fleet.decoding(source)
@@ -499,6 +519,8 @@ def run(
             role=role,
             kv=world.kv(),
             lane=world.lane(role, cost or COSTS[world.cost]),
+            spare=world.spare,
+            weights_bytes=1e6,
         )
         for role, size in sizes.items()
     ]
@@ -517,6 +539,8 @@ def run(
             view_age_ns=world.view_age_ns,
             handoff=world.handoff(),
             control=world.control(),
+            gateway=world.gateway(),
+            count_own_sends=world.own_sends,
             clients=ClientRules(timeout_ns=world.timeout_ns),
             itl_slo_ns=world.slo_ns,
         )

@@ -1,0 +1,49 @@
+"""Replicas that come, go, fail and refuse: every request ends once, every block comes back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from test_fast_forward import assert_same
+from world_strategies import laws, worlds
+from worlds import MS, run
+
+
+def restless(data, **given):
+    """A world whose replicas drain, fail, boot and refuse."""
+    world = data.draw(worlds(moves=True, **given))
+    return replace(
+        world,
+        spare=data.draw(st.integers(1, 2)),
+        refuse_at=data.draw(st.sampled_from([0, 1, 3])),
+        hold_ns=data.draw(st.sampled_from([0, 50 * MS])) if world.timeout_ns else 0,
+        own_sends=data.draw(st.booleans()),
+    )
+
+
+@laws(120)
+@given(data=st.data())
+def test_every_request_ends_once_and_every_block_comes_back(data):
+    world = restless(data, turns=False)
+    ran = run(world)
+    assert [row.request for row in ran.rows] == list(range(len(world.jobs)))
+    for row, job in zip(ran.rows, world.jobs, strict=True):
+        if row.ended_as == "finished":
+            assert row.output_tokens == job.output
+        if job.abort_ns < 0 and not world.timeout_ns and not job.failed:
+            assert row.ended_as == "finished"
+    for replica in ran.replicas:
+        replica.ledger.check()
+        assert replica.ledger.free == replica.config.kv_blocks
+        assert (replica.running, replica.waiting, replica.port.expected) == (0, 0, 0)
+    gaps = sum(row.output_tokens - 1 for row in ran.rows if row.output_tokens)
+    if all(row.ended_as == "finished" for row in ran.rows):
+        assert sum(ran.facts.itl.counts.values()) == gaps
+
+
+@laws(120)
+@given(data=st.data())
+def test_merging_steps_changes_nothing(data):
+    assert_same(restless(data))
