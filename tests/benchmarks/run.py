@@ -133,6 +133,24 @@ def bench_handoff(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_lanes(times: int) -> None:
+    """The Azure hour with prefill and decode beside one another on 16 GPUs."""
+    made = table("Azure 2023 conversation hour, 16 replicas, ratio to a synchronous engine")
+    lane = {"gpu": "h100-sxm", "replicas": 16}
+    pools = {
+        "main": None,
+        "prefill": {"role": "prefill", "share_frac": 0.7, **lane},
+        "decode": {"role": "decode", "beside": "prefill", **lane},
+    }
+    for scale in (1.0, 25.0):
+        changes = {"fleet__routing": "least-loaded", "engine__lookahead": 0}
+        plain = best_of(scenario(azure(scale), 16, **changes), times)
+        add(made, f"{scale:g} x its own rate, plain", plain, plain)
+        run = best_of(scenario(azure(scale), 1, fleet__pools=pools, **changes), times)
+        add(made, "lanes", run, plain)
+    CONSOLE.print(made)
+
+
 def bench_migration(times: int) -> None:
     """The Azure hour at 80% of capacity, with and without live migration."""
     made = table("Azure 2023 conversation hour at 25 times its rate, 16 replicas")
@@ -235,6 +253,7 @@ def main() -> None:
         "options": lambda: bench_options(asked.times),
         "measured": lambda: bench_measured(asked.times, asked.profile),
         "handoff": lambda: bench_handoff(asked.times),
+        "lanes": lambda: bench_lanes(asked.times),
         "migration": lambda: bench_migration(asked.times),
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
