@@ -65,7 +65,7 @@ def compare(
 ) -> Outcome:
     """Price what was not chosen from what was, in every way."""
     few, rest = part_of(table, chosen), part_of(table, ~chosen)
-    times = rest.measured_s
+    times = rest.asked_s
     work = rest.family.work(rest.columns, rest.types, rest.device)
     errors = {
         "bare": errors_of(np.maximum(work.compute_s, work.memory_s), times),

@@ -8,7 +8,7 @@ FLOPs and bytes as in `llmsim.costmodel.operators` and `llmsim.costmodel.attenti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -216,6 +216,18 @@ def dealt_moe(s: Shapes, types: Types, device: Device) -> Work:
     32 tokens of 4 experts reach all 128, where random ones would reach 82.
     """
     return _moe_hitting(np.minimum(1.0, s["topk"] * s["tokens"] / s["experts"]), s, types, device)
+
+
+def dealt_without_skew(s: Shapes, types: Types, device: Device) -> Work:
+    """Experts dealt in turn where the rows have no skew of load, drawn at random elsewhere."""
+    drawn, dealt = _moe(s, types, device), dealt_moe(s, types, device)
+    even = s["skew"] == 0
+    return Work(
+        *(
+            np.where(even, getattr(dealt, part.name), getattr(drawn, part.name))
+            for part in fields(Work)
+        )
+    )
 
 
 def _moe_hitting(share: Floats, s: Shapes, types: Types, device: Device) -> Work:

@@ -84,7 +84,14 @@ def part_of(table: KernelTable, keep: NDArray[np.bool_]) -> KernelTable:
     columns = {name: column[keep] for name, column in table.columns.items()}
     times = table.measured_s[keep]
     return KernelTable(
-        table.family, table.types, table.kernel_id, table.libs, columns, times, table.device
+        table.family,
+        table.types,
+        table.kernel_id,
+        table.libs,
+        columns,
+        times,
+        table.device,
+        table.laid,
     )
 
 
@@ -129,7 +136,7 @@ def holdout_errors(table: KernelTable, seed: int = 0) -> Errors | None:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_ROWS, replace=False))
     asked: Shapes = {name: column[rows] for name, column in table.columns.items()}
     priced = part_of(table, ~unseen).price(asked)
-    return errors_of(priced.seconds, table.measured_s[rows])
+    return errors_of(priced.seconds, table.asked_s[rows])
 
 
 def describe_fits(profile: Profile, seed: int = 0) -> dict[str, Any]:
@@ -155,13 +162,14 @@ def describe_fits(profile: Profile, seed: int = 0) -> dict[str, Any]:
             apart = measured.get(table.key)
             if apart is not None and len(apart):
                 errors: Errors | None = errors_of(
-                    table.price(apart.columns).seconds, apart.measured_s
+                    table.price(apart.columns).seconds, apart.asked_s
                 )
             else:
                 errors = holdout_errors(table, seed)
             found[table.key] = {
                 "op": op,
                 "rows": len(table),
+                "laid": table.laid.__name__ if table.laid else "",
                 "terms": asdict(fit.terms),
                 "fit": {"median": fit.median, "p90": fit.p90},
                 "holdout": asdict(errors) if errors else None,

@@ -24,8 +24,9 @@ from llmsim.costmodel.measured.families import (
     Family,
     Shapes,
     Types,
+    dealt_without_skew,
 )
-from llmsim.costmodel.measured.means import Fit, Floats, MeanTerms, mean_s
+from llmsim.costmodel.measured.means import Fit, Floats, MeanTerms, Work, mean_s
 from llmsim.costmodel.measured.tables import (
     DTYPE_SIGMA,
     EXACT_SIGMA,
@@ -141,16 +142,27 @@ class Profile:
         if op not in self._tables:
             family = FAMILIES[op]
             rows = self.rows.where(self._fit_rows & (self.rows["op"] == op), columns_of(family))
-            found = list(_tables_of(family, rows, self.device))
+            found = list(_tables_of(family, rows, self.device, laid=self._laid(op)))
             self._tables[op] = sorted(found, key=lambda table: -len(table))
             for table in found:
                 self._recall(table)
         return self._tables[op]
 
+    def _laid(self, op: str) -> Callable[[Shapes, Types, Device], Work] | None:
+        """Return how the rows of an operator were laid out, where not as a query's work is.
+
+        Imported rows of experts without skew were dealt in turn; those that llmsim measured were
+        drawn.
+        """
+        imported = self.meta is not None and self.meta.origin == "imported"
+        return dealt_without_skew if imported and op == "moe" else None
+
     def _recall(self, table: KernelTable) -> None:
         """Take fit and certainty from meta, where they are those of as many rows."""
         stated = self.meta.fit.get(table.key) if self.meta is not None else None
         if not isinstance(stated, Mapping) or stated.get("rows") != len(table):
+            return
+        if stated.get("laid", "") != (table.laid.__name__ if table.laid else ""):
             return
         terms = MeanTerms(**stated["terms"])
         table.known_fit = Fit(terms, len(table), stated["fit"]["median"], stated["fit"]["p90"])
@@ -169,7 +181,8 @@ class Profile:
         found: dict[str, KernelTable] = {}
         for op, family in FAMILIES.items():
             rows = self.rows.where(kept & (self.rows["op"] == op), columns_of(family))
-            found |= {table.key: table for table in _tables_of(family, rows, self.device, 1)}
+            tables = _tables_of(family, rows, self.device, 1, self._laid(op))
+            found |= {table.key: table for table in tables}
         return found
 
     def latency(self, op: str, shape: Mapping[str, float], context: Context) -> Latency:
@@ -349,7 +362,11 @@ def _unlike(given: Types, asked: Types) -> float:
 
 
 def _tables_of(
-    family: Family, rows: ProfileTable, device: Device, least: int = _LEAST_ROWS
+    family: Family,
+    rows: ProfileTable,
+    device: Device,
+    least: int = _LEAST_ROWS,
+    laid: Callable[[Shapes, Types, Device], Work] | None = None,
 ) -> Iterator[KernelTable]:
     """Yield one table per kernel, library versions and formats."""
     if not len(rows):
@@ -368,7 +385,7 @@ def _tables_of(
         types = Types(a or "bf16", w or a or "bf16", kv or "bf16")
         shapes = {name: _floats(part, name) for name in shape_names(family)}
         table = KernelTable(
-            family, types, kernel_id, libs, shapes, part["t_median_us"] * 1e-6, device
+            family, types, kernel_id, libs, shapes, part["t_median_us"] * 1e-6, device, laid
         )
         table.near_sigma = _repeat_sigma(part)
         yield table

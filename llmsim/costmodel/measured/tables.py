@@ -9,7 +9,7 @@ by the roofline (`ROOFLINE`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from llmsim.costmodel.measured.families import (
     Types,
     coordinate,
 )
-from llmsim.costmodel.measured.means import Fit, Floats, fit_mean, mean_s
+from llmsim.costmodel.measured.means import Fit, Floats, Work, fit_mean, mean_s
 from llmsim.costmodel.measured.residual import Scattered, grid_step, not_falling
 from llmsim.specs.profile_rows import OPS
 
@@ -116,6 +116,9 @@ class KernelTable:
         Shapes.
     measured_s : ndarray (rows,) [s]
     device : Device
+    laid : callable or None
+        Work of the rows where it is not that of a query of their shape: experts that were dealt
+        tokens in turn, where a model draws them. None for the family's.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class KernelTable:
         columns: Shapes,
         measured_s: Floats,
         device: Device,
+        laid: Callable[[Shapes, Types, Device], Work] | None = None,
     ) -> None:
         self.family = family
         self.types = types
@@ -135,6 +139,7 @@ class KernelTable:
         self.columns = columns
         self.measured_s = measured_s
         self.device = device
+        self.laid = laid
         self.known_fit: Fit | None = None
         self.near_sigma = EXACT_SIGMA
         self.far_sigma = EXPERTS_SIGMA if family.op == "moe" else CROSS_SHAPE_SIGMA
@@ -156,8 +161,12 @@ class KernelTable:
         if self.known_fit is not None:
             return self.known_fit
         family = self.family
-        work = family.work(self.columns, self.types, self.device)
-        return fit_mean(work, self.measured_s, family.free, family.start)
+        return fit_mean(self.row_work, self.measured_s, family.free, family.start)
+
+    @cached_property
+    def row_work(self) -> Work:
+        """The work that the rows were measured with."""
+        return (self.laid or self.family.work)(self.columns, self.types, self.device)
 
     @cached_property
     def coordinates(self) -> Floats:
@@ -172,7 +181,7 @@ class KernelTable:
     @cached_property
     def _mean_s(self) -> Floats:
         """The mean function at each row [s]."""
-        return mean_s(self.family.work(self.columns, self.types, self.device), self.fit.terms)
+        return mean_s(self.row_work, self.fit.terms)
 
     @cached_property
     def _rising_s(self) -> Floats:
@@ -223,10 +232,21 @@ class KernelTable:
 
     @cached_property
     def exact(self) -> dict[tuple[float, ...], float]:
-        """Measured time by raw shape."""
+        """Measured time by raw shape, as a query's work would take it."""
         names = exact_names(self.family, self._apart)
         stacked = np.column_stack([self.columns[name] for name in names])
-        return dict(zip(map(tuple, stacked.tolist()), self.measured_s.tolist(), strict=True))
+        return dict(zip(map(tuple, stacked.tolist()), self.asked_s.tolist(), strict=True))
+
+    @cached_property
+    def asked_s(self) -> Floats:
+        """Measured time of each row, as the work of a query of its shape would take it [s].
+
+        By the mean function, where rows were laid out otherwise than queries are.
+        """
+        if self.laid is None:
+            return self.measured_s
+        asked = self.family.work(self.columns, self.types, self.device)
+        return self.measured_s * mean_s(asked, self.fit.terms) / self._mean_s
 
     def distance(self, shapes: Shapes) -> Floats:
         """Return how far each query is from the nearest row, in grid steps."""
