@@ -31,6 +31,7 @@ class CalibrateOrder:
     out: Path
     jobs: int
     others: Path | None = None
+    profiles: Path | None = None
 
 
 def calibrate(
@@ -50,6 +51,10 @@ def calibrate(
         Path | None,
         typer.Option(help="Also predict by the mean of this engine's other GPUs in this folder."),
     ] = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(help="Folder of kernel tables to price with, where they have the GPU."),
+    ] = None,
 ) -> None:
     """Fit factors of operator families and of the host, for one engine on one GPU.
 
@@ -60,7 +65,7 @@ def calibrate(
         models = tuple(model.split(","))
         sources = tuple(source.split(",")) if source else ()
         run_calibration(
-            CalibrateOrder(where, engine, gpu, models, sources, cases, out, jobs, others)
+            CalibrateOrder(where, engine, gpu, models, sources, cases, out, jobs, others, profiles)
         )
 
 
@@ -68,6 +73,7 @@ def run_calibration(asked: CalibrateOrder) -> None:
     """Fit, print the split and the errors on both sides, write the file."""
     from llmsim.fidelity.calibration import Provenance, Runs, fit, write_calibration
     from llmsim.fidelity.cases import read_cases
+    from llmsim.fidelity.profiles import MEASURED, read_profiles
     from llmsim.fidelity.replay import cache_folder, default_store
     from llmsim.fidelity.requests import RequestFiles
     from llmsim.fidelity.scenarios import card_of
@@ -81,7 +87,9 @@ def run_calibration(asked: CalibrateOrder) -> None:
     prior, told, found = _fit_steps(step_files, name)
     if chosen:
         files = RequestFiles(asked.folder, cache_folder() / "traces", everything)
-        runs = Runs(chosen, {"kind": "roofline"}, files, default_store(), asked.jobs)
+        tables = read_profiles(asked.profiles) if asked.profiles is not None else ()
+        cost = {"kind": MEASURED if tables else "roofline"}
+        runs = Runs(chosen, cost, files, default_store(), asked.jobs, profiles=tables)
         found = fit(runs, prior, name)
         told.append(_words(chosen, found))
         print_calibration(found)

@@ -102,6 +102,8 @@ class RooflineCost:
         Factors on whole operator families, on the GPU alone.
     scale_out : LinkCard or None
         Between nodes; needed when the plan has more GPUs than a node.
+    fused_norm : bool
+        Whether the all-reduces of tensor parallelism do the residual and norm behind them.
 
     Raises
     ------
@@ -140,6 +142,7 @@ class RooflineCost:
         host: HostTerms | None = None,
         scales: OperatorScales = UNSCALED,
         scale_out: LinkCard | None = None,
+        fused_norm: bool = False,
     ) -> None:
         self.model = model
         self.gpu = gpu
@@ -153,6 +156,7 @@ class RooflineCost:
         check_link(self.plan, gpu, link, scale_out)
         self.network = None if link is None else Network(link, gpu.node_gpus, scale_out)
         self.window_tokens = model.window_tokens
+        self.fused: tuple[str, ...] = ("norm",) if fused_norm and self.plan.tp > 1 else ()
         self.scales = scales
         self.mixers = tuple(
             scaled_mixer(price, scales, gpu)
@@ -227,7 +231,9 @@ class RooflineCost:
         row = ACTIVATION_BYTES * model.hidden * tokens
         yield elementwise("embed", 1, 2.0 * row, self.gpu)
         for layer in model.layers:
-            yield from layer_operators(layer, model.hidden, self.plan, tokens, self.gpu)
+            for table in layer_operators(layer, model.hidden, self.plan, tokens, self.gpu):
+                if table.name not in self.fused:
+                    yield table
         yield elementwise("final norm", 1, 2.0 * row, self.gpu)
         if self.network is not None and tp > 1:
             yield from token_collectives(model, tp, tokens, self.network)

@@ -22,6 +22,7 @@ import yaml
 
 from llmsim.core.errors import CardError, Fault, InputError
 from llmsim.fidelity.cases import Case
+from llmsim.fidelity.profiles import KnownProfile
 from llmsim.fidelity.replay import Replayed, Store, prepare, simulate_all
 from llmsim.fidelity.requests import RequestFiles
 from llmsim.fidelity.scenarios import Options, card_of
@@ -102,6 +103,8 @@ class Runs:
     store : Store or None
     jobs : int
     progress : callable or None
+    profiles : sequence of KnownProfile
+        Kernel tables that a measured cost chooses from, case by case.
     """
 
     cases: Sequence[Case]
@@ -110,6 +113,7 @@ class Runs:
     store: Store | None = None
     jobs: int = 1
     progress: Callable[[int, int], None] | None = None
+    profiles: Sequence[KnownProfile] = ()
 
     @property
     def groups(self) -> Mapping[str, str]:
@@ -119,7 +123,9 @@ class Runs:
     def errors(self, terms: Mapping[str, float], only: Collection[str] | None = None) -> LogErrors:
         """Return the logarithmic errors of TPOT; see `Evidence.errors`."""
         cases = [case for case in self.cases if only is None or case.case_id in only]
-        ready, _ = prepare(cases, self.files, Options({**self.cost, **terms}, {}))
+        ready, _ = prepare(
+            cases, self.files, Options({**self.cost, **terms}, {}, {}, self.profiles)
+        )
         return log_errors(simulate_all(ready, self.store, self.jobs, self.progress))
 
 

@@ -295,9 +295,10 @@ def front_of(case: Case, client: Mapping[str, Any]) -> tuple[float, float]:
     case : Case
     client : mapping
         See `Assumptions.client`; ``front_s`` and ``ingest_s`` are per request, ``*_token_s`` per
-        prompt token.
+        prompt token, of which the mean prompt has as many as its law of lengths gives.
     """
-    tokens = case.number("isl") or 0.0
+    shortest = client.get("length_min_frac", 1.0)
+    tokens = (case.number("isl") or 0.0) * (1.0 + shortest) / 2.0
     way, turn = (
         client.get(f"{name}_s", 0.0) + tokens * client.get(f"{name}_token_s", 0.0)
         for name in ("front", "ingest")

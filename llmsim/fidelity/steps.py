@@ -216,17 +216,28 @@ def _cost(
     terms: tuple[tuple[str, float], ...],
 ) -> RooflineCost:
     factors = dict(terms)
-    host: HostTerms = load_engine(version).host.times(factors.pop("host_scale", 1.0))
+    engine = load_engine(version)
+    host: HostTerms = engine.host.times(factors.pop("host_scale", 1.0))
     scales = OperatorScales(**{name.removesuffix("_scale"): x for name, x in factors.items()})
-    card = load_gpu(gpu, None, load_engine(version).family)
+    card = load_gpu(gpu, None, engine.family)
     link = load_link(card.link) if tp > 1 else None
+    between = load_link(card.scale_out) if tp > card.node_gpus else None
     seqs, budget = limits
     bounds = EngineLimits(
         max_num_seqs=seqs, max_num_batched_tokens=max(budget, seqs), max_model_len=2**17
     )
-    lookahead = load_engine(version).lookahead
     return RooflineCost(
-        load_model(model), card, link, ParallelPlan(tp), bounds, None, lookahead, host, scales
+        load_model(model),
+        card,
+        link,
+        ParallelPlan(tp),
+        bounds,
+        None,
+        engine.lookahead,
+        host,
+        scales,
+        between,
+        engine.fused_norm,
     )
 
 

@@ -51,6 +51,8 @@ class Placement:
         Between nodes; None for a single one.
     host : HostTerms
         Of the engine's version; a kind's own parameters go before them.
+    fused_norm : bool
+        Whether all-reduces do the residual and norm behind them.
     """
 
     model: ModelSpec
@@ -62,6 +64,7 @@ class Placement:
     link: LinkCard | None = None
     scale_out: LinkCard | None = None
     host: HostTerms = field(default_factory=HostTerms)
+    fused_norm: bool = False
 
 
 class CostKind(Protocol):
@@ -215,6 +218,7 @@ def _roofline(place: Placement, host: HostTerms, scales: OperatorScales = UNSCAL
         host,
         scales,
         place.scale_out,
+        place.fused_norm,
     )
 
 

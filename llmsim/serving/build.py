@@ -280,6 +280,7 @@ def placement(pool: Pool, model: ModelSpec, folder: Path | None) -> Placement:
         load_link(gpu.link, folder) if plan.tp > 1 else None,
         load_link(gpu.scale_out, folder) if plan.tp > gpu.node_gpus else None,
         card.host,
+        card.fused_norm,
     )
 
 

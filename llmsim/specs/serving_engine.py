@@ -22,6 +22,8 @@ class EngineCard:
     lookahead : int [steps]
         1 where scheduling runs beside the GPU by default, else 0.
     host : HostTerms
+    fused_norm : bool
+        Whether the all-reduces of tensor parallelism do the residual and norm behind them.
     sources : tuple of CardRow
     """
 
@@ -29,6 +31,7 @@ class EngineCard:
     rules: str
     lookahead: int
     host: HostTerms
+    fused_norm: bool
     sources: tuple[CardRow, ...]
 
     @property
@@ -71,4 +74,5 @@ def load_engine(name: str) -> EngineCard:
         gap_s=sheet.number("host.gap_s", "s"),
         gap_per_chunk_s=sheet.number("host.gap_per_chunk_s", "s/chunk"),
     )
-    return EngineCard(card, rules, int(lookahead), host, sheet.finish())
+    fused = sheet.number("fused_norm", "1", 0, 1)
+    return EngineCard(card, rules, int(lookahead), host, bool(fused), sheet.finish())

@@ -85,7 +85,9 @@ class MeasuredCost:
         self.window_tokens = base.window_tokens
         self.mixed = mixed
         context = context or Context()
-        self.operators = TokenOperators(profile, base.model, base.gpu, base.plan, context)
+        self.operators = TokenOperators(
+            profile, base.model, base.gpu, base.plan, context, base.fused
+        )
         self._tabulate()
         limits = base.limits
         self._most = (limits.max_num_seqs, limits.max_model_len, limits.max_num_batched_tokens)

@@ -161,9 +161,7 @@ def describe_fits(profile: Profile, seed: int = 0) -> dict[str, Any]:
             fit = table.fit
             apart = measured.get(table.key)
             if apart is not None and len(apart):
-                errors: Errors | None = errors_of(
-                    table.price(apart.columns).seconds, apart.asked_s
-                )
+                errors: Errors | None = errors_of(table.price(apart.columns).seconds, apart.asked_s)
             else:
                 errors = holdout_errors(table, seed)
             found[table.key] = {

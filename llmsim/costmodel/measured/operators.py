@@ -6,7 +6,7 @@ up at a few hundred token counts; between those the ratio to the roofline is int
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +81,8 @@ class TokenOperators:
     plan : ParallelPlan
     context : Context
         Its formats are replaced by each operator's own.
+    fused : sequence of str
+        Operators of a layer that all-reduces do.
     """
 
     def __init__(
@@ -90,12 +92,14 @@ class TokenOperators:
         gpu: GpuCard,
         plan: ParallelPlan,
         context: Context,
+        fused: Sequence[str] = (),
     ) -> None:
         self.profile = profile
         self.model = model
         self.gpu = gpu
         self.plan = plan
         self.context = context
+        self.fused = fused
         self.missing: set[str] = set()
         self.widths = Widths()
 
@@ -135,6 +139,8 @@ class TokenOperators:
         model, tp = self.model, self.plan.tp
         linears = {part.name: part for part in layer.linears(model.hidden, tp)}
         for table in layer_operators(layer, model.hidden, self.plan, tokens, self.gpu):
+            if table.name in self.fused:
+                continue
             if table.name in linears:
                 yield self._product(table, linears[table.name], tokens)
             elif table.name == "experts" and isinstance(layer.mlp, MoeMlp):
