@@ -169,3 +169,14 @@ def test_the_spare_length_ends_where_the_model_does(isl, limit):
 def test_a_checkpoint_has_the_weights_that_its_name_says(model_key, quant, model, scheme):
     found = scenario_data(case(model_key=model_key, quant=quant, gpu="B300", tp="8", n_gpu="8"))
     assert (found["model"], found["engine"].get("quantisation")) == (model, scheme)
+
+
+def test_encoding_random_text_delays_a_prompt_by_its_tokens():
+    def way_s(**changed):
+        return scenario_data(case(**changed))["traffic"]["arrivals"]["think_s"]
+
+    assert way_s(isl="5000") == way_s()  # what other clients send is not described
+    random = {"source": "aic-silicon-inferencex", "workload": "InferenceX random (...)"}
+    # The mean of lengths between 0.8 and 1.0 of the nominal.
+    more = way_s(isl="5000", **random) - way_s(**random)
+    assert more == pytest.approx(0.9 * 4000 * 6.5e-6)

@@ -246,7 +246,7 @@ class KernelTable:
         if self.laid is None:
             return self.measured_s
         asked = self.family.work(self.columns, self.types, self.device)
-        return self.measured_s * mean_s(asked, self.fit.terms) / self._mean_s
+        return np.asarray(self.measured_s * mean_s(asked, self.fit.terms) / self._mean_s)
 
     def distance(self, shapes: Shapes) -> Floats:
         """Return how far each query is from the nearest row, in grid steps."""
