@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmsim.results.changes import FleetChange
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.timeline import TimelineData
+from llmsim.results.tokens import TokenTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,8 @@ class RunFacts:
         Stores below the GPUs.
     changes : tuple of FleetChange
         What was done about the fleet while it ran.
+    tokens : TokenTimes or None
+        Token times as computed, where they were asked for.
     """
 
     digest: str
@@ -155,3 +158,4 @@ class RunFacts:
     warnings: tuple[str, ...]
     tiers: tuple[TierFacts, ...] = ()
     changes: tuple[FleetChange, ...] = ()
+    tokens: TokenTimes | None = None

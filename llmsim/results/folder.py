@@ -29,7 +29,7 @@ SCHEMA_VERSION: Final = 1
 """Version of the layout of a run folder."""
 
 REQUESTS, TIMELINES, META = "requests.parquet", "timelines.parquet", "meta.json"
-PROGRAMS = "programs.parquet"
+PROGRAMS, TOKENS = "programs.parquet", "tokens.parquet"
 SCENARIO, SUMMARY, REPORT = "scenario.yaml", "summary.json", "report.html"
 
 

@@ -21,6 +21,7 @@ from llmsim.results.series import load_over_time
 from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
 from llmsim.results.summary import Summary, summarize
+from llmsim.results.tokens import Deadline, TokenTimes, fluid_token_rate, fluidity_frame
 from llmsim.results.wording import headline
 
 if TYPE_CHECKING:
@@ -93,6 +94,31 @@ class Result:
             message = "there are none: the traffic of this run has no programs"
             raise InputError(self.info.scenario, [Fault("", "programs", message)])
         return program_frame(self.table, self.table.categories("client"))
+
+    @property
+    def tokens(self) -> pd.DataFrame:
+        """One row per token that reached a client: request, token (from 0), time_s.
+
+        Raises
+        ------
+        InputError
+            If token times were not taken down (``record.tokens``), or lie in a saved run's folder.
+        """
+        return self._delivered().frame()
+
+    def fluidity(self, tbt_s: float, ttft_s: float | Deadline | None = None) -> pd.DataFrame:
+        """Return deadlines, missed ones and fluidity per request; see `tokens.fluidity_frame`."""
+        return fluidity_frame(self._delivered(), self.table, tbt_s, ttft_s)
+
+    def fluid_token_rate(self, missed_frac: float = 0.1, requests_frac: float = 0.99) -> float:
+        """Return the rate at which nearly all can read without a stall; see `tokens`."""
+        return fluid_token_rate(self._delivered(), missed_frac, requests_frac)
+
+    def _delivered(self) -> TokenTimes:
+        if self.facts.tokens is None:
+            message = "were not taken down; run with record.tokens = true, and before saving"
+            raise InputError(self.info.scenario, [Fault("", "tokens", message)])
+        return self.facts.tokens.delivered(self.table)
 
     def evaluate(self, slo: Slo | None = None, warmup_s: float | None = None) -> Summary:
         """Return metrics, verdict and SLO claim.
@@ -194,6 +220,8 @@ class Result:
             self.table.write(made / folders.REQUESTS)
             folders.write_timelines(self.facts, made / folders.TIMELINES)
             write_changes(self.facts.changes, made)
+            if self.facts.tokens is not None:
+                self.tokens.to_parquet(made / folders.TOKENS, compression="zstd")
             if self.table.has_programs:
                 self.programs.to_parquet(made / folders.PROGRAMS, compression="zstd")
         return target

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Le, Len
 from pydantic import PrivateAttr, Strict, StringConstraints, model_validator
 
-from llmsim.results.slo import Slo as Objectives
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.lanes import wrong_lanes
 from llmsim.scenario.operations import Boot, Gateway, Migration, wrong_control
+from llmsim.scenario.promises import Record, Slo
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
 from llmsim.scenario.tiers import Kv
@@ -39,28 +39,6 @@ EngineVersion = Literal[
 Quantisation = Literal[
     "bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4_awq", "int4_gptq", "int8"
 ]
-
-
-class Slo(Section):
-    """What the service promises; a request attains it when it meets every limit given here."""
-
-    ttft_s: Seconds | None = None
-    """[s] Longest time to first token."""
-    tpot_s: Seconds | None = None
-    """[s] Longest mean time per output token after the first."""
-    itl_s: Seconds | None = None
-    """[s] Longest gap between two consecutive output tokens."""
-    e2e_s: Seconds | None = None
-    """[s] Longest time from arrival to the last token."""
-    jct_s: Seconds | None = None
-    """[s] Longest time from a program's first call to its last token; judged for programs, apart
-    from the limits of their calls."""
-    attained_frac: Frac = 0.95
-    """[fraction] Share of requests that must attain the SLO."""
-
-    def objectives(self) -> Objectives:
-        """Return the limits as the results evaluate them."""
-        return Objectives(**self.model_dump())
 
 
 class Abort(Section):
@@ -378,8 +356,16 @@ class Scenario(Section):
     """Engine settings of every pool that does not say otherwise."""
     fleet: Fleet
     """What serves them."""
+    record: Record = Record()
+    """What is written down besides."""
 
     _folder: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _tokens_have_times(self) -> Self:
+        if self.record.tokens and any(pool.beside for pool in self.fleet.pools.values()):
+            _complain({"record": "tokens cannot be taken down where pools share GPUs as lanes"})
+        return self
 
     @model_validator(mode="before")
     @classmethod

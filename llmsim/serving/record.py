@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmsim.serving.draft import Draft
 from llmsim.serving.request import Request
 
 
@@ -20,3 +21,18 @@ class CallRecord:
     waiting: int
     free_blocks: int
     preempted: tuple[Request, ...]
+
+
+def record_of(draft: Draft, now_ns: int, start_ns: int, end_ns: int) -> CallRecord:
+    """Return what was planned in a call [ns], for a recorder."""
+    return CallRecord(
+        now_ns,
+        start_ns,
+        end_ns,
+        tuple(draft.chunks),
+        draft.decoding,
+        tuple(draft.running_set),
+        draft.line.count,
+        draft.ledger.free,
+        tuple(draft.preempted),
+    )

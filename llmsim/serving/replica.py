@@ -21,7 +21,6 @@ from llmsim.policies.batching import BatchingPolicy, VllmBatching
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import CALL_PRIORITY, FOREVER, Clock
-from llmsim.serving.cohort import Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
@@ -29,7 +28,7 @@ from llmsim.serving.ledgers import make_ledger
 from llmsim.serving.meter import Meter
 from llmsim.serving.port import Port
 from llmsim.serving.queue import FcfsQueue, UrgencyQueue
-from llmsim.serving.record import CallRecord
+from llmsim.serving.record import CallRecord, record_of
 from llmsim.serving.request import (
     DECODE,
     FINISHING,
@@ -40,6 +39,7 @@ from llmsim.serving.request import (
 )
 from llmsim.serving.step import Step
 from llmsim.serving.stretch import Stretch
+from llmsim.serving.tape import Tape, cohort_for
 from llmsim.serving.wake import Wake
 
 
@@ -63,6 +63,8 @@ class Replica:
         None to leave energy at zero.
     ledger : CountLedger or PrefixLedger or None
         KV blocks that others use too; None for blocks of its own.
+    tape : Tape or None
+        Takes down token times.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Replica:
         on_end: Callable[[Request, str, int], None],
         energy: ActiveEnergy | None = None,
         ledger: CountLedger | PrefixLedger | None = None,
+        tape: Tape | None = None,
     ) -> None:
         self.clock = clock
         self.index = index
@@ -88,8 +91,8 @@ class Replica:
         self._plain = type(policy) is VllmBatching
         self._lookahead = config.lookahead
         self._steady = config.fast_forward and not policy.every_step
-        self.cohort = Cohort(cost.context_tile, config.block_tokens, cost.window_tokens)
-        self._windowed = cost.window_tokens > 0
+        self.tape = tape
+        self.cohort = cohort_for(tape, index, cost, config.block_tokens)
         self.ledger = ledger or make_ledger(config, self._registrable)
         self._fcfs = fcfs = policy.urgency(PROBE) is None
         self.line = FcfsQueue() if fcfs else UrgencyQueue(policy.urgency)
@@ -110,7 +113,7 @@ class Replica:
         self._ticks = 0  # decode ticks of the planned work
         self._merged = False  # the planned work is a stretch that an arrival may cut
         self._chunked_step = False
-        self._stretch = Stretch(self.cohort, self._windowed)
+        self._stretch = Stretch(self.cohort, cost.window_tokens > 0)
         self._gap = 0  # gap of the first planned tick
         self._drag = 0.0  # by how much transfers lengthen every step
         self.delivery = Delivery(
@@ -121,8 +124,7 @@ class Replica:
         self.port = Port(self)
         self._energy = energy
         self._active_uj = 0  # of the step under way, where it is not a stretch
-        self._prefill_tokens = 0
-        self._kv_used = 0
+        self._prefill_tokens = self._kv_used = 0
         self._alarm = Wake(self._wake)
         self._priority = CALL_PRIORITY + index  # at one instant replicas go in order of index
 
@@ -259,6 +261,9 @@ class Replica:
         self.events += 1
         self._merged = False
         if self._ticks or self._chunked_step:
+            if self.tape is not None and self._ticks:
+                merged = 0 if self._chunked_step else self._ticks
+                self.tape.ran(self.index, self._stretch, merged, self._exec_end_ns)
             self._account()
         cohort = self.cohort
         delivery = self.delivery
@@ -355,9 +360,7 @@ class Replica:
     def _launch(self, now: int) -> None:
         """Price what was planned and sleep until the next call."""
         draft = self.draft
-        front = self._exec_end_ns
-        if front < now:
-            front = now
+        front = self._exec_end_ns if self._exec_end_ns > now else now
         self._front_ns = front
         if draft.preempted:
             self._stretch.anchored = False
@@ -443,6 +446,8 @@ class Replica:
             total += tokens
             if request.computed == request.prompt + request.generated:
                 self.delivery.emit_first(request, end)
+                if self.tape is not None:
+                    self.tape.alone(request, end)
         return total
 
     def _price_step(
@@ -491,8 +496,4 @@ class Replica:
 
     def _record(self, now: int) -> None:
         if self.recorder is not None:
-            draft = self.draft
-            times = (now, self._front_ns, self._exec_end_ns)
-            told = (tuple(draft.chunks), draft.decoding, tuple(self.running_set))
-            left = (self.line.count, self.ledger.free, tuple(draft.preempted))
-            self.recorder(CallRecord(*times, *told, *left))
+            self.recorder(record_of(self.draft, now, self._front_ns, self._exec_end_ns))

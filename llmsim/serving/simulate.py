@@ -34,6 +34,7 @@ from llmsim.serving.meter import NEVER
 from llmsim.serving.replica import Replica
 from llmsim.serving.storehouse import KvPlan, Storehouse
 from llmsim.serving.swap import Swapper
+from llmsim.serving.tape import Tape
 from llmsim.workload.chunk import Workload
 
 
@@ -88,6 +89,7 @@ def simulate(
     gateway: GatewayPlan | None = None,
     clients: ClientRules | None = None,
     itl_slo_ns: int = NEVER,
+    token_times: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> RunFacts:
     """Serve a workload with a fleet and hand over what happened.
@@ -116,6 +118,8 @@ def simulate(
     clients : ClientRules
     itl_slo_ns : int [ns]
         Objective for the gap between tokens, counted per request.
+    token_times : bool
+        Take down when every token came out.
     progress : callable or None
         Called with (requests ended, total or None).
 
@@ -131,7 +135,8 @@ def simulate(
     board = LoadBoard(clock, door_count, view_age_ns, count_own_sends)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
-    replicas = _build_replicas(clock, pools, itl_slo_ns, fleet)
+    tape = Tape(sum(pool.facts.replicas + pool.spare for pool in pools)) if token_times else None
+    replicas = _build_replicas(clock, pools, itl_slo_ns, fleet, tape)
     names = [pools[replica.pool].facts.name for replica in replicas]
     doors = [replica for replica in replicas if pools[replica.pool].role != "decode"]
     for slot, replica in enumerate(doors):
@@ -155,7 +160,9 @@ def simulate(
         fleet.close()
     facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
     tiers = () if house is None else _tier_facts(house, replicas, names)
-    return dataclasses.replace(controls.added_to(facts) if controls else facts, tiers=tiers)
+    facts = controls.added_to(facts) if controls else facts
+    tokens = None if tape is None else tape.times()
+    return dataclasses.replace(facts, tiers=tiers, tokens=tokens)
 
 
 def _places(pools: Sequence[PoolPlan]) -> list[tuple[str, bool]]:
@@ -168,7 +175,7 @@ def _places(pools: Sequence[PoolPlan]) -> list[tuple[str, bool]]:
 
 
 def _build_replicas(
-    clock: Clock, pools: Sequence[PoolPlan], itl_slo_ns: int, fleet: Fleet
+    clock: Clock, pools: Sequence[PoolPlan], itl_slo_ns: int, fleet: Fleet, tape: Tape | None
 ) -> list[Replica]:
     replicas: list[Replica] = []
     starts: list[int] = []
@@ -189,6 +196,7 @@ def _build_replicas(
                     fleet.on_end,
                     pool.energy,
                     None if on is None else replicas[starts[on] + each].ledger,
+                    tape,
                 )
             )
     return replicas

@@ -72,6 +72,7 @@ def simulate_scenario(
             count_own_sends=scenario.fleet.count_own_sends,
             clients=ClientRules(timeout_ns=timeout_ns),
             itl_slo_ns=itl_objective_ns(scenario, NEVER),
+            token_times=scenario.record.tokens,
             progress=progress,
         )
     finally:

@@ -488,6 +488,7 @@ def run(
     *,
     seed: int = 5,
     cost: StepCost | None = None,
+    token_times: bool = False,
     policy: Callable[[], Any] | None = None,
     router: Any = None,
 ) -> Ran:
@@ -543,6 +544,7 @@ def run(
             count_own_sends=world.own_sends,
             clients=ClientRules(timeout_ns=world.timeout_ns),
             itl_slo_ns=world.slo_ns,
+            token_times=token_times,
         )
     rows = tuple(Row(tuple(values)) for values in sorted(sink.raw().tolist()))
     return Ran(world, told, rows, tuple(kept), tuple(watched))

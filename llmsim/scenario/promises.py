@@ -1,0 +1,42 @@
+"""What a scenario promises, and what it writes down to judge that."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Gt, Le
+
+from llmsim.results.slo import Slo as Objectives
+from llmsim.scenario.section import Section
+
+Seconds = Annotated[float, Gt(0)]
+Frac = Annotated[float, Gt(0), Le(1)]
+
+
+class Slo(Section):
+    """What the service promises; a request attains it when it meets every limit given here."""
+
+    ttft_s: Seconds | None = None
+    """[s] Longest time to first token."""
+    tpot_s: Seconds | None = None
+    """[s] Longest mean time per output token after the first."""
+    itl_s: Seconds | None = None
+    """[s] Longest gap between two consecutive output tokens."""
+    e2e_s: Seconds | None = None
+    """[s] Longest time from arrival to the last token."""
+    jct_s: Seconds | None = None
+    """[s] Longest time from a program's first call to its last token; judged for programs, apart
+    from the limits of their calls."""
+    attained_frac: Frac = 0.95
+    """[fraction] Share of requests that must attain the SLO."""
+
+    def objectives(self) -> Objectives:
+        """Return the limits as the results evaluate them."""
+        return Objectives(**self.model_dump())
+
+
+class Record(Section):
+    """What a run writes down besides rows and loads."""
+
+    tokens: bool = False
+    """When every token came out, in `tokens.parquet`: 24 bytes per token, and time for each."""
