@@ -162,6 +162,19 @@ def bench_migration(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_tiers(times: int) -> None:
+    """The Azure hour at 80% of capacity, every request's KV written to host memory, and a disk."""
+    made = table("Azure 2023 conversation hour at 25 times its rate, 16 replicas")
+    plain = best_of(scenario(azure(25.0), 16, fleet__routing="least-loaded"), times)
+    add(made, "prefix caching alone", plain, plain)
+    host = {"name": "host", "capacity_bytes": 60e9}
+    disk = {"name": "disk", "capacity_bytes": 500e9, "read_bytes_per_s": 6e9}
+    for name, tiers in (("host memory", [host]), ("host memory and disk", [host, disk])):
+        changes = {"fleet__routing": "least-loaded", "fleet__pools__main__kv": {"tiers": tiers}}
+        add(made, name, best_of(scenario(azure(25.0), 16, **changes), times), plain)
+    CONSOLE.print(made)
+
+
 def bench_flatness(times: int) -> None:
     """Cost per request against trace length and replica count, load per replica unchanged.
 
@@ -255,6 +268,7 @@ def main() -> None:
         "handoff": lambda: bench_handoff(asked.times),
         "lanes": lambda: bench_lanes(asked.times),
         "migration": lambda: bench_migration(asked.times),
+        "tiers": lambda: bench_tiers(asked.times),
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
         "mooncake": lambda: bench_mooncake(asked.times),
