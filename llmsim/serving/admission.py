@@ -44,25 +44,21 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             found = keeper.fetch(request, match, known)
             if found == ASIDE:
                 continue
-            if found == STUCK:
-                if _blocked(draft, request, match):
-                    continue
-                return
             if found == GATED:
                 hit = keeper.offered_tokens
         tokens = known - hit
         if draft.limit_now and tokens > draft.limit_now:
             tokens = draft.limit_now
+        fits = found != STUCK
         if tokens > draft.budget_tokens:
-            if not chunked:
-                if _blocked(draft, request, match):
-                    continue
-                return
+            fits = fits and chunked
             tokens = draft.budget_tokens
         spared = match.unreferenced - match.blocks - fetched
         room = ledger.free - (draft.watermark_blocks if running else 0)
         blocks = -(-(hit + tokens) // size)
-        if blocks + spared > room or (draft.reserve_prompt and -(-known // size) + spared > room):
+        if draft.reserve_prompt:
+            fits = fits and -(-known // size) + spared <= room
+        if not fits or blocks + spared > room:
             if _blocked(draft, request, match):
                 continue
             return
