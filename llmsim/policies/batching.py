@@ -104,15 +104,20 @@ class VllmBatching:
     Nothing new is admitted in a step that preempted.
     """
 
-    order: Literal["fcfs", "priority"] = "fcfs"
-    """Order of the queue: arrival, or (priority, arrival)."""
+    order: Literal["fcfs", "priority", "programs"] = "fcfs"
+    """Order of the queue: arrival, (priority, arrival), or `programs`: whose program began first;
+    a request of its own counts as a program that begins with it."""
 
     every_step: ClassVar[bool] = False
 
     def urgency(self, request: RequestView) -> tuple[int, ...] | None:
-        """Rank by (priority, arrival) under ``order: priority``."""
+        """Rank by (priority, arrival), or by when the program began."""
         if self.order == "fcfs":
             return None
+        if self.order == "programs":
+            program = request.program
+            began_ns = request.arrival_ns if program is None else program.arrival_ns
+            return (began_ns, request.arrival_ns, request.index)
         return (request.priority, request.arrival_ns, request.index)
 
     def plan(self, step: StepDraft) -> None:

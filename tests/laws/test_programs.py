@@ -118,3 +118,21 @@ def test_a_slot_of_a_closed_loop_goes_from_program_to_program(in_flight):
     starts = [begin for begin, _ in spans[in_flight:]]
     ends = sorted(end for _, end in spans)
     assert starts == [end + 7 * MS for end in ends[: len(starts)]]
+
+
+def test_older_programs_go_first_where_the_queue_is_ordered_by_them():
+    """Program 0's second call arrives last of all and is served before the calls of the others."""
+    jobs = tuple(Job(i * MS, 16, 20, ((i, 16),)) for i in range(4))
+    turns = ((Turn(8, 5, 50 * MS),), (), (), ())
+    world = World(jobs, turns=turns, max_num_seqs=1)
+    fair, old = run(world), run(replace(world, order="programs"))
+    first = {row.request: row.scheduled_ns for row in fair.rows}
+    then = {row.request: row.scheduled_ns for row in old.rows}
+    assert max(first, key=first.get) == 4
+    assert sorted(then, key=then.get) == [0, 1, 4, 2, 3]
+
+
+@laws(15)
+@given(world=program_worlds(batching="vllm", handoff=None))
+def test_merged_steps_are_the_same_in_order_of_programs(world):
+    assert_same(replace(world, order="programs"))
