@@ -227,8 +227,9 @@ def show_step(
     model: Annotated[str, typer.Option(help="Model card, or a path to a config.json.")],
     gpu: Annotated[str, typer.Option(help="GPU card.")],
     tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")] = 1,
+    dp: Annotated[int, typer.Option(min=1, help="Attention ranks of so many GPUs each.")] = 1,
     ep: Annotated[int, typer.Option(min=1, help="Groups of GPUs that share out the experts.")] = 1,
-    batch: Annotated[int, typer.Option(min=0, help="Decoding requests.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, help="Decoding requests of each rank.")] = 0,
     context: Annotated[int, typer.Option(min=1, help="Tokens of context of each of them.")] = 1024,
     prefill: Annotated[
         list[str] | None,
@@ -238,8 +239,10 @@ def show_step(
     """Show what one step costs, operator by operator, and what bounds each."""
     with exit_code_for_errors():
         from llmsim.cli.stepping import StepOrder, show_step_cost
+        from llmsim.specs import ParallelPlan
 
-        show_step_cost(StepOrder(model, gpu, tp, ep, batch, context, tuple(prefill or ())))
+        plan = ParallelPlan(tp, ep, dp)
+        show_step_cost(StepOrder(model, gpu, plan, batch, context, tuple(prefill or ())))
 
 
 def _show(what: str, name: str) -> None:

@@ -174,7 +174,9 @@ def describe(scenario: Scenario) -> str:
     traffic = scenario.traffic
     source = traffic.trace or traffic.arrivals
     fleet = ", ".join(
-        f"{pool.replicas} x {pool.tp} {pool.gpu}" if pool.tp > 1 else f"{pool.replicas} {pool.gpu}"
+        f"{pool.replicas} x {pool.plan.gpus} {pool.gpu}"
+        if pool.plan.gpus > 1
+        else f"{pool.replicas} {pool.gpu}"
         for pool in scenario.fleet.pools.values()
         if pool.gpus
     )

@@ -10,6 +10,7 @@ import typer
 from llmsim.cli.looking import print_rows
 from llmsim.core.errors import Fault, InputError
 from llmsim.costmodel import Chunk, RooflineCost, StepBreakdown
+from llmsim.costmodel.ranks import RankedCost
 from llmsim.specs import EngineLimits, ParallelPlan, load_gpu, load_link, load_model
 
 
@@ -21,19 +22,18 @@ class StepOrder:
     ----------
     model, gpu : str
         Cards.
-    tp, ep : int [GPUs]
+    plan : ParallelPlan
     batch : int [requests]
-        Decoding requests.
+        Decoding requests, of each attention rank.
     context : int [tokens]
         Of each of them, this step's token included.
     prefill : tuple of str
-        ``NEW:PAST`` [tokens].
+        ``NEW:PAST`` [tokens], on one rank.
     """
 
     model: str
     gpu: str
-    tp: int
-    ep: int
+    plan: ParallelPlan
     batch: int
     context: int
     prefill: tuple[str, ...]
@@ -59,12 +59,16 @@ def show_step_cost(order: StepOrder) -> None:
         max_num_batched_tokens=max(usual.max_num_batched_tokens, tokens),
         max_model_len=max(order.context, *(sum(chunk) for chunk in chunks), 1),
     )
-    link = load_link(gpu.link) if order.tp > 1 else None
-    nodes = gpu.scale_out if order.tp > gpu.node_gpus else ""
+    plan = order.plan
+    link = load_link(gpu.link) if plan.gpus > 1 else None
+    nodes = gpu.scale_out if plan.gpus > gpu.node_gpus else ""
     scale_out = load_link(nodes) if nodes else None
-    plan = ParallelPlan(order.tp, order.ep)
     cost = RooflineCost(model, gpu, link, plan, limits, scale_out=scale_out)
-    step = cost.explain(chunks, [order.context] * order.batch)
+    contexts = [order.context] * order.batch
+    if plan.dp > 1:
+        step = RankedCost(cost).explain([(chunks, contexts), *[((), contexts)] * (plan.dp - 1)])
+    else:
+        step = cost.explain(chunks, contexts)
     print_rows(_table(step))
     typer.echo("")
     for line in _facts(order, cost, step, chunks):
@@ -108,8 +112,15 @@ def _facts(
     order: StepOrder, cost: RooflineCost, step: StepBreakdown, chunks: list[Chunk]
 ) -> Iterator[str]:
     prompt = sum(new for new, _ in chunks)
-    gpus = f"{order.tp} x {cost.gpu.name}" if order.tp > 1 else cost.gpu.name
+    plan, batch = order.plan, order.batch
+    gpus = f"{plan.gpus} x {cost.gpu.name}" if plan.gpus > 1 else cost.gpu.name
     yield f"step      {step.seconds * 1e3:.3f} ms on {gpus}, of which GPU {step.gpu_s * 1e3:.3f} ms"
-    yield f"tokens    {order.batch} decoded, {prompt} of prompts; {step.tokens} with padding"
-    if order.batch:
-        yield f"output    {order.batch / step.seconds:,.0f} tokens/s at this batch and context"
+    of_all = f" on each of {plan.dp} ranks" if plan.dp > 1 else ""
+    of_one = " on one of them" if of_all and prompt else ""
+    yield (
+        f"tokens    {batch} decoded{of_all}, {prompt} of prompts{of_one}; "
+        f"{step.tokens} with padding"
+    )
+    if batch:
+        rate = batch * plan.dp / step.seconds
+        yield f"output    {rate:,.0f} tokens/s at this batch and context"

@@ -22,7 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmsim.costmodel.operators import ACTIVATION_BYTES, Floats, OpTable
-from llmsim.specs import CollectiveLine, LinkCard, ModelSpec, SoftmaxAttention
+from llmsim.specs import (
+    CollectiveLine,
+    LinkCard,
+    ModelSpec,
+    MoeMlp,
+    ParallelPlan,
+    SoftmaxAttention,
+)
 
 MOST_CUSTOM_GPUS = 8
 """vLLM's custom all-reduce takes groups of 2, 4, 6 and 8 GPUs of one node."""
@@ -252,15 +259,16 @@ def all_reduce(name: str, count: int, size_bytes: Floats, network: Network, gpus
 
 
 def token_collectives(
-    model: ModelSpec, tp: int, tokens: Floats, network: Network
+    model: ModelSpec, plan: ParallelPlan, tokens: Floats, network: Network
 ) -> Iterator[OpTable]:
     """Yield the all-reduces of a step's tokens: one behind each mixer and each MLP, and more.
 
     Parameters
     ----------
     model : ModelSpec
-    tp : int [GPUs]
-        Above 1.
+    plan : ParallelPlan
+        With more than one GPU in a rank; where there are several ranks, what experts give comes
+        back another way (`llmsim.costmodel.exchange`).
     tokens : ndarray of float (n,) [tokens]
     network : Network
 
@@ -268,10 +276,11 @@ def token_collectives(
     -----
     A norm over all heads of a layer needs one more, a small one (vLLM ``minimax_m2.py``).
     """
-    parts = sum(
-        layer.count * ((layer.mixer is not None) + (layer.mlp is not None))
-        for layer in model.layers
-    )
+    tp = plan.tp
+    parts = 0
+    for layer in model.layers:
+        added = layer.mlp is not None and not (plan.dp > 1 and isinstance(layer.mlp, MoeMlp))
+        parts += layer.count * ((layer.mixer is not None) + added)
     yield all_reduce("all-reduce", parts, ACTIVATION_BYTES * model.hidden * tokens, network, tp)
     normed = sum(
         layer.count

@@ -106,3 +106,84 @@ class StepCost(Protocol):
             At least 1. With no chunks it equals `decode_line` at these sums, rounded.
         """
         ...
+
+
+class RankLoad:
+    """What one attention rank computes in a joint step.
+
+    Parameters
+    ----------
+    chunks : list of (new, past) [tokens]
+    decode : int [requests]
+    padded, windowed : int [tokens]
+        Context sums of the decodes, as `StepCost.step_ns` takes them.
+    rows : int [rows]
+        Through the LM head.
+
+    Attributes
+    ----------
+    new : int [tokens]
+        All chunks' new tokens.
+    """
+
+    __slots__ = ("chunks", "decode", "new", "padded", "rows", "windowed")
+
+    def __init__(
+        self, chunks: list[Chunk], decode: int, padded: int, windowed: int, rows: int
+    ) -> None:
+        self.chunks = chunks
+        self.decode = decode
+        self.padded = padded
+        self.windowed = windowed
+        self.rows = rows
+        self.new = 0
+        for new, _ in chunks:
+            self.new += new
+
+
+class JointCost(Protocol):
+    """The price of steps that several attention ranks take together.
+
+    Attributes
+    ----------
+    context_tile, window_tokens : int [tokens]
+        As in `StepCost`.
+    """
+
+    context_tile: int
+    window_tokens: int
+
+    def attention_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        """Return decode attention of one rank: which rank is the slowest depends on it.
+
+        Parameters
+        ----------
+        batch : int [requests]
+            At least 1.
+        padded_tokens : int [tokens]
+            Selects the straight piece.
+        """
+        ...
+
+    def decode_line(self, batches: Sequence[int], lead: int, padded_tokens: int) -> PriceLine:
+        """Price a joint step of decodes as a line in the sums of the slowest rank.
+
+        Parameters
+        ----------
+        batches : sequence of int (ranks,) [requests]
+            Decodes of each rank.
+        lead : int
+            The rank whose attention is the slowest.
+        padded_tokens : int [tokens]
+            Its padded context sum: selects the straight piece.
+        """
+        ...
+
+    def step_ns(self, loads: Sequence[RankLoad]) -> int:
+        """Price a joint step of any composition; at least 1 [ns].
+
+        Parameters
+        ----------
+        loads : sequence of RankLoad (ranks,)
+        """
+        ...

@@ -94,7 +94,7 @@ def explain_step(
     cost: RooflineCost, chunks: Sequence[Chunk], contexts: Sequence[int], logits: int
 ) -> StepBreakdown:
     """Split a step of a `RooflineCost`; see `RooflineCost.explain`."""
-    return explain_parts(cost, chunks, contexts, logits, _attention_rows(cost, chunks, contexts))
+    return explain_parts(cost, chunks, contexts, logits, attention_rows(cost, chunks, contexts))
 
 
 def explain_parts(
@@ -107,21 +107,39 @@ def explain_parts(
     """Split a step whose attention has been split already."""
     tokens = sum(new for new, _ in chunks) + len(contexts)
     computed = cost.padded(np.array([float(tokens)]))
-    rows = [_table_row(table) for table in cost.token_operators(computed)] if tokens else []
+    rows = [table_row(table) for table in cost.token_operators(computed)] if tokens else []
     if logits:
-        rows += [_table_row(table) for table in cost.head_tables(np.array([float(logits)]))]
+        rows += [table_row(table) for table in cost.head_tables(np.array([float(logits)]))]
     rows += attention
+    host_ns = cost.host_ns(tokens, len(contexts), len(chunks))
+    return explain_rows(rows, host_ns, int(computed[0]))
+
+
+def explain_rows(
+    rows: Sequence[OperatorRow], host_ns: tuple[float, float], tokens: int
+) -> StepBreakdown:
+    """Add the host to the operators of a step, and up.
+
+    Parameters
+    ----------
+    rows : sequence of OperatorRow
+    host_ns : (float, float) [ns]
+        What adds to the GPU's time, and what runs beside it.
+    tokens : int [tokens]
+    """
+    rows = list(rows)
     gpu_s = sum(row.seconds for row in rows)
-    added_ns, beside_ns = cost.host_ns(tokens, len(contexts), len(chunks))
+    added_ns, beside_ns = host_ns
     host_s = (added_ns + max(0.0, beside_ns - gpu_s * NS_PER_S)) / NS_PER_S
     if host_s > 0:
         rows.append(OperatorRow("host", 1, 0.0, 0.0, host_s, "host", "host", 0.0))
     total = gpu_s + host_s
     merged = _merge(rows, total)
-    return StepBreakdown(merged, total, gpu_s, int(computed[0]))
+    return StepBreakdown(merged, total, gpu_s, tokens)
 
 
-def _table_row(table: OpTable) -> OperatorRow:
+def table_row(table: OpTable) -> OperatorRow:
+    """Return the row of an operator that was priced for one size."""
     fixed, compute, memory = (
         float(part[0]) for part in (table.fixed_s, table.compute_s, table.memory_s)
     )
@@ -147,9 +165,10 @@ def _bound(fixed: float, compute: float, memory: float) -> str:
     return "compute" if compute > memory else "memory"
 
 
-def _attention_rows(
+def attention_rows(
     cost: RooflineCost, chunks: Sequence[Chunk], contexts: Sequence[int]
 ) -> Iterator[OperatorRow]:
+    """Yield a row per mixer and phase."""
     for mixer in cost.mixers:
         if chunks:
             yield _prefill_row(cost, mixer, chunks)

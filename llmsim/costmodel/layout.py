@@ -28,34 +28,43 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
     Notes
     -----
     The rules of vLLM: heads and MLP widths are multiples of `tp`; key/value heads are a multiple
-    or a divisor of it. Experts are a multiple of `ep` and their width is one of ``tp / ep``.
+    or a divisor of it. Experts are a multiple of `ep` and their width is one of ``tp dp / ep``.
+    Attention ranks need experts to share: without any, vLLM runs them as replicas of their own.
     Beyond one node the GPUs fill whole nodes, joined by the card's `scale_out` link.
     """
     tp = plan.tp
     faults: list[Fault] = []
-    faults += _node_faults(gpu, tp)
+    faults += _node_faults(gpu, plan)
     for layer in model.layers:
         for what, width in (*_mixer_widths(layer.mixer), *_mlp_widths(layer.mlp)):
-            parts = tp // plan.ep if what == "expert channels" else tp
+            parts = plan.expert_split if what == "expert channels" else tp
             splits = width % parts == 0 or (what == "key/value heads" and tp % width == 0)
             message = f"{parts} does not divide the {width} {what} of {model.name}."
             _add(faults, None if splits else Fault("", "tp", message))
         _add(faults, _expert_fault(layer.mlp, plan, model))
-    if plan.ep > 1 and not any(isinstance(layer.mlp, MoeMlp) for layer in model.layers):
-        faults.append(Fault("", "ep", f"{plan.ep}, but {model.name} has no experts."))
+    if not any(isinstance(layer.mlp, MoeMlp) for layer in model.layers):
+        if plan.ep > 1:
+            faults.append(Fault("", "ep", f"{plan.ep}, but {model.name} has no experts."))
+        if plan.dp > 1:
+            hint = f"Use replicas: {plan.dp}."
+            faults.append(Fault("", "dp", f"{plan.dp}, but {model.name} has no experts.", hint))
     if faults:
         raise InputError(f"tp {tp}", faults)
 
 
-def _node_faults(gpu: GpuCard, tp: int) -> list[Fault]:
-    if tp <= gpu.node_gpus:
-        return []
+def _node_faults(gpu: GpuCard, plan: ParallelPlan) -> list[Fault]:
+    """Return which groups of GPUs neither fit into a node nor fill whole ones."""
+    key = "dp" if plan.dp > 1 else "tp"
     size = f"a node of {gpu.name} has {gpu.node_gpus}"
+    if plan.gpus <= gpu.node_gpus:
+        return []
     if not gpu.scale_out:
         hint = "Say with inter_node_link what joins the nodes."
-        return [Fault("", "tp", f"{tp} GPUs, but {size}.", hint)]
-    if tp % gpu.node_gpus:
-        return [Fault("", "tp", f"{tp} GPUs do not fill whole nodes: {size}.")]
+        return [Fault("", key, f"{plan.gpus} GPUs, but {size}.", hint)]
+    if plan.expert_gpus > gpu.node_gpus and plan.expert_gpus % gpu.node_gpus:
+        return [Fault("", key, f"{plan.expert_gpus} GPUs do not fill whole nodes: {size}.")]
+    if plan.tp <= gpu.node_gpus and gpu.node_gpus % plan.tp:
+        return [Fault("", "tp", f"{plan.tp} GPUs of a rank would lie on two nodes: {size}.")]
     return []
 
 
@@ -70,10 +79,10 @@ def _expert_fault(mlp: Mlp | None, plan: ParallelPlan, model: ModelSpec) -> Faul
     return Fault("", "ep", f"{plan.ep} does not divide the {mlp.experts} experts of {model.name}.")
 
 
-def fits_layout(model: ModelSpec, gpu: GpuCard, tp: int) -> bool:
-    """Say whether `check_layout` accepts this tensor-parallel degree."""
+def fits_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> bool:
+    """Say whether `check_layout` accepts a plan."""
     try:
-        check_layout(model, gpu, ParallelPlan(tp))
+        check_layout(model, gpu, plan)
     except InputError:
         return False
     return True
@@ -88,9 +97,10 @@ def check_link(
     ------
     InputError
     """
-    if plan.tp > 1 and link is None:
-        raise InputError(f"tp {plan.tp}", [Fault("", "link", "is needed when tp is above 1.")])
-    if plan.tp > gpu.node_gpus and scale_out is None:
+    if plan.gpus > 1 and link is None:
+        fault = Fault("", "link", f"is needed between {plan.gpus} GPUs.")
+        raise InputError(f"tp {plan.tp}", [fault])
+    if plan.gpus > gpu.node_gpus and scale_out is None:
         raise InputError(f"tp {plan.tp}", [Fault("", "scale_out", "is needed beyond one node.")])
 
 

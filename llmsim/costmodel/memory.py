@@ -147,7 +147,7 @@ def plan_memory(
         raise InputError("plan_memory", [fault])
     check_layout(model, gpu, plan)
     chosen = kv_dtype or model.kv_dtype
-    found = _count(model, gpu, plan.tp, limits, gpu_memory_utilization_frac, chosen)
+    found = _count(model, gpu, plan, limits, gpu_memory_utilization_frac, chosen)
     if kv_blocks is not None:
         if kv_blocks < 1:
             raise InputError("plan_memory", [Fault("", "kv_blocks", "must be at least 1.")])
@@ -160,12 +160,18 @@ def plan_memory(
 
 
 def _count(
-    model: ModelSpec, gpu: GpuCard, tp: int, limits: EngineLimits, frac: float, kv_dtype: str
+    model: ModelSpec,
+    gpu: GpuCard,
+    plan: ParallelPlan,
+    limits: EngineLimits,
+    frac: float,
+    kv_dtype: str,
 ) -> MemoryPlan:
+    tp = plan.tp
     budget = frac * gpu.memory_bytes
-    weights = model.weight_bytes(tp)
-    activation = activation_bytes(model, tp, limits)
-    reserve = CONTEXT_BYTES + (COLLECTIVE_BYTES if tp > 1 else 0.0)
+    weights = model.weight_bytes(tp, plan.expert_gpus)
+    activation = activation_bytes(model, plan, limits)
+    reserve = CONTEXT_BYTES + (COLLECTIVE_BYTES if plan.gpus > 1 else 0.0)
     state = model.state_bytes_per_sequence(tp)
     full, windowed = _kv_split(model, tp, kv_dtype)
     span = min(limits.max_model_len, model.window_tokens + limits.block_tokens)
@@ -203,22 +209,29 @@ def _blocks(free: float, block: float) -> int:
     return 2**31 if free >= 0.0 else 0
 
 
-def activation_bytes(model: ModelSpec, tp: int, limits: EngineLimits) -> float:
-    """Return the activation peak of the largest step on one rank [bytes].
+def activation_bytes(model: ModelSpec, plan: ParallelPlan, limits: EngineLimits) -> float:
+    """Return the activation peak of the largest step on one GPU [bytes].
 
     Parameters
     ----------
     model : ModelSpec
-    tp : int [GPUs]
+    plan : ParallelPlan
     limits : EngineLimits
+
+    Notes
+    -----
+    Experts that are dealt out over several attention ranks get the tokens of all of them, each
+    for its share of the experts: as many rows as a rank of its own would compute.
     """
+    tp = plan.tp
+    split = plan.expert_split if plan.dp > 1 else tp
     dense = expert = 0.0
     for layer in model.layers:
         if isinstance(layer.mlp, DenseMlp):
             dense = max(dense, 3.0 * layer.mlp.intermediate / tp)
         elif isinstance(layer.mlp, MoeMlp):
             moe = layer.mlp
-            routed = moe.active_experts * (model.hidden + 2.0 * moe.intermediate / tp)
+            routed = moe.active_experts * (model.hidden + 2.0 * moe.intermediate / split)
             expert = max(expert, routed + 3.0 * moe.shared_intermediate / tp)
     per_token = 4.0 * model.hidden + max(dense, expert)
     tokens = ACTIVATION_BYTES * limits.max_num_batched_tokens * per_token
@@ -263,33 +276,34 @@ def _ways_out(
 ) -> Iterator[str]:
     """Yield what would make the model fit."""
 
-    def fits(on: GpuCard, tp: int, kv: str = kv_dtype, saved_bytes: float = 0.0) -> bool:
-        found = _count(model, on, tp, limits, frac, kv)
+    def fits(on: GpuCard, how: ParallelPlan, kv: str = kv_dtype, saved_bytes: float = 0.0) -> bool:
+        found = _count(model, on, how, limits, frac, kv)
         return _shortfall_bytes(found, limits) <= saved_bytes
 
-    for tp in range(plan.tp + 1, gpu.node_gpus + 1):
-        if fits_layout(model, gpu, tp) and fits(gpu, tp):
+    for tp in range(plan.tp + 1, gpu.node_gpus // plan.dp + 1):
+        wider = replace(plan, tp=tp, ep=plan.ep if tp * plan.dp % plan.ep == 0 else 1)
+        if fits_layout(model, gpu, wider) and fits(gpu, wider):
             yield f"tp: {tp} on {gpu.name}"
             break
     others = (load_gpu(name) for name in gpu_names() if name != gpu.name)
     larger = sorted(
         (card.memory_bytes, card.name)
         for card in others
-        if fits_layout(model, card, plan.tp) and fits(card, plan.tp)
+        if fits_layout(model, card, plan) and fits(card, plan)
     )
     if larger:  # the three that are just large enough
-        yield f"at tp {plan.tp}, a {' or '.join(name for _, name in larger[:3])}"
+        yield f"at {plan.words}, a {' or '.join(name for _, name in larger[:3])}"
     halved = sum(
         layer.count * part.parameters
         for layer in model.layers
         for part in layer.linears(model.hidden, plan.tp)
         if part.format.bytes_per_weight == 2.0
     )
-    if halved and fits(gpu, plan.tp, saved_bytes=float(halved)):
+    if halved and fits(gpu, plan, saved_bytes=float(halved)):
         yield "fp8 weights"
-    if kv_dtype in ("bf16", "fp16") and fits(gpu, plan.tp, kv="fp8"):
+    if kv_dtype in ("bf16", "fp16") and fits(gpu, plan, kv="fp8"):
         yield "an fp8 KV cache"
-    found = _count(model, gpu, plan.tp, limits, frac, kv_dtype)
+    found = _count(model, gpu, plan, limits, frac, kv_dtype)
     if found.kv_blocks > 0:
         yield f"max_model_len: {found.kv_tokens}"
 
@@ -311,7 +325,8 @@ def _message(
         f"{limits.max_model_len * found.kv_bytes_per_token / GIB:.1f}",
     )
     way = f"Would fit: {'; '.join(ways)}." if ways else "Nothing known here would make it fit."
+    what = f"{model.name} on {plan.gpus} x {gpu.name}"
     return (
-        f"{model.name} on {plan.tp} x {gpu.name} is {short_bytes / GIB:.1f} GiB per GPU too large: "
+        f"{what} is {short_bytes / GIB:.1f} GiB per GPU too large: "
         f"{', '.join(parts)} GiB against {found.budget_bytes / GIB:.1f} GiB. {way}"
     )

@@ -44,7 +44,7 @@ TILE = 128.0
 LOOP_ELEMENTS = 1024.0
 """Elements of the inner dimension that `GemmTerms.loop_s` is the time of."""
 
-_QUANTISED_BYTES = {"fp8": 1.0, "int8": 1.0, "fp4": 0.5 + 1.0 / 16}
+QUANTISED_BYTES = {"fp8": 1.0, "int8": 1.0, "fp4": 0.5 + 1.0 / 16}
 """Of one activation, by compute dtype [bytes]; 16-bit ones stay as they are."""
 
 LOGIT_BYTES = 4.0
@@ -200,7 +200,7 @@ def gemm(linear: Linear, count: int, rows: Floats, gpu: GpuCard) -> OpTable:
     moved = linear.weight_bytes + ACTIVATION_BYTES * (linear.n + linear.k) * rows
     tiles = np.maximum(rows / TILE, 1.0) * (linear.n / TILE)
     slowed = flops * (1.0 + terms.half_tiles_per_sm * gpu.sm_count / tiles)
-    quantised = rows * linear.k * (ACTIVATION_BYTES + _QUANTISED_BYTES.get(dtype, 0.0))
+    quantised = rows * linear.k * (ACTIVATION_BYTES + QUANTISED_BYTES.get(dtype, 0.0))
     priced = smooth(
         linear.name,
         count,
@@ -252,11 +252,11 @@ def routed_experts(
     -----
     Rows per expert below ``half_rows`` lower the reachable FLOP/s. With expert parallelism a rank
     has ``1 / ep`` of the experts, of the hits and of the rows; its experts are ``ep`` times as
-    wide as under tensor parallelism alone.
+    wide as under tensor parallelism alone. Tokens are those of all attention ranks together.
     """
     family, dtype = moe_family(moe.format, gpu)
     terms = gpu.kernels.moe[family]
-    split = plan.tp // plan.ep
+    split = plan.expert_split
     hit = experts_hit(moe.experts, moe.active_experts, tokens) / plan.ep
     rows = moe.active_experts * tokens / plan.ep
     per_expert = sum(part.weight_bytes for part in moe.expert_linears(hidden, split)) / moe.experts

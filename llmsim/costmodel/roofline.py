@@ -22,7 +22,8 @@ from llmsim.costmodel.attention import (
 )
 from llmsim.costmodel.communication import Network, all_gather, token_collectives
 from llmsim.costmodel.contract import Chunk, PriceLine
-from llmsim.costmodel.explain import StepBreakdown, explain_step
+from llmsim.costmodel.exchange import expert_exchange
+from llmsim.costmodel.explain import OperatorRow, StepBreakdown, attention_rows, explain_step
 from llmsim.costmodel.layout import check_layout, check_link
 from llmsim.costmodel.operators import (
     ACTIVATION_BYTES,
@@ -236,7 +237,9 @@ class RooflineCost:
                     yield table
         yield elementwise("final norm", 1, 2.0 * row, self.gpu)
         if self.network is not None and tp > 1:
-            yield from token_collectives(model, tp, tokens, self.network)
+            yield from token_collectives(model, self.plan, tokens, self.network)
+        if self.network is not None and self.plan.dp > 1:
+            yield from expert_exchange(model, self.plan, tokens, self.network, self.gpu)
 
     def _head_tables(self, rows: Floats) -> Iterator[OpTable]:
         tp = self.plan.tp
@@ -293,6 +296,21 @@ class RooflineCost:
             gpu_ns += self._at(self._token_ns, tokens, self.token_operators)
             gpu_ns += self._at(self._head_ns, logits, self.head_tables)
         return max(1, rounded(self._with_host(gpu_ns, tokens, decode, len(chunks))))
+
+    def attention_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int
+    ) -> float:
+        """Return the attention of a step, all layers [ns]; parameters as for `step_ns`."""
+        time_ns = 0.0
+        if decode:
+            fixed, request, token, windowed = self._mixed if chunks else self._decode
+            time_ns = fixed + request * decode + token * padded_tokens + windowed * windowed_tokens
+        return self._add_prefill(time_ns, self._sums(chunks)) if chunks else time_ns
+
+    def attention_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        """Return decode attention alone as a line; parameters as for `decode_line`."""
+        fixed, request, token, windowed = self._decode
+        return PriceLine(fixed + request * batch, token, windowed)
 
     def _add_prefill(self, time_ns: float, sums: Sums) -> float:
         """Return `time_ns` [ns] plus the prefill attention of all layers."""
@@ -359,6 +377,10 @@ class RooflineCost:
         """
         rows = len(contexts) + len(chunks) if logits is None else logits
         return explain_step(self, chunks, contexts, rows)
+
+    def attention_rows(self, chunks: Sequence[Chunk], contexts: Sequence[int]) -> list[OperatorRow]:
+        """Return a row per mixer and phase of a step; parameters as for `explain`."""
+        return list(attention_rows(self, chunks, contexts))
 
     def host_ns(self, tokens: int, decode: int, chunks: int) -> tuple[float, float]:
         """Return host work that adds to the GPU's, and host work that runs beside it [ns].

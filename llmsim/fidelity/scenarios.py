@@ -13,7 +13,7 @@ from llmsim.core.errors import CardError, LlmsimError
 from llmsim.fidelity.assumptions import Assumptions, assume
 from llmsim.fidelity.cases import Case
 from llmsim.fidelity.profiles import KnownProfile, priced_by
-from llmsim.fidelity.splitting import split_fleet, workers_of
+from llmsim.fidelity.splitting import ranks_of, split_fleet, workers_of
 from llmsim.specs import CalibrationCard, load_model
 from llmsim.specs.cards import find_card
 
@@ -106,11 +106,10 @@ def _fleet(case: Case, known: Assumptions, common: dict[str, Any]) -> dict[str, 
     if workers is None:
         raise NotSimulatedError("prefill and decode workers are not counted")
     for each in workers:
-        if each.attention_ranks > 1:
-            raise NotSimulatedError("attention data parallelism with experts over all GPUs")
-        if each.tp % each.ep:
-            raise NotSimulatedError(f"ep {each.ep} does not divide tp {each.tp}")
-    return split_fleet(workers, case.text("gpu"), common)
+        if each.tp * each.attention_ranks % each.ep:
+            gpus = each.tp * each.attention_ranks
+            raise NotSimulatedError(f"ep {each.ep} does not divide {gpus} GPUs")
+    return split_fleet(workers, case.text("gpu"), case.text("engine"), common)
 
 
 def _fitted(case: Case, options: Options) -> Mapping[str, float]:
@@ -152,9 +151,10 @@ def _pool(case: Case, known: Assumptions) -> dict[str, Any]:
     pool["replicas"] = case.whole("dp") or 1
     if gpus is not None and gpus != tp * pool["replicas"]:
         raise NotSimulatedError(f"{gpus} GPUs do not make {pool['replicas']} x tp {tp}")
+    if experts > 1 and pool["replicas"] > 1:
+        ranks, pool["replicas"] = pool["replicas"], 1
+        return pool | ranks_of(ranks, experts, tp, case.text("engine"))
     if experts > 1:
-        if pool["replicas"] > 1:
-            raise NotSimulatedError("attention data parallelism with experts over all GPUs")
         pool["ep"] = experts
     return pool
 

@@ -64,8 +64,33 @@ def workers_of(words: str) -> tuple[Workers, Workers] | None:
     return Workers(prefill, prefill_tp), Workers(decode, decode_tp)
 
 
+def ranks_of(ranks: int, ep: int, tp: int, engine: str) -> dict[str, Any]:
+    """Return the keys of a pool that say how attention and experts are laid out.
+
+    Parameters
+    ----------
+    ranks : int
+        Attention ranks.
+    ep, tp : int [GPUs]
+    engine : str
+
+    Notes
+    -----
+    SGLang's recipes with attention ranks exchange tokens by DeepEP, which deals the experts over
+    all GPUs of a worker; some records say ``ep=1`` all the same (of 32 GPUs: an expert of 2,048
+    channels would be cut into 64, half a block of its scales). SGLang gives ranks their requests
+    in turn, TensorRT-LLM by load.
+    """
+    if ranks == 1:
+        return {"ep": ep} if ep > 1 else {}
+    if engine == "sglang" and ep == 1:
+        ep = ranks * tp
+    routing = "round-robin" if engine == "sglang" else "least-loaded"
+    return {"dp": ranks, "ep": ep, "rank_routing": routing}
+
+
 def split_fleet(
-    workers: tuple[Workers, Workers], gpu: str, common: dict[str, Any]
+    workers: tuple[Workers, Workers], gpu: str, engine: str, common: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the fleet of a scenario with prefill and decode pools.
 
@@ -73,7 +98,7 @@ def split_fleet(
     ----------
     workers : (Workers, Workers)
         Prefill, decode.
-    gpu : str
+    gpu, engine : str
     common : dict
         Keys of both pools.
 
@@ -90,7 +115,5 @@ def split_fleet(
     pools = {}
     for role, each in zip(("prefill", "decode"), workers, strict=True):
         pool = {"role": role, "gpu": gpu, "replicas": each.replicas, "tp": each.tp, **common}
-        if each.ep > 1:
-            pool["ep"] = each.ep
-        pools[role] = pool
+        pools[role] = pool | ranks_of(each.attention_ranks, each.ep, each.tp, engine)
     return {"routing": {"kind": "least-loaded"}, "handoff": handoff, "pools": pools}

@@ -24,7 +24,7 @@ class PoolFacts:
     gpus_per_replica : int
         0 where they run on the GPUs, and in the KV blocks, of another pool.
     kv_blocks : int [blocks]
-        KV blocks per replica.
+        KV blocks per replica, or per attention rank of one.
     block_tokens : int [tokens]
         Tokens per KV block.
     usd_per_gpu_hour : float [USD/h]
@@ -32,7 +32,9 @@ class PoolFacts:
     price_source : str
         Where the price comes from, with its date.
     idle_w : float [W]
-        Drawn by one replica's GPUs all the time, model loaded; NaN when it is not known.
+        Drawn by one replica's (or rank's) GPUs all the time, model loaded; NaN when not known.
+    ranks : int
+        Attention ranks of a replica; each counts as one of `RunFacts.replicas`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class PoolFacts:
     usd_per_gpu_hour: float
     price_source: str
     idle_w: float = math.nan
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)

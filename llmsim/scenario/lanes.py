@@ -1,4 +1,4 @@
-"""What must hold between pools that share GPUs."""
+"""What must hold between pools that share GPUs, and for pools with attention ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmsim.core.errors import nearest
 
 if TYPE_CHECKING:
-    from llmsim.scenario.model import Pool
+    from llmsim.scenario.model import Fleet, Pool
 
 
 def wrong_lanes(pools: Mapping[str, Pool]) -> dict[str, str]:
@@ -53,4 +53,24 @@ def wrong_lanes(pools: Mapping[str, Pool]) -> dict[str, str]:
                     wrong[f"{name}.{key}"] = (
                         f"is {getattr(host, key)} in {pool.beside}, which it runs on"
                     )
+    return wrong
+
+
+def wrong_ranks(fleet: Fleet) -> dict[str, str]:
+    """Return what does not go together with attention ranks, by pool and key."""
+    wrong: dict[str, str] = {}
+    hosts = {pool.beside for pool in fleet.pools.values()}
+    for name, pool in fleet.pools.items():
+        other = {
+            "tiers of KV (kv)": pool.kv is not None,
+            "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
+            "spare_replicas": pool.spare_replicas > 0,
+            "fleet.gateway": fleet.gateway is not None,
+            "fleet.boot": fleet.boot is not None,
+            "fleet.migration": fleet.migration is not None,
+            "fleet.control": bool(fleet.control),
+        }
+        clashes = [what for what, there in other.items() if there]
+        if pool.dp > 1 and clashes:
+            wrong[f"{name}.dp"] = f"{pool.dp} does not go together with {', '.join(clashes)} yet"
     return wrong

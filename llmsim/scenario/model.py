@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Len
 from pydantic import PrivateAttr, Strict, StringConstraints, model_validator
 
 from llmsim.scenario.component import Component, Seam
-from llmsim.scenario.lanes import wrong_lanes
+from llmsim.scenario.lanes import wrong_lanes, wrong_ranks
 from llmsim.scenario.operations import Boot, Gateway, Migration, wrong_control
 from llmsim.scenario.promises import Record, Slo
 from llmsim.scenario.section import Section
@@ -213,11 +213,16 @@ class Pool(Section):
     gpu: str
     """GPU card, such as `h100-sxm`; a path that begins with `./` or `/` is a card of your own."""
     tp: Count = 1
-    """[GPUs] Tensor-parallel GPUs per replica."""
+    """[GPUs] Tensor-parallel GPUs per replica, or per attention rank of one."""
+    dp: Count = 1
+    """[ranks] Attention ranks per replica, each with requests and KV of its own on `tp` GPUs; they
+    share the experts of a mixture and step together (vLLM: `--data-parallel-size`)."""
     ep: Count = 1
-    """[GPUs] Groups that the experts of a mixture are dealt out to; a divisor of `tp`."""
+    """[GPUs] Groups that share out the experts of a mixture; a divisor of `tp` times `dp`."""
+    rank_routing: Literal["least-loaded", "round-robin"] = "least-loaded"
+    """Which rank gets a request: by queues counted every 100 ms (vLLM), or in turn (SGLang)."""
     inter_node_link: str | None = None
-    """Link card of each GPU to other nodes, for a `tp` beyond one; the GPU card's if absent."""
+    """Link card of each GPU to other nodes, for a plan beyond one; the GPU card's if absent."""
     clock_frac: Annotated[float, Gt(0), Le(1)] = 1.0
     """[fraction] SM clock of the GPUs over their full one."""
     power_cap_w: Annotated[float, Gt(0)] | None = None
@@ -244,7 +249,7 @@ class Pool(Section):
     @property
     def gpus(self) -> int:
         """GPUs of the whole pool [GPUs]; 0 where it runs on those of another."""
-        return 0 if self.beside else self.replicas * self.tp
+        return 0 if self.beside else self.replicas * self.plan.gpus
 
     @model_validator(mode="after")
     def _one_price(self) -> Self:
@@ -261,14 +266,16 @@ class Pool(Section):
 
     @model_validator(mode="after")
     def _experts_are_dealt_evenly(self) -> Self:
-        if self.tp % self.ep:
-            _complain({"ep": f"{self.ep} does not divide the {self.tp} GPUs of tp"})
+        gpus = self.tp * self.dp
+        if gpus % self.ep:
+            of = "tp and dp" if self.dp > 1 else "tp"
+            _complain({"ep": f"{self.ep} does not divide the {gpus} GPUs of {of}"})
         return self
 
     @property
     def plan(self) -> ParallelPlan:
         """How one replica is spread over GPUs."""
-        return ParallelPlan(self.tp, self.ep)
+        return ParallelPlan(self.tp, self.ep, self.dp)
 
 
 class Handoff(Section):
@@ -325,7 +332,7 @@ class Fleet(Section):
 
     @model_validator(mode="after")
     def _lanes_go_together(self) -> Self:
-        for name, message in wrong_lanes(self.pools).items():
+        for name, message in (wrong_lanes(self.pools) | wrong_ranks(self)).items():
             _complain({f"pools.{name}": message})
         return self
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llmsim.core.errors import CardError
+from llmsim.core.errors import CardError, Fault, InputError
 from llmsim.core.units import seconds_to_ns
 from llmsim.costmodel import RooflineCost, StepCost, plan_memory
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.lanes import RooflineUse
 from llmsim.costmodel.measured import MeasuredCost
+from llmsim.costmodel.ranks import RankedCost
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
@@ -99,19 +100,21 @@ def _build_pool(
         engine.kv_blocks,
     )
     cost = pool.cost.build().bind(place)
-    energy = _energy(cost)
+    joint = _joint(name, pool, cost)
+    energy = _energy(cost) if joint is None else None
     config = _engine_config(pool, place, memory.kv_blocks)
     usd_per_hour, source = _price(pool)
     facts = PoolFacts(
         name=name,
         replicas=pool.replicas,
         gpu=pool.gpu,
-        gpus_per_replica=0 if pool.beside else pool.tp,
+        gpus_per_replica=0 if pool.beside else place.plan.gpus,
         kv_blocks=memory.kv_blocks,
         block_tokens=limits.block_tokens,
         usd_per_gpu_hour=usd_per_hour,
         price_source=source,
         idle_w=math.nan if energy is None else 0.0 if pool.beside else energy.idle_w,
+        ranks=pool.dp,
     )
     told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
     batching: Callable[[], BatchingPolicy] = pool.batching.build
@@ -125,8 +128,20 @@ def _build_pool(
         pool.role,
         kv,
         spare=pool.spare_replicas,
-        weights_bytes=memory.weights_bytes * pool.tp,
+        weights_bytes=memory.weights_bytes * place.plan.gpus,
+        joint=joint,
+        ranks_in_turn=pool.rank_routing == "round-robin",
     ), told
+
+
+def _joint(name: str, pool: Pool, cost: StepCost) -> RankedCost | None:
+    """Return what joint steps of a pool's attention ranks cost; None where there is one."""
+    if pool.dp == 1:
+        return None
+    if not isinstance(cost, RooflineCost | MeasuredCost):
+        fault = Fault("", "cost", f"{pool.cost.kind} has no price of several ranks.")
+        raise InputError(f"pool {name}", [fault])
+    return RankedCost(cost)
 
 
 def _engine_config(pool: Pool, place: Placement, kv_blocks: int) -> EngineConfig:
@@ -277,8 +292,8 @@ def placement(pool: Pool, model: ModelSpec, folder: Path | None) -> Placement:
         engine.limits(model),
         engine.kv_dtype,
         card.lookahead if engine.lookahead is None else engine.lookahead,
-        load_link(gpu.link, folder) if plan.tp > 1 else None,
-        load_link(gpu.scale_out, folder) if plan.tp > gpu.node_gpus else None,
+        load_link(gpu.link, folder) if plan.gpus > 1 else None,
+        load_link(gpu.scale_out, folder) if plan.gpus > gpu.node_gpus else None,
         card.host,
         card.fused_norm,
     )

@@ -60,7 +60,6 @@ class Cohort:
         "_saturated",
         "_saturations",
         "_spots",
-        "_tile",
         "_tile_ring",
         "_window_base",
         "_window_growing",
@@ -73,12 +72,13 @@ class Cohort:
         "grown_last",
         "padded",
         "tick",
+        "tile",
         "top_seat",
         "windowed",
     )
 
     def __init__(self, tile: int, block_tokens: int, window: int) -> None:
-        self._tile = tile
+        self.tile = tile
         self._block_tokens = block_tokens
         self._clip = -(-window // tile) * tile
         self._tile_ring = [0] * tile
@@ -111,13 +111,13 @@ class Cohort:
         request.base = base
         request.finish_tick = finish = tick + request.output - request.generated
         request.join_tick = tick
-        spot = -base % self._tile
+        spot = -base % self.tile
         self._tile_ring[spot] += 1
         self._spots[spot] = self._tile_ring[spot]
         self.block_ring[-base % self._block_tokens] += 1
         self.count += 1
         self.context += computed
-        padded = -(-(computed + 1) // self._tile) * self._tile
+        padded = -(-(computed + 1) // self.tile) * self.tile
         self.padded += padded
         self._joins += 1  # makes heap entries unique
         if self._clip:
@@ -135,7 +135,7 @@ class Cohort:
         computed = base + tick
         request.computed = computed
         request.generated = request.output - (request.finish_tick - tick)
-        spot = -base % self._tile
+        spot = -base % self.tile
         left = self._tile_ring[spot] - 1
         self._tile_ring[spot] = left
         if left:
@@ -145,7 +145,7 @@ class Cohort:
         self.block_ring[-base % self._block_tokens] -= 1
         self.count -= 1
         self.context -= computed
-        padded = -(-(computed + 1) // self._tile) * self._tile
+        padded = -(-(computed + 1) // self.tile) * self.tile
         self.padded -= padded
         if self._clip:
             self._leave_window(request, padded)
@@ -210,7 +210,7 @@ class Cohort:
         Leaves the growth of the padded context sum over them in `grown`, and over all but the
         last of them in `grown_last`.
         """
-        tile = self._tile
+        tile = self.tile
         if ticks == 1:
             self.grown_last = 0
             self.grown = tile * self._tile_ring[(self.tick + 1) % tile]
@@ -239,7 +239,7 @@ class Cohort:
 
     def _short_sum(self, ticks: int) -> int:
         """Do what `padded_sum` does, tick by tick."""
-        tile = self._tile
+        tile = self.tile
         ring = self._tile_ring
         at = self.tick % tile
         crossed = total = 0
@@ -265,7 +265,7 @@ class Cohort:
         `tile` ticks, n times in all, and a jump counts in every tick after it:
         ``n left - tile n (n - 1) / 2``.
         """
-        tile = self._tile
+        tile = self.tile
         start = self.tick + 1
         crossed = last = extra = 0
         for spot, members in self._spots.items():
@@ -284,7 +284,7 @@ class Cohort:
 
     def growth(self, ticks: int) -> int:
         """Return how much the padded context sum grows over the next `ticks` ticks [tokens]."""
-        tile = self._tile
+        tile = self.tile
         if tile == 1:
             return ticks * self.count
         cycles, rest = divmod(ticks, tile)
@@ -292,6 +292,16 @@ class Cohort:
         if rest:
             crossed += sum(_ahead(self._tile_ring, self.tick + 1, rest))
         return crossed * tile
+
+    def growth_at(self, step: int) -> int:
+        """Return how much the padded context sum grows after the `step`-th tick from 1 [tokens]."""
+        return self.tile * self._tile_ring[(self.tick + step) % self.tile]
+
+    def windowed_growth_at(self, step: int) -> int:
+        """Return the same for the clipped context sum; valid up to `next_saturation` [tokens]."""
+        if not self._clip:
+            return 0
+        return self.tile * self._window_ring[(self.tick + step) % self.tile]
 
     def windowed_sum(self, ticks: int) -> int:
         """Return the sum of the clipped context sums of the next `ticks` ticks [tokens].
@@ -307,7 +317,7 @@ class Cohort:
         saturated = self._saturated * self._clip
         return ticks * saturated + _sum_over_ticks(
             ticks,
-            self._tile,
+            self.tile,
             growing,
             contexts,
             self.windowed - saturated,
@@ -368,9 +378,9 @@ class Cohort:
         self.windowed += padded
         self._window_growing += 1
         self._window_base += request.base
-        self._window_ring[-request.base % self._tile] += 1
+        self._window_ring[-request.base % self.tile] += 1
         # computed + 1 exceeds clip - tile, so that pad() equals clip, at this tick
-        request.window_tick = self._clip - self._tile - request.base
+        request.window_tick = self._clip - self.tile - request.base
         heappush(self._saturations, (request.window_tick, self._joins, request))
 
     def _leave_window(self, request: Request, padded: int) -> None:
@@ -381,7 +391,7 @@ class Cohort:
         self.windowed -= padded
         self._window_growing -= 1
         self._window_base -= request.base
-        self._window_ring[-request.base % self._tile] -= 1
+        self._window_ring[-request.base % self.tile] -= 1
         request.window_tick = -1
 
     def _saturate(self) -> None:
@@ -389,17 +399,17 @@ class Cohort:
         if request.window_tick == tick:
             self._window_growing -= 1
             self._window_base -= request.base
-            self._window_ring[-request.base % self._tile] -= 1
+            self._window_ring[-request.base % self.tile] -= 1
             request.window_tick = -1
             self._saturated += 1
 
     def _window_growth(self, ticks: int) -> int:
         ring = self._window_ring
-        cycles, rest = divmod(ticks, self._tile)
+        cycles, rest = divmod(ticks, self.tile)
         crossed = cycles * self._window_growing
         if rest:
             crossed += sum(_ahead(ring, self.tick + 1, rest))
-        return crossed * self._tile
+        return crossed * self.tile
 
 
 def _ahead(ring: list[int], start: int, length: int) -> list[int]:

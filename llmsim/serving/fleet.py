@@ -229,6 +229,8 @@ class Fleet:
         chosen = self._choose(view)
         self._routes.append(chosen)
         replica = self.doors[chosen]
+        if replica.ranks is not None:
+            replica = replica.ranks.choose()
         refusal = self._refusal(request, replica)
         if refusal is not None:
             request.replica = replica
@@ -372,7 +374,7 @@ class Fleet:
         Clients come before all calls of an instant, except one that a call of the same instant
         has set free: by then the replicas up to that one have had their turn.
         """
-        return now == self._caller_ns and replica.index <= self._caller
+        return now == self._caller_ns and replica.turn <= self._caller
 
     # --- departures -------------------------------------------------------------------------
 
@@ -383,7 +385,7 @@ class Fleet:
             raise InvariantError(f"request {request.view.index} ended nowhere")
         replica.board.change(replica.slot, -1, time_ns)
         self._caller_ns = time_ns
-        self._caller = replica.index
+        self._caller = replica.turn
         self._live.discard(request)
         goes_on = False
         if self._continuation is not None:

@@ -191,7 +191,7 @@ class Handoff:
         request.state = HANDED
         due = request.last_token_ns
         # at this instant the replicas up to this one have had their call
-        passed = source.index if due <= self._clock.now else -1
+        passed = source.turn if due <= self._clock.now else -1
         wake = Wake(lambda _: self._route(request, lease, passed))
         self._clock.at(wake, FLOW_PRIORITY, due)
 
@@ -202,13 +202,15 @@ class Handoff:
         chosen = self._choose(request.view)
         self.routes.append(chosen)
         target = self._targets[chosen]
+        if target.ranks is not None:
+            target = target.ranks.choose()
         source = lease.source
         if source.board is not None:
             source.board.change(source.slot, -1, now)
         self._board.change(chosen, 1, now)
         request.state = WAITING
         request.queued_ns = now
-        target.enqueue(request, target.index <= passed)
+        target.enqueue(request, target.turn <= passed)
 
     def pull(self, request: Request, target: Replica, hit_tokens: int, blocks: int) -> None:
         """Start to move a request's KV to the replica that has made room for it.

@@ -10,6 +10,7 @@ a stretch is slept through or stepped through.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
@@ -42,6 +43,9 @@ from llmsim.serving.stretch import Stretch
 from llmsim.serving.tape import Tape, cohort_for
 from llmsim.serving.wake import Wake
 
+if TYPE_CHECKING:
+    from llmsim.serving.ranks import RankGroup
+
 
 class Replica:
     """An engine instance on its GPUs.
@@ -65,6 +69,8 @@ class Replica:
         KV blocks that others use too; None for blocks of its own.
     tape : Tape or None
         Takes down token times.
+    stretch : Stretch or None
+        None for one of its own; a rank gets one whose clock it shares.
     """
 
     def __init__(
@@ -80,15 +86,13 @@ class Replica:
         energy: ActiveEnergy | None = None,
         ledger: CountLedger | PrefixLedger | None = None,
         tape: Tape | None = None,
+        stretch: Stretch | None = None,
     ) -> None:
         self.clock = clock
-        self.index = index
-        self.pool = pool
-        self.config = config
-        self.cost = cost
+        self.index, self.pool = index, pool
+        self.config, self.cost = config, cost
         self._roofline = cost if isinstance(cost, RooflineCost) else None
-        self._policy = policy
-        self._plain = type(policy) is VllmBatching
+        self._policy, self._plain = policy, type(policy) is VllmBatching
         self._lookahead = config.lookahead
         self._steady = config.fast_forward and not policy.every_step
         self.tape = tape
@@ -104,27 +108,24 @@ class Replica:
         self._step = Step(self.draft)
         self.running_set = self.draft.running_set
         self.recorder: Callable[[CallRecord], None] | None = None
-        self.events = 0
         self._asleep = True  # nothing planned, nothing in flight
         self._call_ns = -1  # when the pending call is due
-        self._front_ns = 0  # when the planned work starts
-        self._exec_end_ns = 0  # when all planned work has run
+        self._front_ns = self._exec_end_ns = 0  # when planned work starts, when all has run
         self._kv_blocks = config.kv_blocks
-        self._ticks = 0  # decode ticks of the planned work
-        self._merged = False  # the planned work is a stretch that an arrival may cut
-        self._chunked_step = False
-        self._stretch = Stretch(self.cohort, cost.window_tokens > 0)
-        self._gap = 0  # gap of the first planned tick
+        self._ticks = self._gap = 0  # decode ticks of the planned work, gap of the first
+        self._merged = self._chunked_step = False  # a stretch that an arrival may cut; a step
+        self._stretch = Stretch(self.cohort, cost.window_tokens > 0) if stretch is None else stretch
         self._drag = 0.0  # by how much transfers lengthen every step
         self.delivery = Delivery(
             self.draft, self._stretch, config.block_tokens, config.lookahead, on_end
         )
         self.board: LoadBoard | None = None
-        self.slot = index
+        self.slot = self.turn = index  # on its board; among the calls of one instant
+        self.ranks: RankGroup | None = None  # of which it is one
         self.port = Port(self)
         self._energy = energy
         self._active_uj = 0  # of the step under way, where it is not a stretch
-        self._prefill_tokens = self._kv_used = 0
+        self.events = self._prefill_tokens = self._kv_used = 0
         self._alarm = Wake(self._wake)
         self._priority = CALL_PRIORITY + index  # at one instant replicas go in order of index
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from llmsim.core.errors import InvariantError
+from llmsim.core.errors import Fault, InputError, InvariantError
 from llmsim.core.rng import stream
-from llmsim.costmodel.contract import StepCost
+from llmsim.costmodel.contract import JointCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.routing import RoutingPolicy
@@ -31,6 +31,7 @@ from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.meter import NEVER
+from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
 from llmsim.serving.storehouse import KvPlan, Storehouse
 from llmsim.serving.swap import Swapper
@@ -61,6 +62,10 @@ class PoolPlan:
         Replicas beyond those of `facts` that are off until they are added.
     weights_bytes : float [bytes]
         Of one replica, all its GPUs.
+    joint : JointCost or None
+        What steps of several attention ranks cost; None where a replica is one rank.
+    ranks_in_turn : bool
+        Ranks get requests in turn, not by their queues.
     """
 
     facts: PoolFacts
@@ -73,6 +78,8 @@ class PoolPlan:
     lane: LanePlan | None = None
     spare: int = 0
     weights_bytes: float = 0.0
+    joint: JointCost | None = None
+    ranks_in_turn: bool = False
 
 
 def simulate(
@@ -135,12 +142,13 @@ def simulate(
     board = LoadBoard(clock, door_count, view_age_ns, count_own_sends)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
+    if token_times and any(pool.joint is not None for pool in pools):
+        fault = Fault("", "token_times", "are not kept where replicas have attention ranks yet.")
+        raise InputError("simulate", [fault])
     tape = Tape(sum(pool.facts.replicas + pool.spare for pool in pools)) if token_times else None
     replicas = _build_replicas(clock, pools, itl_slo_ns, fleet, tape)
     names = [pools[replica.pool].facts.name for replica in replicas]
-    doors = [replica for replica in replicas if pools[replica.pool].role != "decode"]
-    for slot, replica in enumerate(doors):
-        replica.board, replica.slot = board, slot
+    doors = _doors(board, [r for r in replicas if pools[r.pool].role != "decode"])
     if gateway is not None or (control is not None and control.boot is not None):
         fleet.gateway = Gateway(clock, gateway or GatewayPlan(), fleet)
         fleet.doors = doors
@@ -184,6 +192,9 @@ def _build_replicas(
         kind = Replica if pool.lane is None else Lane
         on = None if pool.lane is None else pool.lane.on
         for each in range(pool.facts.replicas + pool.spare):
+            if pool.joint is not None:
+                replicas += _ranks(clock, pool, number, len(replicas), itl_slo_ns, fleet)
+                continue
             replicas.append(
                 kind(
                     clock,
@@ -200,6 +211,30 @@ def _build_replicas(
                 )
             )
     return replicas
+
+
+def _ranks(
+    clock: Clock, pool: PoolPlan, number: int, first: int, itl_slo_ns: int, fleet: Fleet
+) -> list[Rank]:
+    """Return the attention ranks of one replica, from index `first` on."""
+    if pool.joint is None:
+        raise InvariantError(f"pool {pool.facts.name} has no price of joint steps")
+    group = RankGroup(clock, first, pool.joint, pool.config, pool.ranks_in_turn)
+    for index in range(first, first + pool.facts.ranks):
+        policy = pool.batching()
+        group.members.append(
+            Rank(group, index, number, pool.config, policy, itl_slo_ns, fleet.on_end)
+        )
+    return list(group.members)
+
+
+def _doors(board: LoadBoard, replicas: Sequence[Replica]) -> list[Replica]:
+    """Give replicas their places on a board; return those it lists, one for all its ranks each."""
+    doors = [replica for replica in replicas if replica.turn == replica.index]
+    slots = {replica.turn: slot for slot, replica in enumerate(doors)}
+    for replica in replicas:
+        replica.board, replica.slot = board, slots[replica.turn]
+    return doors
 
 
 def _ports(handoff: HandoffPlan | None, control: ControlPlan | None) -> tuple[float, ...]:
@@ -226,12 +261,13 @@ def _connect(
     seed: int,
 ) -> Handoff:
     """Let prefill replicas hand their requests over to decode replicas."""
-    targets = [replica for replica in replicas if pools[replica.pool].role == "decode"]
-    board = LoadBoard(clock, len(targets), plan.view_age_ns)
+    takers = [replica for replica in replicas if pools[replica.pool].role == "decode"]
+    count = sum(pool.facts.replicas + pool.spare for pool in pools if pool.role == "decode")
+    board = LoadBoard(clock, count, plan.view_age_ns)
+    targets = _doors(board, takers)
     plan.router.start(board, stream(seed, "handoff"))
     handoff = Handoff(clock, plan, targets, board, fleet.on_end, flows)
-    for slot, replica in enumerate(targets):
-        replica.board, replica.slot = board, slot
+    for replica in takers:
         replica.port.connect(handoff, gives=False)
     for replica in replicas:
         if pools[replica.pool].role == "prefill":

@@ -74,6 +74,11 @@ class Stretch:
         self.ran_padded = 0
         self.ran_windowed = 0
 
+    def follow(self, cohort: Cohort) -> None:
+        """Price the ticks of another cohort, from the next anchor on."""
+        self._cohort = cohort
+        self.anchored = False
+
     def anchor(self, front_ns: int, line: PriceLine) -> None:
         """Start anew at `front_ns` [ns] with a new price."""
         self.line = line

@@ -25,35 +25,63 @@ class ParallelPlan:
     Parameters
     ----------
     tp : int [GPUs]
-        Tensor-parallel degree; every layer is split over this many GPUs of one link domain.
+        Tensor-parallel degree: attention and dense layers are split over this many GPUs.
     ep : int [GPUs]
-        Expert-parallel degree, a divisor of `tp`: the routed experts are dealt out to this many
-        groups of GPUs and each expert is split over the ``tp / ep`` GPUs of its group.
+        Expert-parallel degree, a divisor of ``tp dp``: the routed experts are dealt out to this
+        many groups of GPUs and each expert is split over the ``tp dp / ep`` GPUs of its group.
+    dp : int [ranks]
+        Data-parallel ranks of the attention: each has a copy of everything but the routed experts
+        on `tp` GPUs of its own, and requests of its own.
 
     Raises
     ------
     InputError
-        If a degree is below 1, or `ep` does not divide `tp`.
+        If a degree is below 1, or `ep` does not divide ``tp dp``.
 
     Notes
     -----
-    Activations are replicated over the `tp` GPUs either way, and one all-reduce adds up what the
-    experts gave, as in vLLM with ``--enable-expert-parallel`` and one attention group.
+    With one rank, activations are replicated over the `tp` GPUs and one all-reduce adds up what
+    the experts gave, as in vLLM with ``--enable-expert-parallel``. With several, tokens go to the
+    GPUs of their experts and come back: vLLM's ``--data-parallel-size``; SGLang's
+    ``--enable-dp-attention``, whose ``--tp`` is ``tp dp`` here.
     """
 
     tp: int = 1
     ep: int = 1
+    dp: int = 1
 
     def __post_init__(self) -> None:
-        _check("parallel plan", tp=(self.tp, 1), ep=(self.ep, 1))
-        if self.tp % self.ep:
-            fault = Fault("", "ep", f"{self.ep} does not divide the {self.tp} GPUs of tp.")
+        _check("parallel plan", tp=(self.tp, 1), ep=(self.ep, 1), dp=(self.dp, 1))
+        if self.expert_gpus % self.ep:
+            fault = Fault("", "ep", f"{self.ep} does not divide the {self.expert_words}.")
             raise InputError("parallel plan", [fault])
 
     @property
     def gpus(self) -> int:
         """GPUs that one replica occupies [GPUs]."""
-        return self.tp
+        return self.tp * self.dp
+
+    @property
+    def expert_gpus(self) -> int:
+        """GPUs that share the routed experts of a layer [GPUs]."""
+        return self.tp * self.dp
+
+    @property
+    def expert_split(self) -> int:
+        """GPUs that share one routed expert [GPUs]."""
+        return self.expert_gpus // self.ep
+
+    @property
+    def words(self) -> str:
+        """The plan as a scenario says it, such as ``tp 8`` or ``tp 1, dp 8, ep 8``."""
+        told = [f"tp {self.tp}"]
+        told += [f"{key} {n}" for key, n in (("dp", self.dp), ("ep", self.ep)) if n > 1]
+        return ", ".join(told)
+
+    @property
+    def expert_words(self) -> str:
+        """The GPUs that share the experts, for a message."""
+        return f"{self.expert_gpus} GPUs of tp{' and dp' if self.dp > 1 else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,13 +130,28 @@ class ModelSpec:
         last = sum(part.parameters for part in self.layers[-1].linears(self.hidden, 1))
         return self.draft_layers * (last + 2 * self.hidden * self.hidden)
 
-    def weight_bytes(self, tp: int = 1) -> float:
-        """Return the weights on one rank, scales included [bytes]."""
+    def weight_bytes(self, tp: int = 1, expert_gpus: int | None = None) -> float:
+        """Return the weights on one GPU, scales included [bytes].
+
+        Parameters
+        ----------
+        tp : int [GPUs]
+        expert_gpus : int or None [GPUs]
+            How many share the routed experts; None for `tp`.
+        """
         inner = sum(
             layer.count * part.weight_bytes
             for layer in self.layers
             for part in layer.linears(self.hidden, tp)
         )
+        if expert_gpus is not None and expert_gpus != tp:
+            routed = sum(
+                layer.count * part.weight_bytes
+                for layer in self.layers
+                if isinstance(layer.mlp, MoeMlp)
+                for part in layer.mlp.expert_linears(self.hidden, 1)
+            )
+            inner += routed / expert_gpus - routed / tp
         return inner + sum(part.weight_bytes for part in self._ends(tp))
 
     def kv_bytes_per_token(self, tp: int = 1, kv_dtype: str = "bf16") -> float:

@@ -28,8 +28,8 @@ def test_workers(words, expected):
 
 
 def test_inside_a_node_kv_goes_over_its_own_link_between_nodes_over_the_card_s():
-    near = split_fleet((Workers(1, 2), Workers(3, 2)), "h200-sxm", {})
-    far = split_fleet((Workers(2, 4), Workers(1, 8)), "h200-sxm", {})
+    near = split_fleet((Workers(1, 2), Workers(3, 2)), "h200-sxm", "vllm", {})
+    far = split_fleet((Workers(2, 4), Workers(1, 8)), "h200-sxm", "vllm", {})
     assert near["handoff"]["link"] == "nvlink4"
     assert "link" not in far["handoff"]
 
@@ -46,7 +46,7 @@ def test_the_fleet_is_a_scenario_s():
                 "arrivals": {"kind": "closed-loop", "in_flight": 4, "requests_per_slot": 2},
                 "lengths": {"kind": "fixed", "prompt_tokens": 200, "output_tokens": 20},
             },
-            "fleet": split_fleet(workers, "gb200", {"cost": {"kind": "roofline"}}),
+            "fleet": split_fleet(workers, "gb200", "vllm", {"cost": {"kind": "roofline"}}),
         }
     )
     rows = ls.run(scenario).requests

@@ -136,6 +136,7 @@ def worlds(
     tiers: bool | None = False,
     moves: bool | None = False,
     lanes: bool = False,
+    ranks: bool = False,
     most: int = 14,
 ) -> World:
     """A world in which much happens at once.
@@ -145,6 +146,7 @@ def worlds(
     `tiers`: whether there are some below the GPUs, None for now and then;
     `moves`: whether decoding requests are moved between replicas at random, None likewise;
     `lanes`: whether these run on the same GPUs;
+    `ranks`: whether a replica may have several attention ranks;
     `most`: requests.
     """
     count = draw(st.integers(1, most))
@@ -196,6 +198,8 @@ def worlds(
         sharing=draw(st.sampled_from(["fixed", "tpot-feedback"])) if lanes else "fixed",
         late_first_token=draw(st.booleans()) if split else False,
         **(draw(shuffles()) if shuffled else {}),
+        ranks=draw(st.sampled_from([2, 2, 3, 4])) if ranks else 1,
+        ranks_in_turn=draw(st.booleans()) if ranks else False,
     )
     if below:
         world = replace(world, **draw(tiers_below()))

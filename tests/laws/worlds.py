@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
+from llmsim.costmodel.contract import Chunk, PriceLine, RankLoad, StepCost
 from llmsim.costmodel.lanes import Use
 from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING, SHARING
 from llmsim.policies.control import Add, Drain, Fail, Migrate
@@ -33,6 +33,7 @@ from llmsim.serving.lanes import Lane, LaneLevel, LanePlan
 from llmsim.serving.life import BootPlan
 from llmsim.serving.meter import NEVER
 from llmsim.serving.migration import MigrationPlan
+from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request
@@ -93,6 +94,63 @@ class Cost:
         for new, past in chunks:
             gpu += self.per_new_ns * new + self.per_pair_ns * new * (past + 0.5 * (new + 1))
         return max(1, round(max(gpu, self.host_ns)))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Ranks that step together, on the terms of a `Cost`: what several have is in the largest.
+
+    ``gpu = base + per_request * most + per_expert * sum of max(1, tokens) + slowest attention``.
+    """
+
+    cost: Cost
+    per_expert_ns: float = 3_000.3
+
+    @property
+    def context_tile(self) -> int:
+        return self.cost.context_tile
+
+    @property
+    def window_tokens(self) -> int:
+        return self.cost.window_tokens
+
+    def _rest_ns(self, most: int, total: int) -> float:
+        return self.cost.base_ns + self.cost.per_request_ns * most + self.per_expert_ns * total
+
+    def attention_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        # a second piece, so that lines have an end
+        until = 300 * batch
+        if padded_tokens <= until:
+            return PriceLine(7.0 * batch, self.cost.per_token_ns, self.cost.per_windowed_ns, until)
+        steeper = 1.5 * self.cost.per_token_ns
+        return PriceLine(8.0 * batch, steeper, self.cost.per_windowed_ns)
+
+    def decode_line(self, batches: Sequence[int], lead: int, padded_tokens: int) -> PriceLine:
+        own = self.attention_line(batches[lead], padded_tokens)
+        flat = own.base_ns + self._rest_ns(max(batches), sum(max(1, batch) for batch in batches))
+        if not self.cost.host_ns:
+            return replace(own, base_ns=flat)
+        slack = self.cost.host_ns - flat
+        until = math.floor(slack / own.per_token_ns) if slack > 0 and own.per_token_ns else -1
+        if padded_tokens > until:
+            return replace(own, base_ns=flat)
+        return PriceLine(self.cost.host_ns, 0.0, 0.0, min(until, own.until_tokens))
+
+    def step_ns(self, loads: Sequence[RankLoad]) -> int:
+        slowest = most = total = 0.0
+        for load in loads:
+            own = 0.0
+            if load.decode:
+                line = self.attention_line(load.decode, load.padded)
+                own = line.base_ns + line.per_token_ns * load.padded
+                own += line.per_windowed_ns * load.windowed
+            for new, past in load.chunks:
+                own += self.cost.per_new_ns * new
+                own += self.cost.per_pair_ns * new * (past + 0.5 * (new + 1))
+            slowest = max(slowest, own)
+            most = max(most, load.new + load.decode)
+            total += max(1, load.new + load.decode)
+        return max(1, round(max(slowest + self._rest_ns(most, total), self.cost.host_ns)))
 
 
 COSTS: dict[str, Cost] = {
@@ -260,6 +318,8 @@ class World:
     refuse_at: int = 0
     hold_ns: int = 0
     own_sends: bool = False
+    ranks: int = 1
+    ranks_in_turn: bool = False
 
     def __repr__(self) -> str:
         return _short(self)
@@ -497,7 +557,8 @@ def run(
     kept: list[tuple[int, ...]] = []
 
     def watch(*given: Any) -> Replica:
-        replica = Replica(*given) if world.lanes is None else Lane(*given)
+        kind = Rank if isinstance(given[0], RankGroup) else Lane if world.lanes else Replica
+        replica = kind(*given)
         if recorder is not None:
             replica.recorder = lambda call: recorder(replica, call)
         watched.append(replica)
@@ -513,7 +574,17 @@ def run(
         sizes = {"prefill": world.replicas, "decode": world.decoders}
     plans = [
         simulate_module.PoolPlan(
-            PoolFacts(role, size, "h100-sxm", 1, world.kv_blocks, world.block_tokens, 2.0, "-"),
+            PoolFacts(
+                role,
+                size,
+                "h100-sxm",
+                1,
+                world.kv_blocks,
+                world.block_tokens,
+                2.0,
+                "-",
+                ranks=world.ranks,
+            ),
             cost or COSTS[world.cost],
             world.engine(fast_forward),
             policy or world.policy,
@@ -522,6 +593,8 @@ def run(
             lane=world.lane(role, cost or COSTS[world.cost]),
             spare=world.spare,
             weights_bytes=1e6,
+            joint=Joint(COSTS[world.cost]) if world.ranks > 1 else None,
+            ranks_in_turn=world.ranks_in_turn,
         )
         for role, size in sizes.items()
     ]
@@ -529,6 +602,7 @@ def run(
     with (
         patch.object(simulate_module, "Replica", watch),
         patch.object(simulate_module, "Lane", watch),
+        patch.object(simulate_module, "Rank", watch),
         patch.object(simulate_module, "_facts", keep),
     ):
         told = simulate_module.simulate(

@@ -175,10 +175,10 @@ def test_a_step_over_two_nodes_pays_for_its_network():
 def test_a_norm_over_all_heads_needs_an_all_reduce_of_its_own():
     """MiniMax-M2 adds up two fp32 variances per token and layer, beside two usual all-reduces."""
     model, network, tokens = load_model("minimax-m2.5"), Network(NVLINK), np.array([4.0])
-    usual, small = token_collectives(model, 4, tokens, network)
+    usual, small = token_collectives(model, ParallelPlan(4), tokens, network)
     assert (usual.count, small.count) == (2 * 62, 62)
     assert small.bytes / usual.bytes == pytest.approx(8 / (2 * 3072))
-    (only,) = token_collectives(load_model("qwen3-32b"), 4, tokens, network)
+    (only,) = token_collectives(load_model("qwen3-32b"), ParallelPlan(4), tokens, network)
     assert only.count == 2 * 64
     names = [
         table.name for table in RooflineCost(model, load_gpu("mi325x")).token_operators(tokens)

@@ -225,6 +225,25 @@ class MeasuredCost:
         added, beside = self.base.host_ns(tokens, decode, len(chunks))
         return max(1, round(added + max(gpu_ns, beside)))
 
+    def attention_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int
+    ) -> float:
+        """Return the attention of a step; see `RooflineCost.attention_ns`."""
+        time_ns = self._decode_ns(decode, padded_tokens, windowed_tokens) if decode else 0.0
+        if not chunks:
+            return time_ns
+        prefill = self._prefill_ns(self.base.chunk_sums(chunks), len(chunks))
+        return self._joined(prefill, time_ns, decode)
+
+    def attention_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        """Return decode attention alone as a line; see `RooflineCost.attention_line`."""
+        if batch not in self._attention:
+            self._build_lines(batch)
+        pieces, rest, slope = self._attention[batch]
+        index = bisect_left(pieces.untils, padded_tokens)
+        base = pieces.bases[index] - rest
+        return PriceLine(base, pieces.slopes[index], slope, pieces.untils[index])
+
     def _joined(self, prefill_ns: float, decode_ns: float, decode: int) -> float:
         """Return the attention of a step that has both."""
         if not decode_ns:
@@ -393,11 +412,9 @@ class MeasuredCost:
         Decode attention is shown without the error of its straight pieces, `line_error`.
         """
         rows = len(contexts) + len(chunks) if logits is None else logits
-        return explain_parts(self, chunks, contexts, rows, self._attention_rows(chunks, contexts))
+        return explain_parts(self, chunks, contexts, rows, self.attention_rows(chunks, contexts))
 
-    def _attention_rows(
-        self, chunks: Sequence[Chunk], contexts: Sequence[int]
-    ) -> list[OperatorRow]:
+    def attention_rows(self, chunks: Sequence[Chunk], contexts: Sequence[int]) -> list[OperatorRow]:
         """Return a row per mixer and phase; beside chunks, decode shares what the join leaves."""
         batch = len(contexts)
         padded, windowed = padded_sums(contexts, self.context_tile, self.window_tokens)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsim.costmodel.exchange import EXCHANGE
 from llmsim.costmodel.measured.certainty import Widths
 from llmsim.costmodel.measured.families import Types
 from llmsim.costmodel.measured.means import Floats
@@ -121,6 +122,9 @@ class TokenOperators:
         norm = elementwise("final norm", 1, 2.0 * row, self.gpu)
         yield self._timed("norm", norm, "tokens", tokens, {"hidden": model.hidden})
         for table in collectives:
+            if table.name in EXCHANGE:
+                yield self._note(table)
+                continue
             ring = 2.0 * (self.plan.tp - 1) / self.plan.tp
             yield self._collective("all_reduce", table, table.bytes / ring)
 
@@ -159,7 +163,7 @@ class TokenOperators:
         plan = self.plan
         shape = {
             "hidden": self.model.hidden,
-            "inter": moe.intermediate // (plan.tp // plan.ep),
+            "inter": moe.intermediate // plan.expert_split,
             "topk": moe.active_experts,
             "experts": moe.experts,
             "experts_local": moe.experts // plan.ep,

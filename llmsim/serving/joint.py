@@ -1,0 +1,97 @@
+"""What ranks that step together share: a price, the clock of a stretch, and who leads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmsim.costmodel.contract import Chunk, JointCost, PriceLine
+from llmsim.serving.cohort import Cohort
+from llmsim.serving.stretch import Stretch
+
+
+class JointPrice:
+    """What a joint step costs, as each rank's own scheduler is told; implements `StepCost`.
+
+    Attributes
+    ----------
+    duration_ns : int [ns]
+        Of the step that is being launched.
+    """
+
+    def __init__(self, cost: JointCost) -> None:
+        self.context_tile: int = cost.context_tile
+        self.window_tokens: int = cost.window_tokens
+        self.duration_ns = 1
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        """Return nothing of use: the group prices stretches."""
+        del batch, padded_tokens
+        return PriceLine(float(self.duration_ns), 0.0)
+
+    def step_ns(
+        self,
+        chunks: Sequence[Chunk],
+        decode: int,
+        padded_tokens: int,
+        windowed_tokens: int,
+        logits: int,
+    ) -> int:
+        """Return what the step costs that all ranks take together [ns]."""
+        del chunks, decode, padded_tokens, windowed_tokens, logits
+        return self.duration_ns
+
+
+class RankStretch(Stretch):
+    """A rank's view of the stretch that all ranks run: the clock is theirs, the sums its own.
+
+    Parameters
+    ----------
+    joint : Stretch
+    cohort : Cohort
+        Any; `follow` gives it the rank's own.
+    windowed : bool
+    """
+
+    def __init__(self, joint: Stretch, cohort: Cohort, windowed: bool) -> None:
+        super().__init__(cohort, windowed)
+        self._joint = joint
+        self.last_gap_ns = 0
+
+    def gap_at(self, step: int) -> int:
+        """Return the duration of the `step`-th tick from here, counted from 0 [ns]."""
+        return self._joint.gap_at(step)
+
+    def ticks_before(self, time_ns: int, most: int, lookahead: int) -> int:
+        """Return how many ticks a call at or after `time_ns` has behind it, from 1 to `most`."""
+        return self._joint.ticks_before(time_ns, most, lookahead)
+
+    def run(self, ticks: int) -> int:
+        """Add up the rank's own sums; return the duration of the last joint tick [ns]."""
+        self.ran_padded = self._cohort.padded_sum(ticks)
+        if self._windowed:
+            self.ran_windowed = self._cohort.windowed_sum(ticks)
+        return self.last_gap_ns
+
+
+def attention_ns(line: PriceLine, padded: int, windowed: int) -> float:
+    """Return the value of a line [ns]."""
+    return line.base_ns + line.per_token_ns * padded + line.per_windowed_ns * windowed
+
+
+def never_passes(own: PriceLine, lead: Cohort, line: PriceLine, other: Cohort, ticks: int) -> bool:
+    """Whether bounds alone say that `other` stays the faster for `ticks` ticks.
+
+    Over n ticks of a tile of t the padded sum of B contexts grows by at least ``t B floor(n / t)``
+    and at most ``t B ceil(n / t)``; the clipped sum by none to as much. The gap between two
+    lines at these bounds is least at the first tile or at the last.
+    """
+    tile = max(1, lead.tile)
+    ahead = attention_ns(own, lead.padded, lead.windowed) - attention_ns(
+        line, other.padded, other.windowed
+    )
+    slack = 1e-6 * (1.0 + abs(own.base_ns) + own.per_token_ns * lead.padded)
+    gain = own.per_token_ns * tile * lead.count
+    loss = (line.per_token_ns + line.per_windowed_ns) * tile * other.count
+    cycles = (ticks - 1) // tile
+    least = min(ahead - loss, ahead + cycles * gain - (cycles + 1) * loss)
+    return least > slack

@@ -1,0 +1,441 @@
+"""Attention ranks: replicas of one engine that step together.
+
+Each rank has a queue, KV and decodes of its own, and its own scheduler; their steps begin and end
+together, because the experts they share wait for the tokens of all. So a group has one clock: one
+call plans for all ranks, one price holds for all, and a stretch of decode steps lasts until the
+first rank has something to decide or another rank's attention becomes the slowest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from llmsim.core.errors import InvariantError
+from llmsim.costmodel.contract import JointCost, PriceLine, RankLoad
+from llmsim.policies.batching import BatchingPolicy
+from llmsim.serving.clock import CALL_PRIORITY, Clock
+from llmsim.serving.cohort import Cohort
+from llmsim.serving.config import EngineConfig
+from llmsim.serving.joint import JointPrice, RankStretch, attention_ns, never_passes
+from llmsim.serving.replica import Replica
+from llmsim.serving.request import Request
+from llmsim.serving.stretch import Stretch
+from llmsim.serving.wake import Wake
+
+COUNTS_EVERY_NS: Final = 100_000_000
+"""How often the front door hears of its ranks' queues [ns]: vLLM's coordinator publishes counts
+that have changed every 100 ms (``stats_update_interval_ms`` of ``vllm/v1/engine/coordinator.py``).
+"""
+
+_WAITING_WEIGHT: Final = 4
+"""A request that waits counts as four that run (vLLM ``DPLBAsyncMPClient``, since 0.10)."""
+
+
+class Rank(Replica):
+    """One attention rank: a replica whose clock is its group's.
+
+    Parameters
+    ----------
+    group : RankGroup
+    index, pool, config, policy, itl_slo_ns, on_end
+        As for `Replica`; what steps cost is the group's affair.
+    """
+
+    def __init__(
+        self,
+        group: RankGroup,
+        index: int,
+        pool: int,
+        config: EngineConfig,
+        policy: BatchingPolicy,
+        itl_slo_ns: int,
+        on_end: Callable[[Request, str, int], None],
+    ) -> None:
+        view = group.view()
+        super().__init__(
+            group.clock,
+            index,
+            pool,
+            group.price,
+            config,
+            policy,
+            itl_slo_ns,
+            on_end,
+            stretch=view,
+        )
+        view.follow(self.cohort)
+        self._view = view
+        self._group = group
+        self.ranks = group
+        self.turn = group.index
+
+    @property
+    def merges(self) -> bool:
+        """Whether the next decode steps of this rank may run without a call in between."""
+        delivery, draft = self.delivery, self.draft
+        return self._steady and not (
+            delivery.pending or delivery.stalled or draft.late or draft.blocked_on_writer
+        )
+
+    @property
+    def decodes(self) -> int:
+        """Requests that decode in the step that has been drafted."""
+        return self.cohort.count if self.draft.decoding else 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether other requests decode here than when the price was last fixed."""
+        return not self._view.anchored or len(self.draft.preempted) > 0
+
+    def _call_at(self, time_ns: int) -> None:
+        self._group.call_at(time_ns)
+
+    def _cut(self, called_now: bool) -> None:
+        self._group.cut(called_now)
+
+    def _launch(self, now: int) -> None:
+        """Leave it to the group, once all ranks have planned."""
+
+    # --- for the group ----------------------------------------------------------------------
+
+    def doze(self, asleep: bool) -> None:
+        """Note that the group sleeps, or no longer does."""
+        self._asleep = asleep
+        self._merged = False
+
+    def call(self, now: int, last_gap_ns: int) -> None:
+        """Account for the work that has run, deliver, and draft the next step."""
+        self._view.last_gap_ns = last_gap_ns
+        self._call(now)
+
+    def load(self) -> RankLoad:
+        """Return what this rank computes in the step that has been drafted."""
+        draft, cohort = self.draft, self.cohort
+        count = self.decodes
+        slices = [(tokens, past) for _, tokens, past in draft.chunks]
+        padded = cohort.padded if count else 0
+        windowed = cohort.windowed if count else 0
+        return RankLoad(slices, count, padded, windowed, count + draft.logits)
+
+    def start_step(self, front: int) -> None:
+        """Take part in a joint step that is no part of a stretch."""
+        self._front_ns = front
+        self._launch_step(front)
+
+    def start_stretch(self, front: int, gap: int) -> None:
+        """Take part in a joint stretch of decode steps."""
+        self._front_ns = front
+        self._gap = gap
+        self._prefill_tokens = 0
+        self._kv_used = self._kv_blocks - self.ledger.free
+        self._view.anchored = True
+
+    def run_to(self, ticks: int, end: int, call: int, merged: bool) -> None:
+        """Run `ticks` ticks of a stretch that end at `end`; be called at `call` [ns].
+
+        What comes in before may cut the stretch if it is `merged`.
+        """
+        self._ticks = ticks
+        self._merged = merged
+        self._exec_end_ns = end
+        self._call_ns = call
+
+    def record(self) -> None:
+        """Tell the recorder of the call, if there is one."""
+        if self.recorder is not None:
+            self._record(self.draft.now)
+
+
+class RankGroup:
+    """The attention ranks of one replica, in lock-step.
+
+    Parameters
+    ----------
+    clock : Clock
+    index : int
+        Index of its first rank within the fleet.
+    cost : JointCost
+    config : EngineConfig
+        Of each rank.
+    round_robin : bool
+        Requests go to the ranks in turn; otherwise to the one with the shortest queue, as the
+        front door knows it.
+
+    Attributes
+    ----------
+    members : list of Rank
+    stretch : Stretch
+        Of all ranks; it follows the cohort of the slowest.
+    """
+
+    def __init__(
+        self, clock: Clock, index: int, cost: JointCost, config: EngineConfig, round_robin: bool
+    ) -> None:
+        self.clock = clock
+        self.index = index
+        self.members: list[Rank] = []
+        self._cost = cost
+        self._lookahead = config.lookahead
+        self._block_tokens = config.block_tokens
+        self._windowed = cost.window_tokens > 0
+        idle = Cohort(cost.context_tile, config.block_tokens, cost.window_tokens)
+        self.price = JointPrice(cost)
+        self.stretch = Stretch(idle, self._windowed)
+        self._idle = idle
+        self._lead = 0
+        self._attention: list[PriceLine | None] = []
+        self._alarm = Wake(self._wake)
+        self._priority = CALL_PRIORITY + index
+        self._asleep = True
+        self._merged = False
+        self._call_ns = -1
+        self._exec_end_ns = 0
+        self._ticks = 0
+        self._gap = 0
+        self._round_robin = round_robin
+        self._turn = 0
+        self._counts: list[int] = []
+        self._counted = -1
+
+    def view(self) -> RankStretch:
+        """Return what one more rank sees of the joint stretch."""
+        return RankStretch(self.stretch, self._idle, self._windowed)
+
+    # --- from outside -----------------------------------------------------------------------
+
+    def choose(self) -> Rank:
+        """Return the rank that the next request goes to.
+
+        Notes
+        -----
+        The counts of requests that wait and run are those of the latest report, and the requests
+        sent since then. A report comes with the first request of each interval.
+        """
+        members = self.members
+        if self._round_robin:
+            rank = members[self._turn]
+            self._turn = (self._turn + 1) % len(members)
+            return rank
+        report = self.clock.now // COUNTS_EVERY_NS
+        if report != self._counted:
+            self._counted = report
+            self._counts = [_WAITING_WEIGHT * rank.waiting + rank.running for rank in members]
+        counts = self._counts
+        best = counts.index(min(counts))
+        counts[best] += _WAITING_WEIGHT
+        return members[best]
+
+    def call_at(self, time_ns: int) -> None:
+        """Have all ranks called at `time_ns` [ns]."""
+        if self._asleep:
+            self._asleep = False
+            for rank in self.members:
+                rank.doze(False)
+        self._call_ns = time_ns
+        self.clock.at(self._alarm, self._priority, time_ns)
+
+    def cut(self, called_now: bool) -> None:
+        """End the stretch under way at the first call that can see what has just happened."""
+        if not self._merged:
+            return
+        self._merged = False
+        now = self.clock.now + called_now
+        ticks = self.stretch.ticks_before(now, self._ticks, self._lookahead)
+        sooner = ticks < self._ticks
+        self._run_to(ticks)
+        if sooner:
+            self.clock.at(self._alarm, self._priority, self._call_ns)
+
+    # --- the call ---------------------------------------------------------------------------
+
+    def _wake(self, alarm: Wake) -> None:
+        clock = self.clock
+        if clock.now != self._call_ns or self._asleep:
+            return
+        self._call(self._call_ns)
+        while not self._asleep and clock.next_ns() > self._call_ns:
+            clock.jump(self._call_ns)
+            self._call(self._call_ns)
+        if not self._asleep:
+            self.clock.at(self._alarm, self._priority, self._call_ns)
+
+    def _call(self, now: int) -> None:
+        """One call of all schedulers at time `now` [ns]."""
+        self._merged = False
+        members = self.members
+        last = self.stretch.run(self._ticks) if self._ticks else self._gap
+        self._ticks = 0
+        lead = members[self._lead]
+        for rank in members:  # the lead last: gaps are worked out from its contexts
+            if rank is not lead:
+                rank.call(now, last)
+        lead.call(now, last)
+        front = max(self._exec_end_ns, now)
+        stepwise = busy = False
+        for rank in members:
+            draft = rank.draft
+            if rank.changed:
+                self.stretch.anchored = False
+            idle = not draft.chunks and not rank.decodes
+            busy = busy or not idle
+            if draft.chunks or draft.first_need < 0 or (rank.cohort.count and idle):
+                stepwise = True
+        if not busy:
+            self._rest(now)
+        elif stepwise:
+            self._launch_step(front)
+        else:
+            self._launch_stretch(front)
+        if busy:
+            for rank in members:
+                rank.record()
+
+    def _rest(self, now: int) -> None:
+        """Nothing was planned: wait for work in flight, or sleep."""
+        self.stretch.anchored = False
+        members = self.members
+        preempted = any(rank.draft.preempted for rank in members)
+        if self._exec_end_ns > now:
+            self._call_ns = self._exec_end_ns
+        elif preempted:
+            self._call_ns = now
+        else:
+            for rank in members:
+                if (rank.running or rank.waiting) and not rank.port.expected:
+                    raise InvariantError(
+                        f"rank {rank.index} has {rank.running} running and {rank.waiting} "
+                        "waiting requests but its batching policy planned nothing"
+                    )
+            self._asleep = True
+            for rank in members:
+                rank.doze(True)
+            return
+        for rank in members:
+            rank.record()
+
+    def _launch_step(self, front: int) -> None:
+        """One joint step with prefill chunks, or one that was put together request by request."""
+        duration = self._cost.step_ns([rank.load() for rank in self.members])
+        self.price.duration_ns = duration
+        self.stretch.anchored = False
+        self._gap = duration
+        self._exec_end_ns = end = front + duration
+        self._call_ns = front if self._lookahead else end
+        for rank in self.members:
+            rank.start_step(front)
+
+    def _launch_stretch(self, front: int) -> None:
+        """Joint decode steps, as many as can run before something changes."""
+        stretch = self.stretch
+        members = self.members
+        cohort = members[self._lead].cohort
+        if (
+            not stretch.anchored
+            or cohort.padded > stretch.line.until_tokens
+            or not self._still_slowest()
+        ):
+            self._anchor(front)
+        stretch.launch(front)
+        gap = stretch.gap_ns
+        ticks = 2**62 - 1
+        for rank in members:
+            rank.start_stretch(front, gap)
+            if not rank.merges:
+                ticks = 1
+        if ticks > 1:
+            ticks = self._longest()
+        self._merged = ticks > 1
+        self._run_to(ticks)
+
+    def _run_to(self, ticks: int) -> None:
+        """Let the stretch be `ticks` ticks long."""
+        stretch = self.stretch
+        self._ticks = ticks
+        self._exec_end_ns = end = stretch.end_ns(ticks)
+        self._call_ns = end
+        if self._lookahead:
+            self._call_ns = stretch.start_of_last_ns() if ticks > 1 else stretch.front_ns
+        for rank in self.members:
+            rank.run_to(ticks, end, self._call_ns, self._merged)
+
+    # --- who is the slowest -----------------------------------------------------------------
+
+    def _anchor(self, front: int) -> None:
+        """Find the slowest rank and price the steps by its contexts."""
+        self._attention = []
+        slowest = -1.0
+        for number, rank in enumerate(self.members):
+            cohort = rank.cohort
+            if not cohort.count:
+                self._attention.append(None)
+                continue
+            line = self._cost.attention_line(cohort.count, cohort.padded)
+            self._attention.append(line)
+            time = attention_ns(line, cohort.padded, cohort.windowed)
+            if time > slowest:
+                slowest = time
+                self._lead = number
+        cohort = self.members[self._lead].cohort
+        self.stretch.follow(cohort)
+        batches = [rank.cohort.count for rank in self.members]
+        line = self._cost.decode_line(batches, self._lead, cohort.padded)
+        self.stretch.anchor(front, line)
+
+    def _still_slowest(self) -> bool:
+        """Whether no rank's attention has become slower than that of the one in the lead."""
+        lead = self._attention[self._lead]
+        if lead is None:
+            return False
+        cohort = self.members[self._lead].cohort
+        slowest = attention_ns(lead, cohort.padded, cohort.windowed)
+        for line, rank in zip(self._attention, self.members, strict=True):
+            cohort = rank.cohort
+            if line is not None and (
+                cohort.padded > line.until_tokens
+                or attention_ns(line, cohort.padded, cohort.windowed) > slowest
+            ):
+                return False
+        return True
+
+    def _longest(self) -> int:
+        """Return how many ticks can run before a rank must decide, or another is the slowest."""
+        size = self._block_tokens
+        lead = self.members[self._lead]
+        ticks = self.stretch.longest(lead.ledger.free + lead.draft.first_need, size)
+        for rank in self.members:
+            cohort = rank.cohort
+            if rank is lead or not cohort.count:
+                continue
+            ticks = min(ticks, cohort.due - cohort.tick)
+            if self._windowed:
+                ticks = min(ticks, max(1, cohort.next_saturation() - cohort.tick))
+            room = rank.ledger.free + rank.draft.first_need
+            if (ticks // size + 1) * cohort.count > room:
+                ticks = cohort.ticks_within(room, ticks)
+        for line, rank in zip(self._attention, self.members, strict=True):
+            if rank is not lead and line is not None and ticks > 1:
+                ticks = self._ahead_of(lead.cohort, rank.cohort, line, ticks)
+        return ticks
+
+    def _ahead_of(self, lead: Cohort, other: Cohort, line: PriceLine, ticks: int) -> int:
+        """Return for how many of the next `ticks` ticks the lead stays the slower of two."""
+        own = self._attention[self._lead]
+        if own is None:
+            return ticks
+        if other.padded + other.growth(ticks - 1) <= line.until_tokens and never_passes(
+            own, lead, line, other, ticks
+        ):
+            return ticks
+        first, second = lead.padded, other.padded
+        first_windowed, second_windowed = lead.windowed, other.windowed
+        for step in range(1, ticks):
+            first += lead.growth_at(step)
+            second += other.growth_at(step)
+            first_windowed += lead.windowed_growth_at(step)
+            second_windowed += other.windowed_growth_at(step)
+            if second > line.until_tokens or attention_ns(
+                line, second, second_windowed
+            ) > attention_ns(own, first, first_windowed):
+                return step
+        return ticks
