@@ -117,13 +117,17 @@ class Results:
     settings: Mapping[str, Settled]
 
     def stale(self, exhibit: Exhibit) -> list[str]:
-        """Return the settings that have no results, or results of other inputs."""
+        """Return the settings whose results are of other inputs, or of a setting that is gone."""
+        asked = {setting.name: setting for setting in exhibit.settings()}
         return [
-            setting.name
-            for setting in exhibit.settings()
-            if (found := self.settings.get(setting.name)) is None
-            or found.inputs != exhibit.inputs_hash(setting)
+            name
+            for name, found in self.settings.items()
+            if name not in asked or found.inputs != exhibit.inputs_hash(asked[name])
         ]
+
+    def missing(self, exhibit: Exhibit) -> list[str]:
+        """Return the settings that have not been run."""
+        return [each.name for each in exhibit.settings() if each.name not in self.settings]
 
     def under(self, other: Results) -> Results:
         """Return these results with the settings of newer ones put on top."""

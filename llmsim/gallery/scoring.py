@@ -317,9 +317,8 @@ def _overall(standing: Standing) -> str:
         parts.append(f"null BROKEN ({', '.join(standing.broken_nulls)})")
     for group, word in (("bands", "bands"), ("losses", "losses"), ("headlines", "headlines")):
         named: Mapping[str, object] = getattr(standing.exhibit.card, group)
-        verdicts = [
-            score.verdict if (score := standing.treatment(name)) else NOTHING for name in named
-        ]
+        scores = [score for name in named if (score := standing.treatment(name)) is not None]
+        verdicts = [score.verdict for score in scores]
         right = verdicts.count(HOLDS)
         if verdicts:
             parts.append(f"{right} of {len(verdicts)} {word}")
@@ -331,6 +330,9 @@ def _overall(standing: Standing) -> str:
         parts.append("nulls hold")
     elif not standing.broken_nulls:
         parts.append("nulls not all run")
+    missing = standing.results.missing(standing.exhibit)
+    if missing:
+        parts.append(f"not run: {', '.join(missing)}")
     stale = standing.results.stale(standing.exhibit)
     if stale:
         parts.append(f"STALE: {', '.join(stale)}")

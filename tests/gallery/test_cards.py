@@ -32,6 +32,7 @@ def test_results_are_those_of_the_card_and_its_nulls_hold(name):
     if results is None:
         pytest.skip(f"`llmsim gallery run {name} --save` has not been called yet")
     assert results.stale(exhibit) == [], f"call `llmsim gallery run {name} --save`"
+    assert not set(exhibit.card.nulls) & set(results.missing(exhibit)), "a null has not been run"
     assert stand(exhibit, results).broken_nulls == ()
 
 
