@@ -2,11 +2,13 @@
 
 Start with `batching` (what a step computes), `routing` (which replica takes a request) and
 `control` (what is done about the fleet while it runs); `sharing` divides a GPU between lanes,
-`tiering` is about KV below the GPU. A new policy is one dataclass registered under a name: its
-typed fields are its YAML parameters. `views` and `reports` say what a policy sees, `rules` what
-differs between engine versions.
+`tiering` is about KV below the GPU, `allocation` about promises of KV, `ordering` about what else a
+batching policy may decide. A new policy is one dataclass registered under a name: its typed fields
+are its YAML parameters. `views` and `reports` say what a policy sees, `rules` what differs between
+engine versions.
 """
 
+from llmsim.policies.allocation import ALLOCATION, Allocator
 from llmsim.policies.batching import BATCHING, BatchingPolicy, StepDraft
 from llmsim.policies.control import CONTROL, ControlPolicy
 from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
@@ -17,6 +19,7 @@ from llmsim.policies.tiering import EVICTION, LOADING, EvictionPolicy, LoadPolic
 from llmsim.policies.views import ProgramView, RequestView
 
 __all__ = [
+    "ALLOCATION",
     "BATCHING",
     "CONTROL",
     "ENGINE_RULES",
@@ -24,6 +27,7 @@ __all__ = [
     "LOADING",
     "ROUTING",
     "SHARING",
+    "Allocator",
     "BatchingPolicy",
     "ControlPolicy",
     "EngineRules",

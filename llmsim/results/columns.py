@@ -145,6 +145,7 @@ TIMELINE_COLUMNS = (
     Column("running", "float64", "request * ns", "Time integral of the requests running"),
     Column("waiting", "float64", "request * ns", "Time integral of the requests waiting"),
     Column("kv_blocks", "float64", "block * ns", "Time integral of the KV blocks in use"),
+    Column("kv_claimed", "float64", "block * ns", "Time integral of the KV blocks claimed"),
     Column("prefill_tokens", "float64", "tokens", "Prompt tokens computed in the bin"),
     Column("output_tokens", "float64", "tokens", "Output tokens delivered in the bin"),
     Column("busy_ns", "float64", "ns", "Time in the bin during which a step was running"),

@@ -23,6 +23,7 @@ SERIES: Final = (
     "running",
     "waiting",
     "kv_used_frac",
+    "kv_claimed_frac",
     "prefill_tokens_per_s",
     "output_tokens_per_s",
     "busy_frac",
@@ -89,8 +90,9 @@ def load_over_time(
     -------
     dict of str to ndarray of float64 (n,)
         By the names in `SERIES`: `t_s` is the start of a bin; `running` and `waiting` are time
-        averages [requests] summed over the replicas; `kv_used_frac` and `busy_frac` are shares
-        of what these replicas have; `power_w` [W] is NaN where no power is known.
+        averages [requests] summed over the replicas; `kv_used_frac`, `kv_claimed_frac` and
+        `busy_frac` are shares of what these replicas have; `power_w` [W] is NaN where no power is
+        known.
 
     Raises
     ------
@@ -114,6 +116,7 @@ def load_over_time(
         "running": found["running"] / stepping,
         "waiting": found["waiting"] / width,
         "kv_used_frac": found["kv_blocks"] / stepping / max(blocks, 1),
+        "kv_claimed_frac": found["kv_claimed"] / stepping / max(blocks, 1),
         "prefill_tokens_per_s": found["prefill_tokens"] / width * NS_PER_S,
         "output_tokens_per_s": found["output_tokens"] / width * NS_PER_S,
         "busy_frac": np.minimum(busy, 1.0),

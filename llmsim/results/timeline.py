@@ -18,13 +18,15 @@ FIRST_BIN_NS = 10_000_000
 
 Ints = npt.NDArray[np.int64]
 
-LEVELS = ("running", "waiting", "kv_blocks")
-"""Levels that are integrated over time."""
+_RECORDED = ("running", "waiting", "kv_blocks")
+
+LEVELS = (*_RECORDED, "kv_claimed")
+"""Levels that are integrated over time; what is claimed is what is used where nobody claims."""
 
 TOTALS = ("prefill_tokens", "output_tokens", "busy_ns", "active_uj")
 """Amounts that are added up; active energy is that above idle."""
 
-_COLUMNS = len(LEVELS) + len(TOTALS)
+_COLUMNS = len(_RECORDED) + len(TOTALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,31 @@ class TimelineData:
     bin_ns: int
     levels: dict[str, npt.NDArray[np.float64]]
     totals: dict[str, npt.NDArray[np.float64]]
+
+    def claiming(self, claims: TimelineData) -> TimelineData:
+        """Return this timeline with what was claimed of the KV, recorded apart.
+
+        Parameters
+        ----------
+        claims : TimelineData
+            Its level ``kv_blocks`` is what was claimed.
+
+        Notes
+        -----
+        Widths of bins are doubled from the same first width. Wider bins of claims are spread
+        evenly; claims after the last bin, when nothing runs any more, are left out.
+        """
+        found = claims.levels["kv_blocks"]
+        if claims.bin_ns > self.bin_ns:
+            parts = claims.bin_ns // self.bin_ns
+            found = np.repeat(found / parts, parts)
+        elif claims.bin_ns < self.bin_ns:
+            parts = self.bin_ns // claims.bin_ns
+            found = np.pad(found, (0, -len(found) % parts)).reshape(-1, parts).sum(axis=1)
+        size = len(self.levels["kv_blocks"])
+        level = np.zeros(size)
+        level[: len(found)] = found[:size]
+        return TimelineData(self.bin_ns, {**self.levels, "kv_claimed": level}, self.totals)
 
 
 class Timeline:
@@ -220,7 +247,10 @@ class Timeline:
         table = self._rows[:, : self._bins].copy()
         return TimelineData(
             self.bin_ns,
-            {name: table[i] for i, name in enumerate(LEVELS)},
+            {
+                **{name: table[i] for i, name in enumerate(_RECORDED)},
+                "kv_claimed": table[_RECORDED.index("kv_blocks")],
+            },
             {name: table[3 + i] for i, name in enumerate(TOTALS)},
         )
 

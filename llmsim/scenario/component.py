@@ -29,6 +29,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "programs": ("llmsim.workload", "PROGRAMS"),
     "cost": ("llmsim.scenario.costs", "COST"),
     "batching": ("llmsim.policies", "BATCHING"),
+    "allocation": ("llmsim.policies", "ALLOCATION"),
     "routing": ("llmsim.policies", "ROUTING"),
     "loading": ("llmsim.policies", "LOADING"),
     "eviction": ("llmsim.policies", "EVICTION"),

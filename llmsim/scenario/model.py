@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Len
 from pydantic import PrivateAttr, Strict, StringConstraints, model_validator
 
 from llmsim.scenario.component import Component, Seam
+from llmsim.scenario.keeping import wrong_moves, wrong_promises
 from llmsim.scenario.lanes import wrong_lanes, wrong_ranks
 from llmsim.scenario.operations import Boot, Gateway, Migration, wrong_control
 from llmsim.scenario.promises import Record, Slo
@@ -235,6 +236,8 @@ class Pool(Section):
     """Settings of this pool's engines; what is absent comes from the scenario's `engine`."""
     batching: Annotated[Component, Seam("batching")] = Component("batching", "vllm")
     """Which requests a step computes, and how many tokens of each."""
+    allocation: Annotated[Component, Seam("allocation")] = Component("allocation", "paged")
+    """How much KV memory a request is promised at its admission."""
     cost: Annotated[Component, Seam("cost")] = Component("cost", "roofline")
     """How a step is priced."""
     kv: Kv | None = None
@@ -252,9 +255,10 @@ class Pool(Section):
         return 0 if self.beside else self.replicas * self.plan.gpus
 
     @model_validator(mode="after")
-    def _one_price(self) -> Self:
+    def _settings_go_together(self) -> Self:
         if self.price is not None and self.gpu_price_usd_per_hour is not None:
             _complain({"price": "excludes gpu_price_usd_per_hour"})
+        _complain(wrong_promises(self))
         return self
 
     @model_validator(mode="after")
@@ -328,6 +332,7 @@ class Fleet(Section):
     @model_validator(mode="after")
     def _control_has_what_it_needs(self) -> Self:
         _complain(wrong_control(self))
+        _complain(wrong_moves(self))
         return self
 
     @model_validator(mode="after")

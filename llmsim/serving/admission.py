@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
     """Admit from the head of the queue until one does not fit."""
-    running = draft.running_set
-    line = draft.line
     ledger = draft.ledger
     size = draft.block_tokens
     chunked = draft.chunked and not whole_prompts
@@ -24,8 +22,8 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
     keeper = draft.keeper
     if draft.swapper is not None and draft.swapper.swapped:
         return
-    while draft.budget_tokens > 0 and len(running) < draft.max_seqs:
-        request = line.head()
+    while draft.budget_tokens > 0 and len(draft.running_set) < draft.max_seqs:
+        request = draft.line.head()
         if request is None:
             return
         if request.lease is not None:
@@ -33,10 +31,9 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
                 continue
             return
         known = request.prompt + request.generated
-        view = request.view
         match = NO_MATCH
         fetched = request.fetched_blocks
-        if caches and not fetched and (view.segments is not None or request.preemptions):
+        if caches and not fetched and (request.view.segments is not None or request.preemptions):
             match = ledger.match(request, known)
         hit = (match.blocks + fetched) * size
         found = COMPUTE
@@ -54,7 +51,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             fits = fits and chunked
             tokens = draft.budget_tokens
         spared = match.unreferenced - match.blocks - fetched
-        room = ledger.free - (draft.watermark_blocks if running else 0)
+        room = ledger.free - (draft.watermark_blocks if draft.running_set else 0)
         blocks = -(-(hit + tokens) // size)
         if draft.reserve_prompt:
             fits = fits and -(-known // size) + spared <= room
@@ -62,7 +59,9 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             if _blocked(draft, request, match):
                 continue
             return
-        line.pop()
+        if draft.guarded and not _welcome(draft, request, known, hit, spared):
+            return
+        draft.line.pop()
         if match.blocks:
             ledger.hold(request, match)
         ledger.take(blocks - match.blocks - fetched)
@@ -71,6 +70,15 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         draft.compute(request, hit, tokens)
         if keeper is not None and found == GATED:
             keeper.begin(request)
+
+
+def _welcome(draft: Draft, request: Request, known: int, hit: int, spared: int) -> bool:
+    """Whether a request that fits now is also promised its claim and let in by the policy."""
+    claims, guard = draft.claims, draft.guard
+    if claims is not None and not claims.fits(request, known):
+        return False
+    free = (draft.ledger.free - spared) * draft.block_tokens
+    return guard is None or guard.admits(request.view, known - hit, free)
 
 
 def _make_room(draft: Draft, request: Request) -> bool:
@@ -119,6 +127,8 @@ def _seat(draft: Draft, request: Request, hit: int) -> None:
     request.state = PREFILL
     draft.running_set[request] = None
     draft.prefilling[request] = None
+    if draft.claims is not None:
+        draft.claims.open(request, request.prompt + request.generated)
     if request.queued_ns < now:
         draft.meter.waited(request.queued_ns, now)
     if request.scheduled_ns < 0:

@@ -15,6 +15,7 @@ from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.lanes import RooflineUse
 from llmsim.costmodel.measured import MeasuredCost
 from llmsim.costmodel.ranks import RankedCost
+from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
@@ -119,6 +120,7 @@ def _build_pool(
     told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
     batching: Callable[[], BatchingPolicy] = pool.batching.build
     kv = None if pool.kv is None else kv_plan(pool, place.model, folder)
+    allocator: Allocator = pool.allocation.build()
     return PoolPlan(
         facts,
         cost,
@@ -127,6 +129,7 @@ def _build_pool(
         energy,
         pool.role,
         kv,
+        allocator=allocator,
         spare=pool.spare_replicas,
         weights_bytes=memory.weights_bytes * place.plan.gpus,
         joint=joint,

@@ -13,6 +13,7 @@ from llmsim.serving.request import (
     DECODE,
     FINISHING,
     HANDED,
+    HELD,
     PARKED,
     PREFILL,
     SWAPPED,
@@ -373,6 +374,10 @@ class Delivery:
                 continue
             if state == SWAPPED and self._draft.swapper is not None:
                 self._draft.swapper.drop(request, outcome)
+                continue
+            together = self._draft.together
+            if state == HELD and together is not None:  # in this very call
+                together.drop(request, outcome, now)
                 continue
             if state >= HANDED:  # in this very call
                 self.drop_handed(request, outcome)

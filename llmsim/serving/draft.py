@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.serving.cohort import Cohort
+from llmsim.policies.ordering import ChoosesVictims, GuardsAdmission, Running
+from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.meter import Meter
 from llmsim.serving.preemption import scan
-from llmsim.serving.queue import FcfsQueue, UrgencyQueue
-from llmsim.serving.request import Request
+from llmsim.serving.queue import FcfsQueue, OrderedQueue, UrgencyQueue
+from llmsim.serving.request import DECODE, Request
 
 if TYPE_CHECKING:
+    from llmsim.serving.claims import ClaimLedger
     from llmsim.serving.gate import Gate
     from llmsim.serving.keeper import Keeper
     from llmsim.serving.swap import Swapper
+    from llmsim.serving.together import Together
 
 
 def _nobody_hands_over(request: Request, hit_tokens: int, blocks: int) -> None:
@@ -61,6 +64,18 @@ class Draft:
     pull : callable
         Called with (request, tokens that are here, blocks to move) when room was made for KV that
         is on another replica.
+    claims : ClaimLedger or None
+        The ledger, where requests are promised memory; None where they are not.
+    guarded : bool
+        Blocks and a seat are not enough for admission.
+    guard : GuardsAdmission or None
+        The policy, if it has a condition of its own for admission.
+    chooser : ChoosesVictims or None
+        The policy, if it says who loses its KV.
+    together : Together or None
+        Keeps results until nobody runs, where the policy wants that.
+    most_ticks : int
+        Ticks after which the policy must be asked again, whatever else happens.
     blocked_on_writer : bool
         The head of the queue may fit once a running request has published more blocks.
     """
@@ -73,8 +88,10 @@ class Draft:
         "block_tokens",
         "blocked_on_writer",
         "budget_tokens",
+        "chooser",
         "chunked",
         "chunks",
+        "claims",
         "cohort",
         "config",
         "decisions",
@@ -82,6 +99,8 @@ class Draft:
         "fcfs",
         "first_need",
         "gates",
+        "guard",
+        "guarded",
         "hit_tokens",
         "keeper",
         "late",
@@ -92,6 +111,7 @@ class Draft:
         "lookup_tokens",
         "max_seqs",
         "meter",
+        "most_ticks",
         "now",
         "parked",
         "policy",
@@ -105,6 +125,7 @@ class Draft:
         "seats",
         "swapper",
         "tick_end_ns",
+        "together",
         "watermark_blocks",
     )
 
@@ -114,13 +135,18 @@ class Draft:
         policy: BatchingPolicy,
         ledger: CountLedger | PrefixLedger,
         cohort: Cohort,
-        line: FcfsQueue | UrgencyQueue,
+        line: FcfsQueue | OrderedQueue | UrgencyQueue,
         meter: Meter,
         decisions: list[int],
     ) -> None:
         self.config = config
         self.policy = policy
         self.fcfs = isinstance(line, FcfsQueue)
+        self.guard = policy if isinstance(policy, GuardsAdmission) else None
+        self.chooser = policy if isinstance(policy, ChoosesVictims) else None
+        self.claims: ClaimLedger | None = None
+        self.guarded = False
+        self.together: Together | None = None
         self.block_tokens = config.block_tokens
         self.max_seqs = config.max_num_seqs
         self.watermark_blocks = config.watermark_blocks
@@ -162,6 +188,7 @@ class Draft:
             self.preempted = []
         self.logits = self.admitted = self.first_need = 0
         self.decoding = self.blocked_on_writer = False
+        self.most_ticks = FOREVER
         limit = self._chunk_limit
         if limit and self.config.rules.lone_request_unchunked:
             limit = 0 if len(self.running_set) + self.line.count == 1 else limit
@@ -207,15 +234,38 @@ class Draft:
                 return True
         return scan(self)
 
+    def advance_prefills(self) -> bool:
+        """Give prompts in progress their next tokens, and nobody else, within the budget.
+
+        Returns
+        -------
+        bool
+            Whether there were blocks for them; nothing is planned if not.
+        """
+        return not self.prefilling or self._advance_prefills(0)
+
+    def running_now(self) -> list[Running]:
+        """Return who holds KV, with the output tokens so far."""
+        tick = self.cohort.tick
+        return [
+            Running(
+                request.view,
+                request.base + tick - request.prompt + 1
+                if request.state == DECODE
+                else request.generated,
+            )
+            for request in self.running_set
+        ]
+
     def _advance_prefills(self, count: int) -> bool:
         """Advance decodes and prefills together where running order makes no difference."""
         prefilling = self.prefilling
         left = self.budget_tokens - count
-        if left < 0 or next(iter(prefilling)).seat < self.cohort.top_seat:
+        if left < 0 or (count and next(iter(prefilling)).seat < self.cohort.top_seat):
             return False
         size = self.block_tokens
         limit = self.limit_now
-        need = first = self.cohort.blocks_needed(1)
+        need = first = self.cohort.blocks_needed(1) if count else 0
         slices = []
         for request in prefilling:
             tokens = request.prompt + request.generated - request.computed

@@ -46,6 +46,8 @@ class Meter:
         Steps run.
     peak_kv_blocks : int [blocks]
         Most KV blocks in use.
+    together : int [gaps]
+        Where results leave whole: gaps of zero between tokens that have left; else -1.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Meter:
         "peak_kv_blocks",
         "slo",
         "steps",
+        "together",
     )
 
     def __init__(self, itl_slo_ns: int) -> None:
@@ -80,6 +83,7 @@ class Meter:
         self.steps = 0
         self.peak_kv_blocks = 0
         self.itl = LogHistogram()
+        self.together = -1
 
     # --- what was run -----------------------------------------------------------------------
 
@@ -115,6 +119,10 @@ class Meter:
     def finish(self) -> TimelineData:
         """Return the timeline; the histogram is complete then."""
         self._absorb()
+        if self.together >= 0:
+            self.itl = LogHistogram()
+            if self.together:
+                self.itl.add(0, self.together)
         return self._timeline.finish()
 
     def _absorb(self) -> None:

@@ -8,7 +8,7 @@ from llmsim.core.errors import InvariantError
 from llmsim.kvcache import Holder
 from llmsim.serving.decisions import DROP
 from llmsim.serving.handoff import Handoff, Lease
-from llmsim.serving.request import FETCHING, LOADING, MOVING, SWAPPED, Request
+from llmsim.serving.request import FETCHING, HELD, LOADING, MOVING, SWAPPED, Request
 
 if TYPE_CHECKING:
     from llmsim.serving.migration import Migrations
@@ -120,6 +120,10 @@ class Port:
             return
         if request.state == SWAPPED and draft.swapper is not None:
             draft.swapper.drop(request, outcome)
+            return
+        together = replica.draft.together
+        if together is not None and request.state == HELD:
+            together.drop(request, outcome, replica.clock.now)
             return
         if request.state == MOVING and self.moves is not None:
             replica.decisions.extend((DROP, request.view.index, replica.clock.now))

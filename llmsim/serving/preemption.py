@@ -63,23 +63,34 @@ def scan(draft: Draft) -> bool:
                 cohort.join(request)
                 draft.late.append(request)
             draft.budget_tokens -= 1
-    for request in draft.running_set:  # decodes that the budget did not reach sit this one out
-        if request.state == DECODE and request not in scheduled:
-            cohort.leave(request)
-            draft.meter.left(request, cohort.tick, draft.tick_end_ns)
-            if draft.late and request in draft.late:
-                draft.late.remove(request)
-            request.state = PARKED
-            draft.parked[request] = None
+    _park(draft)
     draft.decoding = cohort.count > 0
     draft.first_need = -1  # already taken, request by request
     scheduled.clear()
     return not draft.preempted
 
 
+def _park(draft: Draft) -> None:
+    """Let decodes that the budget did not reach sit this step out."""
+    cohort = draft.cohort
+    for request in draft.running_set:
+        if request.state == DECODE and request not in draft.scheduled:
+            cohort.leave(request)
+            draft.meter.left(request, cohort.tick, draft.tick_end_ns)
+            if draft.late and request in draft.late:
+                draft.late.remove(request)
+            request.state = PARKED
+            draft.parked[request] = None
+            if draft.claims is not None:
+                draft.claims.parked(request)
+
+
 def _victim(draft: Draft) -> Request:
     if draft.fcfs:
         return next(reversed(draft.running_set))
+    if draft.chooser is not None:
+        running = draft.running_now()
+        return list(draft.running_set)[draft.chooser.victim(running)]
     urgency = draft.policy.urgency
     return max(draft.running_set, key=lambda request: urgency(request.view) or ())
 

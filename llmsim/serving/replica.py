@@ -2,9 +2,8 @@
 
 The replica sleeps from one decision point to the next. A *call* (of the scheduler) plans either a
 mixed step (prefill chunks, with or without the decodes) or a *stretch*: as many decode steps as
-can run before something changes. Boundaries inside a stretch are ``anchor + C(n)`` with C in
-closed form; the anchor moves only when the composition changes, so it makes no difference whether
-a stretch is slept through or stepped through.
+can run before something changes. Boundaries inside a stretch are ``anchor + C(n)``, C in closed
+form; the anchor moves only with the composition: stretches are slept or stepped through.
 """
 
 from __future__ import annotations
@@ -25,16 +24,14 @@ from llmsim.serving.clock import CALL_PRIORITY, FOREVER, Clock
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
-from llmsim.serving.ledgers import make_ledger
+from llmsim.serving.equipment import fit_out, make_ledger, make_line
 from llmsim.serving.meter import Meter
 from llmsim.serving.port import Port
-from llmsim.serving.queue import FcfsQueue, UrgencyQueue
 from llmsim.serving.record import CallRecord, record_of
 from llmsim.serving.request import (
     DECODE,
     FINISHING,
     HANDED,
-    PROBE,
     WAITING,
     Request,
 )
@@ -98,14 +95,14 @@ class Replica:
         self.tape = tape
         self.cohort = cohort_for(tape, index, cost, config.block_tokens)
         self.ledger = ledger or make_ledger(config, self._registrable)
-        self._fcfs = fcfs = policy.urgency(PROBE) is None
-        self.line = FcfsQueue() if fcfs else UrgencyQueue(policy.urgency)
+        self.line = make_line(policy)
         self.meter = Meter(itl_slo_ns)
         self.decisions: list[int] = []
         self.draft = Draft(
             config, policy, self.ledger, self.cohort, self.line, self.meter, self.decisions
         )
         self._step = Step(self.draft)
+        on_end = fit_out(self.draft, policy, on_end)
         self.running_set = self.draft.running_set
         self.recorder: Callable[[CallRecord], None] | None = None
         self._asleep = True  # nothing planned, nothing in flight
@@ -123,8 +120,7 @@ class Replica:
         self.slot = self.turn = index  # on its board; among the calls of one instant
         self.ranks: RankGroup | None = None  # of which it is one
         self.port = Port(self)
-        self._energy = energy
-        self._active_uj = 0  # of the step under way, where it is not a stretch
+        self._energy, self._active_uj = energy, 0  # of a step under way that is not a stretch
         self.events = self._prefill_tokens = self._kv_used = 0
         self._alarm = Wake(self._wake)
         self._priority = CALL_PRIORITY + index  # at one instant replicas go in order of index
@@ -157,7 +153,7 @@ class Replica:
             self._call_at(self.clock.now)
         elif (
             self._merged
-            and (alone or not self._fcfs)
+            and (alone or not self.draft.fcfs)
             and len(self.running_set) < self.config.max_num_seqs
         ):
             self._cut(called_now)
@@ -165,7 +161,7 @@ class Replica:
     def drop(self, request: Request, outcome: str, called_now: bool = False) -> None:
         """Let a request go because its client left; takes effect at the next call.
 
-        A request that still waits ends at once. For `called_now` see `enqueue`.
+        Who still waits ends at once. For `called_now` see `enqueue`.
         """
         if request.state >= HANDED:
             self.port.drop(request, outcome)
@@ -284,6 +280,8 @@ class Replica:
         draft.begin(now)
         if draft.swapper is not None and draft.swapper.swapped:
             draft.swapper.bring_back()
+        if draft.claims is not None:
+            draft.claims.renew(draft)
         if self.running_set or self.line.count:
             if not self._plain:
                 self._policy.plan(self._step)
@@ -485,6 +483,8 @@ class Replica:
         ):
             room = self.ledger.free + draft.first_need
             ticks = stretch.longest(room, self.config.block_tokens)
+            if ticks > draft.most_ticks:
+                ticks = draft.most_ticks
         self._ticks = ticks
         self._merged = ticks > 1
         self._exec_end_ns = end = stretch.end_ns(ticks)

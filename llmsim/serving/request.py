@@ -116,6 +116,9 @@ FETCHING: Final = 7
 MOVING: Final = 8
 """It has left its replica in the middle of decoding, and the last of its KV is on the way."""
 
+HELD: Final = 10
+"""All its tokens are computed; its result leaves when those of others do."""
+
 PROBE = RequestView(0, 0, 1, -1, -1, 0, None)
 """Nobody's request; asks a batching policy whether it ranks requests at all."""
 

@@ -15,15 +15,18 @@ from llmsim.core.errors import Fault, InputError, InvariantError
 from llmsim.core.rng import stream
 from llmsim.costmodel.contract import JointCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
 from llmsim.serving.board import LoadBoard
+from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan, Controls
+from llmsim.serving.equipment import claim_ledger
 from llmsim.serving.fleet import ClientRules, Fleet
 from llmsim.serving.flows import Flows
 from llmsim.serving.gateway import Gateway, GatewayPlan
@@ -66,6 +69,8 @@ class PoolPlan:
         What steps of several attention ranks cost; None where a replica is one rank.
     ranks_in_turn : bool
         Ranks get requests in turn, not by their queues.
+    allocator : Allocator or None
+        What requests are promised at admission; None for nothing.
     """
 
     facts: PoolFacts
@@ -80,6 +85,7 @@ class PoolPlan:
     weights_bytes: float = 0.0
     joint: JointCost | None = None
     ranks_in_turn: bool = False
+    allocator: Allocator | None = None
 
 
 def simulate(
@@ -206,7 +212,7 @@ def _build_replicas(
                     itl_slo_ns,
                     fleet.on_end,
                     pool.energy,
-                    None if on is None else replicas[starts[on] + each].ledger,
+                    _claims(pool, clock) if on is None else replicas[starts[on] + each].ledger,
                     tape,
                 )
             )
@@ -235,6 +241,10 @@ def _doors(board: LoadBoard, replicas: Sequence[Replica]) -> list[Replica]:
     for replica in replicas:
         replica.board, replica.slot = board, slots[replica.turn]
     return doors
+
+
+def _claims(pool: PoolPlan, clock: Clock) -> ClaimLedger | None:
+    return None if pool.allocator is None else claim_ledger(pool.config, pool.allocator, clock)
 
 
 def _ports(handoff: HandoffPlan | None, control: ControlPlan | None) -> tuple[float, ...]:
@@ -373,10 +383,13 @@ def _facts(
 
 def _replica_facts(replica: Replica, pool: str) -> ReplicaFacts:
     draft, meter = replica.draft, replica.meter
+    timeline = meter.finish()
+    if draft.claims is not None:
+        timeline = timeline.claiming(draft.claims.over_time())
     return ReplicaFacts(
         pool,
         replica.index,
-        meter.finish(),
+        timeline,
         meter.steps,
         replica.events,
         draft.preemptions,

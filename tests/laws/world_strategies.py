@@ -7,9 +7,9 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from worlds import COSTS, MS, Job, Segments, World, with_turns
+from worlds import COSTS, MS, Job, Segments, World, together, with_turns
 
-from llmsim.policies import BATCHING, ROUTING
+from llmsim.policies import ALLOCATION, BATCHING, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.serving.meter import NEVER
 
@@ -22,6 +22,9 @@ def laws(examples: int) -> settings:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
+
+WHOLE_PROMPTS = {"prefill-first", "orca", "static-batching", "vllm-v0"}
+"""Policies that admit no part of a prompt while others run."""
 
 GRID_NS = 5 * MS
 """Arrivals often fall on this grid, as do the step ends of the round prices."""
@@ -155,17 +158,24 @@ def worlds(
     leave = draw(st.booleans()) if clients_leave is None else clients_leave
     made = draw(jobs(count, longest, leave))
     chunked = draw(st.integers(0, 3)) < 3
-    kind = batching or draw(st.sampled_from(sorted(BATCHING.names())))
-    whole = not chunked or kind == "prefill-first"
+    forced = handoff is True or moves is True
+    kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
+    kind = batching or draw(st.sampled_from(kinds))
+    whole = not chunked or kind in WHOLE_PROMPTS
     most_blocks = max(-(-(job.prompt + job.output) // block) for job in made)
     watermark = draw(st.sampled_from([0, 0, 0, 1, 3]))
     closed = draw(st.integers(0, 4)) == 4
     shuffled = draw(st.integers(0, 3)) == 3 if moves is None else moves
+    shuffled = shuffled and not together(kind)
     replicas = draw(st.sampled_from([2, 2, 3] if shuffled else [1, 1, 1, 2, 4]))
     ports = st.sampled_from([1e12, 1e9, 2e8, 3e7])
     below = draw(st.integers(0, 2)) == 2 if tiers is None else tiers
     split = lanes or (draw(st.integers(0, 2)) == 2 if handoff is None else handoff)
     shares = st.sampled_from([0.2, 0.5, 0.8, 1.0])
+    split = split and not together(kind)
+    caching = draw(st.booleans())
+    paged = caching or split or below or shuffled
+    claims = "paged" if paged else draw(st.sampled_from(sorted(ALLOCATION.names())))
     world = World(
         jobs=made,
         cost=cost or draw(st.sampled_from(sorted(COSTS))),
@@ -175,7 +185,8 @@ def worlds(
         block_tokens=block,
         # at least one longest request fits; often not many more
         kv_blocks=most_blocks + watermark + draw(st.integers(0, 2 * most_blocks)),
-        prefix_caching=draw(st.booleans()),
+        prefix_caching=caching,
+        allocation=claims,
         chunked_prefill=chunked,
         chunk_limit_tokens=0 if whole else draw(st.sampled_from([0, 0, 5, 30])),
         watermark_blocks=watermark,

@@ -18,7 +18,7 @@ import numpy as np
 
 from llmsim.costmodel.contract import Chunk, PriceLine, RankLoad, StepCost
 from llmsim.costmodel.lanes import Use
-from llmsim.policies import BATCHING, ENGINE_RULES, ROUTING, SHARING
+from llmsim.policies import ALLOCATION, BATCHING, ENGINE_RULES, ROUTING, SHARING
 from llmsim.policies.control import Add, Drain, Fail, Migrate
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
@@ -42,6 +42,7 @@ from llmsim.serving.swap import SwapPlan
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
 from llmsim.workload.programs import CallEnd, NextCall, grown
 
+importlib.import_module("llmsim.systems")  # registers what a world may name
 simulate_module = importlib.import_module("llmsim.serving.simulate")
 
 Segments = tuple[tuple[int, int], ...]
@@ -280,6 +281,7 @@ class World:
     rules: str = "vllm-0.33"
     batching: str = "vllm"
     order: str = "fcfs"
+    allocation: str = "paged"
     routing: str = "round-robin"
     replicas: int = 1
     view_age_ns: int = 0
@@ -426,6 +428,11 @@ class World:
             tpot_slo_s=0.01,
         )
 
+    @property
+    def together(self) -> bool:
+        """Whether results leave only when everybody who runs has ended."""
+        return together(self.batching)
+
     def policy(self) -> Any:
         kind = BATCHING.get(self.batching)
         return kind(order=self.order) if self.batching == "vllm" else kind()
@@ -456,6 +463,11 @@ class Shuffle:
                 victim = running[int(self._rng.integers(0, len(running)))]
                 moves.append(Migrate(victim.request.index, source, target))
         return moves
+
+
+def together(batching: str) -> bool:
+    """Whether a policy lets results leave only when everybody who runs has ended."""
+    return getattr(BATCHING.get(batching), "releases_together", False)
 
 
 class Traffic:
@@ -595,6 +607,7 @@ def run(
             weights_bytes=1e6,
             joint=Joint(COSTS[world.cost]) if world.ranks > 1 else None,
             ranks_in_turn=world.ranks_in_turn,
+            allocator=ALLOCATION.get(world.allocation)(),
         )
         for role, size in sizes.items()
     ]

@@ -1,0 +1,40 @@
+"""Which policies of a pool keep its requests where they are, and what that does not go with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmsim.scenario.component import registry
+
+if TYPE_CHECKING:
+    from llmsim.scenario.model import Fleet, Pool
+
+
+def _keeper(pool: Pool) -> str:
+    """Return the policy that keeps a pool's requests on one replica; empty if there is none."""
+    if pool.allocation.kind != "paged":
+        return f"allocation {pool.allocation.kind}"
+    policy = registry("batching").get(pool.batching.kind)
+    return f"batching {pool.batching.kind}" if getattr(policy, "releases_together", False) else ""
+
+
+def wrong_promises(pool: Pool) -> dict[str, str]:
+    """Return what does not go together in a pool, by key."""
+    wrong = {}
+    if pool.allocation.kind != "paged" and pool.engine.prefix_caching:
+        wrong["engine"] = f"prefix_caching does not go with allocation {pool.allocation.kind}"
+    if pool.role != "mixed" and _keeper(pool):
+        wrong["role"] = f"{pool.role} does not go with {_keeper(pool)}"
+    if pool.kv is not None and _keeper(pool):
+        wrong["kv"] = f"does not go with {_keeper(pool)}"
+    if pool.plan.gpus != pool.tp and _keeper(pool):
+        wrong["batching"] = f"attention ranks do not go with {_keeper(pool)}"
+    return wrong
+
+
+def wrong_moves(fleet: Fleet) -> dict[str, str]:
+    """Return why requests cannot change replicas, if they cannot, by key."""
+    keepers = [found for found in map(_keeper, fleet.pools.values()) if found]
+    if not keepers or not (fleet.migration or fleet.boot or fleet.gateway):
+        return {}
+    return {"control": f"does not go with {keepers[0]}"}

@@ -1,0 +1,74 @@
+"""What a replica is fitted out with: the waiting line and the KV ledger of its policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmsim.core.errors import InvariantError
+from llmsim.kvcache import CountLedger, PrefixLedger
+from llmsim.policies.allocation import Allocator
+from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.ordering import OrdersWaiting
+from llmsim.serving.claims import ClaimLedger
+from llmsim.serving.clock import Clock
+from llmsim.serving.config import EngineConfig
+from llmsim.serving.draft import Draft
+from llmsim.serving.queue import FcfsQueue, OrderedQueue, UrgencyQueue
+from llmsim.serving.request import PROBE, Request, identity_of
+from llmsim.serving.step import Engine
+from llmsim.serving.together import Together
+
+
+def make_line(policy: BatchingPolicy) -> FcfsQueue | OrderedQueue | UrgencyQueue:
+    """Return the waiting line that a batching policy asks for."""
+    if isinstance(policy, OrdersWaiting):
+        return OrderedQueue()
+    return FcfsQueue() if policy.urgency(PROBE) is None else UrgencyQueue(policy.urgency)
+
+
+def claim_ledger(config: EngineConfig, allocator: Allocator, clock: Clock) -> ClaimLedger | None:
+    """Return the KV ledger of a replica whose requests claim memory; None if they do not."""
+    if not allocator.reserves:
+        return None
+    if config.prefix_caching:
+        raise InvariantError("claims on KV memory do not go with prefix caching")
+    longest = config.max_model_len
+    return ClaimLedger(config.kv_blocks, config.block_tokens, allocator, longest, clock)
+
+
+def make_ledger(
+    config: EngineConfig, registrable: Callable[[Request], int]
+) -> CountLedger | PrefixLedger:
+    """Return an empty ledger: a count, or blocks with content where prefixes are cached.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    registrable : callable
+        Returns how many tokens of a request may be registered during a call.
+    """
+    if not config.prefix_caching:
+        return CountLedger(config.kv_blocks, config.block_tokens)
+    return PrefixLedger(
+        config.kv_blocks,
+        config.block_tokens,
+        config.rules.unfilled_blocks_first,
+        identity_of,
+        registrable,
+    )
+
+
+def fit_out(
+    draft: Draft, policy: BatchingPolicy, on_end: Callable[[Request, str, int], None]
+) -> Callable[[Request, str, int], None]:
+    """Tie a draft to what its policy keeps itself; return who is to hear of ends."""
+    line, ledger = draft.line, draft.ledger
+    if isinstance(line, OrderedQueue) and isinstance(policy, OrdersWaiting):
+        line.kept_by(policy.waiting_order(Engine(draft)))
+    if isinstance(ledger, ClaimLedger):
+        draft.claims = ledger
+    draft.guarded = draft.guard is not None or draft.claims is not None
+    if not getattr(policy, "releases_together", False):
+        return on_end
+    draft.together = Together(draft, on_end)
+    return draft.together.ended
