@@ -155,6 +155,7 @@ class Lane(Replica):
         """Say what steps cost and take at a share of the SMs, and which share it has at first."""
         if self._lookahead:
             raise InvariantError("a lane plans each step when the one before has ended")
+        self._shares = True
         self._level = level
         self._levels: dict[float, LaneLevel] = {}
         self._next_share = 0.0  # 0: none

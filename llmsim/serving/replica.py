@@ -108,7 +108,7 @@ class Replica:
         self._asleep = True  # nothing planned, nothing in flight
         self._call_ns = -1  # when the pending call is due
         self._front_ns = self._exec_end_ns = 0  # when planned work starts, when all has run
-        self._kv_blocks = config.kv_blocks
+        self._kv_blocks, self._shares = config.kv_blocks, False  # with others
         self._ticks = self._gap = 0  # decode ticks of the planned work, gap of the first
         self._merged = self._chunked_step = False  # a stretch that an arrival may cut; a step
         self._stretch = Stretch(self.cohort, cost.window_tokens > 0) if stretch is None else stretch
@@ -340,7 +340,7 @@ class Replica:
                 count,
                 len(self.running_set),
                 self._kv_used,
-                self._kv_held(),
+                self._kv_held() if self._shares else self._kv_blocks - self.ledger.free,
                 self._prefill_tokens,
                 logits,
                 first,
@@ -416,7 +416,7 @@ class Replica:
         self._chunked_step = True
         if cohort.count and not decoding:
             self.delivery.sit_out()
-        self._kv_used = self._kv_held()
+        self._kv_used = self._kv_held() if self._shares else self._kv_blocks - self.ledger.free
         if draft.gates and draft.holds_step():  # until what it waits for has come
             self._exec_end_ns = front
             self._call_ns = FOREVER
@@ -476,7 +476,7 @@ class Replica:
         stretch.launch(front)
         self._gap = stretch.gap_ns
         self._prefill_tokens = 0
-        self._kv_used = self._kv_held()
+        self._kv_used = self._kv_held() if self._shares else self._kv_blocks - self.ledger.free
         ticks = 1
         if self._steady and not (
             delivery.pending or delivery.stalled or draft.late or draft.blocked_on_writer

@@ -23,6 +23,7 @@ EXPORTS = [
     "card",
     "compare",
     "draw_costs",
+    "knee",
     "load",
     "names",
     "run",
