@@ -38,3 +38,13 @@ def wrong_moves(fleet: Fleet) -> dict[str, str]:
     if not keepers or not (fleet.migration or fleet.boot or fleet.gateway):
         return {}
     return {"control": f"does not go with {keepers[0]}"}
+
+
+def wrong_record(fleet: Fleet) -> dict[str, str]:
+    """Return why token times cannot be taken down, if they cannot: results leave whole."""
+    for pool in fleet.pools.values():
+        if getattr(registry("batching").get(pool.batching.kind), "releases_together", False):
+            return {
+                "record": f"tokens have no times of their own with batching {pool.batching.kind}"
+            }
+    return {}

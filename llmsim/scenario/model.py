@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Len
 from pydantic import PrivateAttr, Strict, StringConstraints, model_validator
 
 from llmsim.scenario.component import Component, Seam
-from llmsim.scenario.keeping import wrong_moves, wrong_promises
+from llmsim.scenario.keeping import wrong_moves, wrong_promises, wrong_record
 from llmsim.scenario.lanes import wrong_lanes, wrong_ranks
 from llmsim.scenario.operations import Boot, Gateway, Migration, wrong_control
 from llmsim.scenario.promises import Record, Slo
@@ -377,6 +377,8 @@ class Scenario(Section):
     def _tokens_have_times(self) -> Self:
         if self.record.tokens and any(pool.beside for pool in self.fleet.pools.values()):
             _complain({"record": "tokens cannot be taken down where pools share GPUs as lanes"})
+        if self.record.tokens:
+            _complain(wrong_record(self.fleet))
         return self
 
     @model_validator(mode="before")

@@ -158,7 +158,7 @@ def worlds(
     leave = draw(st.booleans()) if clients_leave is None else clients_leave
     made = draw(jobs(count, longest, leave))
     chunked = draw(st.integers(0, 3)) < 3
-    forced = handoff is True or moves is True
+    forced = handoff is True or moves is True or tiers is True or lanes
     kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
     kind = batching or draw(st.sampled_from(kinds))
     whole = not chunked or kind in WHOLE_PROMPTS
@@ -170,6 +170,7 @@ def worlds(
     replicas = draw(st.sampled_from([2, 2, 3] if shuffled else [1, 1, 1, 2, 4]))
     ports = st.sampled_from([1e12, 1e9, 2e8, 3e7])
     below = draw(st.integers(0, 2)) == 2 if tiers is None else tiers
+    below = below and not together(kind)
     split = lanes or (draw(st.integers(0, 2)) == 2 if handoff is None else handoff)
     shares = st.sampled_from([0.2, 0.5, 0.8, 1.0])
     split = split and not together(kind)
