@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmsim.cli.ending import exit_code_for_errors
-from llmsim.cli.running import default_folder, progress_bar
 from llmsim.core.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -118,6 +117,7 @@ def run_card(order: GalleryOrder) -> int:
     GalleryError
         If the card is wrong.
     """
+    from llmsim.cli.running import default_folder, progress_bar
     from llmsim.gallery.reading import find_exhibit
     from llmsim.gallery.results import RESULTS, dump_results, load_results
     from llmsim.gallery.running import QUICK_GROUPS, QUICK_SEEDS, Order, run_order
@@ -225,6 +225,7 @@ def knee(
     """
     with exit_code_for_errors():
         from llmsim import api
+        from llmsim.cli.running import progress_bar
         from llmsim.scenario import parse_assignments
 
         limits = {

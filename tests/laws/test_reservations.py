@@ -76,6 +76,21 @@ def test_one_long_prompt_stalls_everybody():
 
     A coarse model of this GPU gives 45, 12.5 and 3.5 times the steady gap.
     """
+    stall, _ = _stalls()
+    assert stall[8_192] >= 20
+    assert 8 <= stall[2_048] <= 16
+    assert stall[512] <= 5
+
+
+@pytest.mark.xfail(strict=True, reason="36% dearer: every chunk reads all weights again")
+def test_a_prompt_in_chunks_of_512_is_a_quarter_dearer_at_most():
+    """What the same coarse model gives, whose chunks do not read the weights again."""
+    _, ttft = _stalls()
+    assert ttft[512] / ttft[8_192] <= 1.25
+
+
+def _stalls():
+    """Return the longest gap over the steady one, and the prompt's TTFT, by budget."""
     jobs = (*(Job(0, 16, 400) for _ in range(32)), Job(2_000 * MS, 8_000, 2))
     stall, ttft = {}, {}
     for budget, batching in ((8_192, "orca"), (2_048, "vllm"), (512, "vllm")):
@@ -86,11 +101,7 @@ def test_one_long_prompt_stalls_everybody():
         steady = cost.step_ns((), 32, 32 * 256, 0, 32)
         stall[budget] = rows[0].itl_max_ns / steady
         ttft[budget] = rows[32].first_token_ns - rows[32].arrival_ns
-    assert stall[8_192] >= 20
-    assert 8 <= stall[2_048] <= 16
-    assert stall[512] <= 5
-    # the model gave up to 1.25; its chunks do not read the weights again, and these are 36% dearer
-    assert 1.1 <= ttft[512] / ttft[8_192] <= 1.4
+    return stall, ttft
 
 
 @pytest.mark.parametrize("allocation", ["contiguous-max", "power-of-two", "bucket"])
