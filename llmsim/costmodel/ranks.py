@@ -14,6 +14,7 @@ the largest, before each step (``vllm/v1/worker/dp_utils.py``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -193,10 +194,12 @@ class RankedCost:
         if head:
             rows += [table_row(table) for table in self.base.head_tables(np.array([float(head)]))]
         slowest: list[OperatorRow] = []
+        longest_s = 0.0
         for chunks, contexts in ranks:
             own = self.base.attention_rows(chunks, contexts)
-            if sum(row.seconds for row in own) > sum(row.seconds for row in slowest):
-                slowest = own
+            own_s = math.fsum([row.seconds for row in own])
+            if own_s > longest_s:
+                slowest, longest_s = own, own_s
         chunked = max(len(chunks) for chunks, _ in ranks)
         host = self._roofline.host_ns(most, head - chunked, chunked)
         return explain_rows([*rows, *slowest], host, int(padded[0]))

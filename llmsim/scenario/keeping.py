@@ -27,7 +27,7 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
         wrong["role"] = f"{pool.role} does not go with {_keeper(pool)}"
     if pool.kv is not None and _keeper(pool):
         wrong["kv"] = f"does not go with {_keeper(pool)}"
-    if pool.plan.gpus != pool.tp and _keeper(pool):
+    if pool.dp > 1 and _keeper(pool):
         wrong["batching"] = f"attention ranks do not go with {_keeper(pool)}"
     return wrong
 
