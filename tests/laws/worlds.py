@@ -173,6 +173,9 @@ COSTS: dict[str, Cost] = {
 }
 """Prices by name; every one keeps the contract of `StepCost` exactly."""
 
+APART: dict[str, Cost] = {"a millisecond a token": Cost(0.0, 0.0, 0.0, 1.0 * MS)}
+"""Prices that no random world draws."""
+
 
 @dataclass(frozen=True)
 class Slower:
@@ -597,15 +600,15 @@ def run(
                 "-",
                 ranks=world.ranks,
             ),
-            cost or COSTS[world.cost],
+            cost or (COSTS | APART)[world.cost],
             world.engine(fast_forward),
             policy or world.policy,
             role=role,
             kv=world.kv(),
-            lane=world.lane(role, cost or COSTS[world.cost]),
+            lane=world.lane(role, cost or (COSTS | APART)[world.cost]),
             spare=world.spare,
             weights_bytes=1e6,
-            joint=Joint(COSTS[world.cost]) if world.ranks > 1 else None,
+            joint=Joint((COSTS | APART)[world.cost]) if world.ranks > 1 else None,
             ranks_in_turn=world.ranks_in_turn,
             allocator=ALLOCATION.get(world.allocation)(),
         )
