@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from worlds import Ran, works
+from calls import works
+from worlds import Ran
 
 from llmsim.results.histogram import bin_of
 from llmsim.serving.record import CallRecord

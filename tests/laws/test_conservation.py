@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from calls import blocks_in_use
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import TokenLog
 from world_strategies import laws, worlds
-from worlds import Job, World, blocks_in_use, run
+from worlds import Job, World, run
 
 from llmsim.policies import BATCHING, ROUTING
 from llmsim.serving.request import FINISHING

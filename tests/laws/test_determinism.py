@@ -12,8 +12,9 @@ from typing import ClassVar
 
 import pytest
 from hypothesis import given
+from prices import MS
 from world_strategies import laws, worlds
-from worlds import MS, Job, World, run
+from worlds import Job, World, run
 
 import llmsim
 from llmsim.core.rng import stream

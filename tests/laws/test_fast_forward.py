@@ -8,8 +8,9 @@ from typing import ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prices import COSTS, MS, Cost
 from world_strategies import laws, worlds
-from worlds import COSTS, MS, Cost, Job, World, run
+from worlds import Job, World, run
 
 from llmsim.costmodel import RooflineCost
 from llmsim.policies import BATCHING, ROUTING, RequestView, StepDraft

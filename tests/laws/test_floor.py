@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
-from worlds import MS, Job, World, run, works
+from calls import works
+from prices import MS
+from worlds import Job, World, run
 
 from llmsim.core.rng import stream
 from llmsim.costmodel import RooflineCost

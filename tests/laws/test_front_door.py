@@ -7,7 +7,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-from worlds import MS, Job, World, run
+from prices import MS
+from worlds import Job, World, run
 
 SLOTS, LOAD, MEAN_MS, SLO_NS = 16, 0.85, 250, 1500 * MS
 

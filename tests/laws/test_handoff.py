@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prices import MS
 from world_strategies import laws, worlds
-from worlds import MS, Job, World, run, together
+from worlds import Job, World, run, together
 
 from llmsim.policies import BATCHING
 

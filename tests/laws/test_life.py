@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from prices import MS
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import MS, run
+from worlds import run
 
 
 def restless(data, **given):

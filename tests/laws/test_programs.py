@@ -9,9 +9,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prices import MS
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import MS, Job, Turn, World, run
+from worlds import Job, Turn, World, run
 
 
 @st.composite

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prices import COSTS, MS
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import COSTS, MS, Job, World, run, together
+from worlds import Job, World, run, together
 
 from llmsim.policies import BATCHING
 

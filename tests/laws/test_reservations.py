@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from worlds import MS, Job, World, run
+from prices import MS
+from worlds import Job, World, run
 
 from llmsim.costmodel import RooflineCost
 from llmsim.specs import EngineLimits, load_gpu, load_model

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from calls import blocks_in_use
 from hypothesis import given
 from hypothesis import strategies as st
+from prices import MS
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import MS, Job, World, blocks_in_use, run, together
+from worlds import Job, World, run, together
 
 from llmsim.policies import BATCHING
 

@@ -8,10 +8,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prices import COSTS, MS
 from reference import TokenLog, bins_apart
 from test_fast_forward import spread_bins
 from world_strategies import laws, worlds
-from worlds import COSTS, MS, Job, World, run
+from worlds import Job, World, run
 
 from llmsim.policies import BATCHING
 

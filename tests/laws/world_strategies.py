@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from worlds import COSTS, MS, Job, Segments, World, together, with_turns
+from prices import COSTS, MS
+from worlds import Job, Segments, World, together, with_turns
 
 from llmsim.policies import ALLOCATION, BATCHING, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING

@@ -1,0 +1,188 @@
+"""Prices of worlds: straight lines in the context sums, and what is made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llmsim.costmodel.contract import Chunk, PriceLine, RankLoad, StepCost
+from llmsim.costmodel.lanes import Use
+
+MS = 1_000_000
+BEYOND = 2**62
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A price that is a straight line (or two) in the context sums, as `StepCost` asks for.
+
+    ``gpu = base + per_request * decodes + per_token * padded + per_windowed * windowed``, plus
+    per_new and per_pair for prefill; a step lasts ``max(gpu, host_ns)``.
+    """
+
+    base_ns: float = 5.0 * MS
+    per_request_ns: float = 20_000.0
+    per_token_ns: float = 20.0
+    per_new_ns: float = 20_000.0
+    per_pair_ns: float = 0.0
+    per_windowed_ns: float = 0.0
+    host_ns: float = 0.0
+    context_tile: int = 1
+    window_tokens: int = 0
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        flat = self.base_ns + self.per_request_ns * batch
+        gpu = PriceLine(flat, self.per_token_ns, self.per_windowed_ns)
+        if not self.host_ns:
+            return gpu
+        assert not self.per_windowed_ns  # a knot in two sums is no knot in one of them
+        slack = self.host_ns - flat
+        if slack < 0:
+            return gpu
+        until = math.floor(slack / self.per_token_ns) if self.per_token_ns else BEYOND
+        if padded_tokens > until:
+            return gpu
+        return PriceLine(self.host_ns, 0.0, 0.0, until)
+
+    def step_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int,
+        logits: int,
+    ) -> int:  # fmt: skip
+        if not chunks and decode:
+            line = self.decode_line(decode, padded_tokens)
+            time = line.base_ns + line.per_token_ns * padded_tokens
+            return max(1, round(time + line.per_windowed_ns * windowed_tokens))
+        gpu = self.base_ns + self.per_request_ns * decode + self.per_token_ns * padded_tokens
+        gpu += self.per_windowed_ns * windowed_tokens
+        for new, past in chunks:
+            gpu += self.per_new_ns * new + self.per_pair_ns * new * (past + 0.5 * (new + 1))
+        return max(1, round(max(gpu, self.host_ns)))
+
+
+class Like:
+    """What a price made of another takes over from it."""
+
+    cost: StepCost
+
+    @property
+    def context_tile(self) -> int:
+        return self.cost.context_tile
+
+    @property
+    def window_tokens(self) -> int:
+        return self.cost.window_tokens
+
+
+@dataclass(frozen=True)
+class Joint(Like):
+    """Ranks that step together, on the terms of a `Cost`: what several have is in the largest.
+
+    ``gpu = base + per_request * most + per_expert * sum of max(1, tokens) + slowest attention``.
+    """
+
+    cost: Cost
+    per_expert_ns: float = 3_000.3
+
+    def _rest_ns(self, most: int, total: int) -> float:
+        return self.cost.base_ns + self.cost.per_request_ns * most + self.per_expert_ns * total
+
+    def attention_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        # a second piece, so that lines have an end
+        until = 300 * batch
+        if padded_tokens <= until:
+            return PriceLine(7.0 * batch, self.cost.per_token_ns, self.cost.per_windowed_ns, until)
+        steeper = 1.5 * self.cost.per_token_ns
+        return PriceLine(8.0 * batch, steeper, self.cost.per_windowed_ns)
+
+    def decode_line(self, batches: Sequence[int], lead: int, padded_tokens: int) -> PriceLine:
+        own = self.attention_line(batches[lead], padded_tokens)
+        flat = own.base_ns + self._rest_ns(max(batches), sum(max(1, batch) for batch in batches))
+        if not self.cost.host_ns:
+            return replace(own, base_ns=flat)
+        slack = self.cost.host_ns - flat
+        until = math.floor(slack / own.per_token_ns) if slack > 0 and own.per_token_ns else -1
+        if padded_tokens > until:
+            return replace(own, base_ns=flat)
+        return PriceLine(self.cost.host_ns, 0.0, 0.0, min(until, own.until_tokens))
+
+    def step_ns(self, loads: Sequence[RankLoad]) -> int:
+        slowest = most = total = 0.0
+        for load in loads:
+            own = 0.0
+            if load.decode:
+                line = self.attention_line(load.decode, load.padded)
+                own = line.base_ns + line.per_token_ns * load.padded
+                own += line.per_windowed_ns * load.windowed
+            for new, past in load.chunks:
+                own += self.cost.per_new_ns * new
+                own += self.cost.per_pair_ns * new * (past + 0.5 * (new + 1))
+            slowest = max(slowest, own)
+            most = max(most, load.new + load.decode)
+            total += max(1, load.new + load.decode)
+        return max(1, round(max(slowest + self._rest_ns(most, total), self.cost.host_ns)))
+
+
+COSTS: dict[str, Cost] = {
+    "round": Cost(),
+    "flat": Cost(per_request_ns=0.0, per_token_ns=0.0, per_new_ns=0.0, per_pair_ns=0.0),
+    "fractions": Cost(1_234_567.89, 777.77, 3.3333, 45_678.9, 1.7),
+    "steep": Cost(10.0 * MS, 0.0, 100_000.0, 1_000.0),
+    "tiled": Cost(1.5 * MS, 12_000.5, 46.03, 26_666.7, 0.13, context_tile=128),
+    "tile 16": Cost(2.0 * MS, 0.0, 4_000.0, 26_666.0, context_tile=16),
+    "knee": Cost(1.0 * MS, 100_000.0, 30_000.0, 20_000.0, host_ns=4.0 * MS),
+    "tiled knee": Cost(0.5 * MS, 50_000.3, 1_700.7, 9_000.1, host_ns=2.0 * MS, context_tile=128),
+    "window": Cost(1.0 * MS, 100.0, 1_000.0, 9_000.0, 0.0, 5_000.0, window_tokens=24),
+    "tiled window": Cost(
+        1.0 * MS, 100.1, 10.01, 9_000.7, 0.0, 50.03, context_tile=16, window_tokens=40
+    ),
+    "all windowed": Cost(
+        1.0 * MS, 0.0, 0.0, 9_000.0, 0.0, 333.3, context_tile=128, window_tokens=100
+    ),
+}
+"""Prices by name; every one keeps the contract of `StepCost` exactly."""
+
+APART: dict[str, Cost] = {"a millisecond a token": Cost(0.0, 0.0, 0.0, 1.0 * MS)}
+"""Prices that no random world draws."""
+
+PRICES = COSTS | APART
+
+
+@dataclass(frozen=True)
+class Slower(Like):
+    """Another price, at a share of the GPU."""
+
+    cost: StepCost
+    share_frac: float
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        line = self.cost.decode_line(batch, padded_tokens)
+        prices = (line.base_ns, line.per_token_ns, line.per_windowed_ns)
+        return PriceLine(*(price / self.share_frac for price in prices), line.until_tokens)
+
+    def step_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int,
+        logits: int,
+    ) -> int:  # fmt: skip
+        if not chunks and decode:
+            line = self.decode_line(decode, padded_tokens)
+            time = line.base_ns + line.per_token_ns * padded_tokens
+            return max(1, round(time + line.per_windowed_ns * windowed_tokens))
+        whole = self.cost.step_ns(chunks, decode, padded_tokens, windowed_tokens, logits)
+        return max(1, round(whole / self.share_frac))
+
+
+@dataclass(frozen=True)
+class MadeUpUse:
+    """What steps take of a GPU that lanes share: prefill many SMs, decode much bandwidth."""
+
+    share_frac: float
+
+    def of(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, logits: int,
+        alone_ns: float,
+    ) -> Use:  # fmt: skip
+        if chunks:
+            new = sum(new for new, _ in chunks)
+            return Use(self.share_frac * new / (new + 20), 0.3)
+        return Use(0.4 * self.share_frac, padded_tokens / (padded_tokens + 100))
