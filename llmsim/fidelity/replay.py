@@ -8,31 +8,16 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from llmsim.core.errors import LlmsimError
-from llmsim.core.paths import data_roots
 from llmsim.fidelity.assumptions import assume
 from llmsim.fidelity.cases import Case, Key
 from llmsim.fidelity.prediction import Prediction, predict
 from llmsim.fidelity.requests import RequestFiles
 from llmsim.fidelity.scenarios import DEFAULTS, NotSimulatedError, Options, front_of, scenario_data
-
-_ROOMS: Final = (
-    "core",
-    "specs",
-    "workload",
-    "costmodel",
-    "kvcache",
-    "results",
-    "policies",
-    "scenario",
-    "serving",
-)
-"""Rooms whose code decides what a simulation gives."""
-
+from llmsim.study.points import code_hash
 
 _NAMES: Final = ("name", "description")
 """Keys of a scenario that nothing depends on."""
@@ -156,7 +141,7 @@ def simulate_all(
     progress : callable or None
         Called with (simulations done, simulations in all).
     """
-    code = code_hash()
+    code = replay_hash()
     keys = [item.key(code) for item in work]
     known: dict[str, dict[str, Any]] = dict(store.load()) if store is not None else {}
     todo: dict[str, Work] = {}
@@ -268,18 +253,9 @@ def cache_folder() -> Path:
 
 def default_store() -> Store:
     """Return the store of this version of code and cards."""
-    return Store(cache_folder() / f"validate-{code_hash()}.jsonl")
+    return Store(cache_folder() / f"validate-{replay_hash()}.jsonl")
 
 
-def code_hash() -> str:
-    """Return a hash of the code that simulates and of the cards that it reads."""
-    digest = hashlib.blake2b(version("llmsim").encode(), digest_size=8)
-    package = Path(__file__).parents[1]
-    files = [path for room in _ROOMS for path in (package / room).rglob("*.py")]
-    files.append(Path(__file__).with_name("prediction.py"))
-    for root in data_roots():
-        files += [path for path in (root / "profiles").rglob("*") if path.is_file()]
-    for path in sorted(files):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def replay_hash() -> str:
+    """Return a hash of the code that simulates a case and reads it as its client would."""
+    return code_hash(Path(__file__).with_name("prediction.py"))

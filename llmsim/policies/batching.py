@@ -26,14 +26,8 @@ class StepDraft(Protocol):
         Requests in the queue.
     admitted : int [requests]
         Requests admitted into this step so far.
-    prefilling : int [requests]
-        Requests whose prompt is in progress, those admitted into this step included.
     short_of_blocks : bool
         Whether somebody must lose its KV for everybody who decodes to get a next token.
-    planned_tokens : int [tokens]
-        Prompt tokens in this step so far.
-    decode_steps : int [steps]
-        Steps with decodes that this replica has planned since it began.
     """
 
     budget_tokens: int
@@ -54,33 +48,8 @@ class StepDraft(Protocol):
         ...
 
     @property
-    def prefilling(self) -> int:
-        """Requests whose prompt is in progress."""
-        ...
-
-    @property
     def short_of_blocks(self) -> bool:
         """Whether somebody must lose its KV for everybody who decodes to get a next token."""
-        ...
-
-    @property
-    def planned_tokens(self) -> int:
-        """Prompt tokens in this step so far."""
-        ...
-
-    @property
-    def decode_steps(self) -> int:
-        """Steps with decodes that this replica has planned so far."""
-        ...
-
-    def advance_prefills(self) -> bool:
-        """Give prompts in progress their next tokens, and nobody else, within the budget.
-
-        Returns
-        -------
-        bool
-            Whether there were blocks for them; nothing is planned if not.
-        """
         ...
 
     def advance_running(self) -> bool:

@@ -59,7 +59,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             if _blocked(draft, request, match):
                 continue
             return
-        if draft.guarded and not _welcome(draft, request, known, hit, spared):
+        if draft.claims is not None and not draft.claims.fits(request, known):
             return
         draft.line.pop()
         if match.blocks:
@@ -70,15 +70,6 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         draft.compute(request, hit, tokens)
         if keeper is not None and found == GATED:
             keeper.begin(request)
-
-
-def _welcome(draft: Draft, request: Request, known: int, hit: int, spared: int) -> bool:
-    """Whether a request that fits now is also promised its claim and let in by the policy."""
-    claims, guard = draft.claims, draft.guard
-    if claims is not None and not claims.fits(request, known):
-        return False
-    free = (draft.ledger.free - spared) * draft.block_tokens
-    return guard is None or guard.admits(request.view, known - hit, free)
 
 
 def _make_room(draft: Draft, request: Request) -> bool:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.policies.ordering import ChoosesVictims, GuardsAdmission, Running
 from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.meter import Meter
 from llmsim.serving.preemption import scan
-from llmsim.serving.queue import FcfsQueue, OrderedQueue, UrgencyQueue
-from llmsim.serving.request import DECODE, Request
+from llmsim.serving.queue import FcfsQueue, UrgencyQueue
+from llmsim.serving.request import Request
 
 if TYPE_CHECKING:
     from llmsim.serving.claims import ClaimLedger
@@ -66,12 +65,6 @@ class Draft:
         is on another replica.
     claims : ClaimLedger or None
         The ledger, where requests are promised memory; None where they are not.
-    guarded : bool
-        Blocks and a seat are not enough for admission.
-    guard : GuardsAdmission or None
-        The policy, if it has a condition of its own for admission.
-    chooser : ChoosesVictims or None
-        The policy, if it says who loses its KV.
     together : Together or None
         Keeps results until nobody runs, where the policy wants that.
     most_ticks : int
@@ -88,7 +81,6 @@ class Draft:
         "block_tokens",
         "blocked_on_writer",
         "budget_tokens",
-        "chooser",
         "chunked",
         "chunks",
         "claims",
@@ -99,8 +91,6 @@ class Draft:
         "fcfs",
         "first_need",
         "gates",
-        "guard",
-        "guarded",
         "hit_tokens",
         "keeper",
         "late",
@@ -135,17 +125,14 @@ class Draft:
         policy: BatchingPolicy,
         ledger: CountLedger | PrefixLedger,
         cohort: Cohort,
-        line: FcfsQueue | OrderedQueue | UrgencyQueue,
+        line: FcfsQueue | UrgencyQueue,
         meter: Meter,
         decisions: list[int],
     ) -> None:
         self.config = config
         self.policy = policy
         self.fcfs = isinstance(line, FcfsQueue)
-        self.guard = policy if isinstance(policy, GuardsAdmission) else None
-        self.chooser = policy if isinstance(policy, ChoosesVictims) else None
         self.claims: ClaimLedger | None = None
-        self.guarded = False
         self.together: Together | None = None
         self.block_tokens = config.block_tokens
         self.max_seqs = config.max_num_seqs
@@ -233,29 +220,6 @@ class Draft:
                 self.budget_tokens -= count
                 return True
         return scan(self)
-
-    def advance_prefills(self) -> bool:
-        """Give prompts in progress their next tokens, and nobody else, within the budget.
-
-        Returns
-        -------
-        bool
-            Whether there were blocks for them; nothing is planned if not.
-        """
-        return not self.prefilling or self._advance_prefills(0)
-
-    def running_now(self) -> list[Running]:
-        """Return who holds KV, with the output tokens so far."""
-        tick = self.cohort.tick
-        return [
-            Running(
-                request.view,
-                request.base + tick - request.prompt + 1
-                if request.state == DECODE
-                else request.generated,
-            )
-            for request in self.running_set
-        ]
 
     def _advance_prefills(self, count: int) -> bool:
         """Advance decodes and prefills together where running order makes no difference."""

@@ -117,12 +117,18 @@ def simulate_point(scenario: Scenario) -> Point:
     return Point(summary.values(), result.digest, summary.verdict.value)
 
 
-@lru_cache(maxsize=1)
-def code_hash() -> str:
-    """Return a hash of the code that simulates and of the cards that it reads."""
+@lru_cache(maxsize=4)
+def code_hash(*more: Path) -> str:
+    """Return a hash of the code that simulates and of the cards that it reads.
+
+    Parameters
+    ----------
+    more : Path
+        Further files that a result depends on.
+    """
     digest = hashlib.blake2b(version("llmsim").encode(), digest_size=8)
     package = Path(__file__).parents[1]
-    files = [path for room in _ROOMS for path in (package / room).rglob("*.py")]
+    files = [*more, *(path for room in _ROOMS for path in (package / room).rglob("*.py"))]
     for root in data_roots():
         files += [path for path in (root / "profiles").rglob("*") if path.is_file()]
     for path in sorted(files):

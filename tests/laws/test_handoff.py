@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from endings import assert_all_back
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
@@ -19,11 +20,7 @@ from llmsim.policies import BATCHING
 @given(data=st.data())
 def test_every_block_comes_back(batching, data):
     ran = run(data.draw(worlds(batching=batching, handoff=True, turns=True)))
-    for replica in ran.replicas:
-        replica.ledger.check()
-        assert replica.ledger.free == replica.config.kv_blocks
-        assert not replica.running
-        assert not replica.waiting
+    assert_all_back(ran)
 
 
 @laws(60)

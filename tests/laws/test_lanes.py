@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from endings import assert_all_back
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
@@ -26,11 +27,7 @@ def test_merging_changes_nothing(batching, data):
 @given(world=worlds(lanes=True, turns=True))
 def test_every_block_comes_back(world):
     ran = run(world)
-    for replica in ran.replicas:
-        replica.ledger.check()
-        assert replica.ledger.free == replica.config.kv_blocks
-        assert not replica.running
-        assert not replica.waiting
+    assert_all_back(ran)
 
 
 @laws(40)

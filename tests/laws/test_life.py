@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
@@ -29,16 +30,7 @@ def restless(data, **given):
 def test_every_request_ends_once_and_every_block_comes_back(data):
     world = restless(data, turns=False)
     ran = run(world)
-    assert [row.request for row in ran.rows] == list(range(len(world.jobs)))
-    for row, job in zip(ran.rows, world.jobs, strict=True):
-        if row.ended_as == "finished":
-            assert row.output_tokens == job.output
-        if job.abort_ns < 0 and not world.timeout_ns and not job.failed:
-            assert row.ended_as == "finished"
-    for replica in ran.replicas:
-        replica.ledger.check()
-        assert replica.ledger.free == replica.config.kv_blocks
-        assert (replica.running, replica.waiting, replica.port.expected) == (0, 0, 0)
+    assert_all_ended(ran)
     gaps = sum(row.output_tokens - 1 for row in ran.rows if row.output_tokens)
     if all(row.ended_as == "finished" for row in ran.rows):
         assert sum(ran.facts.itl.counts.values()) == gaps

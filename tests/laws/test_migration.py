@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
@@ -21,16 +22,7 @@ from llmsim.policies import BATCHING
 def test_every_block_comes_back_and_every_request_ends(batching, data):
     world = data.draw(worlds(batching=batching, handoff=None, moves=True, turns=True))
     ran = run(world)
-    assert [row.request for row in ran.rows] == list(range(len(world.jobs)))
-    for row, job in zip(ran.rows, world.jobs, strict=True):
-        if row.ended_as == "finished":
-            assert row.output_tokens == job.output
-        if job.abort_ns < 0 and not world.timeout_ns and not job.failed:
-            assert row.ended_as == "finished"
-    for replica in ran.replicas:
-        replica.ledger.check()
-        assert replica.ledger.free == replica.config.kv_blocks
-        assert (replica.running, replica.waiting, replica.port.expected) == (0, 0, 0)
+    assert_all_ended(ran)
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])

@@ -65,8 +65,8 @@ def test_what_a_policy_is_promised():
     }  # fmt: skip
     assert public(FleetView) == {"replicas", "outstanding", "least_outstanding"}
     assert public(StepDraft) == {
-        "budget_tokens", "running", "waiting", "admitted", "prefilling", "short_of_blocks",
-        "planned_tokens", "decode_steps", "advance_prefills", "advance_running", "admit_waiting",
+        "budget_tokens", "running", "waiting", "admitted", "short_of_blocks",
+        "advance_running", "admit_waiting",
     }  # fmt: skip
 
 
