@@ -110,7 +110,10 @@ class ActiveEnergy:
         padded_sum, windowed_sum : int [tokens]
             Padded context sums, added up over the steps.
         """
-        rest = self._at(self._token_uj, batch) + self._at(self._head_uj, batch)
+        if batch < len(self._head_uj):  # the shorter table
+            rest = self._token_uj[batch] + self._head_uj[batch]
+        else:
+            rest = self._at(self._token_uj, batch) + self._at(self._head_uj, batch)
         fixed, padded, windowed = self._attention(batch)
         return rounded(ticks * (rest + fixed) + padded * padded_sum + windowed * windowed_sum)
 
@@ -156,7 +159,10 @@ class ActiveEnergy:
             fixed, padded, windowed = self._attention(decode)
             energy += fixed + padded * padded_tokens
             energy += windowed * windowed_tokens
-        energy += self._at(self._token_uj, tokens) + self._at(self._head_uj, logits)
+        if tokens < len(self._token_uj) and logits < len(self._head_uj):
+            energy += self._token_uj[tokens] + self._head_uj[logits]
+        else:
+            energy += self._at(self._token_uj, tokens) + self._at(self._head_uj, logits)
         return rounded(energy)
 
     @staticmethod

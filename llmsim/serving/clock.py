@@ -100,8 +100,9 @@ class Clock:
             elif wakes:
                 wake = wakes[0]
                 self._remove_first()
-                if wake.time_ns != self.now:
-                    self._set(wake.time_ns)
+                if wake.time_ns != self.now:  # as `_set`, without a call
+                    self.now = wake.time_ns
+                    self.env._now = wake.time_ns
                 wake.callback(wake)
             else:
                 return

@@ -239,7 +239,7 @@ class Fleet:
         self._live.add(request)
         if self.gateway is None:
             self.board.change(chosen, 1, now)
-            replica.enqueue(request, self._called(replica, now))
+            replica.enqueue(request, now == self._caller_ns and self._called(replica, now))
         elif self.gateway.held or not self.send(request, chosen):
             self.gateway.hold(request)
         if self._timeout_ns:
@@ -269,7 +269,7 @@ class Fleet:
         replica = self.doors[slot]
         self.board.change(slot, 1, now)
         self._routes.append(slot)
-        replica.enqueue(request, self._called(replica, now))
+        replica.enqueue(request, now == self._caller_ns and self._called(replica, now))
         return True
 
     def set_adrift(self, request: Request) -> None:

@@ -102,7 +102,12 @@ class Stretch:
         if ticks != self._ahead:
             self._ahead = ticks
             self._ahead_sum = self._cohort.padded_sum(ticks) if ticks else 0
-        return self._boundary(ticks, self._ahead_sum)
+        if self._windowed:
+            return self._boundary(ticks, self._ahead_sum)
+        time = self._base_ns * (self._ticks_done + ticks) + self._per_token_ns * (
+            self._padded_done + self._ahead_sum
+        )
+        return self._anchor_ns + rounded(time)  # as `_boundary`, without a call
 
     def start_of_last_ns(self) -> int:
         """Return when the last of the ticks that `end_ns` was last asked for starts [ns]."""
