@@ -289,8 +289,7 @@ class Keeper:
         replica.ledger.release(request, request.computed // replica.draft.block_tokens, 0)
         request.computed = 0
         self._line_up(load, False)
-        if replica.line.count:
-            replica.look_again()
+        replica.port.room_made()
 
     def leave_line(self, request: Request) -> None:
         """Give back the blocks of a request that waits with loaded KV and goes."""

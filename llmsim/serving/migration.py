@@ -393,8 +393,7 @@ class Migrations:
         target.port.expected -= 1
         if move.reserved:
             target.port.give_back(move.reserved)
-            if target.line.count:
-                target.look_again(passed)
+            target.port.room_made(passed)
         if move.lease is not None:
             self._free_source(move, move.lease)
         if reason:

@@ -95,8 +95,18 @@ class Port:
         # what has no place in the content tree yet was too short to be found there
         replica.ledger.release(lease, blocks, lease.tokens if lease.path else 0)
         replica.ledger.forget(lease)
-        if replica.line.count:
-            replica.look_again()
+        self.room_made()
+
+    def somebody_waits(self) -> bool:
+        """Whether somebody is in line, or on the host and wants to come back."""
+        replica = self._replica
+        swapper = replica.draft.swapper
+        return replica.line.count > 0 or (swapper is not None and bool(swapper.swapped))
+
+    def room_made(self, called_now: bool = False) -> None:
+        """Have the scheduler called if somebody waits for KV blocks, some of which are back."""
+        if self.somebody_waits():
+            self._replica.look_again(called_now)
 
     def pull(self, request: Request, hit_tokens: int, blocks: int) -> None:
         """Have the KV of a request brought here, for which room has been made."""
@@ -136,8 +146,7 @@ class Port:
             replica.ledger.release(request, -(-request.computed // replica.config.block_tokens), 0)
             replica.ledger.forget(request)
             replica.decisions.extend((DROP, request.view.index, replica.clock.now))
-            if replica.line.count:
-                replica.look_again()
+            self.room_made()
         if self._handoff is not None:
             self._handoff.drop(request, outcome)
         elif self.moves is not None:

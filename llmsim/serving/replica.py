@@ -385,7 +385,7 @@ class Replica:
             self._call_ns = self._exec_end_ns
         elif self.draft.preempted:
             self._call_ns = now  # everybody lost their KV; the queue is looked at next
-        elif (self.running_set or self.line.count) and not self._expects():
+        elif (self.running_set or self.port.somebody_waits()) and not self._expects():
             raise InvariantError(
                 f"replica {self.index} has {self.running} running and {self.waiting} waiting "
                 "requests but its batching policy planned nothing"

@@ -124,9 +124,11 @@ class Swapper:
 
         The step under construction waits for the copy, so nothing is overwritten before.
         """
-        blocks = -(-victim.computed // self._replica.draft.block_tokens)
-        kept = min(self._copies.pop(victim, 0), victim.computed // self._replica.draft.block_tokens)
-        self.free += kept
+        size = self._replica.draft.block_tokens
+        blocks = -(-victim.computed // size)
+        copied = self._copies.pop(victim, 0)
+        self.free += copied
+        kept = min(copied, victim.computed // size)  # the last block may have been half full
         if not self._make_room(blocks):
             self.refused += 1
             return False
@@ -220,8 +222,7 @@ class Swapper:
         replica.ledger.forget(request)
         replica.decisions.extend((DROP, request.view.index, now))
         self._on_end(request, outcome, now)
-        if replica.line.count or self.swapped:
-            replica.look_again()
+        replica.port.room_made()
 
     def check(self) -> None:
         """Prove that no block in host memory is lost or counted twice; raises InvariantError."""

@@ -208,8 +208,7 @@ class Writer:
         replica.port.expected -= 1
         replica.port.note_peak()
         replica.ledger.retire(keep, keep.blocks, keep.tokens)
-        if replica.line.count:
-            replica.look_again()
+        replica.port.room_made()
 
     def _pass_on(self, write: Write) -> None:
         """Write what has come to one tier on to the next."""

@@ -219,3 +219,19 @@ def test_nobody_new_gets_in_while_somebody_is_out():
     first, second, third = run(replace(SWAP, jobs=jobs)).rows
     assert second.preemptions == 1
     assert third.scheduled_ns >= first.end_ns
+
+
+STRANDED = World(
+    (Job(0, 1, 1), Job(0, 1, 17), Job(0, 1, 32)), cost="all windowed", max_num_seqs=1,
+    budget_tokens=8, kv_blocks=3, decoders=1, port_bytes_per_s=1e12, tier_chunks=(1,),
+    tier_scopes=("replica",), tier_bytes_per_s=1e7, eviction="fifo", joins_loads=False,
+    swap_blocks=5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_who_is_on_the_host_comes_back_when_a_write_gives_its_blocks_back(fast_forward):
+    """Nobody else runs or waits then, so nothing but the end of the write can wake the replica."""
+    ran = run(STRANDED, fast_forward)
+    assert [row.output_tokens for row in ran.rows] == [1, 17, 32]
+    assert sum(row.preemptions for row in ran.rows) > 0
