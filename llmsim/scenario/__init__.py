@@ -7,8 +7,10 @@ prices, `docs` the reference page.
 """
 
 from llmsim.scenario.component import Component
+from llmsim.scenario.engine import Engine
+from llmsim.scenario.fleet import Fleet, Pool
 from llmsim.scenario.loader import find_scenario, load_scenario, parse_assignments
-from llmsim.scenario.model import Abort, Engine, Fleet, Pool, Scenario, Traffic
+from llmsim.scenario.model import Abort, Scenario, Traffic
 from llmsim.scenario.promises import Slo
 from llmsim.scenario.schema import schema
 from llmsim.scenario.traffic import build_workload

@@ -15,7 +15,8 @@ from llmsim.specs.cards import find_card, is_path
 from llmsim.workload import SyntheticWorkload
 
 if TYPE_CHECKING:
-    from llmsim.scenario.model import Pool, Scenario
+    from llmsim.scenario.fleet import Pool
+    from llmsim.scenario.model import Scenario
     from llmsim.specs import GpuCard
 
 

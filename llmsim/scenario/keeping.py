@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmsim.scenario.component import registry
 
 if TYPE_CHECKING:
-    from llmsim.scenario.model import Fleet, Pool
+    from llmsim.scenario.fleet import Fleet, Pool
 
 
 def _keeper(pool: Pool) -> str:

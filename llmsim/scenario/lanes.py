@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmsim.core.errors import nearest
 
 if TYPE_CHECKING:
-    from llmsim.scenario.model import Fleet, Pool
+    from llmsim.scenario.fleet import Fleet, Pool
 
 
 def wrong_lanes(pools: Mapping[str, Pool]) -> dict[str, str]:

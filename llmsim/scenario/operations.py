@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 from llmsim.scenario.section import Section
 
 if TYPE_CHECKING:
-    from llmsim.scenario.model import Fleet
+    from llmsim.scenario.fleet import Fleet
 
 
 class Migration(Section):

@@ -21,7 +21,7 @@ from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
 from llmsim.scenario.costs import Placement
-from llmsim.scenario.model import Handoff, Pool
+from llmsim.scenario.fleet import Handoff, Pool
 from llmsim.scenario.operations import Gateway, Migration
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan

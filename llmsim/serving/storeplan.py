@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from llmsim.core.errors import Fault, InputError
-from llmsim.scenario.model import Pool
+from llmsim.scenario.fleet import Pool
 from llmsim.scenario.tiers import Kv, KvSwap, KvTier
 from llmsim.serving.storehouse import KvPlan, TierPlan
 from llmsim.serving.swap import SwapPlan

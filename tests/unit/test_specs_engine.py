@@ -12,7 +12,7 @@ from llmsim.core.errors import CardError, InputError
 from llmsim.costmodel import RooflineCost
 from llmsim.policies import ENGINE_RULES
 from llmsim.scenario import Scenario
-from llmsim.scenario.model import EngineVersion
+from llmsim.scenario.engine import EngineVersion
 from llmsim.serving.build import build_pools
 from llmsim.specs import (
     HostTerms,

@@ -10,7 +10,7 @@ from scenario_files import spoil, write
 
 from llmsim.core.errors import ScenarioError
 from llmsim.scenario import Scenario
-from llmsim.scenario.model import Quantisation
+from llmsim.scenario.engine import Quantisation
 from llmsim.serving.build import build_pools
 from llmsim.specs import SCHEMES
 
