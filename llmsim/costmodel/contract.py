@@ -108,6 +108,40 @@ class StepCost(Protocol):
         ...
 
 
+class StagedCost(StepCost, Protocol):
+    """The price of a step that goes through stages one after another: a micro-batch.
+
+    A *station* is whatever serves one micro-batch at a time, in order: the scheduler's host, a
+    stage's GPUs, the link to the next stage. Of a whole micro-batch alone, `step_ns` is the sum.
+
+    Attributes
+    ----------
+    stages : int
+    names : tuple of str (stations,)
+        In the order in which a micro-batch passes them.
+    """
+
+    stages: int
+    names: tuple[str, ...]
+
+    def station_ns(
+        self,
+        chunks: Sequence[Chunk],
+        decode: int,
+        padded_tokens: int,
+        windowed_tokens: int,
+        logits: int,
+    ) -> list[int]:
+        """Price a micro-batch at each station; parameters as for `step_ns`.
+
+        Returns
+        -------
+        list of int (stations,) [ns]
+            At least 0, the stages at least 1.
+        """
+        ...
+
+
 class RankLoad:
     """What one attention rank computes in a joint step.
 

@@ -30,7 +30,8 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
     The rules of vLLM: heads and MLP widths are multiples of `tp`; key/value heads are a multiple
     or a divisor of it. Experts are a multiple of `ep` and their width is one of ``tp dp / ep``.
     Attention ranks need experts to share: without any, vLLM runs them as replicas of their own.
-    Beyond one node the GPUs fill whole nodes, joined by the card's `scale_out` link.
+    Beyond one node the GPUs fill whole nodes, joined by the card's `scale_out` link; of a pipeline,
+    whole stages do.
     """
     tp = plan.tp
     faults: list[Fault] = []
@@ -42,6 +43,9 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
             message = f"{parts} does not divide the {width} {what} of {model.name}."
             _add(faults, None if splits else Fault("", "tp", message))
         _add(faults, _expert_fault(layer.mlp, plan, model))
+    if plan.pp > model.layer_count:
+        message = f"{plan.pp} stages, but {model.name} has {model.layer_count} layers."
+        faults.append(Fault("", "pp", message))
     if not any(isinstance(layer.mlp, MoeMlp) for layer in model.layers):
         if plan.ep > 1:
             faults.append(Fault("", "ep", f"{plan.ep}, but {model.name} has no experts."))
@@ -54,7 +58,7 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
 
 def _node_faults(gpu: GpuCard, plan: ParallelPlan) -> list[Fault]:
     """Return which groups of GPUs neither fit into a node nor fill whole ones."""
-    key = "dp" if plan.dp > 1 else "tp"
+    key = "dp" if plan.dp > 1 else "pp" if plan.pp > 1 else "tp"
     size = f"a node of {gpu.name} has {gpu.node_gpus}"
     if plan.gpus <= gpu.node_gpus:
         return []
@@ -64,7 +68,8 @@ def _node_faults(gpu: GpuCard, plan: ParallelPlan) -> list[Fault]:
     if plan.expert_gpus > gpu.node_gpus and plan.expert_gpus % gpu.node_gpus:
         return [Fault("", key, f"{plan.expert_gpus} GPUs do not fill whole nodes: {size}.")]
     if plan.tp <= gpu.node_gpus and gpu.node_gpus % plan.tp:
-        return [Fault("", "tp", f"{plan.tp} GPUs of a rank would lie on two nodes: {size}.")]
+        of = "stage" if plan.pp > 1 else "rank"
+        return [Fault("", "tp", f"{plan.tp} GPUs of a {of} would lie on two nodes: {size}.")]
     return []
 
 

@@ -20,6 +20,7 @@ from llmsim.specs import (
     SoftmaxAttention,
     gpu_names,
     load_gpu,
+    stage_of,
 )
 from llmsim.specs.model import attention_kv_bytes
 
@@ -133,7 +134,7 @@ def plan_memory(
     equal blocks cannot express that, so two counts that both never promise too much are made, and
     the one with more tokens is kept: all layers *in blocks*, as if unclipped; or windowed layers
     *per request*, a full window set aside for each of `max_num_seqs`. Recurrent state is always
-    set aside per request.
+    set aside per request. Of a pipeline, the stage that finds the fewest blocks decides for all.
 
     References
     ----------
@@ -160,6 +161,22 @@ def plan_memory(
 
 
 def _count(
+    model: ModelSpec,
+    gpu: GpuCard,
+    plan: ParallelPlan,
+    limits: EngineLimits,
+    frac: float,
+    kv_dtype: str,
+) -> MemoryPlan:
+    """Return the plan of the rank with the fewest KV blocks: all stages have as many."""
+    if plan.pp == 1:
+        return _count_stage(model, gpu, plan, limits, frac, kv_dtype)
+    parts = (stage_of(model, stage, plan.pp) for stage in range(plan.pp))
+    found = [_count_stage(part, gpu, plan, limits, frac, kv_dtype) for part in parts]
+    return min(found, key=lambda one: (one.kv_blocks, -one.weights_bytes))
+
+
+def _count_stage(
     model: ModelSpec,
     gpu: GpuCard,
     plan: ParallelPlan,
@@ -235,6 +252,8 @@ def activation_bytes(model: ModelSpec, plan: ParallelPlan, limits: EngineLimits)
             expert = max(expert, routed + 3.0 * moe.shared_intermediate / tp)
     per_token = 4.0 * model.hidden + max(dense, expert)
     tokens = ACTIVATION_BYTES * limits.max_num_batched_tokens * per_token
+    if not model.has_head:
+        return tokens
     return tokens + float(limits.max_num_seqs * model.vocab * _LOGIT_BYTES)
 
 

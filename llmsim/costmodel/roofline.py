@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import (
@@ -153,6 +154,8 @@ class RooflineCost:
         self.kv_dtype = kv_dtype or model.kv_dtype
         self.lookahead = lookahead
         self.host = host or HostTerms()
+        if self.plan.pp > 1:
+            raise InvariantError("stages of a pipeline are priced one by one: see PipelineCost")
         check_layout(model, gpu, self.plan)
         check_link(self.plan, gpu, link, scale_out)
         self.network = None if link is None else Network(link, gpu.node_gpus, scale_out)
@@ -230,12 +233,14 @@ class RooflineCost:
     def _token_operators(self, tokens: Floats) -> Iterator[OpTable]:
         model, tp = self.model, self.plan.tp
         row = ACTIVATION_BYTES * model.hidden * tokens
-        yield elementwise("embed", 1, 2.0 * row, self.gpu)
+        if model.has_embedding:
+            yield elementwise("embed", 1, 2.0 * row, self.gpu)
         for layer in model.layers:
             for table in layer_operators(layer, model.hidden, self.plan, tokens, self.gpu):
                 if table.name not in self.fused:
                     yield table
-        yield elementwise("final norm", 1, 2.0 * row, self.gpu)
+        if model.has_head:
+            yield elementwise("final norm", 1, 2.0 * row, self.gpu)
         if self.network is not None and tp > 1:
             yield from token_collectives(model, self.plan, tokens, self.network)
         if self.network is not None and self.plan.dp > 1:
@@ -243,6 +248,8 @@ class RooflineCost:
 
     def _head_tables(self, rows: Floats) -> Iterator[OpTable]:
         tp = self.plan.tp
+        if not self.model.has_head:
+            return
         yield from head_operators(self.model, tp, rows, self.gpu)
         if self.network is not None and tp > 1:
             size = ACTIVATION_BYTES * self.model.vocab * rows

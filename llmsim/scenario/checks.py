@@ -43,8 +43,8 @@ def named_things(data: Mapping[str, Any]) -> list[Complaint]:
         wrong = list(_card((*at, "gpu"), "gpu", _mapping(pool).get("gpu")))
         found += wrong or _price(at, _mapping(pool))
         found += _calibration((*at, "cost", "calibration"), _mapping(_mapping(pool).get("cost")))
-        between = _mapping(pool).get("inter_node_link")
-        found += _card((*at, "inter_node_link"), "link", between)
+        for key in ("inter_node_link", "stage_link"):
+            found += _card((*at, key), "link", _mapping(pool).get(key))
         found += _files(at, _mapping(pool))
     for part in ("handoff", "migration"):
         link = _mapping(_mapping(data.get("fleet")).get(part)).get("link")

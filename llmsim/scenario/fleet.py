@@ -10,7 +10,7 @@ from pydantic import Strict, StringConstraints, model_validator
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.engine import Count, Engine
 from llmsim.scenario.keeping import wrong_moves, wrong_promises
-from llmsim.scenario.lanes import wrong_lanes, wrong_ranks
+from llmsim.scenario.lanes import wrong_lanes, wrong_pipelines, wrong_ranks
 from llmsim.scenario.operations import Boot, Gateway, Migration, wrong_control
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
@@ -39,6 +39,11 @@ class Pool(Section):
     share the experts of a mixture and step together (vLLM: `--data-parallel-size`)."""
     ep: Count = 1
     """[GPUs] Groups that share out the experts of a mixture; a divisor of `tp` times `dp`."""
+    pp: Count = 1
+    """[stages] Pipeline stages per replica, each with a part of the layers on `tp` GPUs of its own;
+    up to as many micro-batches are in flight (vLLM: `--pipeline-parallel-size`)."""
+    stage_link: str | None = None
+    """Link card of each GPU to the next stage; absent: the node's, or what joins the nodes."""
     rank_routing: Literal["least-loaded", "round-robin"] = "least-loaded"
     """Which rank gets a request: by queues counted every 100 ms (vLLM), or in turn (SGLang)."""
     inter_node_link: str | None = None
@@ -98,7 +103,7 @@ class Pool(Section):
     @property
     def plan(self) -> ParallelPlan:
         """How one replica is spread over GPUs."""
-        return ParallelPlan(self.tp, self.ep, self.dp)
+        return ParallelPlan(self.tp, self.ep, self.dp, self.pp)
 
 
 class Handoff(Section):
@@ -156,7 +161,8 @@ class Fleet(Section):
 
     @model_validator(mode="after")
     def _lanes_go_together(self) -> Self:
-        for name, message in (wrong_lanes(self.pools) | wrong_ranks(self)).items():
+        wrong = wrong_lanes(self.pools) | wrong_ranks(self) | wrong_pipelines(self)
+        for name, message in wrong.items():
             _complain({f"pools.{name}": message})
         return self
 

@@ -1,4 +1,4 @@
-"""What must hold between pools that share GPUs, and for pools with attention ranks."""
+"""What must hold between pools that share GPUs, and for pools with attention ranks or stages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llmsim.core.errors import nearest
+from llmsim.scenario.component import registry
 
 if TYPE_CHECKING:
     from llmsim.scenario.fleet import Fleet, Pool
@@ -73,4 +74,37 @@ def wrong_ranks(fleet: Fleet) -> dict[str, str]:
         clashes = [what for what, there in other.items() if there]
         if pool.dp > 1 and clashes:
             wrong[f"{name}.dp"] = f"{pool.dp} does not go together with {', '.join(clashes)} yet"
+    return wrong
+
+
+def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
+    """Return what does not go together with pipeline stages, by pool and key."""
+    wrong: dict[str, str] = {}
+    hosts = {pool.beside for pool in fleet.pools.values()}
+    for name, pool in fleet.pools.items():
+        if pool.pp == 1:
+            if pool.stage_link is not None:
+                wrong[f"{name}.stage_link"] = "is for pools with several stages: say `pp`"
+            continue
+        if pool.engine.lookahead == 1:
+            wrong[f"{name}.engine.lookahead"] = (
+                "must be 0 or absent with pp: micro-batches in flight take its place"
+            )
+        together = getattr(registry("batching").get(pool.batching.kind), "releases_together", False)
+        other = {
+            "attention ranks (dp)": pool.dp > 1,
+            "tiers of KV (kv)": pool.kv is not None,
+            "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
+            f"allocation {pool.allocation.kind}": pool.allocation.kind != "paged",
+            f"batching {pool.batching.kind}": together,
+            f"role {pool.role}": pool.role != "mixed",
+            "spare_replicas": pool.spare_replicas > 0,
+            "fleet.gateway": fleet.gateway is not None,
+            "fleet.boot": fleet.boot is not None,
+            "fleet.migration": fleet.migration is not None,
+            "fleet.control": bool(fleet.control),
+        }
+        clashes = [what for what, there in other.items() if there]
+        if clashes:
+            wrong[f"{name}.pp"] = f"{pool.pp} does not go together with {', '.join(clashes)} yet"
     return wrong

@@ -51,7 +51,8 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             fits = fits and chunked
             tokens = draft.budget_tokens
         spared = match.unreferenced - match.blocks - fetched
-        room = ledger.free - (draft.watermark_blocks if draft.running_set else 0)
+        occupied = draft.running_set or draft.beside
+        room = ledger.free - (draft.watermark_blocks if occupied else 0)
         blocks = -(-(hit + tokens) // size)
         if draft.reserve_prompt:
             fits = fits and -(-known // size) + spared <= room

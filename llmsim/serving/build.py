@@ -14,13 +14,14 @@ from llmsim.costmodel import RooflineCost, StepCost, plan_memory
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.lanes import RooflineUse
 from llmsim.costmodel.measured import MeasuredCost
+from llmsim.costmodel.pipeline import PipelineCost
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
-from llmsim.scenario.costs import Placement
+from llmsim.scenario.costs import Measured, Placement, Roofline
 from llmsim.scenario.fleet import Handoff, Pool
 from llmsim.scenario.operations import Gateway, Migration
 from llmsim.serving.config import EngineConfig
@@ -39,6 +40,7 @@ from llmsim.specs import (
     load_link,
     load_model,
     price_of,
+    stage_of,
 )
 
 
@@ -100,9 +102,11 @@ def _build_pool(
         engine.kv_dtype,
         engine.kv_blocks,
     )
-    cost = pool.cost.build().bind(place)
+    staged = staged_cost(pool, place) if place.plan.pp > 1 else None
+    cost = pool.cost.build().bind(place) if staged is None else staged
     joint = _joint(name, pool, cost)
     energy = _energy(cost) if joint is None else None
+    stage_energy = () if staged is None else tuple(map(_of_stage, staged.parts))
     config = _engine_config(pool, place, memory.kv_blocks)
     usd_per_hour, source = _price(pool)
     facts = PoolFacts(
@@ -114,10 +118,12 @@ def _build_pool(
         block_tokens=limits.block_tokens,
         usd_per_gpu_hour=usd_per_hour,
         price_source=source,
-        idle_w=math.nan if energy is None else 0.0 if pool.beside else energy.idle_w,
+        idle_w=_idle_w(pool, (energy, *stage_energy)),
         ranks=pool.dp,
     )
-    told = list(cost.warnings()) if isinstance(cost, RooflineCost | MeasuredCost) else []
+    told: list[str] = []
+    if isinstance(cost, RooflineCost | MeasuredCost | PipelineCost):
+        told += cost.warnings()
     batching: Callable[[], BatchingPolicy] = pool.batching.build
     kv = None if pool.kv is None else kv_plan(pool, place.model, folder)
     allocator: Allocator = pool.allocation.build()
@@ -134,7 +140,17 @@ def _build_pool(
         weights_bytes=memory.weights_bytes * place.plan.gpus,
         joint=joint,
         ranks_in_turn=pool.rank_routing == "round-robin",
+        staged=staged,
+        stage_energy=stage_energy,
     ), told
+
+
+def _idle_w(pool: Pool, energies: Sequence[ActiveEnergy | None]) -> float:
+    """Return what a replica's GPUs draw all the time; NaN where that is not known [W]."""
+    known = [energy.idle_w for energy in energies if energy is not None]
+    if not known:
+        return math.nan
+    return 0.0 if pool.beside else math.fsum(known)
 
 
 def _joint(name: str, pool: Pool, cost: StepCost) -> RankedCost | None:
@@ -266,10 +282,33 @@ def _transfer_price(asked: Handoff | Migration, pool: Pool, model: ModelSpec) ->
     )
 
 
+def staged_cost(pool: Pool, place: Placement) -> PipelineCost:
+    """Return what micro-batches of a pool's pipelines cost.
+
+    Raises
+    ------
+    InputError
+        If its kind of cost has no price of a part of the model.
+    """
+    kind, stages = pool.cost.build(), place.plan.pp
+    if not isinstance(kind, Roofline | Measured):
+        fault = Fault("", "cost", f"{pool.cost.kind} has no price of several stages.")
+        raise InputError("pipeline", [fault])
+    alone = replace(kind, host_base_s=0.0, host_per_request_s=0.0)
+    plan = replace(place.plan, pp=1)
+    parts = []
+    for stage in range(stages):
+        part = alone.bind(replace(place, model=stage_of(place.model, stage, stages), plan=plan))
+        parts.append(part)
+    return PipelineCost(parts, kind.host(place.host), place.stage_links())
+
+
+def _of_stage(cost: RooflineCost | MeasuredCost) -> ActiveEnergy:
+    return ActiveEnergy(cost.base, cost) if isinstance(cost, MeasuredCost) else ActiveEnergy(cost)
+
+
 def _energy(cost: StepCost) -> ActiveEnergy | None:
-    if isinstance(cost, MeasuredCost):
-        return ActiveEnergy(cost.base, cost)
-    return ActiveEnergy(cost) if isinstance(cost, RooflineCost) else None
+    return _of_stage(cost) if isinstance(cost, RooflineCost | MeasuredCost) else None
 
 
 def placement(pool: Pool, model: ModelSpec, folder: Path | None) -> Placement:
@@ -294,12 +333,20 @@ def placement(pool: Pool, model: ModelSpec, folder: Path | None) -> Placement:
         plan,
         engine.limits(model),
         engine.kv_dtype,
-        card.lookahead if engine.lookahead is None else engine.lookahead,
+        _lookahead(pool, card.lookahead),
         load_link(gpu.link, folder) if plan.gpus > 1 else None,
         load_link(gpu.scale_out, folder) if plan.gpus > gpu.node_gpus else None,
         card.host,
         card.fused_norm,
+        load_link(pool.stage_link, folder) if pool.stage_link else None,
     )
+
+
+def _lookahead(pool: Pool, usual: int) -> int:
+    """Return how many steps the scheduler runs ahead; 0 where a pipeline has several in flight."""
+    if pool.pp > 1:
+        return 0
+    return usual if pool.engine.lookahead is None else pool.engine.lookahead
 
 
 def _price(pool: Pool) -> tuple[float, str]:

@@ -69,6 +69,8 @@ class Draft:
         Keeps results until nobody runs, where the policy wants that.
     most_ticks : int
         Ticks after which the policy must be asked again, whatever else happens.
+    beside : int [requests]
+        Who runs in other micro-batches of the same replica, beyond `running_set`.
     blocked_on_writer : bool
         The head of the queue may fit once a running request has published more blocks.
     """
@@ -78,6 +80,7 @@ class Draft:
         "_budget",
         "_chunk_limit",
         "admitted",
+        "beside",
         "block_tokens",
         "blocked_on_writer",
         "budget_tokens",
@@ -150,7 +153,7 @@ class Draft:
         self.prefilling: dict[Request, None] = {}
         self.parked: dict[Request, None] = {}
         self.seats = 0
-        self.preemptions = 0
+        self.preemptions = self.beside = 0
         self.lookup_tokens = 0
         self.hit_tokens = 0
         self.tick_end_ns = 0

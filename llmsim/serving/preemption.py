@@ -63,26 +63,31 @@ def scan(draft: Draft) -> bool:
                 cohort.join(request)
                 draft.late.append(request)
             draft.budget_tokens -= 1
-    _park(draft)
+    _park_unscheduled(draft)
     draft.decoding = cohort.count > 0
     draft.first_need = -1  # already taken, request by request
     scheduled.clear()
     return not draft.preempted
 
 
-def _park(draft: Draft) -> None:
+def _park_unscheduled(draft: Draft) -> None:
     """Let decodes that the budget did not reach sit this step out."""
-    cohort = draft.cohort
     for request in draft.running_set:
         if request.state == DECODE and request not in draft.scheduled:
-            cohort.leave(request)
-            draft.meter.left(request, cohort.tick, draft.tick_end_ns)
-            if draft.late and request in draft.late:
-                draft.late.remove(request)
-            request.state = PARKED
-            draft.parked[request] = None
-            if draft.claims is not None:
-                draft.claims.parked(request)
+            park(draft, request)
+
+
+def park(draft: Draft, request: Request) -> None:
+    """Let a decode sit this step out."""
+    cohort = draft.cohort
+    cohort.leave(request)
+    draft.meter.left(request, cohort.tick, draft.tick_end_ns)
+    if draft.late and request in draft.late:
+        draft.late.remove(request)
+    request.state = PARKED
+    draft.parked[request] = None
+    if draft.claims is not None:
+        draft.claims.parked(request)
 
 
 def _victim(draft: Draft) -> Request:

@@ -13,7 +13,7 @@ from types import FrameType
 
 from llmsim.core.errors import Fault, InputError, InvariantError
 from llmsim.core.rng import stream
-from llmsim.costmodel.contract import JointCost, StepCost
+from llmsim.costmodel.contract import JointCost, StagedCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
@@ -34,6 +34,7 @@ from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.meter import NEVER
+from llmsim.serving.pipeline import Pipeline, drafts_of
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
 from llmsim.serving.storehouse import KvPlan, Storehouse
@@ -71,6 +72,10 @@ class PoolPlan:
         Ranks get requests in turn, not by their queues.
     allocator : Allocator or None
         What requests are promised at admission; None for nothing.
+    staged : StagedCost or None
+        What micro-batches of a pipeline cost; None where a replica is one stage.
+    stage_energy : tuple of ActiveEnergy
+        Of each stage; empty where that is not known.
     """
 
     facts: PoolFacts
@@ -86,6 +91,8 @@ class PoolPlan:
     joint: JointCost | None = None
     ranks_in_turn: bool = False
     allocator: Allocator | None = None
+    staged: StagedCost | None = None
+    stage_energy: tuple[ActiveEnergy, ...] = ()
 
 
 def simulate(
@@ -148,8 +155,9 @@ def simulate(
     board = LoadBoard(clock, door_count, view_age_ns, count_own_sends)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
-    if token_times and any(pool.joint is not None for pool in pools):
-        fault = Fault("", "token_times", "are not kept where replicas have attention ranks yet.")
+    if token_times and any(pool.joint or pool.staged for pool in pools):
+        told = "are not kept where replicas have attention ranks or pipeline stages yet."
+        fault = Fault("", "token_times", told)
         raise InputError("simulate", [fault])
     tape = Tape(sum(pool.facts.replicas + pool.spare for pool in pools)) if token_times else None
     replicas = _build_replicas(clock, pools, itl_slo_ns, fleet, tape)
@@ -201,6 +209,9 @@ def _build_replicas(
             if pool.joint is not None:
                 replicas += _ranks(clock, pool, number, len(replicas), itl_slo_ns, fleet)
                 continue
+            if pool.staged is not None:
+                replicas.append(_pipeline(clock, pool, number, len(replicas), itl_slo_ns, fleet))
+                continue
             replicas.append(
                 kind(
                     clock,
@@ -217,6 +228,17 @@ def _build_replicas(
                 )
             )
     return replicas
+
+
+def _pipeline(
+    clock: Clock, pool: PoolPlan, number: int, index: int, itl_slo_ns: int, fleet: Fleet
+) -> Pipeline:
+    if pool.staged is None:
+        raise InvariantError(f"pool {pool.facts.name} has no price of stages")
+    policy, energies = pool.batching(), pool.stage_energy
+    return Pipeline(
+        clock, index, number, pool.staged, pool.config, policy, itl_slo_ns, fleet.on_end, energies
+    )
 
 
 def _ranks(
@@ -383,6 +405,7 @@ def _facts(
 
 def _replica_facts(replica: Replica, pool: str) -> ReplicaFacts:
     draft, meter = replica.draft, replica.meter
+    drafts = drafts_of(replica)
     timeline = meter.finish()
     if draft.claims is not None:
         timeline = timeline.claiming(draft.claims.over_time())
@@ -392,10 +415,10 @@ def _replica_facts(replica: Replica, pool: str) -> ReplicaFacts:
         timeline,
         meter.steps,
         replica.events,
-        draft.preemptions,
+        sum(each.preemptions for each in drafts),
         meter.peak_kv_blocks,
-        draft.lookup_tokens,
-        draft.hit_tokens,
+        sum(each.lookup_tokens for each in drafts),
+        sum(each.hit_tokens for each in drafts),
         replica.ledger.evicted,
     )
 

@@ -34,6 +34,7 @@ from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, price_of
 from llmsim.specs.requantise import SCHEMES, requantise
 from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine
+from llmsim.specs.stages import layers_by_stage, stage_of
 
 __all__ = [
     "KV_BYTES",
@@ -65,6 +66,7 @@ __all__ = [
     "calibration_names",
     "engine_names",
     "gpu_names",
+    "layers_by_stage",
     "link_names",
     "load_calibration",
     "load_engine",
@@ -76,4 +78,5 @@ __all__ = [
     "price_of",
     "read_calibration",
     "requantise",
+    "stage_of",
 ]

@@ -32,6 +32,8 @@ class ParallelPlan:
     dp : int [ranks]
         Data-parallel ranks of the attention: each has a copy of everything but the routed experts
         on `tp` GPUs of its own, and requests of its own.
+    pp : int [stages]
+        Pipeline stages: each has a part of the layers, on ``tp dp`` GPUs of its own.
 
     Raises
     ------
@@ -49,9 +51,10 @@ class ParallelPlan:
     tp: int = 1
     ep: int = 1
     dp: int = 1
+    pp: int = 1
 
     def __post_init__(self) -> None:
-        _check("parallel plan", tp=(self.tp, 1), ep=(self.ep, 1), dp=(self.dp, 1))
+        _check("parallel plan", tp=(self.tp, 1), ep=(self.ep, 1), dp=(self.dp, 1), pp=(self.pp, 1))
         if self.expert_gpus % self.ep:
             fault = Fault("", "ep", f"{self.ep} does not divide the {self.expert_words}.")
             raise InputError("parallel plan", [fault])
@@ -59,6 +62,11 @@ class ParallelPlan:
     @property
     def gpus(self) -> int:
         """GPUs that one replica occupies [GPUs]."""
+        return self.stage_gpus * self.pp
+
+    @property
+    def stage_gpus(self) -> int:
+        """GPUs of one pipeline stage [GPUs]."""
         return self.tp * self.dp
 
     @property
@@ -75,7 +83,9 @@ class ParallelPlan:
     def words(self) -> str:
         """The plan as a scenario says it, such as ``tp 8`` or ``tp 1, dp 8, ep 8``."""
         told = [f"tp {self.tp}"]
-        told += [f"{key} {n}" for key, n in (("dp", self.dp), ("ep", self.ep)) if n > 1]
+        told += [
+            f"{key} {n}" for key, n in (("dp", self.dp), ("ep", self.ep), ("pp", self.pp)) if n > 1
+        ]
         return ", ".join(told)
 
     @property

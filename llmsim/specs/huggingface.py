@@ -58,7 +58,7 @@ def parse_config(
     hidden = text.count("hidden_size")
     vocab = text.count("vocab_size")
     tied = _tied(text)
-    layers = _layers(text)
+    layers, order = _layers(text)
     _note(text, config, layers)
     if text.faults:
         raise CardError(name, text.faults)
@@ -79,6 +79,7 @@ def parse_config(
         ),
         warnings=tuple(text.warnings),
         sources=rows,
+        order=order,
     )
 
 
@@ -123,13 +124,14 @@ def _note(text: ConfigReader, config: Mapping[str, Any], layers: tuple[LayerSpec
         text.warnings.append(f"dtype is {dtype or 'not stated'}: weights taken as 16 bits")
 
 
-def _layers(text: ConfigReader) -> tuple[LayerSpec, ...]:
-    """Return the layer kinds with their counts, in order of first appearance."""
+def _layers(text: ConfigReader) -> tuple[tuple[LayerSpec, ...], tuple[int, ...]]:
+    """Return the layer kinds with their counts, in order of appearance, and each layer's kind."""
     pattern = text.get("hybrid_override_pattern")
     blocks = text.get("layers_block_type") if text.model_type == "nemotron_h" else None
     if blocks:
         pattern = "".join(_PARTS.get(block, "?") for block in blocks)
     kinds: dict[tuple[Mixer | None, Mlp | None], int] = {}
+    order = []
     for index in range(max(1, text.count("num_hidden_layers"))):
         if pattern:
             letter = pattern[index] if index < len(pattern) else ""
@@ -137,7 +139,10 @@ def _layers(text: ConfigReader) -> tuple[LayerSpec, ...]:
         else:
             kind = (_mixer(text, index), parts.mlp(text, index))
         kinds[kind] = kinds.get(kind, 0) + 1
-    return tuple(LayerSpec(mixer, mlp, count) for (mixer, mlp), count in kinds.items())
+        order.append(kind)
+    numbers = {kind: number for number, kind in enumerate(kinds)}
+    layers = tuple(LayerSpec(mixer, mlp, count) for (mixer, mlp), count in kinds.items())
+    return layers, tuple(numbers[kind] for kind in order)
 
 
 def _pattern_layer(text: ConfigReader, index: int, letter: str) -> tuple[Mixer | None, Mlp | None]:

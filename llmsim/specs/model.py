@@ -50,6 +50,10 @@ class ModelSpec:
         What the parser took for granted.
     sources : tuple of CardRow
         All facts with their source.
+    order : tuple of int (layer_count,)
+        Which of `layers` each layer is, from the first on; empty where that is not known.
+    has_embedding, has_head : bool
+        Whether the input embedding, and the LM head, are here; a pipeline stage may lack them.
     """
 
     name: str
@@ -66,6 +70,9 @@ class ModelSpec:
     draft_layers: int = 0
     warnings: tuple[str, ...] = ()
     sources: tuple[CardRow, ...] = ()
+    order: tuple[int, ...] = ()
+    has_embedding: bool = True
+    has_head: bool = True
 
     @property
     def layer_count(self) -> int:
@@ -95,7 +102,9 @@ class ModelSpec:
         return Linear("embed", -(-self.vocab // tp), self.hidden, self.embedding_format)
 
     def _ends(self, tp: int) -> tuple[Linear, ...]:
-        return (self.head(tp),) if self.tied_embeddings else (self.embedding(tp), self.head(tp))
+        head = (self.head(tp),) if self.has_head else ()
+        shared = self.tied_embeddings and self.has_head
+        return head if shared or not self.has_embedding else (self.embedding(tp), *head)
 
     @property
     def total_parameters(self) -> int:

@@ -144,12 +144,17 @@ def requantise(model: ModelSpec, scheme: str) -> ModelSpec:
         chosen = _HYBRID_FP4
     if scheme == "mxfp4" and not sparse:
         chosen = _DENSE_MX
+    layers = [
+        LayerSpec(_mixer(layer.mixer, chosen), _mlp(layer.mlp, chosen), layer.count)
+        for layer in model.layers
+    ]
+    merged = _merged(layers)
+    kinds = {(layer.mixer, layer.mlp): number for number, layer in enumerate(merged)}
+    numbers = [kinds[layer.mixer, layer.mlp] for layer in layers]
     return replace(
         model,
-        layers=_merged(
-            LayerSpec(_mixer(layer.mixer, chosen), _mlp(layer.mlp, chosen), layer.count)
-            for layer in model.layers
-        ),
+        layers=merged,
+        order=tuple(numbers[number] for number in model.order),
         kv_dtype=chosen.kv_dtype,
         sources=(*model.sources, CardRow("quantisation", scheme, "", chosen.source)),
     )

@@ -123,6 +123,41 @@ class Joint(Like):
         return max(1, round(max(slowest + self._rest_ns(most, total), self.cost.host_ns)))
 
 
+class Staged(Like):
+    """A pipeline on the terms of a `Cost`: of a step, each stage takes its share of the time.
+
+    Between stages something is sent, and before the first the host works, as long as told.
+    """
+
+    def __init__(
+        self, cost: Cost, shares: Sequence[float], hop_ns: float = 0.0, host_ns: int = 0
+    ) -> None:
+        self.cost = cost
+        self.stages = len(shares)
+        self._shares, self._hop_ns, self._host_ns = tuple(shares), hop_ns, host_ns
+        self.names = ("host", *(f"{kind} {i}" for i in range(len(shares)) for kind in ("on", "to")))
+
+    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        return self.cost.decode_line(batch, padded_tokens)
+
+    def step_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int,
+        logits: int,
+    ) -> int:  # fmt: skip
+        return sum(self.station_ns(chunks, decode, padded_tokens, windowed_tokens, logits))
+
+    def station_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int,
+        logits: int,
+    ) -> list[int]:  # fmt: skip
+        whole = self.cost.step_ns(chunks, decode, padded_tokens, windowed_tokens, logits)
+        tokens = decode + sum(new for new, _ in chunks)
+        times = [self._host_ns]
+        for share in self._shares:
+            times += [max(1, round(whole * share)), round(self._hop_ns * tokens)]
+        return times
+
+
 COSTS: dict[str, Cost] = {
     "round": Cost(),
     "flat": Cost(per_request_ns=0.0, per_token_ns=0.0, per_new_ns=0.0, per_pair_ns=0.0),

@@ -126,6 +126,9 @@ def shuffles(draw: Any) -> dict[str, Any]:
     }
 
 
+STAGES = [(1.0,), (0.5, 0.5), (0.3, 0.7), (0.7, 0.3), (0.2, 0.3, 0.5), (0.25,) * 4]
+
+
 @st.composite
 def worlds(
     draw: Any,
@@ -141,6 +144,7 @@ def worlds(
     moves: bool | None = False,
     lanes: bool = False,
     ranks: bool = False,
+    stages: bool = False,
     most: int = 14,
 ) -> World:
     """A world in which much happens at once.
@@ -150,7 +154,7 @@ def worlds(
     `tiers`: whether there are some below the GPUs, None for now and then;
     `moves`: whether decoding requests are moved between replicas at random, None likewise;
     `lanes`: whether these run on the same GPUs;
-    `ranks`: whether a replica may have several attention ranks;
+    `ranks`: whether a replica may have several attention ranks, `stages`: whether a pipeline's;
     `most`: requests.
     """
     count = draw(st.integers(1, most))
@@ -159,7 +163,7 @@ def worlds(
     leave = draw(st.booleans()) if clients_leave is None else clients_leave
     made = draw(jobs(count, longest, leave))
     chunked = draw(st.integers(0, 3)) < 3
-    forced = handoff is True or moves is True or tiers is True or lanes
+    forced = handoff is True or moves is True or tiers is True or lanes or stages
     kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
     kind = batching or draw(st.sampled_from(kinds))
     whole = not chunked or kind in WHOLE_PROMPTS
@@ -177,7 +181,8 @@ def worlds(
     split = split and not together(kind)
     caching = draw(st.booleans())
     paged = caching or split or below or shuffled
-    claims = "paged" if paged else draw(st.sampled_from(sorted(ALLOCATION.names())))
+    claims = "paged" if paged or stages else draw(st.sampled_from(sorted(ALLOCATION.names())))
+    ahead = st.integers(0, 1) if lookahead is None else st.just(lookahead)
     world = World(
         jobs=made,
         cost=cost or draw(st.sampled_from(sorted(COSTS))),
@@ -193,7 +198,7 @@ def worlds(
         chunk_limit_tokens=0 if whole else draw(st.sampled_from([0, 0, 5, 30])),
         watermark_blocks=watermark,
         reserve_prompt=draw(st.integers(0, 2)) < 2,
-        lookahead=0 if lanes else draw(st.integers(0, 1)) if lookahead is None else lookahead,
+        lookahead=0 if lanes or stages else draw(ahead),
         rules=draw(st.sampled_from(["vllm-0.33", "vllm-0.20"])),
         batching=kind,
         order=draw(st.sampled_from(["fcfs", "priority"])),
@@ -213,6 +218,9 @@ def worlds(
         **(draw(shuffles()) if shuffled else {}),
         ranks=draw(st.sampled_from([2, 2, 3, 4])) if ranks else 1,
         ranks_in_turn=draw(st.booleans()) if ranks else False,
+        stages=draw(st.sampled_from(STAGES)) if stages else (),
+        hop_ns=draw(st.sampled_from([0.0, 3_333.3, 300_000.0])) if stages else 0.0,
+        stage_host_ns=draw(st.sampled_from([0, 0, 1, MS])) if stages else 0,
     )
     if below:
         world = replace(world, **draw(tiers_below()))

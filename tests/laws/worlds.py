@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from prices import MS, PRICES, Joint, MadeUpUse, Slower
+from prices import MS, PRICES, Joint, MadeUpUse, Slower, Staged
 
 from llmsim.costmodel.contract import StepCost
 from llmsim.policies import ALLOCATION, BATCHING, ENGINE_RULES, ROUTING, SHARING
@@ -32,6 +32,7 @@ from llmsim.serving.lanes import Lane, LaneLevel, LanePlan
 from llmsim.serving.life import BootPlan
 from llmsim.serving.meter import NEVER
 from llmsim.serving.migration import MigrationPlan
+from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
@@ -146,6 +147,9 @@ class World:
     own_sends: bool = False
     ranks: int = 1
     ranks_in_turn: bool = False
+    stages: tuple[float, ...] = ()
+    hop_ns: float = 0.0
+    stage_host_ns: int = 0
 
     def __repr__(self) -> str:
         return _short(self)
@@ -251,6 +255,10 @@ class World:
             None if prefill else SHARING.get(self.sharing),
             tpot_slo_s=0.01,
         )
+
+    def staged(self) -> Staged:
+        """What the stages of a pipeline cost."""
+        return Staged(PRICES[self.cost], self.stages, self.hop_ns, self.stage_host_ns)
 
     @property
     def together(self) -> bool:
@@ -394,6 +402,7 @@ def run(
 
     def watch(*given: Any) -> Replica:
         kind = Rank if isinstance(given[0], RankGroup) else Lane if world.lanes else Replica
+        kind = Pipeline if world.stages else kind
         replica = kind(*given)
         if recorder is not None:
             replica.recorder = lambda call: recorder(replica, call)
@@ -431,6 +440,7 @@ def run(
             weights_bytes=1e6,
             joint=Joint(PRICES[world.cost]) if world.ranks > 1 else None,
             ranks_in_turn=world.ranks_in_turn,
+            staged=world.staged() if world.stages else None,
             allocator=ALLOCATION.get(world.allocation)(),
         )
         for role, size in sizes.items()
@@ -440,6 +450,7 @@ def run(
         patch.object(simulate_module, "Replica", watch),
         patch.object(simulate_module, "Lane", watch),
         patch.object(simulate_module, "Rank", watch),
+        patch.object(simulate_module, "Pipeline", watch),
         patch.object(simulate_module, "_facts", keep),
     ):
         told = simulate_module.simulate(

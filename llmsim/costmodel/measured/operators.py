@@ -115,12 +115,14 @@ class TokenOperators:
         """
         model = self.model
         row = ACTIVATION_BYTES * model.hidden * tokens
-        embed = elementwise("embed", 1, 2.0 * row, self.gpu)
-        yield self._timed("gather", embed, "tokens", tokens, {"hidden": model.hidden})
+        if model.has_embedding:
+            embed = elementwise("embed", 1, 2.0 * row, self.gpu)
+            yield self._timed("gather", embed, "tokens", tokens, {"hidden": model.hidden})
         for layer in model.layers:
             yield from self._of_layer(layer, tokens)
-        norm = elementwise("final norm", 1, 2.0 * row, self.gpu)
-        yield self._timed("norm", norm, "tokens", tokens, {"hidden": model.hidden})
+        if model.has_head:
+            norm = elementwise("final norm", 1, 2.0 * row, self.gpu)
+            yield self._timed("norm", norm, "tokens", tokens, {"hidden": model.hidden})
         for table in collectives:
             if table.name in EXCHANGE:
                 yield self._note(table)
@@ -131,6 +133,8 @@ class TokenOperators:
     def of_rows(self, rows: Floats, collectives: Iterator[OpTable]) -> Iterator[OpTable]:
         """Yield LM head, sampler and the gather of logits."""
         model, tp = self.model, self.plan.tp
+        if not model.has_head:
+            return
         for table in head_operators(model, tp, rows, self.gpu):
             if table.name == "sampler":
                 yield self._timed("sampler", table, "logit_rows", rows, {"vocab": model.vocab})

@@ -1,0 +1,402 @@
+"""A pipeline: a replica whose layers lie on several stages, with a micro-batch in each.
+
+There is one scheduler, one queue and one KV ledger, but several micro-batches in flight, as many as
+there are stages. The scheduler is called when the oldest comes out; who is in flight in another one
+is out of its reach, so each micro-batch keeps its decodes together, as a cohort of its own. A
+micro-batch passes station after station (`StagedCost`), each of which serves one at a time and in
+order; when a station waits for the one before, that is a bubble.
+
+References
+----------
+vLLM v1, ``EngineCore.step_with_batch_queue`` (``vllm/v1/engine/core.py``): as long as fewer than
+``pipeline_parallel_size`` batches are in flight, schedule another; when nobody can be scheduled or
+there are enough, wait for the oldest. What arrives meanwhile is seen when that one is out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from llmsim.core.errors import InvariantError
+from llmsim.costmodel.contract import StagedCost
+from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.policies.batching import BatchingPolicy
+from llmsim.results.timeline import TimelineData
+from llmsim.serving.admission import admit_waiting
+from llmsim.serving.clock import Clock
+from llmsim.serving.cohort import Cohort
+from llmsim.serving.config import EngineConfig
+from llmsim.serving.delivery import Delivery
+from llmsim.serving.draft import Draft
+from llmsim.serving.meter import Meter
+from llmsim.serving.preemption import park
+from llmsim.serving.replica import Replica
+from llmsim.serving.request import DECODE, HANDED, PREFILL, WAITING, Request
+from llmsim.serving.step import Step
+from llmsim.serving.stretch import Stretch
+
+
+class SharedMeter(Meter):
+    """The meter of one micro-batch's decodes, which writes into the log of its pipeline.
+
+    Parameters
+    ----------
+    main : Meter
+        Whose log it is; finished by the pipeline.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, main: Meter) -> None:
+        super().__init__(main.slo)
+        self._stage = main._stage
+        self._log = main._log
+        self._waits = main._waits
+        self._waits_log = main._waits_log
+        self._timeline = main._timeline
+        self.itl = main.itl
+
+
+class PipelineMeter(Meter):
+    """The meter of a pipeline, and of its first micro-batch's decodes.
+
+    Attributes
+    ----------
+    others : list of SharedMeter
+        Of the other micro-batches.
+    """
+
+    __slots__ = ("others",)
+
+    def __init__(self, itl_slo_ns: int) -> None:
+        super().__init__(itl_slo_ns)
+        self.others: list[SharedMeter] = []
+
+    def finish(self) -> TimelineData:
+        """Return the timeline of all micro-batches; histogram and counts are complete then."""
+        timeline = super().finish()
+        for other in self.others:
+            self.steps += other.steps
+            self.peak_kv_blocks = max(self.peak_kv_blocks, other.peak_kv_blocks)
+        return timeline
+
+
+class Slot:
+    """A micro-batch that may be in flight, and the decodes that go with it.
+
+    Attributes
+    ----------
+    draft : Draft
+        What it computes; of the running requests it knows its own.
+    delivery : Delivery
+    step : Step
+    meter : Meter
+    end_ns : int [ns]
+        When it comes out of the last stage; -1 while it is not in flight.
+    """
+
+    __slots__ = ("cohort", "delivery", "draft", "end_ns", "meter", "step", "stretch")
+
+    def __init__(self, draft: Draft, delivery: Delivery, step: Step, stretch: Stretch) -> None:
+        self.draft = draft
+        self.cohort = draft.cohort
+        self.delivery = delivery
+        self.step = step
+        self.stretch = stretch
+        self.meter = draft.meter
+        self.end_ns = -1
+
+
+class Pipeline(Replica):
+    """A replica with several stages.
+
+    Parameters
+    ----------
+    clock, index, pool, config, policy, itl_slo_ns, on_end
+        As for `Replica`; micro-batches in flight take the place of lookahead, which must be 0.
+    cost : StagedCost
+    energies : sequence of ActiveEnergy (stages,)
+        Of each stage; empty to leave energy at zero.
+
+    Attributes
+    ----------
+    slots : list of Slot (stages,)
+    busy_ns : list of int (stations,) [ns]
+        How long each station has worked, for micro-batches that have been launched.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        index: int,
+        pool: int,
+        cost: StagedCost,
+        config: EngineConfig,
+        policy: BatchingPolicy,
+        itl_slo_ns: int,
+        on_end: Callable[[Request, str, int], None],
+        energies: Sequence[ActiveEnergy] = (),
+    ) -> None:
+        if config.lookahead:
+            raise InvariantError("a pipeline plans a micro-batch when one has come out")
+        super().__init__(clock, index, pool, cost, config, policy, itl_slo_ns, on_end)
+        self._staged = cost
+        self._energies = tuple(energies)
+        self._main = PipelineMeter(itl_slo_ns)
+        self.meter = self._main
+        self._most = cost.stages
+        self.slots = [self._make_slot(number, on_end) for number in range(cost.stages)]
+        self._flying: deque[Slot] = deque()
+        self._free_ns = [0] * len(cost.names)  # when each station has served what is launched
+        self.busy_ns = [0] * len(cost.names)
+        self._seats = 0
+        # running, but in no micro-batch: prompts in progress, and decodes that sat one out
+        self._loose: dict[Request, None] = {}
+        self._leaving: list[tuple[Request, str]] = []  # of these
+        self._enter(self.slots[0])
+
+    def _make_slot(self, number: int, on_end: Callable[[Request, str, int], None]) -> Slot:
+        config, cost = self.config, self._staged
+        meter: Meter = self._main
+        if number:
+            shared = SharedMeter(self._main)
+            self._main.others.append(shared)
+            meter = shared
+        cohort = Cohort(cost.context_tile, config.block_tokens, cost.window_tokens)
+        draft = Draft(config, self._policy, self.ledger, cohort, self.line, meter, self.decisions)
+        stretch = Stretch(cohort, cost.window_tokens > 0)
+        delivery = Delivery(draft, stretch, config.block_tokens, 0, on_end)
+        return Slot(draft, delivery, Step(draft), stretch)
+
+    def _registrable(self, request: Request) -> int:
+        """Tokens of a request with an output whose blocks may be registered during this call."""
+        if request.state != DECODE:
+            return request.computed
+        for slot in self.slots:
+            if request in slot.draft.running_set:
+                # those in flight have been accounted for when they were launched
+                begun = slot.end_ns < 0 and slot.draft.decoding
+                return request.base + slot.cohort.tick + (1 if begun else 0)
+        raise InvariantError(f"request {request.view.index} decodes in no micro-batch")
+
+    # --- from outside -----------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """Requests that hold KV now."""
+        return sum(len(slot.draft.running_set) for slot in self.slots) + len(self._loose)
+
+    def drop(self, request: Request, outcome: str, called_now: bool = False) -> None:
+        """Let a request go because its client left.
+
+        Who waits ends at once, who runs when its micro-batch has come out.
+        """
+        if request.state == WAITING or request.state >= HANDED:
+            super().drop(request, outcome, called_now)
+            return
+        for slot in self.slots:
+            if request in slot.draft.running_set:
+                slot.delivery.leaving.append((request, outcome))
+                return
+        self._leaving.append((request, outcome))
+
+    def ticks_begun(self) -> int:
+        """Return 0: what is in flight has been accounted for."""
+        return 0
+
+    def unbooked_blocks(self) -> int:
+        """Return 0: the KV blocks of what is in flight are taken."""
+        return 0
+
+    # --- the call ---------------------------------------------------------------------------
+
+    def _enter(self, slot: Slot) -> None:
+        """Make a micro-batch the one that is planned, together with who is in none."""
+        draft = slot.draft
+        self.draft, self.cohort = draft, slot.cohort
+        self.delivery, self._stretch, self._step = slot.delivery, slot.stretch, slot.step
+        self.running_set = running = draft.running_set
+        draft.seats = self._seats
+        if not self._loose:
+            return
+        first = next(iter(self._loose)).seat
+        mixed = bool(running) and next(reversed(running)).seat > first
+        for request in self._loose:
+            running[request] = None
+            (draft.prefilling if request.state == PREFILL else draft.parked)[request] = None
+        self._loose.clear()
+        if mixed:
+            ordered = sorted(running, key=_seat_of)
+            running.clear()
+            running.update(dict.fromkeys(ordered))
+        if self._leaving:
+            slot.delivery.leaving += self._leaving
+            self._leaving = []
+
+    def _exit(self, slot: Slot) -> None:
+        """Let go who is not in flight with a micro-batch: the next one may take them."""
+        draft = slot.draft
+        self._seats = draft.seats
+        running = draft.running_set
+        cohort = slot.cohort
+        if cohort.count and (slot.end_ns < 0 or not draft.decoding):
+            for request in list(running):
+                if request.state == DECODE:
+                    park(draft, request)
+            slot.delivery.unticked.clear()
+        loose = self._loose
+        completing = slot.delivery.completing
+        if len(draft.prefilling) > len(completing):
+            done = dict.fromkeys(completing)
+            for request in list(draft.prefilling):
+                if request not in done:
+                    del draft.prefilling[request]
+                    del running[request]
+                    loose[request] = None
+        if draft.parked:
+            for request in draft.parked:
+                del running[request]
+                loose[request] = None
+            draft.parked.clear()
+        if len(loose) > 1:
+            self._loose = dict.fromkeys(sorted(loose, key=_seat_of))
+
+    def _call(self, now: int) -> None:
+        """Take in the micro-batch that has come out, if one has, and launch as many as may be."""
+        self.events += 1
+        flying = self._flying
+        slot: Slot | None = None
+        if flying and flying[0].end_ns <= now:
+            slot = flying.popleft()
+            slot.end_ns = -1
+        else:
+            slot = self._idle_slot()
+        self._enter(slot)
+        slot.delivery.settle(now, now)
+        while True:
+            planned = self._plan(slot, now)
+            again = not planned and len(slot.draft.preempted) > 0
+            if again and self.recorder is not None:
+                self._record(now)
+            self._exit(slot)
+            if not planned and not again:
+                break
+            if len(flying) == self._most:
+                break
+            if planned:
+                slot = self._idle_slot()
+            self._enter(slot)
+        if flying:
+            self._call_ns = flying[0].end_ns
+        elif self.running and not self._expects():
+            raise InvariantError(
+                f"replica {self.index} has {self.running} running and {self.waiting} waiting "
+                "requests but its batching policy planned nothing"
+            )
+        elif self.line.count and not self._expects():
+            raise InvariantError(
+                f"replica {self.index} has {self.waiting} waiting requests, nothing runs, but its "
+                "batching policy planned nothing"
+            )
+        else:
+            self._asleep = True
+
+    def _idle_slot(self) -> Slot:
+        for slot in self.slots:
+            if slot.end_ns < 0:
+                return slot
+        raise InvariantError(f"replica {self.index} has no micro-batch left")
+
+    def _plan(self, slot: Slot, now: int) -> bool:
+        """Let the policy fill a micro-batch, and launch it; return whether there is anything."""
+        draft = slot.draft
+        draft.begin(now)
+        draft.beside = self.running - len(draft.running_set)
+        draft.max_seqs = self.config.max_num_seqs - draft.beside
+        if self.running_set or self.line.count:
+            if not self._plain:
+                self._policy.plan(slot.step)
+            elif draft.advance_running() and self.line.count:
+                admit_waiting(draft, False)  # as `VllmBatching.plan`, but not through Python
+        decoding = draft.decoding and slot.cohort.count > 0
+        if not draft.chunks and not decoding:
+            return False
+        self._launch_slot(slot, now, slot.cohort.count if decoding else 0)
+        return True
+
+    def _launch_slot(self, slot: Slot, now: int, count: int) -> None:
+        """Send a micro-batch into the pipeline, and account for it: its way is settled now."""
+        draft, cohort = slot.draft, slot.cohort
+        slices = [(tokens, past) for _, tokens, past in draft.chunks]
+        padded = cohort.padded if count else 0
+        windowed = cohort.windowed if count else 0
+        rows = count + draft.logits
+        times = self._staged.station_ns(slices, count, padded, windowed, rows)
+        active_uj = 0
+        for energy in self._energies:
+            active_uj += energy.priced_step_uj(count, padded, windowed, rows)
+        end = self._pass(now, times)
+        front = max(now, self._exec_end_ns)  # when the micro-batch before it comes out
+        self._kv_used = self._kv_blocks - self.ledger.free
+        total = self._emit(end)
+        slot.end_ns = end
+        self._flying.append(slot)
+        self._front_ns, self._exec_end_ns = now, end
+        if self.recorder is not None:
+            self._record(now)
+        logits = draft.logits
+        gap = end - now if count else 0
+        members = count
+        if count:
+            delivery = slot.delivery
+            cohort.padded_sum(1)
+            if draft.late:
+                logits += delivery.tick_unevenly(count, front, end, gap)
+                members = 0
+            else:
+                if gap > slot.meter.slo:
+                    slot.meter.over += 1
+                slot.meter.ticked(cohort.tick, gap)
+            cohort.advance(1, cohort.grown)
+            draft.tick_end_ns = end
+            delivery.unticked.clear()
+        slot.meter.log(
+            (
+                front,
+                end,
+                1 if count else 0,
+                members,
+                self.running,
+                self._kv_used,
+                self._kv_used,
+                total,
+                logits,
+                gap,
+                gap,
+                active_uj,
+            )
+        )
+
+    def _pass(self, now: int, times: list[int]) -> int:
+        """Return when a micro-batch comes out that enters now, behind all others [ns]."""
+        free, busy = self._free_ns, self.busy_ns
+        time = now
+        for station, takes in enumerate(times):
+            if free[station] > time:
+                time = free[station]
+            time += takes
+            free[station] = time
+            busy[station] += takes
+        return time
+
+
+def _seat_of(request: Request) -> int:
+    return request.seat
+
+
+def drafts_of(replica: Replica) -> list[Draft]:
+    """Return the drafts that make up a replica: of a pipeline, one for each micro-batch."""
+    if isinstance(replica, Pipeline):
+        return [slot.draft for slot in replica.slots]
+    return [replica.draft]

@@ -1,0 +1,116 @@
+"""Pipelines: timelines by hand, nothing lost, one stage is a plain replica bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+
+import pytest
+from endings import assert_all_ended
+from hypothesis import given
+from hypothesis import strategies as st
+from prices import COSTS, MS, Cost
+from test_fast_forward import assert_same
+from world_strategies import laws, worlds
+from worlds import Job, World, run, together
+
+from llmsim.policies import BATCHING
+
+# the price "round": 5 ms, 20 us per new prompt token, 20 us per decode, 20 ns per token of context
+PAIR = World((Job(0, 100, 3), Job(0, 50, 3)), stages=(0.5, 0.5))
+
+
+def test_one_request_alone_waits_for_every_stage():
+    (row,) = run(replace(PAIR, jobs=(Job(0, 100, 3),))).rows
+    assert row.first_token_ns == 7 * MS
+    assert row.end_ns == 7 * MS + sum(2 * round((5 * MS + 20_000 + 20 * n) / 2) for n in (101, 102))
+
+
+def test_two_unequal_micro_batches_by_hand():
+    """A budget of 100 tokens makes two micro-batches of two prompts, 7 and 6 ms, on two stages."""
+    ran = run(replace(PAIR, budget_tokens=100))
+    long, short = ran.rows
+    # stage 0 works 0..3.5 and 3.5..6.5, stage 1 3.5..7 and 7..10: its input was there at 6.5
+    assert long.first_token_ns == 7 * MS
+    assert short.first_token_ns == 10 * MS
+    # at 7 the first decode enters stage 0, idle since 6.5, and waits for stage 1 until 10
+    half = {tokens: (5 * MS + 20_000 + 20 * tokens) // 2 for tokens in (101, 102, 51, 52)}
+    out = 10 * MS + half[101]
+    # at 10 the other enters stage 0; stage 1 is busy until the first is out
+    other = max(10 * MS + half[51], out) + half[51]
+    # and so on: each enters when it is out
+    assert long.end_ns == max(out + half[102], other) + half[102]
+    second = max(out + half[102], other)  # stage 0 is done with the first again
+    assert short.end_ns == max(second + half[52], long.end_ns) + half[52]
+    (replica,) = ran.replicas
+    assert replica.busy_ns[1] == 6_500_000 + sum(half.values())
+    assert replica.busy_ns[1] == replica.busy_ns[3]
+
+
+def in_whole_ns(cost: Cost) -> bool:
+    """Whether steps take whole nanoseconds: a stretch rounds their sum, a pipeline each."""
+    return all(float(value).is_integer() for value in astuple(cost))
+
+
+@laws(60)
+@given(data=st.data())
+def test_one_stage_is_a_plain_replica(data):
+    """Bit for bit, decisions and rows."""
+    cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
+    world = data.draw(worlds(cost=cost, lookahead=0, handoff=False, moves=False, tiers=False))
+    if world.together or world.allocation != "paged":
+        return
+    plain, piped = run(world), run(replace(world, stages=(1.0,)))
+    assert plain.facts.digest == piped.facts.digest
+    assert plain.decisions == piped.decisions
+    assert [row.values for row in plain.rows] == [row.values for row in piped.rows]
+    for one, other in zip(plain.facts.replicas, piped.facts.replicas, strict=True):
+        assert (one.steps, one.preemptions) == (other.steps, other.preemptions)
+        assert one.peak_kv_blocks == other.peak_kv_blocks
+        assert (one.lookup_tokens, one.hit_tokens) == (other.lookup_tokens, other.hit_tokens)
+
+
+@pytest.mark.parametrize("batching", [name for name in BATCHING.names() if not together(name)])
+@laws(12)
+@given(data=st.data())
+def test_nothing_is_lost(batching, data):
+    ran = run(data.draw(worlds(batching=batching, stages=True, most=20, clients_leave=None)))
+    assert_all_ended(ran)
+    for replica in ran.replicas:
+        assert replica.busy_ns[-2] <= ran.facts.end_ns
+
+
+@laws(30)
+@given(data=st.data())
+def test_merging_changes_nothing(data):
+    assert_same(data.draw(worlds(stages=True, turns=True)))
+
+
+def test_a_saturated_pipeline_is_as_fast_as_its_slowest_stage():
+    """Prompts of one size, one after another: a prompt comes out every 3 ms, the slowest stage."""
+    jobs = tuple(Job(0, 100, 1) for _ in range(50))
+    world = World(jobs, stages=(0.2, 0.5, 0.3), budget_tokens=100, max_num_seqs=50)
+    ends = [row.end_ns for row in run(world).rows]
+    assert ends[0] == 7 * MS
+    assert ends[-1] - ends[0] == 49 * 3_500_000
+
+
+def test_a_prompt_goes_through_in_chunks_behind_one_another():
+    """Chunk after chunk, without waiting for the one before to come out."""
+    world = World((Job(0, 300, 1),), stages=(0.5, 0.5), budget_tokens=100)
+    # chunks of 7 ms on two stages: 0..3.5, 3.5..7 | 3.5..7, 7..10.5 | the third when one is out
+    assert run(world).rows[0].end_ns == 14 * MS
+
+
+def test_who_arrives_is_seen_when_the_oldest_comes_out():
+    """Also where a stage stands idle: the scheduler waits for a result."""
+    jobs = (Job(0, 100, 50), Job(8 * MS, 100, 1))
+    rows = run(World(jobs, stages=(0.5, 0.5))).rows
+    first = 5 * MS + 20_000 + 20 * 101
+    # the second is admitted beside the second decode of the first, not at 8 ms
+    assert rows[1].first_token_ns == 7 * MS + first + (7 * MS + 20_000 + 20 * 102)
+
+
+def test_links_and_hosts_are_passed_in_order_too():
+    world = World((Job(0, 100, 1),), stages=(0.5, 0.5), hop_ns=10_000.0, stage_host_ns=3 * MS)
+    # host 3, stage 3.5, link 1, stage 3.5, and what stands behind the last stage
+    assert run(world).rows[0].end_ns == 12 * MS
