@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmsim.api import card, compare, draw_costs, knee, load, names, run, validate
+    from llmsim.api import calibrate, card, compare, draw_costs, knee, load, names, run, validate
     from llmsim.core.errors import (
         CardError,
         InputError,
@@ -44,6 +44,7 @@ _HOMES = {
     "Scenario": "llmsim.scenario",
     "ScenarioError": "llmsim.core.errors",
     "TraceError": "llmsim.core.errors",
+    "calibrate": "llmsim.api",
     "card": "llmsim.api",
     "compare": "llmsim.api",
     "draw_costs": "llmsim.api",
@@ -66,6 +67,7 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "TraceError",
+    "calibrate",
     "card",
     "compare",
     "draw_costs",

@@ -21,6 +21,7 @@ from llmsim.study.knee import TOLERANCE_FRAC, KneeStudy, Promise, find_knees
 from llmsim.study.single import simulate_scenario
 
 if TYPE_CHECKING:
+    from llmsim.fidelity.calibrating import Calibrated
     from llmsim.fidelity.validation import Report
     from llmsim.specs import CalibrationCard
 
@@ -278,6 +279,56 @@ def validate(
         fresh,
     )
     return replay(order, progress)
+
+
+def calibrate(
+    folder: str | Path,
+    *,
+    engine: str,
+    gpu: str,
+    models: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    most: int = 20,
+    profiles: str | Path | None = None,
+    jobs: int = 1,
+) -> Calibrated:
+    """Fit a few factors to measured steps and runs of one engine on one GPU.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Measurements, as for `validate`; single steps in ``steps/``.
+    engine, gpu : str
+        Engine as the measurements call it, such as ``"vllm"``; a GPU card's name or alias.
+    models : sequence of str
+        Globs over model_key; empty takes all. The runs of a model are predicted by the others.
+    sources : sequence of str
+        Globs over sources; empty takes those of the headline.
+    most : int
+        Most cases of one model, drawn by hash of their ids.
+    profiles : str or Path, optional
+        Folder of imported kernel tables to price with.
+    jobs : int
+        Processes.
+
+    Returns
+    -------
+    Calibrated
+        ``.terms``; ``.fits`` with errors on both sides of the split; ``.write(folder)``.
+
+    Raises
+    ------
+    InputError
+        If nothing was measured of them, or a factor leaves [0.6, 1.7].
+    """
+    from llmsim.fidelity.calibrating import CalibrateOrder
+    from llmsim.fidelity.calibrating import calibrate as fit
+
+    tables = Path(profiles) if profiles is not None else None
+    order = CalibrateOrder(
+        Path(folder), engine, gpu, tuple(models), tuple(sources), most, jobs, tables
+    )
+    return fit(order)
 
 
 def _calibrations(folder: str | Path | None) -> Mapping[tuple[str, str], CalibrationCard]:

@@ -267,11 +267,15 @@ def order_of(
     Raises
     ------
     InputError
-        If the folder of tables is wrong, or measured prices are asked for without tables.
+        If the folder of tables is wrong, or of measured prices and tables one is asked for without
+        the other.
     """
     if cost.get("kind") == MEASURED and profiles is None and "profile" not in cost:
         message = "measured prices need kernel tables: --profiles DIR, or a profile in the cost."
         raise InputError("llmsim validate", [Fault("", "--cost", message)])
+    if cost.get("kind") != MEASURED and profiles is not None:
+        message = f"tables price nothing under --cost {cost.get('kind')}: add --cost {MEASURED}."
+        raise InputError("llmsim validate", [Fault("", "--profiles", message)])
     options = Options(
         cost,
         DEFAULTS.client,

@@ -20,6 +20,7 @@ EXPORTS = [
     "Scenario",
     "ScenarioError",
     "TraceError",
+    "calibrate",
     "card",
     "compare",
     "draw_costs",

@@ -10,8 +10,9 @@ import math
 import pytest
 from typer.testing import CliRunner
 
+import llmsim as ls
 from llmsim.cli.app import app
-from llmsim.cli.calibrating import step_card
+from llmsim.fidelity.calibrating import step_card
 from llmsim.fidelity.calibration import fit
 from llmsim.fidelity.steps import Steps, read_steps, steps_of
 from llmsim.specs import read_calibration
@@ -100,3 +101,23 @@ def test_the_command_calibrates_on_steps_alone(tmp_path):
     assert card.terms_for("llama-3.1-8b") == {}  # its own runs are not predicted by its own steps
     assert card.terms_for("qwen3-14b") == card.terms
     assert "3 steps of llama-3.1-8b on vllm 0.20.1, tp1" in card.source
+
+
+def test_the_call_calibrates_as_the_command_does(tmp_path):
+    sizes = [(0, 0, 0, b, 1000 * b) for b in (1, 8, 64)]
+    write(tmp_path, [(f"tp{tp}", "sweep", *x, 8.0 + x[3] / 8) for tp in (1, 2) for x in sizes])
+    with gzip.open(tmp_path / "e2e.csv.gz", "wt") as file:
+        file.write("case_id,quality,source,model,gpu,engine,arrival,metric,stat,value,unit\n")
+        file.write("a,A,lab,m,L4,vllm,closed loop,ttft,mean,1,s\n")
+    done = ls.calibrate(tmp_path, engine="vllm", gpu="h100-sxm")
+    (fit_of_steps,) = done.fits
+    assert fit_of_steps.found.after.median < fit_of_steps.found.before.median
+    card = read_calibration(done.write(tmp_path / "out"))
+    assert {name: value for name, value in card.terms.items() if value != 1.0} == dict(done.terms)
+    with pytest.raises(ls.InputError, match="nothing of it was measured"):
+        ls.calibrate(tmp_path, engine="sglang", gpu="h100-sxm")
+
+
+def test_tables_that_would_price_nothing_are_refused(tmp_path):
+    with pytest.raises(ls.InputError, match="add --cost measured"):
+        ls.validate(tmp_path, profiles=tmp_path)
