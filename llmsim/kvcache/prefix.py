@@ -272,6 +272,35 @@ class PrefixLedger:
             if at >= upto:
                 return
 
+    def fork(self, request: Holder, child: Holder, tokens: int) -> None:
+        """Let another holder share a request's full blocks, each of which now has one holder more.
+
+        Neither of them ever writes a shared block: what follows goes into blocks of its own.
+
+        Parameters
+        ----------
+        request : Holder
+        child : Holder
+            Holds nothing yet.
+        tokens : int [tokens]
+            Of the request, computed or being computed and known.
+        """
+        self.register(request, tokens)
+        held = request.held
+        child.held_blocks = request.held_blocks
+        child.held = None if held is None else list(held)
+        path = request.path
+        if path is not None:
+            child.path = list(path)
+            for edge, _ in path:
+                if edge.slot is not None:
+                    edge.users += 1
+        for extent, _, hi in held or ():
+            part: Extent | None = extent
+            while part is not None and part.lo < hi:
+                part.refs += 1
+                part = part.rest
+
     # --- giving back ------------------------------------------------------------------------
 
     def release(self, request: Holder, allocated: int, tokens: int) -> None:

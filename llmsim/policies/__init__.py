@@ -2,7 +2,8 @@
 
 Start with `batching` (what a step computes), `routing` (which replica takes a request) and
 `control` (what is done about the fleet while it runs); `sharing` divides a GPU between lanes,
-`tiering` is about KV below the GPU, `allocation` about promises of KV. A new policy is one
+`tiering` is about KV below the GPU, `allocation` about promises of KV, `retention` about KV that
+outlives its call. A new policy is one
 dataclass registered under a name: its typed fields are its YAML parameters. `views` and `reports`
 say what a policy sees, `rules` what differs between engine versions.
 """
@@ -11,6 +12,7 @@ from llmsim.policies.allocation import ALLOCATION, Allocator
 from llmsim.policies.batching import BATCHING, BatchingPolicy, StepDraft
 from llmsim.policies.control import CONTROL, ControlPolicy
 from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
+from llmsim.policies.retention import RETENTION, CallView, PinView, RetentionPolicy
 from llmsim.policies.routing import ROUTING, FleetView, RoutingPolicy
 from llmsim.policies.rules import ENGINE_RULES, EngineRules, engine_rules
 from llmsim.policies.sharing import SHARING, LanesView, SharingPolicy
@@ -24,10 +26,12 @@ __all__ = [
     "ENGINE_RULES",
     "EVICTION",
     "LOADING",
+    "RETENTION",
     "ROUTING",
     "SHARING",
     "Allocator",
     "BatchingPolicy",
+    "CallView",
     "ControlPolicy",
     "EngineRules",
     "EvictionPolicy",
@@ -36,9 +40,11 @@ __all__ = [
     "LanesView",
     "LoadPolicy",
     "LoadView",
+    "PinView",
     "ProgramView",
     "ReplicaReport",
     "RequestView",
+    "RetentionPolicy",
     "RoutingPolicy",
     "RunningReport",
     "SharingPolicy",

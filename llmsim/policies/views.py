@@ -14,13 +14,16 @@ class ProgramView:
         When its first call arrived.
     turn : int
         Which of its calls this is, from 0; how many will follow, nobody knows.
+    kept : bool
+        Whether the KV of the call before is pinned where this one waits.
     """
 
-    __slots__ = ("arrival_ns", "turn")
+    __slots__ = ("arrival_ns", "kept", "turn")
 
     def __init__(self, arrival_ns: int, turn: int) -> None:
         self.arrival_ns = arrival_ns
         self.turn = turn
+        self.kept = False
 
 
 class RequestView:

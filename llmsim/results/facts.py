@@ -50,6 +50,34 @@ class PoolFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PinFacts:
+    """What became of the KV that a replica pinned for programs between two of their calls.
+
+    Parameters
+    ----------
+    pins : int
+        How often the KV of a call was pinned when it ended.
+    kept : int
+        Pins that lasted until the program's next call ran.
+    expired : int
+        Pins whose time was up before that call came.
+    gave_way : int
+        Pins released before their time, because memory was short.
+    left : int
+        Pins whose next call left the line or went elsewhere, and those of the end of the run.
+    block_ns : int [blocks ns]
+        Blocks pinned, times how long.
+    """
+
+    pins: int
+    kept: int
+    expired: int
+    gave_way: int
+    left: int
+    block_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaFacts:
     """One replica's part in a run.
 
@@ -71,6 +99,8 @@ class ReplicaFacts:
         Cached blocks that were overwritten.
     billed_ns : int [ns]
         For how long it is paid for; -1 for the whole run.
+    pins : PinFacts or None
+        None where nothing is ever pinned.
     """
 
     pool: str
@@ -84,6 +114,7 @@ class ReplicaFacts:
     hit_tokens: int
     evicted_blocks: int
     billed_ns: int = -1
+    pins: PinFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "routing": ("llmsim.policies", "ROUTING"),
     "loading": ("llmsim.policies", "LOADING"),
     "eviction": ("llmsim.policies", "EVICTION"),
+    "retention": ("llmsim.policies", "RETENTION"),
     "control": ("llmsim.policies", "CONTROL"),
     "sharing": ("llmsim.policies", "SHARING"),
 }

@@ -62,6 +62,8 @@ class Pool(Section):
     """Which requests a step computes, and how many tokens of each."""
     allocation: Annotated[Component, Seam("allocation")] = Component("allocation", "paged")
     """How much KV memory a request is promised at its admission."""
+    retention: Annotated[Component, Seam("retention")] = Component("retention", "none")
+    """How long the KV of a program's call is pinned for its next call."""
     cost: Annotated[Component, Seam("cost")] = Component("cost", "roofline")
     """How a step is priced."""
     kv: Kv | None = None

@@ -29,7 +29,34 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
         wrong["kv"] = f"does not go with {_keeper(pool)}"
     if pool.dp > 1 and _keeper(pool):
         wrong["batching"] = f"attention ranks do not go with {_keeper(pool)}"
+    if pool.retention.kind != "none":
+        wrong |= _wrong_pins(pool)
     return wrong
+
+
+def _wrong_pins(pool: Pool) -> dict[str, str]:
+    """Return why a pool cannot pin KV, if it cannot, by key."""
+    against = [
+        (not pool.engine.prefix_caching, "needs engine.prefix_caching"),
+        (pool.role != "mixed", f"does not go with role {pool.role}"),
+        (pool.dp > 1, "does not go with attention ranks (dp)"),
+        (pool.pp > 1, "does not go with pipeline stages (pp)"),
+        (pool.kv is not None and pool.kv.swap is not None, "does not go with kv.swap"),
+        (bool(_keeper(pool)), f"does not go with {_keeper(pool)}"),
+    ]
+    for holds, text in against:
+        if holds:
+            return {"retention": f"{pool.retention.kind} {text}"}
+    return {}
+
+
+def wrong_retention(fleet: Fleet, programs: bool) -> dict[str, str]:
+    """Return what is wrong with pinned KV where nobody comes back, by key."""
+    for name, pool in fleet.pools.items():
+        if pool.retention.kind != "none" and not programs:
+            text = f"{pool.retention.kind} needs traffic.programs: only their calls come back"
+            return {f"fleet.pools.{name}.retention": text}
+    return {}
 
 
 def wrong_moves(fleet: Fleet) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pydantic import PrivateAttr, StringConstraints, model_validator
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.engine import Count, Engine, Frac
 from llmsim.scenario.fleet import Fleet
-from llmsim.scenario.keeping import wrong_record
+from llmsim.scenario.keeping import wrong_record, wrong_retention
 from llmsim.scenario.promises import Record, Slo
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
@@ -121,6 +121,7 @@ class Scenario(Section):
             _complain({"record": "tokens cannot be taken down where pools share GPUs as lanes"})
         if self.record.tokens:
             _complain(wrong_record(self.fleet))
+        _complain(wrong_retention(self.fleet, self.traffic.programs is not None))
         return self
 
     @model_validator(mode="before")

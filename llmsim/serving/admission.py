@@ -59,6 +59,8 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         if not fits or blocks + spared > room:
             if _blocked(draft, request, match):
                 continue
+            if draft.retainer is not None and draft.retainer.relieve(-(-known // size), match):
+                continue
             return
         if draft.claims is not None and not draft.claims.fits(request, known):
             return
@@ -113,6 +115,8 @@ def _blocked(draft: Draft, request: Request, match: Match) -> bool:
 
 def _seat(draft: Draft, request: Request, hit: int) -> None:
     now = draft.now
+    if draft.retainer is not None:
+        draft.retainer.admitted(request)
     draft.admitted += 1
     request.seat = draft.seats
     draft.seats += 1

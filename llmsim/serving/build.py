@@ -18,6 +18,7 @@ from llmsim.costmodel.pipeline import PipelineCost
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.retention import RetentionPolicy
 from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
@@ -127,6 +128,7 @@ def _build_pool(
     batching: Callable[[], BatchingPolicy] = pool.batching.build
     kv = None if pool.kv is None else kv_plan(pool, place.model, folder)
     allocator: Allocator = pool.allocation.build()
+    retention: Callable[[], RetentionPolicy] = pool.retention.build
     return PoolPlan(
         facts,
         cost,
@@ -136,6 +138,7 @@ def _build_pool(
         pool.role,
         kv,
         allocator=allocator,
+        retention=None if pool.retention.kind == "none" else retention,
         spare=pool.spare_replicas,
         weights_bytes=memory.weights_bytes * place.plan.gpus,
         joint=joint,

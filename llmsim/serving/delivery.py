@@ -150,6 +150,8 @@ class Delivery:
         draft.decisions.extend((DROP, request.view.index, now))
         if request.fetched_blocks and draft.keeper is not None:
             draft.keeper.leave_line(request)
+        if draft.retainer is not None:
+            draft.retainer.left(request)
         self._ledger.forget(request)
         self._on_end(request, outcome, now)
 
@@ -353,6 +355,9 @@ class Delivery:
         if request.state != FINISHING or request in self._draft.running_set:
             del self._draft.running_set[request]
             computed = request.computed
+            retainer = self._draft.retainer
+            if retainer is not None:
+                retainer.ended(request)
             keeper = self._draft.keeper
             if keeper is None or not keeper.writer.finished(request):
                 self._ledger.retire(request, -(-computed // self._block_tokens), computed)
@@ -435,6 +440,8 @@ class Delivery:
             request.preemptions += 1
             request.computed = 0
             draft.decisions.extend((LOSE, request.view.index, now))
+        if draft.retainer is not None:
+            draft.retainer.drop_all()
         blocks = ledger.free  # what is cached is overwritten
         ledger.take(blocks)
         ledger.release(Holder(), blocks, 0)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmsim.serving.claims import ClaimLedger
     from llmsim.serving.gate import Gate
     from llmsim.serving.keeper import Keeper
+    from llmsim.serving.leases import Retainer
     from llmsim.serving.swap import Swapper
     from llmsim.serving.together import Together
 
@@ -58,6 +59,8 @@ class Draft:
         Transfers that this step waits for, in whole or layer by layer.
     keeper : Keeper or None
         Loads what tiers below the GPU know of a request; None where there are none.
+    retainer : Retainer or None
+        Pins KV for programs between two of their calls; None where nothing is pinned.
     swapper : Swapper or None
         Takes the KV of victims to the host; None where it is computed again.
     pull : callable
@@ -113,6 +116,7 @@ class Draft:
         "prefilling",
         "pull",
         "reserve_prompt",
+        "retainer",
         "running_set",
         "scheduled",
         "seats",
@@ -165,6 +169,7 @@ class Draft:
         self.gates: list[Gate] = []
         self.swapper: Swapper | None = None
         self.keeper: Keeper | None = None
+        self.retainer: Retainer | None = None
         self.pull: Callable[[Request, int, int], None] = _nobody_hands_over
         self.begin(0)
 

@@ -271,6 +271,8 @@ class Keeper:
             if load.request is request:
                 self._give_up(load)
                 break
+        if replica.draft.retainer is not None:
+            replica.draft.retainer.left(request)
         replica.ledger.forget(request)
         if request.queued_ns < now:
             replica.meter.waited(request.queued_ns, now)

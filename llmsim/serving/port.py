@@ -187,6 +187,8 @@ class Port:
         replica.line.remove(request)
         if request.queued_ns < replica.clock.now:
             replica.meter.waited(request.queued_ns, replica.clock.now)
+        if replica.draft.retainer is not None:
+            replica.draft.retainer.left(request)
         replica.ledger.forget(request)
         if was_head:
             replica.cut()

@@ -42,6 +42,8 @@ def scan(draft: Draft) -> bool:
         need = -(-(past + tokens) // size) + (-past // size)
         kept = True
         while need > ledger.free:
+            if draft.retainer is not None and draft.retainer.make_room():
+                continue
             victim = _victim(draft)
             preempt(draft, victim)
             if victim is request:

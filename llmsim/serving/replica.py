@@ -28,13 +28,7 @@ from llmsim.serving.equipment import fit_out, make_ledger, make_line
 from llmsim.serving.meter import Meter
 from llmsim.serving.port import Port
 from llmsim.serving.record import CallRecord, record_of
-from llmsim.serving.request import (
-    DECODE,
-    FINISHING,
-    HANDED,
-    WAITING,
-    Request,
-)
+from llmsim.serving.request import DECODE, FINISHING, HANDED, WAITING, Request
 from llmsim.serving.step import Step
 from llmsim.serving.stretch import Stretch
 from llmsim.serving.tape import Tape, cohort_for
@@ -145,6 +139,8 @@ class Replica:
             a later call.
         """
         request.replica = self
+        if self.draft.retainer is not None:
+            self.draft.retainer.came(request)
         line = self.line
         alone = not line.count
         line.push(request)

@@ -15,8 +15,10 @@ from llmsim.core.errors import Fault, InputError, InvariantError
 from llmsim.core.rng import stream
 from llmsim.costmodel.contract import JointCost, StagedCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.kvcache import PrefixLedger
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.retention import RetentionPolicy
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
@@ -33,6 +35,7 @@ from llmsim.serving.gateway import Gateway, GatewayPlan
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
+from llmsim.serving.leases import Retainer
 from llmsim.serving.meter import NEVER
 from llmsim.serving.pipeline import Pipeline, drafts_of
 from llmsim.serving.ranks import Rank, RankGroup
@@ -76,6 +79,8 @@ class PoolPlan:
         What micro-batches of a pipeline cost; None where a replica is one stage.
     stage_energy : tuple of ActiveEnergy
         Of each stage; empty where that is not known.
+    retention : callable or None
+        Returns a fresh policy of pins; called once per replica. None where nothing is pinned.
     """
 
     facts: PoolFacts
@@ -93,6 +98,7 @@ class PoolPlan:
     allocator: Allocator | None = None
     staged: StagedCost | None = None
     stage_energy: tuple[ActiveEnergy, ...] = ()
+    retention: Callable[[], RetentionPolicy] | None = None
 
 
 def simulate(
@@ -172,6 +178,7 @@ def simulate(
         fleet.handoff = _connect(clock, handoff, pools, replicas, fleet, flows, seed)
     share_devices(clock, [pool.lane for pool in pools], replicas)
     house = _build_tiers(clock, pools, replicas, fleet)
+    _keep_pins(pools, replicas, workload)
     controls = None
     if control is not None:
         controls = Controls(clock, control, replicas, _places(pools), fleet, flows, seed)
@@ -180,6 +187,9 @@ def simulate(
         clock.run(until=fleet.done)
     if fleet.stopped:
         fleet.close()
+    for replica in replicas:
+        if replica.draft.retainer is not None:
+            replica.draft.retainer.drop_all()
     facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
     tiers = () if house is None else _tier_facts(house, replicas, names)
     facts = controls.added_to(facts) if controls else facts
@@ -328,6 +338,23 @@ def _build_tiers(
     return house
 
 
+def _keep_pins(pools: Sequence[PoolPlan], replicas: Sequence[Replica], workload: Workload) -> None:
+    """Let replicas pin KV for programs between two of their calls, where a pool wants that."""
+    programs = workload.programs
+    if programs is None:
+        return
+    tools = programs.tools
+
+    def tool(program: int, turn: int) -> str:
+        number = programs.tool(program, turn)
+        return tools[number] if number >= 0 else ""
+
+    for replica in replicas:
+        policy, ledger = pools[replica.pool].retention, replica.ledger
+        if policy is not None and isinstance(ledger, PrefixLedger):
+            replica.draft.retainer = Retainer(replica, ledger, policy(), tool if tools else None)
+
+
 @contextmanager
 def _ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
     """Let Ctrl-C stop the run between two events, where everything adds up.
@@ -420,6 +447,7 @@ def _replica_facts(replica: Replica, pool: str) -> ReplicaFacts:
         sum(each.lookup_tokens for each in drafts),
         sum(each.hit_tokens for each in drafts),
         replica.ledger.evicted,
+        pins=None if draft.retainer is None else draft.retainer.facts(),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from prices import MS, PRICES, Joint, MadeUpUse, Slower, Staged
 
 from llmsim.costmodel.contract import StepCost
-from llmsim.policies import ALLOCATION, BATCHING, ENGINE_RULES, ROUTING, SHARING
+from llmsim.policies import ALLOCATION, BATCHING, ENGINE_RULES, RETENTION, ROUTING, SHARING
 from llmsim.policies.control import Add, Drain, Fail, Migrate
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
@@ -145,6 +145,9 @@ class World:
     refuse_at: int = 0
     hold_ns: int = 0
     own_sends: bool = False
+    retention: str = ""
+    ttl_ns: int = 0
+    gives_way: str = "deadlock"
     ranks: int = 1
     ranks_in_turn: bool = False
     stages: tuple[float, ...] = ()
@@ -259,6 +262,16 @@ class World:
     def staged(self) -> Staged:
         """What the stages of a pipeline cost."""
         return Staged(PRICES[self.cost], self.stages, self.hop_ns, self.stage_host_ns)
+
+    def pins(self) -> Callable[[], Any] | None:
+        """What pins KV between two calls of a program; `ttl_ns` of 0 is for ever."""
+        if not self.retention:
+            return None
+        kind = RETENTION.get(self.retention)
+        if self.retention != "fixed":
+            return kind
+        ttl_s = self.ttl_ns / 1e9 if self.ttl_ns else None
+        return lambda: kind(ttl_s=ttl_s, gives_way=self.gives_way)
 
     @property
     def together(self) -> bool:
@@ -442,6 +455,7 @@ def run(
             ranks_in_turn=world.ranks_in_turn,
             staged=world.staged() if world.stages else None,
             allocator=ALLOCATION.get(world.allocation)(),
+            retention=world.pins(),
         )
         for role, size in sizes.items()
     ]

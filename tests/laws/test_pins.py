@@ -1,0 +1,154 @@
+"""Pinned KV keeps what a program left behind, gives it back in time, and loses no block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prices import MS
+from test_fast_forward import assert_same
+from test_programs import calls_of, program_worlds
+from world_strategies import laws
+from worlds import Job, Turn, World, run
+
+from llmsim.policies import RETENTION
+from llmsim.policies.retention import FixedRetention
+
+KINDS = sorted(set(RETENTION.names()) - {"none"})
+
+
+@st.composite
+def pinning_worlds(draw, **given):
+    """Programs whose KV is pinned, on replicas that are often too small for it."""
+    world = draw(program_worlds(**given))
+    if world.together or world.swap_blocks or world.allocation != "paged":
+        world = replace(world, batching="vllm", swap_blocks=0, allocation="paged")
+    return replace(
+        world,
+        stages=(),
+        prefix_caching=True,
+        retention=draw(st.sampled_from(KINDS)),
+        ttl_ns=draw(st.sampled_from([0, 0, 1, 5 * MS, 40 * MS, 10_000 * MS])),
+        gives_way=draw(st.sampled_from(["deadlock", "preemption", "admission"])),
+        timeout_ns=draw(st.sampled_from([0, 0, 60 * MS, 333 * MS])),
+    )
+
+
+def check(ran):
+    for replica in ran.replicas:
+        replica.ledger.check()
+        keeper = replica.draft.keeper  # may be writing when the run ends
+        kept = 0 if keeper is None else sum(keep.blocks for keep in keeper.writer.keeps)
+        assert replica.ledger.free <= ran.world.kv_blocks <= replica.ledger.free + kept
+    for facts in ran.facts.replicas:
+        pins = facts.pins
+        assert pins.pins == pins.kept + pins.expired + pins.gave_way + pins.left
+        assert pins.block_ns >= 0
+
+
+@laws(25)
+@given(world=pinning_worlds(tiers=None))
+def test_every_pin_ends_and_every_block_comes_back(world):
+    ran = run(world)
+    check(ran)
+    assert ran.facts.digest == run(world).facts.digest
+    for rows in calls_of(ran).values():
+        assert [row.turn for row in rows] == list(range(len(rows)))
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+@laws(25)
+@given(data=st.data())
+def test_merged_and_single_steps_are_the_same_with_pins(lookahead, data):
+    world = data.draw(pinning_worlds(lookahead=lookahead, handoff=None, tiers=None))
+    if world.decoders:
+        world = replace(world, decoders=0)
+    assert_same(world)
+
+
+@laws(15)
+@given(world=pinning_worlds(moves=True))
+def test_programs_that_move_lose_no_pin(world):
+    check(run(world))
+
+
+@laws(15)
+@given(world=pinning_worlds())
+def test_with_memory_for_all_pins_change_nothing(world):
+    world = replace(world, kv_blocks=100_000, watermark_blocks=0)
+    assert run(world).facts.digest == run(replace(world, retention="")).facts.digest
+
+
+# --- by hand ---------------------------------------------------------------------------------
+
+TWO = World(
+    # a step takes 5 ms however much it computes; 12 blocks of 4 tokens
+    jobs=(Job(0, 20, 5, ((1, 20),)), Job(1, 40, 5, ((2, 40),))),
+    turns=((Turn(4, 5, 100 * MS),), ()),
+    block_tokens=4,
+    kv_blocks=12,
+    prefix_caching=True,
+    cost="flat",
+)
+"""A program pauses for 100 ms, and a request that needs all but two blocks waits meanwhile."""
+
+
+def waits(world):
+    rows = {(row.session, row.turn): row for row in run(world).rows}
+    other, back = rows[1, 0], rows[0, 1]
+    return other.scheduled_ns - rows[0, 0].end_ns, back.cached_tokens, back
+
+
+def test_without_pins_the_one_in_line_takes_the_blocks():
+    wait_ns, cached, _ = waits(TWO)
+    assert (wait_ns, cached) == (0, 4)  # of 24 tokens computed, blocks went from the end
+
+
+BUSY = replace(
+    TWO,
+    jobs=(TWO.jobs[0], Job(0, 1, 20), Job(1, 44, 5, ((2, 44),))),
+    turns=(*TWO.turns, ()),
+    kv_blocks=16,
+)
+"""The same while a third one decodes for 100 ms, so that something else can run."""
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_a_pin_keeps_them_until_its_time_is_up(fast_forward):
+    for ttl_ns, wait_ns in ((10 * MS, 10 * MS), (11 * MS, 15 * MS), (30 * MS, 30 * MS)):
+        ran = run(replace(BUSY, retention="fixed", ttl_ns=ttl_ns), fast_forward)
+        rows = {(row.session, row.turn): row for row in ran.rows}
+        assert rows[2, 0].scheduled_ns - rows[0, 0].end_ns == wait_ns  # the next step's begin
+        assert ran.facts.replicas[0].pins.expired >= 1
+    rows = {(row.session, row.turn): row for row in run(BUSY).rows}
+    assert rows[2, 0].scheduled_ns == rows[0, 0].end_ns
+
+
+def test_a_pin_lasts_until_the_next_call_runs():
+    world = replace(TWO, jobs=(TWO.jobs[0], Job(1, 24, 5, ((2, 24),))), kv_blocks=13)
+    _, cached, _ = waits(replace(world, retention="fixed", ttl_ns=500 * MS))
+    assert cached == 24
+    pins = run(replace(world, retention="fixed", ttl_ns=500 * MS)).facts.replicas[0].pins
+    assert pins.kept == 1
+    assert pins.block_ns >= 6 * 100 * MS
+
+
+def test_where_nothing_else_can_run_a_pin_gives_way_at_once():
+    wait_ns, cached, _ = waits(replace(TWO, retention="fixed"))
+    assert (wait_ns, cached) == (0, 4)
+    # the second one gives way to the next call of the first
+    assert run(replace(TWO, retention="fixed")).facts.replicas[0].pins.gave_way == 2
+
+
+def test_a_fixed_time_is_the_same_for_everybody():
+    assert FixedRetention(2.0).hold_s(None) == 2.0
+    assert FixedRetention().hold_s(None) == float("inf")
+
+
+def test_who_comes_when_a_pin_ends_is_in_time():
+    world = replace(TWO, jobs=TWO.jobs[:1], turns=TWO.turns[:1], retention="fixed")
+    for ttl_ns, kept in ((99 * MS, 0), (100 * MS, 1)):
+        pins = run(replace(world, ttl_ns=ttl_ns)).facts.replicas[0].pins
+        assert pins.kept == kept
