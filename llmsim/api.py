@@ -18,6 +18,7 @@ from llmsim.study.comparison import CostComparison
 from llmsim.study.draws import CostDraws
 from llmsim.study.draws import draw_costs as draw_scenario_costs
 from llmsim.study.knee import TOLERANCE_FRAC, KneeStudy, Promise, find_knees
+from llmsim.study.placement import TENSOR_PARALLEL, Placement, search_placement
 from llmsim.study.single import simulate_scenario
 
 if TYPE_CHECKING:
@@ -209,6 +210,49 @@ def knee(
     promise = Promise(dict(limits or {}))
     wanted = _scenario(scenario, overrides)
     return find_knees(wanted, tuple(seeds), promise, key, tolerance_frac, jobs, progress)
+
+
+def placement(
+    scenario: Scenario | str | Path,
+    gpus: int,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    tps: Sequence[int] = TENSOR_PARALLEL,
+    limits: Mapping[str, float] | None = None,
+    tolerance_frac: float = TOLERANCE_FRAC,
+    jobs: int = -1,
+    progress: Progress | None = None,
+) -> Placement:
+    """Search how GPUs are best shared out between prefill and decoding.
+
+    Parameters
+    ----------
+    scenario : Scenario, str or Path
+        With one pool of role ``prefill`` and one of role ``decode``; their ``replicas`` and ``tp``
+        are what is searched.
+    gpus : int
+        GPUs of both phases together.
+    overrides : mapping of str to object, optional
+    tps : sequence of int
+        Tensor-parallel degrees to try.
+    limits, tolerance_frac, jobs
+        As for `knee`.
+    progress : callable, optional
+        Called with (plans done, plans in all).
+
+    Returns
+    -------
+    Placement
+        ``.best`` is the plan with the largest load per GPU, ``.table()`` has all.
+
+    Raises
+    ------
+    InputError
+        If the scenario has other pools, no plan uses the GPUs, or a limit is wrong.
+    """
+    promise = Promise(dict(limits or {}))
+    wanted = _scenario(scenario, overrides)
+    return search_placement(wanted, gpus, tps, promise, tolerance_frac, jobs=jobs, report=progress)
 
 
 def validate(

@@ -11,9 +11,10 @@ import typer
 
 from llmsim.cli.calibrating import calibrate
 from llmsim.cli.ending import exit_code_for_errors
-from llmsim.cli.galleries import gallery_app, knee
+from llmsim.cli.galleries import gallery_app
 from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
+from llmsim.cli.searching import knee, placement
 from llmsim.cli.validating import validate
 
 app = typer.Typer(
@@ -150,6 +151,7 @@ def list_(
 app.command()(validate)
 app.command()(calibrate)
 app.command()(knee)
+app.command()(placement)
 
 
 @app.command()

@@ -1,8 +1,7 @@
-"""`llmsim gallery` and `llmsim knee`: published systems put to the test, and capacity searches."""
+"""`llmsim gallery`: published systems put to the test."""
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,72 +193,3 @@ def _print(rows: Sequence[Sequence[str]]) -> None:
     from llmsim.cli.looking import print_rows
 
     print_rows(rows)
-
-
-def knee(
-    scenario: Annotated[str, typer.Argument(help="A YAML file, or a shipped name.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value. The value is YAML."),
-    ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="METRIC=VALUE",
-            help="What a load must keep, such as itl_p99_s=0.1; the scenario's SLO if absent.",
-        ),
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option(help="Dotted path of the load; the arrival rate if absent.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds, from 1 on.")] = 5,
-    tolerance: Annotated[
-        float, typer.Option(help="How far below the first load that fails, as a share.")
-    ] = 0.02,
-    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Search the largest load at which a fleet keeps its promises, under several seeds.
-
-    Example: llmsim knee quickstart --limit ttft_p99_s=1 --limit tpot_p99_s=0.03
-    """
-    with exit_code_for_errors():
-        from llmsim import api
-        from llmsim.cli.running import progress_bar
-        from llmsim.scenario import parse_assignments
-
-        limits = {
-            name: _number(name, value) for name, value in parse_assignments(limit or []).items()
-        }
-        with progress_bar("knee", quiet=as_json, unit="seeds") as progress:
-            found = api.knee(
-                scenario,
-                parse_assignments(set_ or []),
-                limits=limits,
-                key=key,
-                seeds=range(1, seeds + 1),
-                tolerance_frac=tolerance,
-                jobs=jobs,
-                progress=progress,
-            )
-        if as_json:
-            rows = json.loads(found.table().to_json(orient="records"))
-            typer.echo(
-                json.dumps({"scenario": found.name, "key": found.key, "seeds": rows}, indent=1)
-            )
-            return
-        from llmsim.results.wording import number
-
-        rows = [
-            tuple(number(float(cell)) for cell in row) for row in found.table().to_numpy().tolist()
-        ]
-        _print([("seed", "load", "per GPU", "runs"), *rows])
-        low, high = found.interval()
-        typer.echo(f"{found.key}: {number(found.mean)} (95% {number(low)} to {number(high)})")
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        fault = Fault("", f"--limit {name}", f"should be a number (got {value!r}).")
-        raise InputError("llmsim knee", [fault])
-    return float(value)

@@ -13,7 +13,18 @@ from pydantic import ValidationError
 
 from llmsim.core.errors import Fault, InputError, ModelDoesNotFitError, nearest
 from llmsim.core.paths import data_roots
-from llmsim.gallery.card import GROUPS, KNEE, KNEE_PER_GPU, Arm, Card, Overrides, Regime, Sweep
+from llmsim.gallery.card import (
+    GROUPS,
+    KNEE,
+    KNEE_PER_GPU,
+    LEAST_LOAD,
+    Arm,
+    Card,
+    Null,
+    Overrides,
+    Regime,
+    Sweep,
+)
 from llmsim.scenario import Scenario
 from llmsim.scenario.document import Keys, brief, read_document
 from llmsim.scenario.faults import faults_of
@@ -21,6 +32,16 @@ from llmsim.scenario.layers import Layers
 
 CARD: Final = "card.yaml"
 BASELINE, TREATMENT = "baseline", "treatment"
+
+RUSH_S: Final = 1.0
+"""[s] Arrivals that are over by then are a queue, whose load no knee bounds."""
+
+UNLOADED: Final = (
+    f"a null needs a fleet at {LEAST_LOAD:g} of its knee or more, and this says no load."
+)
+UNLOADED_HINT: Final = (
+    "Give of_knee, compare the knee, let all requests come at the beginning, or say extra: true."
+)
 
 
 class GalleryError(InputError):
@@ -258,11 +279,31 @@ def _faults_of_arm(
         scenario = exhibit.scenario(setting, arm, alternative)
         if setting.searches or setting.of_knee is not None:
             load_key(scenario)
+        elif arm == BASELINE and _is_unloaded_null(setting, scenario):
+            return [Fault("", "", UNLOADED, UNLOADED_HINT)]
     except InputError as error:
         return list(error.faults)
     except ModelDoesNotFitError as error:
         return [Fault("", "", str(error))]
     return []
+
+
+def _is_unloaded_null(setting: Setting, scenario: Scenario) -> bool:
+    """Say whether a null leaves open how loaded its fleet is.
+
+    It does not where all requests are there at the beginning, nor where every client sends its
+    next request as soon as it is answered: more work than that cannot wait.
+    """
+    if not isinstance(setting.regime, Null) or setting.regime.extra:
+        return False
+    traffic = scenario.traffic
+    if traffic.arrivals is None:
+        return True
+    params = traffic.arrivals.params
+    if "in_flight" in params:
+        return bool(params.get("think_s", 0))
+    rate, asked = params.get("rate_rps"), traffic.requests
+    return not (rate and asked and asked <= rate * RUSH_S)
 
 
 def _at_base(fault: Fault, layers: Layers) -> Fault:

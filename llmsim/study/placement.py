@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llmsim.core.errors import Fault, InputError, ModelDoesNotFitError
 from llmsim.scenario import Scenario
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Report = Callable[[int, int | None], None]
+
+TENSOR_PARALLEL: Final = (1, 2, 4, 8)
+"""Degrees that are tried when none are named."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,9 +63,14 @@ class Tried:
     knee: Knee | None
 
     @property
+    def load(self) -> float:
+        """Largest load; 0 where the model does not fit."""
+        return 0.0 if self.knee is None else self.knee.load
+
+    @property
     def per_gpu(self) -> float:
         """Largest load per GPU; 0 where the model does not fit."""
-        return 0.0 if self.knee is None else self.knee.load / self.plan.gpus
+        return self.load / self.plan.gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ class Placement:
                 each.plan.decode_replicas,
                 each.plan.decode_tp,
                 each.plan.gpus,
-                each.per_gpu * each.plan.gpus,
+                each.load,
                 each.per_gpu,
                 each.knee is not None,
             )
@@ -103,7 +111,7 @@ class Placement:
         return pd.DataFrame(rows, columns=[*heads, "gpus", "load", "load_per_gpu", "fits"])
 
 
-def plans(gpus: int, tps: Sequence[int] = (1, 2, 4, 8)) -> list[Plan]:
+def plans(gpus: int, tps: Sequence[int] = TENSOR_PARALLEL) -> list[Plan]:
     """Return every plan that uses all of some GPUs, both phases alike in none but their sum.
 
     Parameters
@@ -127,7 +135,7 @@ def plans(gpus: int, tps: Sequence[int] = (1, 2, 4, 8)) -> list[Plan]:
 def search_placement(
     scenario: Scenario,
     gpus: int,
-    tps: Sequence[int] = (1, 2, 4, 8),
+    tps: Sequence[int] = TENSOR_PARALLEL,
     promise: Promise | None = None,
     tolerance_frac: float = TOLERANCE_FRAC,
     jobs: int = -1,

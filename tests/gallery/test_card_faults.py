@@ -105,6 +105,27 @@ def test_a_closed_loop_has_no_knee(card):
     assert "has no rate" in fault
 
 
+def test_a_null_says_how_loaded_it_is(card):
+    """Without a share of the knee, only a rush or clients without a pause are load enough."""
+    folder = card("of_knee: 0.8\n", "")
+    (fault,) = faults(folder)
+    assert "card.yaml:14  nulls.alone (baseline): a null needs a fleet at 0.7" in fault
+    read_exhibit(card("of_knee: 0.8\n", "", BASE.replace("rate_rps: 4", "rate_rps: 60")))
+    closed = BASE.replace("kind: poisson, rate_rps: 4", "kind: closed-loop, in_flight: 4, REST")
+    closed = closed.replace("  requests: 60\n", "")
+    read_exhibit(card("of_knee: 0.8\n", "", closed.replace("REST", "requests_per_slot: 15")))
+    pausing = closed.replace("REST", "requests_per_slot: 15, think_s: 5")
+    assert "a null needs" in faults(card("of_knee: 0.8\n", "", pausing))[0]
+    extra = card("of_knee: 0.8\n", "")
+    text = (
+        (extra / "card.yaml")
+        .read_text()
+        .replace("removes: a choice", "removes: x\n    extra: true")
+    )
+    (extra / "card.yaml").write_text(text)
+    assert "all extras" in faults(extra)[0]
+
+
 def test_a_moved_band_is_tested_on_other_seeds(card):
     moved = "band: [0.5, 4], moved: {old: [2, 4], why: arithmetic}}"
     setting = read_exhibit(card("band: [0.5, 4]}", moved)).settings()[0]

@@ -1,8 +1,13 @@
 """The search for a split into prefill and decode replicas."""
 
+import json
+
 import pytest
+from typer.testing import CliRunner
 
 import llmsim as ls
+from llmsim import api
+from llmsim.cli import app
 from llmsim.scenario import Scenario
 from llmsim.study.knee import Promise
 from llmsim.study.placement import Plan, plans, search_placement
@@ -31,6 +36,26 @@ def test_long_prompts_and_short_answers_want_prefill():
     assert found.best.plan == Plan(3, 1, 1, 1)
     loads = found.table()["load_per_gpu"].tolist()
     assert loads == sorted(loads, reverse=True)
+
+
+def test_the_command_prints_what_the_call_finds():
+    given = SMALL | {"traffic.requests": 60}
+    limits = {"ttft_p90_s": 0.5}
+    found = api.placement(
+        "disaggregated", 3, given, tps=(1,), limits=limits, tolerance_frac=0.5, jobs=1
+    )
+    words = ["placement", "disaggregated", "--gpus", "3", "--tp", "1", "--tolerance", "0.5"]
+    words += ["--limit", "ttft_p90_s=0.5", "--jobs", "1"]
+    for key, value in given.items():
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    told = CliRunner().invoke(app, [*words, "--json"])
+    assert told.exit_code == 0, told.output
+    plans = json.loads(told.stdout)["plans"]
+    loads = [each.load for each in found.tried]  # JSON has ten digits of them
+    assert [plan["load"] for plan in plans] == pytest.approx(loads, rel=1e-9)
+    wrong = CliRunner().invoke(app, [*words[:4], "--limit", "ttft_p90_s=soon"])
+    assert wrong.exit_code == 2
+    assert "should be a number (got 'soon')" in wrong.output
 
 
 def test_a_model_that_does_not_fit_is_last():
