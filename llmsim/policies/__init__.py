@@ -3,7 +3,7 @@
 Start with `batching` (what a step computes), `routing` (which replica takes a request) and
 `control` (what is done about the fleet while it runs); `sharing` divides a GPU between lanes,
 `tiering` is about KV below the GPU, `allocation` about promises of KV, `retention` about KV that
-outlives its call. A new policy is one
+outlives its call, `precedence` about whose prompt stops a step. A new policy is one
 dataclass registered under a name: its typed fields are its YAML parameters. `views` and `reports`
 say what a policy sees, `rules` what differs between engine versions.
 """
@@ -11,6 +11,7 @@ say what a policy sees, `rules` what differs between engine versions.
 from llmsim.policies.allocation import ALLOCATION, Allocator
 from llmsim.policies.batching import BATCHING, BatchingPolicy, StepDraft
 from llmsim.policies.control import CONTROL, ControlPolicy
+from llmsim.policies.precedence import PRECEDENCE, Precedence, PrefillProfile
 from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
 from llmsim.policies.retention import RETENTION, CallView, PinView, RetentionPolicy
 from llmsim.policies.routing import ROUTING, FleetView, RoutingPolicy
@@ -26,6 +27,7 @@ __all__ = [
     "ENGINE_RULES",
     "EVICTION",
     "LOADING",
+    "PRECEDENCE",
     "RETENTION",
     "ROUTING",
     "SHARING",
@@ -41,6 +43,8 @@ __all__ = [
     "LoadPolicy",
     "LoadView",
     "PinView",
+    "Precedence",
+    "PrefillProfile",
     "ProgramView",
     "ReplicaReport",
     "RequestView",

@@ -36,6 +36,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "retention": ("llmsim.policies", "RETENTION"),
     "control": ("llmsim.policies", "CONTROL"),
     "sharing": ("llmsim.policies", "SHARING"),
+    "precedence": ("llmsim.policies", "PRECEDENCE"),
 }
 """Where the registry of each seam lives; a room is imported when its seam is first used."""
 

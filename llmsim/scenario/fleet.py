@@ -14,6 +14,7 @@ from llmsim.scenario.lanes import wrong_lanes, wrong_pipelines, wrong_ranks
 from llmsim.scenario.operations import Boot, Gateway, Migration, wrong_control
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
+from llmsim.scenario.stopping import Stop, wrong_stops
 from llmsim.scenario.tiers import Kv
 from llmsim.specs import ParallelPlan
 
@@ -74,6 +75,9 @@ class Pool(Section):
     """[fraction] SMs that a lane may use, where pools share GPUs; the shares may exceed 1."""
     sharing: Annotated[Component, Seam("sharing")] = Component("sharing", "fixed")
     """How the shares change in the course of a run; said by the pool that has `beside`."""
+
+    stop: Stop | None = None
+    """How steps are stopped for a more urgent prompt; absent: each step runs to its end."""
 
     @property
     def gpus(self) -> int:
@@ -164,7 +168,7 @@ class Fleet(Section):
     @model_validator(mode="after")
     def _lanes_go_together(self) -> Self:
         wrong = wrong_lanes(self.pools) | wrong_ranks(self) | wrong_pipelines(self)
-        for name, message in wrong.items():
+        for name, message in (wrong | wrong_stops(self)).items():
             _complain({f"pools.{name}": message})
         return self
 

@@ -69,7 +69,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             ledger.hold(request, match)
         ledger.take(blocks - match.blocks - fetched)
         request.fetched_blocks = 0
-        _seat(draft, request, hit)
+        seat(draft, request, hit)
         draft.compute(request, hit, tokens)
         if keeper is not None and found == GATED:
             keeper.begin(request)
@@ -113,7 +113,8 @@ def _blocked(draft: Draft, request: Request, match: Match) -> bool:
     return keeper.relieve()
 
 
-def _seat(draft: Draft, request: Request, hit: int) -> None:
+def seat(draft: Draft, request: Request, hit: int) -> None:
+    """Let a request run that was at the head of the queue; `hit` tokens have their KV [tokens]."""
     now = draft.now
     if draft.retainer is not None:
         draft.retainer.admitted(request)

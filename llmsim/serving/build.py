@@ -11,6 +11,7 @@ from pathlib import Path
 from llmsim.core.errors import CardError, Fault, InputError
 from llmsim.core.units import seconds_to_ns
 from llmsim.costmodel import RooflineCost, StepCost, plan_memory
+from llmsim.costmodel.boundaries import RooflineStopPoints, StopPoints
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.lanes import RooflineUse
 from llmsim.costmodel.measured import MeasuredCost
@@ -33,6 +34,7 @@ from llmsim.serving.lanes import LaneLevel, LanePlan
 from llmsim.serving.life import BootPlan
 from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.simulate import PoolPlan
+from llmsim.serving.stops import Planner, StopPlan
 from llmsim.serving.storeplan import kv_plan
 from llmsim.specs import (
     ModelSpec,
@@ -125,7 +127,7 @@ def _build_pool(
     told: list[str] = []
     if isinstance(cost, RooflineCost | MeasuredCost | PipelineCost):
         told += cost.warnings()
-    batching: Callable[[], BatchingPolicy] = pool.batching.build
+    batching: Callable[[], BatchingPolicy] = pool.batching.build if pool.stop is None else Planner
     kv = None if pool.kv is None else kv_plan(pool, place.model, folder)
     allocator: Allocator = pool.allocation.build()
     retention: Callable[[], RetentionPolicy] = pool.retention.build
@@ -145,6 +147,7 @@ def _build_pool(
         ranks_in_turn=pool.rank_routing == "round-robin",
         staged=staged,
         stage_energy=stage_energy,
+        stop=_stop(pool, cost),
     ), told
 
 
@@ -154,6 +157,19 @@ def _idle_w(pool: Pool, energies: Sequence[ActiveEnergy | None]) -> float:
     if not known:
         return math.nan
     return 0.0 if pool.beside else math.fsum(known)
+
+
+def _stop(pool: Pool, cost: StepCost) -> StopPlan | None:
+    """Return how a pool's steps are stopped inside; None where they are not."""
+    asked = pool.stop
+    if asked is None:
+        return None
+    base = cost.base if isinstance(cost, MeasuredCost) else cost
+    points: StopPoints | None = None
+    if asked.at != "step" and isinstance(base, RooflineCost):
+        check_ns = seconds_to_ns(asked.check_s)
+        points = RooflineStopPoints(base, asked.at == "operator", check_ns)
+    return StopPlan(asked.precedence.build, points, seconds_to_ns(asked.agree_s))
 
 
 def _joint(name: str, pool: Pool, cost: StepCost) -> RankedCost | None:

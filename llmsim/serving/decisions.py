@@ -12,3 +12,5 @@ DROP: Final = 5
 MOVE_OUT: Final = 6
 MOVE_IN: Final = 7
 LOSE: Final = 8
+STOP: Final = 20
+GO_ON: Final = 21

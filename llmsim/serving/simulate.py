@@ -40,6 +40,7 @@ from llmsim.serving.meter import NEVER
 from llmsim.serving.pipeline import Pipeline, drafts_of
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
+from llmsim.serving.stops import StoppingReplica, StopPlan, allow_stops
 from llmsim.serving.storehouse import KvPlan, Storehouse
 from llmsim.serving.swap import Swapper
 from llmsim.serving.tape import Tape
@@ -81,6 +82,8 @@ class PoolPlan:
         Of each stage; empty where that is not known.
     retention : callable or None
         Returns a fresh policy of pins; called once per replica. None where nothing is pinned.
+    stop : StopPlan or None
+        How its steps are stopped; its batching policy is a `Planner` then.
     """
 
     facts: PoolFacts
@@ -99,6 +102,7 @@ class PoolPlan:
     staged: StagedCost | None = None
     stage_energy: tuple[ActiveEnergy, ...] = ()
     retention: Callable[[], RetentionPolicy] | None = None
+    stop: StopPlan | None = None
 
 
 def simulate(
@@ -177,6 +181,7 @@ def simulate(
     if handoff is not None:
         fleet.handoff = _connect(clock, handoff, pools, replicas, fleet, flows, seed)
     share_devices(clock, [pool.lane for pool in pools], replicas)
+    allow_stops([pool.stop for pool in pools], replicas)
     house = _build_tiers(clock, pools, replicas, fleet)
     _keep_pins(pools, replicas, workload)
     controls = None
@@ -214,6 +219,7 @@ def _build_replicas(
     for number, pool in enumerate(pools):
         starts.append(len(replicas))
         kind = Replica if pool.lane is None else Lane
+        kind = kind if pool.stop is None else StoppingReplica
         on = None if pool.lane is None else pool.lane.on
         for each in range(pool.facts.replicas + pool.spare):
             if pool.joint is not None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prices import COSTS, MS
 from worlds import Job, Segments, World, together, with_turns
 
-from llmsim.policies import ALLOCATION, BATCHING, ROUTING
+from llmsim.policies import ALLOCATION, BATCHING, PRECEDENCE, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.serving.meter import NEVER
 
@@ -130,6 +130,17 @@ STAGES = [(1.0,), (0.5, 0.5), (0.3, 0.7), (0.7, 0.3), (0.2, 0.3, 0.5), (0.25,) *
 
 
 @st.composite
+def stopping(draw: Any) -> dict[str, Any]:
+    """How steps are stopped, and for whom."""
+    return {
+        "stop_points": draw(st.sampled_from([0, 1, 2, 7, 160])),
+        "precedence": draw(st.sampled_from(sorted(PRECEDENCE.names()))),
+        "check_ns": draw(st.sampled_from([0, 0, 20_000])),
+        "agree_ns": draw(st.sampled_from([0, 0, 1, MS])),
+    }
+
+
+@st.composite
 def worlds(
     draw: Any,
     *,
@@ -145,6 +156,7 @@ def worlds(
     lanes: bool = False,
     ranks: bool = False,
     stages: bool = False,
+    stops: bool = False,
     most: int = 14,
 ) -> World:
     """A world in which much happens at once.
@@ -155,6 +167,7 @@ def worlds(
     `moves`: whether decoding requests are moved between replicas at random, None likewise;
     `lanes`: whether these run on the same GPUs;
     `ranks`: whether a replica may have several attention ranks, `stages`: whether a pipeline's;
+    `stops`: whether steps that compute prompts may be stopped inside;
     `most`: requests.
     """
     count = draw(st.integers(1, most))
@@ -163,7 +176,7 @@ def worlds(
     leave = draw(st.booleans()) if clients_leave is None else clients_leave
     made = draw(jobs(count, longest, leave))
     chunked = draw(st.integers(0, 3)) < 3
-    forced = handoff is True or moves is True or tiers is True or lanes or stages
+    forced = handoff is True or moves is True or tiers is True or lanes or stages or stops
     kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
     kind = batching or draw(st.sampled_from(kinds))
     whole = not chunked or kind in WHOLE_PROMPTS
@@ -176,7 +189,7 @@ def worlds(
     ports = st.sampled_from([1e12, 1e9, 2e8, 3e7])
     below = draw(st.integers(0, 2)) == 2 if tiers is None else tiers
     below = below and not together(kind)
-    split = lanes or (draw(st.integers(0, 2)) == 2 if handoff is None else handoff)
+    split = lanes or stops or (draw(st.integers(0, 2)) == 2 if handoff is None else handoff)
     shares = st.sampled_from([0.2, 0.5, 0.8, 1.0])
     split = split and not together(kind)
     caching = draw(st.booleans())
@@ -222,6 +235,8 @@ def worlds(
         hop_ns=draw(st.sampled_from([0.0, 3_333.3, 300_000.0])) if stages else 0.0,
         stage_host_ns=draw(st.sampled_from([0, 0, 1, MS])) if stages else 0,
     )
+    if stops:
+        world = replace(world, prefix_caching=False, lookahead=0, **draw(stopping()))
     if below:
         world = replace(world, **draw(tiers_below()))
     if turns and not closed:

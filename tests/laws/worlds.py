@@ -14,11 +14,19 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from prices import MS, PRICES, Joint, MadeUpUse, Slower, Staged
+from prices import MS, PRICES, EvenPoints, Joint, MadeUpUse, Slower, Staged
+from shuffle import Shuffle
 
 from llmsim.costmodel.contract import StepCost
-from llmsim.policies import ALLOCATION, BATCHING, ENGINE_RULES, RETENTION, ROUTING, SHARING
-from llmsim.policies.control import Add, Drain, Fail, Migrate
+from llmsim.policies import (
+    ALLOCATION,
+    BATCHING,
+    ENGINE_RULES,
+    PRECEDENCE,
+    RETENTION,
+    ROUTING,
+    SHARING,
+)
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
@@ -36,6 +44,7 @@ from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
+from llmsim.serving.stops import Planner, StoppingReplica, StopPlan
 from llmsim.serving.storehouse import KvPlan, TierPlan
 from llmsim.serving.swap import SwapPlan
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
@@ -153,6 +162,10 @@ class World:
     stages: tuple[float, ...] = ()
     hop_ns: float = 0.0
     stage_host_ns: int = 0
+    stop_points: int | None = None
+    precedence: str = "arrival"
+    check_ns: int = 0
+    agree_ns: int = 0
 
     def __repr__(self) -> str:
         return _short(self)
@@ -273,6 +286,16 @@ class World:
         ttl_s = self.ttl_ns / 1e9 if self.ttl_ns else None
         return lambda: kind(ttl_s=ttl_s, gives_way=self.gives_way)
 
+    def stop(self, role: str) -> StopPlan | None:
+        """How steps are stopped, at `stop_points` instants inside; 20 us a token are promised."""
+        if self.stop_points is None or role != "prefill":
+            return None
+        kind: Any = PRECEDENCE.get(self.precedence)
+        given = {"ttft_s": 0.005, "ttft_per_prompt_token_s": 2e-5}
+        given = given if hasattr(kind, "deadline_ns") else {}
+        points = EvenPoints(self.stop_points, self.check_ns) if self.stop_points else None
+        return StopPlan(lambda: kind(**given), points, self.agree_ns)
+
     @property
     def together(self) -> bool:
         """Whether results leave only when everybody who runs has ended."""
@@ -281,33 +304,6 @@ class World:
     def policy(self) -> Any:
         kind = BATCHING.get(self.batching)
         return kind(order=self.order) if self.batching == "vllm" else kind()
-
-
-class Shuffle:
-    """Moves whom it draws."""
-
-    def __init__(self, period_s: float, view_age_s: float, lives: bool = False) -> None:
-        self.period_s, self.view_age_s, self._lives = period_s, view_age_s, int(lives)
-
-    def start(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-
-    def act(self, fleet: Any) -> list[Any]:
-        count = len(fleet.replicas)
-        moves: list[Any] = []
-        if self._lives:
-            moves.append(Add(0))
-        if 0 < self._lives <= 5:
-            self._lives += 1
-            kind = (Drain, Fail)[int(self._rng.integers(0, 2))]
-            moves.append(kind(int(self._rng.integers(0, count))))
-        for _ in range(2):
-            source, target = self._rng.integers(0, count, 2).tolist()
-            running = fleet.decoding(source)
-            if running:
-                victim = running[int(self._rng.integers(0, len(running)))]
-                moves.append(Migrate(victim.request.index, source, target))
-        return moves
 
 
 def together(batching: str) -> bool:
@@ -416,6 +412,7 @@ def run(
     def watch(*given: Any) -> Replica:
         kind = Rank if isinstance(given[0], RankGroup) else Lane if world.lanes else Replica
         kind = Pipeline if world.stages else kind
+        kind = StoppingReplica if len(given) > 5 and isinstance(given[5], Planner) else kind
         replica = kind(*given)
         if recorder is not None:
             replica.recorder = lambda call: recorder(replica, call)
@@ -445,8 +442,9 @@ def run(
             ),
             cost or PRICES[world.cost],
             world.engine(fast_forward),
-            policy or world.policy,
+            policy or (Planner if world.stop(role) else world.policy),
             role=role,
+            stop=world.stop(role),
             kv=world.kv(),
             lane=world.lane(role, cost or PRICES[world.cost]),
             spare=world.spare,
@@ -465,6 +463,7 @@ def run(
         patch.object(simulate_module, "Lane", watch),
         patch.object(simulate_module, "Rank", watch),
         patch.object(simulate_module, "Pipeline", watch),
+        patch.object(simulate_module, "StoppingReplica", watch),
         patch.object(simulate_module, "_facts", keep),
     ):
         told = simulate_module.simulate(
