@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llmsim.results.changes import FleetChange
 from llmsim.results.histogram import LogHistogram
+from llmsim.results.stops import StopFacts
 from llmsim.results.timeline import TimelineData
 from llmsim.results.tokens import TokenTimes
 
@@ -179,6 +180,8 @@ class RunFacts:
         What was done about the fleet while it ran.
     tokens : TokenTimes or None
         Token times as computed, where they were asked for.
+    stops : tuple of StopFacts
+        Of replicas whose steps can be stopped inside.
     """
 
     digest: str
@@ -193,3 +196,4 @@ class RunFacts:
     tiers: tuple[TierFacts, ...] = ()
     changes: tuple[FleetChange, ...] = ()
     tokens: TokenTimes | None = None
+    stops: tuple[StopFacts, ...] = ()

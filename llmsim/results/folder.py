@@ -20,6 +20,7 @@ from llmsim.results.columns import TIMELINE_COLUMNS
 from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.slo import Slo
+from llmsim.results.stops import StopFacts
 from llmsim.results.timeline import LEVELS, TOTALS, TimelineData
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def meta_json(
         "pools": [asdict(p) for p in facts.pools],
         "replicas": replicas,
         "tiers": [asdict(t) for t in facts.tiers],
+        "stops": [asdict(s) for s in facts.stops],
         "itl": {"bins": bins, "counts": [facts.itl.counts[b] for b in bins]},
     }
     return json.dumps(document, indent=1) + "\n"
@@ -272,6 +274,7 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
         interrupted=meta["interrupted"],
         warnings=tuple(meta["warnings"]),
         tiers=tuple(TierFacts(**t) for t in meta.get("tiers", ())),
+        stops=tuple(StopFacts(**s) for s in meta.get("stops", ())),
         changes=read_changes(folder),
     )
 

@@ -213,6 +213,16 @@ PROGRAM_METRICS: Final = (
 """Metrics that a summary has besides, where requests are calls of programs."""
 
 
+STOP_METRICS: Final = (
+    MetricDef("stops", "-", "Steps that were stopped inside for a more urgent prompt, whole run"),
+    MetricDef(
+        "stop_wait_mean_s", "s", "Mean time from the arrival that stopped a step until the stop"
+    ),
+    MetricDef("stop_wait_max_s", "s", "The longest of these times"),
+)
+"""Metrics that a summary has besides, where steps can be stopped inside."""
+
+
 def metrics_table(metrics: Sequence[MetricDef] = METRICS) -> str:
     """Return metrics as a Markdown table, as it stands in ``docs/metrics.md``."""
     rows = ["| metric | unit | meaning | 95% interval |", "|---|---|---|---|"]

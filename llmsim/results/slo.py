@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
 from llmsim.core.errors import Fault, InputError
 
@@ -22,6 +22,8 @@ class Slo:
     ----------
     ttft_s : float or None [s]
         Longest time to first token; None sets no limit.
+    ttft_per_prompt_token_s : float [s/token]
+        Added to that limit for every token of the prompt.
     tpot_s : float or None [s]
         Longest mean time per output token after the first.
     itl_s : float or None [s]
@@ -45,6 +47,7 @@ class Slo:
     e2e_s: Annotated[float, Gt(0)] | None = None
     jct_s: Annotated[float, Gt(0)] | None = None
     attained_frac: Annotated[float, Gt(0), Le(1)] = 0.95
+    ttft_per_prompt_token_s: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
         faults = [
@@ -52,6 +55,13 @@ class Slo:
             for name, limit in (*self.limits().items(), ("jct_s", self.jct_s))
             if limit is not None and not (limit > 0 and math.isfinite(limit))
         ]
+        per_token = self.ttft_per_prompt_token_s
+        if not (per_token >= 0 and math.isfinite(per_token)):
+            text = f"read {per_token}, but it is a number of seconds from 0 up"
+            faults.append(Fault("", "slo.ttft_per_prompt_token_s", text))
+        elif per_token and self.ttft_s is None:
+            text = f"read {per_token}, but there is no ttft_s that it is added to"
+            faults.append(Fault("", "slo.ttft_per_prompt_token_s", text))
         if not 0 < self.attained_frac <= 1:
             faults.append(
                 Fault("", "slo.attained_frac", f"read {self.attained_frac}, not in (0, 1]")

@@ -29,7 +29,7 @@ from llmsim.results.intervals import (
     rate_interval,
     share_interval,
 )
-from llmsim.results.metrics import METRICS, PROGRAM_METRICS, QUANTILES, Metric
+from llmsim.results.metrics import METRICS, PROGRAM_METRICS, QUANTILES, STOP_METRICS, Metric
 from llmsim.results.programs import program_metrics
 from llmsim.results.series import (
     W_PER_UJ_PER_NS,
@@ -41,6 +41,7 @@ from llmsim.results.series import (
     there_frac,
 )
 from llmsim.results.slo import Slo
+from llmsim.results.stops import stop_metrics
 from llmsim.results.store import RequestTable
 from llmsim.results.verdict import SloClaim, Verdict, claim, judge
 
@@ -176,6 +177,9 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     if table.has_programs:
         found |= program_metrics(table, slo, warmup_s)
         defined += PROGRAM_METRICS
+    if facts.stops:
+        found |= {name: _exact(value) for name, value in stop_metrics(facts.stops).items()}
+        defined += STOP_METRICS
     metrics = tuple(
         Metric(d.name, *found[d.name][:1], d.unit, *found[d.name][1:], _note(d.name, noted))
         for d in defined
@@ -234,7 +238,11 @@ class _Reading:
             key = name.removesuffix("_s")
             values = self._table.numbers(_LIMITED[key])
             # one token has no TPOT (NaN) and cannot break a limit on it
-            found[key] = finished & ~(values > limit * (1 + 1e-12))
+            most: float | npt.NDArray[np.float64] = limit
+            if key == "ttft" and slo.ttft_per_prompt_token_s:
+                prompt = self._table.numbers("prompt_tokens")
+                most = limit + slo.ttft_per_prompt_token_s * prompt
+            found[key] = finished & ~(values > most * (1 + 1e-12))
         if found:
             found["slo"] = np.logical_and.reduce(list(found.values()))
         return found

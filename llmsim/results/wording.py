@@ -57,8 +57,10 @@ def usd(value: float) -> str:
 
 def objectives(slo: Slo) -> str:
     """Return the limits that are set, such as ``TTFT <= 1 s, ITL <= 50 ms``."""
-    limits = slo.limits().items()
-    return ", ".join(f"{k.removesuffix('_s').upper()} ≤ {duration(v)}" for k, v in limits)
+    told = {k: f"{k.removesuffix('_s').upper()} ≤ {duration(v)}" for k, v in slo.limits().items()}
+    if slo.ttft_per_prompt_token_s:
+        told["ttft_s"] += f" + {duration(slo.ttft_per_prompt_token_s)} per prompt token"
+    return ", ".join(told.values())
 
 
 def headline(summary: Summary, model: str, fleet: str) -> str:

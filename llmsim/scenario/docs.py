@@ -55,6 +55,7 @@ TITLES: Final = {
     "Boot": "fleet.boot",
     "Migration": "fleet.migration",
     "Pool": "fleet.pools.*name*",
+    "Stop": "Stopping steps: `fleet.pools.*.stop`",
     "Record": "record",
     "Kv": "KV below the GPUs: `fleet.pools.*.kv`",
     "KvSwap": "Swapping: `fleet.pools.*.kv.swap`",

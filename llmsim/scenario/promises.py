@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
+from pydantic import model_validator
 
 from llmsim.results.slo import Slo as Objectives
-from llmsim.scenario.section import Section
+from llmsim.scenario.section import Section, complain
 
 Seconds = Annotated[float, Gt(0)]
 Frac = Annotated[float, Gt(0), Le(1)]
@@ -18,6 +19,8 @@ class Slo(Section):
 
     ttft_s: Seconds | None = None
     """[s] Longest time to first token."""
+    ttft_per_prompt_token_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Added to `ttft_s` for every token of the prompt: long prompts may take longer."""
     tpot_s: Seconds | None = None
     """[s] Longest mean time per output token after the first."""
     itl_s: Seconds | None = None
@@ -29,6 +32,12 @@ class Slo(Section):
     from the limits of their calls."""
     attained_frac: Frac = 0.95
     """[fraction] Share of requests that must attain the SLO."""
+
+    @model_validator(mode="after")
+    def _is_added_to_something(self) -> Self:
+        if self.ttft_per_prompt_token_s and self.ttft_s is None:
+            complain({"ttft_per_prompt_token_s": "is added to ttft_s, which is missing"})
+        return self
 
     def objectives(self) -> Objectives:
         """Return the limits as the results evaluate them."""

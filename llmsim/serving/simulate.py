@@ -40,7 +40,7 @@ from llmsim.serving.meter import NEVER
 from llmsim.serving.pipeline import Pipeline, drafts_of
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
-from llmsim.serving.stops import StoppingReplica, StopPlan, allow_stops
+from llmsim.serving.stops import StoppingReplica, StopPlan, allow_stops, stop_facts
 from llmsim.serving.storehouse import KvPlan, Storehouse
 from llmsim.serving.swap import Swapper
 from llmsim.serving.tape import Tape
@@ -199,7 +199,8 @@ def simulate(
     tiers = () if house is None else _tier_facts(house, replicas, names)
     facts = controls.added_to(facts) if controls else facts
     tokens = None if tape is None else tape.times()
-    return dataclasses.replace(facts, tiers=tiers, tokens=tokens)
+    stops = stop_facts(names, replicas)
+    return dataclasses.replace(facts, tiers=tiers, tokens=tokens, stops=stops)
 
 
 def _places(pools: Sequence[PoolPlan]) -> list[tuple[str, bool]]:

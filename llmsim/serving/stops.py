@@ -18,6 +18,7 @@ from llmsim.costmodel.boundaries import StopPoints
 from llmsim.policies.batching import StepDraft
 from llmsim.policies.precedence import Precedence, Rank
 from llmsim.policies.views import RequestView
+from llmsim.results.stops import StopFacts
 from llmsim.serving.admission import seat
 from llmsim.serving.decisions import GO_ON, STOP
 from llmsim.serving.replica import Replica
@@ -420,3 +421,19 @@ def allow_stops(plans: Sequence[StopPlan | None], replicas: Sequence[Replica]) -
         if not isinstance(replica, StoppingReplica):
             raise InvariantError(f"steps of replica {replica.index} cannot be stopped")
         replica.prepare(plan)
+
+
+def stop_facts(names: Sequence[str], replicas: Sequence[Replica]) -> tuple[StopFacts, ...]:
+    """Return what was stopped on replicas whose steps can be stopped.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of each replica's pool.
+    replicas : sequence of Replica
+    """
+    return tuple(
+        StopFacts(name, each.index, each.stops, each.stop_wait_ns, each.longest_stop_ns)
+        for name, each in zip(names, replicas, strict=True)
+        if isinstance(each, StoppingReplica)
+    )

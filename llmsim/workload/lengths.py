@@ -189,6 +189,53 @@ class Lognormal:
         return sample
 
 
+@LENGTHS.register("short-and-long")
+@dataclass(frozen=True)
+class ShortAndLong:
+    """Two classes of prompts, each lognormal; outputs lognormal and alike in both.
+
+    Parameters
+    ----------
+    long_frac : float
+        Share of requests whose prompt is a long one.
+    short_mean_tokens, long_mean_tokens, output_mean_tokens : float [tokens]
+    short_cv, long_cv, output_cv : float
+        Standard deviation over mean; 0 is constant.
+    prompt_max_tokens, output_max_tokens : int [tokens]
+        Longer draws are cut to this.
+    """
+
+    long_frac: Annotated[float, Ge(0), Le(1)]
+    short_mean_tokens: Annotated[float, Ge(1)]
+    long_mean_tokens: Annotated[float, Ge(1)]
+    output_mean_tokens: Annotated[float, Ge(1)]
+    short_cv: Annotated[float, Ge(0)] = 0.0
+    long_cv: Annotated[float, Ge(0)] = 0.0
+    output_cv: Annotated[float, Ge(0)] = 0.0
+    prompt_max_tokens: Annotated[int, Ge(1), Le(2**31 - 1)] = PROMPT_MAX_TOKENS
+    output_max_tokens: Annotated[int, Ge(1), Le(2**31 - 1)] = OUTPUT_MAX_TOKENS
+
+    def sampler(self, seed: int, near: Path | None, part: str) -> LengthSampler:
+        """Return a function that draws lengths."""
+        class_rng = stream(seed, "lengths", part, "class")
+        prompt_rng = stream(seed, "lengths", part, "prompt")
+        output_rng = stream(seed, "lengths", part, "output")
+
+        def sample(rows: int) -> tuple[Tokens, Tokens]:
+            is_long = class_rng.random(rows) < self.long_frac
+            z = prompt_rng.standard_normal(rows)
+            short = _lognormal(z, self.short_mean_tokens, self.short_cv)
+            long = _lognormal(z, self.long_mean_tokens, self.long_cv)
+            spoken = output_rng.standard_normal(rows)
+            output = _lognormal(spoken, self.output_mean_tokens, self.output_cv)
+            return (
+                to_tokens(np.where(is_long, long, short), self.prompt_max_tokens),
+                to_tokens(output, self.output_max_tokens),
+            )
+
+        return sample
+
+
 def _lognormal(z: npt.NDArray[np.float64], mean: float, cv: float) -> npt.NDArray[np.float64]:
     variance = math.log1p(cv * cv)
     return np.exp(math.log(mean) - variance / 2.0 + math.sqrt(variance) * z)

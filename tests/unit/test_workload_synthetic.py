@@ -38,6 +38,13 @@ LENGTH_LAWS = {
         "output_max_tokens": 4,
     },
     "lognormal": {"prompt_mean_tokens": 1000, "output_mean_tokens": 220, "prompt_cv": 1.2},
+    "short-and-long": {
+        "long_frac": 0.12,
+        "short_mean_tokens": 500,
+        "long_mean_tokens": 16_000,
+        "output_mean_tokens": 1,
+        "short_cv": 0.3,
+    },
     "trace": {"path": "burstgpt-like.csv.gz", "format": "burstgpt", "sample_rows": 500},
     "burstgpt-like": {},
 }
@@ -160,6 +167,15 @@ def test_lognormal_mean_and_cv():
     assert output.mean() == pytest.approx(220, rel=4 / 400_000**0.5)
     assert output.std() / output.mean() == pytest.approx(1.0, rel=0.05)
     assert abs(np.corrcoef(np.log(prompt), np.log(output))[0, 1]) < 0.01
+
+
+def test_short_and_long_prompts():
+    law = LENGTHS.get("short-and-long")(**LENGTH_LAWS["short-and-long"])
+    prompt, output = law.sampler(3, None, "requests")(100_000)
+    is_long = prompt == 16_000
+    assert is_long.mean() == pytest.approx(0.12, abs=4 * (0.12 * 0.88 / 100_000) ** 0.5)
+    assert prompt[~is_long].mean() == pytest.approx(500, rel=4 * 0.3 / 88_000**0.5)
+    assert set(output.tolist()) == {1}
 
 
 def test_lognormal_clips_and_constant():
