@@ -66,6 +66,7 @@ def _others(fleet: Fleet, pool: Pool, pools: Mapping[str, Pool]) -> dict[str, bo
             or bool(pool.batching.params.get("order", "fcfs") != "fcfs")
         ),
         f"allocation {pool.allocation.kind}": pool.allocation.kind != "paged",
+        f"retention {pool.retention.kind}": pool.retention.kind != "none",
         f"cost {pool.cost.kind}": pool.stop is not None
         and pool.stop.at != "step"
         and pool.cost.kind not in _COSTS,

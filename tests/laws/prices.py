@@ -208,24 +208,6 @@ class Slower(Like):
 
 
 @dataclass(frozen=True)
-class EvenPoints:
-    """Steps can be stopped at so many instants, evenly spread; the last is their end."""
-
-    count: int
-    check_ns: int = 0
-
-    @property
-    def checks_ns(self) -> int:
-        return self.count * self.check_ns
-
-    def next_ns(
-        self, chunks: Sequence[Chunk], logits: int, duration_ns: int, after_ns: int
-    ) -> int:  # fmt: skip
-        return min(-(-k * duration_ns // self.count) for k in range(1, self.count + 1)
-                   if -(-k * duration_ns // self.count) >= after_ns)  # fmt: skip
-
-
-@dataclass(frozen=True)
 class MadeUpUse:
     """What steps take of a GPU that lanes share: prefill many SMs, decode much bandwidth."""
 

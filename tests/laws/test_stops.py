@@ -8,7 +8,8 @@ import pytest
 from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
-from prices import COSTS, MS, PRICES, EvenPoints
+from prices import COSTS, MS, PRICES
+from stop_plans import EvenPoints
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
 from worlds import Job, World, run

@@ -14,19 +14,12 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from prices import MS, PRICES, EvenPoints, Joint, MadeUpUse, Slower, Staged
+from prices import MS, PRICES, Joint, MadeUpUse, Slower, Staged
 from shuffle import Shuffle
+from stop_plans import stop_plan
 
 from llmsim.costmodel.contract import StepCost
-from llmsim.policies import (
-    ALLOCATION,
-    BATCHING,
-    ENGINE_RULES,
-    PRECEDENCE,
-    RETENTION,
-    ROUTING,
-    SHARING,
-)
+from llmsim.policies import ALLOCATION, BATCHING, ENGINE_RULES, RETENTION, ROUTING, SHARING
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
@@ -290,11 +283,7 @@ class World:
         """How steps are stopped, at `stop_points` instants inside; 20 us a token are promised."""
         if self.stop_points is None or role != "prefill":
             return None
-        kind: Any = PRECEDENCE.get(self.precedence)
-        given = {"ttft_s": 0.005, "ttft_per_prompt_token_s": 2e-5}
-        given = given if hasattr(kind, "deadline_ns") else {}
-        points = EvenPoints(self.stop_points, self.check_ns) if self.stop_points else None
-        return StopPlan(lambda: kind(**given), points, self.agree_ns)
+        return stop_plan(self.stop_points, self.check_ns, self.agree_ns, self.precedence)
 
     @property
     def together(self) -> bool:
