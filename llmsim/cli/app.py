@@ -16,6 +16,7 @@ from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
 from llmsim.cli.searching import knee, placement
 from llmsim.cli.validating import validate
+from llmsim.core.interrupt import watch
 
 app = typer.Typer(
     name="llmsim",
@@ -256,4 +257,5 @@ def _show(what: str, name: str) -> None:
 
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
+    watch()
     app()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from llmsim.core.errors import Fault, InputError, InvariantError
+from llmsim.core.interrupt import check as check_interrupt
 from llmsim.core.rng import stream
 from llmsim.costmodel.contract import JointCost, StagedCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
@@ -379,6 +380,7 @@ def _ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
 
     signal.signal(signal.SIGINT, handle)
     try:
+        check_interrupt()
         yield
     finally:
         signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -72,3 +73,26 @@ def test_ctrl_c_before_anything_ran_writes_nothing(tmp_path):
     else:  # the machine was quicker, or the interpreter was still starting
         assert code != 0
         assert out == "" or "saved in run" in out
+
+
+FORGOTTEN = """
+import os, signal
+from llmsim.core.interrupt import watch
+import llmsim as ls
+watch()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(10**6):
+        pass
+except KeyboardInterrupt:
+    print("lost")
+ls.run("quickstart")
+"""
+
+
+def test_ctrl_c_that_was_swallowed_still_stops_the_run(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FORGOTTEN], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "lost\n"
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")

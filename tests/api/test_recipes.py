@@ -65,6 +65,7 @@ def test_add_a_router(copy):
     assert line.startswith("- ")
 
 
+@pytest.mark.slow
 def test_a_router_from_another_package(copy):
     code = block(PAGE, "python", "class BestOf")
     head = "\n".join(

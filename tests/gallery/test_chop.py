@@ -37,6 +37,7 @@ def copy(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_system_can_be_deleted(system, copy, tmp_path):
     """Every seam still lists, and every card that does not name it is still right."""

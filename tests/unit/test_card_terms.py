@@ -162,6 +162,7 @@ def test_the_command_fits_a_profile_of_ones_own_gpu(tmp_path) -> None:
     assert not sheet.has("kernels.prefill_attention.t0_s")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TIDY.is_dir(), reason="shared kernel tables are not here")
 def test_public_rows_become_a_file_with_one_source_per_block(tmp_path) -> None:
     source = tmp_path / "tables"

@@ -36,6 +36,7 @@ def test_products_narrower_than_16_bits_are_less_certain():
     assert dense["gemm"] < LOW_PRECISION_LOG_SD == fp8["gemm"] == fp8["moe"]
 
 
+@pytest.mark.slow
 def test_a_run_and_its_draws_meet_the_same_traffic():
     drawn = ls.draw_costs("quickstart", SMALL, draws=4, jobs=1)
     assert drawn.draws == 4

@@ -53,6 +53,7 @@ def priced(table: KernelTable, chosen: np.ndarray) -> tuple[Errors, Errors]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("op", "rows"), [("gemm", 108), ("attention_decode", 86), ("attention_prefill", 55)]
 )
@@ -70,6 +71,7 @@ def bf16(profile: Profile) -> KernelTable:
     return next(table for table in profile.tables("gemm") if table.types.w == "bf16")
 
 
+@pytest.mark.slow
 def test_experts_at_measured_shapes(h200):
     """Seven token counts per shape price the others: 6%."""
     table = h200.tables("moe")[0]

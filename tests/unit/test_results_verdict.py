@@ -18,6 +18,7 @@ def test_a_queue_at_70_percent_is_stable():
     assert values.count("overloaded") <= 1
 
 
+@pytest.mark.slow
 def test_a_queue_at_120_percent_is_overloaded():
     values = [queue_run(1.2, 4_000, seed).evaluate().verdict.value for seed in range(20)]
     assert values.count("overloaded") >= 18

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenario_files import write
@@ -97,6 +98,7 @@ scenarios = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(scenarios)
 def test_resolved_yaml_loads_back_to_an_equal_scenario(data):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import llmsim
 
 STICK = '''"""Always the first replica."""
@@ -40,6 +42,7 @@ def names(folder: Path) -> str:
     return told.stdout
 
 
+@pytest.mark.slow
 def test_a_module_dropped_into_the_room_is_found_and_can_be_deleted(tmp_path):
     source = Path(llmsim.__file__).parent
     ignored = shutil.ignore_patterns("_data", "__pycache__")

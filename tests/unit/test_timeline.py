@@ -45,6 +45,7 @@ def test_integrals_are_conserved_however_often_bins_merge(spans, bin_ns):
         assert found[name].sum() == pytest.approx(amount, rel=1e-9)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 60_000_000_000), SPAN), min_size=1, max_size=40),
     st.booleans(),

@@ -85,6 +85,7 @@ def test_gzip_bytes_repeat(tmp_path):
     assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_published_collection_generates_whole():
     rows, last_ns = 0, 0
     for chunk in TRACES.get("burstgpt-like")(requests=10_310_000).open(0, None).chunks():
@@ -162,6 +163,7 @@ def test_hourly_profile_agrees(two_months):
     assert hours == pytest.approx(table[:, 1] / table[:, 1].sum(), rel=0.1)
 
 
+@pytest.mark.slow
 @needs_real
 def test_daily_counts_agree():
     real = np.genfromtxt(REAL / "daily_61d.csv", delimiter=",", skip_header=1)[:, 1]

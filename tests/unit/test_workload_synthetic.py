@@ -265,6 +265,7 @@ CASES += [("poisson", length, "distinct") for length in LENGTH_LAWS]
 CASES += [("poisson", "uniform", prompt) for prompt in PROMPT_LAWS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="/".join)
 @settings(max_examples=8, deadline=None)
 @given(requests=st.integers(1, 700), chunk_rows=st.integers(1, 300))
@@ -287,6 +288,7 @@ def test_a_duration_ends_where_it_says(duration_s, chunk_rows):
     assert found == [arrival for arrival in reference if arrival < round(duration_s * 1e9)]
 
 
+@pytest.mark.slow
 def test_a_fresh_process_draws_the_same():
     code = (
         "import hashlib, sys\n"
