@@ -57,6 +57,7 @@ COMPILED = (
     "llmsim/serving/queue.py",
     "llmsim/serving/ranks.py",
     "llmsim/serving/replica.py",
+    "llmsim/serving/roles.py",
     "llmsim/serving/request.py",
     "llmsim/serving/step.py",
     "llmsim/serving/stops.py",

@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt
 
 from llmsim.core.registry import Registry
 from llmsim.core.units import NS_PER_S
-from llmsim.policies.reports import FleetReport
+from llmsim.policies.reports import FleetReport, ReplicaReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,31 @@ class Fail:
     replica: int
 
 
-Action = Migrate | Add | Drain | Fail
+@dataclass(frozen=True, slots=True)
+class SetRole:
+    """Let a replica compute prompts, decode, or do both from some time on.
+
+    Its old work comes to an end as it would have; who waits there for it is sent elsewhere.
+
+    Parameters
+    ----------
+    replica : int
+    role : str
+        ``mixed``, ``prefill`` or ``decode``.
+    """
+
+    replica: int
+    role: str
+
+
+Action = Migrate | Add | Drain | Fail | SetRole
 
 
 class ControlPolicy(Protocol):
     """Looks at the fleet now and then, and acts.
 
     A class whose actions move running requests has ``migrates = True``; one that adds, drains or
-    fails replicas has ``scales = True``.
+    fails replicas has ``scales = True``; one that changes their roles has ``flips = True``.
 
     Attributes
     ----------
@@ -202,7 +219,7 @@ class Evacuate:
 
     def act(self, fleet: FleetReport) -> Sequence[Action]:
         """Move one request off each draining replica, the shortest first."""
-        up = [report for report in fleet.replicas if report.state == "up"]
+        up = [r for r in fleet.replicas if r.state == "up" and r.role != "prefill"]
         moves: list[Action] = []
         for source in fleet.replicas:
             running = fleet.decoding(source.replica) if source.state == "draining" else ()
@@ -211,3 +228,68 @@ class Evacuate:
                 victim = min(running, key=lambda one: (one.tokens, one.request.index))
                 moves.append(Migrate(victim.request.index, source.replica, target.replica))
         return moves
+
+
+@CONTROL.register("balance-roles")
+@dataclass
+class BalanceRoles:
+    """Turn a replica over to prefill or to decode when the other side has work piling up.
+
+    Prompts pile up as tokens in line on prefill replicas, decodes as KV blocks that are in use or
+    asked for on decode replicas.
+    """
+
+    flips: ClassVar[bool] = True
+
+    period_s: Annotated[float, Gt(0)] = 1.0
+    """[s] Time between two calls."""
+    view_age_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Age of the reports."""
+    prompts_above: Annotated[float, Gt(0)] = 16384.0
+    """[tokens] In line per prefill replica; beyond it prompts pile up."""
+    prompts_below: Annotated[float, Ge(0)] = 4096.0
+    """[tokens] In line per prefill replica; under it one of several may go."""
+    kv_above: Annotated[float, Gt(0)] = 0.9
+    """[fraction] KV blocks in use or asked for on decode replicas; beyond it decodes pile up."""
+    kv_below: Annotated[float, Ge(0)] = 0.6
+    """[fraction] The same of the rest, if one went; under it one of several may go."""
+    patience: Annotated[int, Ge(1)] = 2
+    """[calls] How often in a row it must be so."""
+
+    _for: str = field(default="", init=False, repr=False)
+    _calls: int = field(default=0, init=False, repr=False)
+
+    def start(self, rng: np.random.Generator) -> None:
+        """Need no random numbers."""
+
+    def act(self, fleet: FleetReport) -> Sequence[Action]:
+        """Compare both piles; wait while a replica is between two roles."""
+        if any(report.state in ("draining", "switching") for report in fleet.replicas):
+            self._calls = 0
+            return []
+        up = [report for report in fleet.replicas if report.state == "up"]
+        prefill = [report for report in up if report.role == "prefill"]
+        decode = [report for report in up if report.role == "decode"]
+        wanted = self._wanted(prefill, decode)
+        self._calls = self._calls + 1 if wanted == self._for else 1
+        self._for = wanted
+        if not wanted or self._calls < self.patience:
+            return []
+        self._calls = 0
+        of = decode if wanted == "prefill" else prefill
+        idlest = min(of, key=lambda r: (r.waiting_tokens, r.kv_used, r.replica))
+        return [SetRole(idlest.replica, wanted)]
+
+    def _wanted(self, prefill: list[ReplicaReport], decode: list[ReplicaReport]) -> str:
+        """Return the role that one more replica should have; empty if none."""
+        if not prefill or not decode:
+            return ""
+        prompts = sum(report.waiting_tokens for report in prefill) / len(prefill)
+        wanted = sum(report.kv_used + report.waiting_blocks for report in decode)
+        whole = sum(report.kv_blocks for report in decode)
+        if wanted > self.kv_above * whole and prompts < self.prompts_below and len(prefill) > 1:
+            return "decode"
+        rest = whole - max(report.kv_blocks for report in decode)
+        if wanted <= self.kv_below * rest and prompts > self.prompts_above:
+            return "prefill"
+        return ""

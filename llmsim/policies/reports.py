@@ -20,9 +20,9 @@ class ReplicaReport:
     time_ns : int [ns]
         Since when it is true.
     role : str
-        ``mixed``, ``prefill`` or ``decode``.
+        ``mixed``, ``prefill`` or ``decode``; where it is being changed, what it will be.
     state : str
-        ``up``, ``draining``, ``booting``, ``off`` or ``failed``.
+        ``up``, ``draining``, ``switching`` (to another role), ``booting``, ``off`` or ``failed``.
     running, waiting : int [requests]
         That hold KV, and that wait in line.
     waiting_tokens : int [tokens]

@@ -146,7 +146,9 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
             for fault in error.faults:
                 yield Complaint((*at, fault.path), fault.message, fault.hint)
         fleet = scenario.fleet
-        apart = pool.role != "mixed" and not any(other.beside for other in fleet.pools.values())
+        apart = (pool.role != "mixed" or fleet.flip is not None) and not any(
+            other.beside for other in fleet.pools.values()
+        )
         parts = {"handoff": fleet.handoff if apart else None}
         for key, part in {**parts, "migration": fleet.migration}.items():
             if part is not None and part.link is None and not _gpu(pool).scale_out:

@@ -53,6 +53,7 @@ TITLES: Final = {
     "Handoff": "fleet.handoff",
     "Gateway": "fleet.gateway",
     "Boot": "fleet.boot",
+    "Flip": "fleet.flip",
     "Migration": "fleet.migration",
     "Pool": "fleet.pools.*name*",
     "Stop": "Stopping steps: `fleet.pools.*.stop`",

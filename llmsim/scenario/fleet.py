@@ -11,7 +11,7 @@ from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.engine import Count, Engine
 from llmsim.scenario.keeping import wrong_moves, wrong_promises
 from llmsim.scenario.lanes import wrong_lanes, wrong_pipelines, wrong_ranks
-from llmsim.scenario.operations import Boot, Gateway, Migration, wrong_control
+from llmsim.scenario.operations import Boot, Flip, Gateway, Migration, wrong_control
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
 from llmsim.scenario.stopping import Stop, wrong_stops
@@ -144,6 +144,8 @@ class Fleet(Section):
     """Replicas may refuse, requests be held; absent: the router's choice is final."""
     boot: Boot | None = None
     """How replicas come, where `control` adds, drains or fails some."""
+    flip: Flip | None = None
+    """How replicas change their role, where `control` has some do so; absent: they keep it."""
     migration: Migration | None = None
     """How running requests change replicas; absent: they stay where they are."""
     control: Annotated[tuple[Annotated[Component, Seam("control")], ...], Strict(False)] = ()

@@ -62,7 +62,7 @@ def wrong_retention(fleet: Fleet, programs: bool) -> dict[str, str]:
 def wrong_moves(fleet: Fleet) -> dict[str, str]:
     """Return why requests cannot change replicas, if they cannot, by key."""
     keepers = [found for found in map(_keeper, fleet.pools.values()) if found]
-    if not keepers or not (fleet.migration or fleet.boot or fleet.gateway):
+    if not keepers or not (fleet.migration or fleet.boot or fleet.gateway or fleet.flip):
         return {}
     return {"control": f"does not go with {keepers[0]}"}
 

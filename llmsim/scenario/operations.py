@@ -54,6 +54,22 @@ class Boot(Section):
     """[s] Until requests of a failed replica are sent elsewhere. Assumed."""
 
 
+class Flip(Section):
+    """What it takes until a replica does the work of another role, where `control` changes roles.
+
+    A replica keeps its GPUs, its plan and its pool's settings whatever its role.
+    """
+
+    drain: bool = True
+    """The new role begins when the last work of the old one has left; false: beside it."""
+    switch_s: Annotated[float, Ge(0)] = 0.0
+    """[s] From then to the first work of the new role; 0: one process does either."""
+    reload: bool = False
+    """Weights are read again before the new role begins."""
+    weights_bytes_per_s: Annotated[float, Gt(0)] = 2e9
+    """[bytes/s] What the store of weights then gives to one replica. Assumed: object storage."""
+
+
 def wrong_control(fleet: Fleet) -> dict[str, str]:
     """Return what is missing for a fleet's controllers, and what does not go together, by key."""
     wrong: dict[str, str] = {}
@@ -62,11 +78,17 @@ def wrong_control(fleet: Fleet) -> dict[str, str]:
             wrong["migration"] = f"is missing; control[{at}] '{each.kind}' moves requests"
         if fleet.boot is None and getattr(each.cls, "scales", False):
             wrong["boot"] = f"is missing; control[{at}] '{each.kind}' adds or takes replicas"
+        if fleet.flip is None and getattr(each.cls, "flips", False):
+            wrong["flip"] = f"is missing; control[{at}] '{each.kind}' changes roles"
     pools = fleet.pools.values()
-    if any(pool.beside for pool in pools) and (fleet.migration or fleet.boot):
+    if any(pool.beside for pool in pools) and (fleet.migration or fleet.boot or fleet.flip):
         wrong["control"] = "does not go together with pools that share GPUs yet"
     if fleet.migration and any(pool.kv for pool in pools):
         wrong["migration"] = "does not go together with tiers of KV (a pool's kv) yet"
     if fleet.boot and (fleet.hands_over or any(pool.kv for pool in pools)):
         wrong["boot"] = "does not go together with prefill pools, or a pool's kv, yet"
+    if fleet.flip and not fleet.hands_over:
+        wrong["flip"] = "is for fleets with prefill and decode pools"
+    elif fleet.flip and any(pool.kv for pool in pools):
+        wrong["flip"] = "does not go together with tiers of KV (a pool's kv) yet"
     return wrong

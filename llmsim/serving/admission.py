@@ -27,7 +27,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         if request is None:
             return
         if request.lease is not None:
-            if _make_room(draft, request):
+            if _make_room(draft, request, request.lease.tokens):
                 continue
             return
         known = request.prompt + request.generated
@@ -75,11 +75,10 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             keeper.begin(request)
 
 
-def _make_room(draft: Draft, request: Request) -> bool:
+def _make_room(draft: Draft, request: Request, tokens: int) -> bool:
     """Take blocks for KV that another replica has computed, and have it pulled, if it fits."""
     ledger = draft.ledger
     size = draft.block_tokens
-    tokens = request.prompt
     match = NO_MATCH
     if ledger.caches and request.view.segments is not None:
         match = ledger.match(request, tokens + 1)

@@ -80,3 +80,30 @@ class LoadBoard:
         while reports and reports[0][0] <= now:
             _, replica, delta = reports.popleft()
             loads[replica] += delta
+
+
+class EchoBoard(LoadBoard):
+    """A board whose loads another shows too, at an age of its own.
+
+    Parameters
+    ----------
+    clock : Clock
+    replicas : int
+    age_ns : int [ns]
+    count_own_sends : bool
+    other : LoadBoard
+        Of the same replicas.
+    """
+
+    __slots__ = ("_other",)
+
+    def __init__(
+        self, clock: Clock, replicas: int, age_ns: int, count_own_sends: bool, other: LoadBoard
+    ) -> None:
+        super().__init__(clock, replicas, age_ns, count_own_sends)
+        self._other = other
+
+    def change(self, replica: int, delta: int, now_ns: int) -> None:
+        """Note it on both boards."""
+        super().change(replica, delta, now_ns)
+        self._other.change(replica, delta, now_ns)

@@ -33,6 +33,7 @@ from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.lanes import LaneLevel, LanePlan
 from llmsim.serving.life import BootPlan
 from llmsim.serving.migration import MigrationPlan
+from llmsim.serving.roles import FlipPlan
 from llmsim.serving.simulate import PoolPlan
 from llmsim.serving.stops import Planner, StopPlan
 from llmsim.serving.storeplan import kv_plan
@@ -229,7 +230,7 @@ def build_handoff(scenario: Scenario) -> HandoffPlan | None:
 def build_gateway(scenario: Scenario) -> GatewayPlan | None:
     """Return what happens between the router's choice and a replica; None if nothing does."""
     fleet = scenario.fleet
-    if fleet.gateway is None and fleet.boot is None:
+    if fleet.gateway is None and fleet.boot is None and fleet.flip is None:
         return None
     asked = fleet.gateway or Gateway()
     return GatewayPlan(asked.most_per_replica, seconds_to_ns(asked.hold_s))
@@ -274,7 +275,15 @@ def build_control(scenario: Scenario, pools: Sequence[PoolPlan]) -> ControlPlan 
             seconds_to_ns(fleet.boot.warm_up_s),
             seconds_to_ns(fleet.boot.detect_s),
         )
-    return ControlPlan(tuple(each.build() for each in fleet.control), migration, boot)
+    flip = None
+    if fleet.flip is not None:
+        flip = FlipPlan(
+            fleet.flip.drain,
+            seconds_to_ns(fleet.flip.switch_s),
+            tuple(plan.weights_bytes for plan in pools) if fleet.flip.reload else (),
+            fleet.flip.weights_bytes_per_s,
+        )
+    return ControlPlan(tuple(each.build() for each in fleet.control), migration, boot, flip)
 
 
 def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | None) -> float:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 from llmsim.core.errors import InvariantError
 from llmsim.core.rng import stream
 from llmsim.core.units import seconds_to_ns
-from llmsim.policies.control import Action, Add, ControlPolicy, Drain, Migrate
+from llmsim.policies.control import Action, Add, ControlPolicy, Drain, Migrate, SetRole
 from llmsim.results.changes import FleetChange
 from llmsim.results.facts import RunFacts
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.life import BootPlan, Life
 from llmsim.serving.migration import MigrationPlan, Migrations
+from llmsim.serving.roles import FlipPlan, Roles
 from llmsim.serving.wake import Wake
 from llmsim.serving.watch import FleetSnapshot
 
@@ -39,11 +40,14 @@ class ControlPlan:
         None where requests stay where they are.
     boot : BootPlan or None
         None where no replica comes or goes.
+    flip : FlipPlan or None
+        None where every replica keeps its role.
     """
 
     policies: tuple[ControlPolicy, ...] = ()
     migration: MigrationPlan | None = None
     boot: BootPlan | None = None
+    flip: FlipPlan | None = None
 
 
 class Controller:
@@ -111,6 +115,7 @@ class Controls:
     ----------
     log : list of FleetChange
     life : Life or None
+    roles : Roles or None
     """
 
     def __init__(
@@ -129,6 +134,7 @@ class Controls:
         spare = {index for index, (_, off) in enumerate(places) if off}
         self.log: list[FleetChange] = []
         self.life: Life | None = None
+        self.roles: Roles | None = None
         self._migrations: Migrations | None = None
         tell = self.log.append
         if plan.boot is not None and fleet.gateway is not None:
@@ -144,6 +150,11 @@ class Controls:
             if self.life is not None:
                 self.life.migrations = moves
                 moves.strand, moves.freed = self.life.strand, self.life.look_soon
+        if plan.flip is not None:
+            self.roles = fleet.roles = _roles(
+                clock, plan.flip, replicas, self._roles, fleet, flows, tell
+            )
+            self._roles = self.roles.roles
         for number, policy in enumerate(plan.policies):
             policy.start(stream(seed, f"control-{number}"))
             Controller(clock, policy, self._look, self._carry_out)
@@ -161,11 +172,21 @@ class Controls:
 
     def _look(self, at_once: bool) -> FleetSnapshot:
         states = ["up"] * len(self._replicas) if self.life is None else self.life.states
+        if self.roles is not None:
+            states = self.roles.states(states)
         return FleetSnapshot(self._replicas, self._roles, states, at_once)
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Migrate):
             self._migrate(action)
+            return
+        if isinstance(action, SetRole):
+            if self.roles is None:
+                raise InvariantError(f"{action} is asked for where every replica keeps its role")
+            refusal = self.roles.set_role(action.replica, action.role)
+            if refusal:
+                what = f"to {action.role} refused: {refusal}"
+                self.log.append(FleetChange(self._clock.now, what, action.replica))
             return
         if self.life is None:
             raise InvariantError(f"{action} is asked for where no replica comes or goes")
@@ -183,8 +204,25 @@ class Controls:
             raise InvariantError(f"{action} is asked for where nothing migrates")
         if self.life is not None and self.life.states[action.target] != "up":
             return
+        if self.roles is not None and action.target in self.roles.changing:
+            return
         source = self._replicas[action.source]
         for request in source.running_set:
             if request.view.index == action.request:
                 self._migrations.start(request, source, self._replicas[action.target])
                 return
+
+
+def _roles(
+    clock: Clock,
+    plan: FlipPlan,
+    replicas: Sequence[Replica],
+    roles: Sequence[str],
+    fleet: Fleet,
+    flows: Flows,
+    tell: Callable[[FleetChange], None],
+) -> Roles:
+    gateway, handoff = fleet.gateway, fleet.handoff
+    if gateway is None or handoff is None:
+        raise InvariantError("roles change only between a gateway and a handoff")
+    return Roles(clock, plan, replicas, roles, fleet, gateway, handoff, handoff.view, flows, tell)

@@ -25,6 +25,7 @@ from llmsim.serving.life import Life
 from llmsim.serving.migration import Move
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import FETCHING, WAITING, Request
+from llmsim.serving.roles import Roles
 from llmsim.serving.wake import Wake
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 from llmsim.workload.programs import NextCall
@@ -80,6 +81,7 @@ class Fleet:
         self.handoff: Handoff | None = None
         self.gateway: Gateway | None = None
         self.life: Life | None = None
+        self.roles: Roles | None = None
         self.under_way: dict[Request, Move] = {}  # between two replicas; the run waits for them
         self.done = clock.env.event()
         self.arrived = 0
@@ -395,6 +397,8 @@ class Fleet:
             self.gateway.something_freed()
             if self.life is not None:
                 self.life.look_soon(replica)
+            if self.roles is not None:
+                self.roles.look_soon(replica)
         if goes_on:
             return
         if self._loop is not None:

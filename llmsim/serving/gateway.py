@@ -9,6 +9,7 @@ after a deadline the gateway gives it up.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,9 @@ class Gateway:
         Doors that take no work.
     refusals : int
         How often a replica said no.
+    elsewhere : callable or None
+        Returns the door that takes a request for which the router has chosen another, by its
+        index; -1 if there is none now.
     """
 
     def __init__(self, clock: Clock, plan: GatewayPlan, fleet: Fleet) -> None:
@@ -65,9 +69,14 @@ class Gateway:
         self.held: deque[Request] = deque()
         self.closed: set[int] = set()
         self.refusals = 0
+        self.elsewhere: Callable[[int], int] | None = None
 
     def door(self, first: int) -> int:
         """Return the first door from `first` on, in a circle, that takes a request now; or -1."""
+        if self.elsewhere is not None:
+            first = self.elsewhere(first)
+            if first < 0:
+                return -1
         doors = self._fleet.doors
         count = len(doors)
         for step in range(count):

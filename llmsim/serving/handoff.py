@@ -9,6 +9,7 @@ the buffer between the two, and a link that is too thin fills it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -148,6 +149,22 @@ class Handoff:
         Called with (request, outcome, time) when a request's client leaves on the way.
     flows : Flows
         Whose resources ``2 i`` and ``2 i + 1`` are what leaves replica i and what comes in.
+
+    Attributes
+    ----------
+    longest_tokens : int [tokens]
+        Longest prompt plus output that every target takes.
+    everywhere : bool
+        Whether any replica may get any request: roles change.
+    view : LoadBoard
+        What the router sees; `board` where that is the same.
+    held : deque of (Request, Lease)
+        Whom nobody decodes now.
+    elsewhere : callable or None
+        Returns the target that takes a request for which the router has chosen another, by its
+        index; -1 if there is none now.
+    freed : callable or None
+        Called with a replica that has got back the KV blocks of a request which has left.
     """
 
     def __init__(
@@ -173,6 +190,11 @@ class Handoff:
             target.config.kv_blocks * target.config.block_tokens for target in targets
         )
         self.routes: list[int] = []
+        self.everywhere = False
+        self.view = board
+        self.held: deque[tuple[Request, Lease]] = deque()
+        self.elsewhere: Callable[[int], int] | None = None
+        self.freed: Callable[[Replica], None] | None = None
 
     def can_ever_hold(self, request: Request) -> bool:
         """Whether every decode replica, empty, has the KV blocks that a request needs."""
@@ -186,7 +208,9 @@ class Handoff:
         request : Request
         source : Replica
         """
-        lease = Lease(source, request, self._flows, self._first_token_at_decode)
+        # who was decoding when it lost its KV has had its first token
+        with_token = self._first_token_at_decode and request.generated == 1
+        lease = Lease(source, request, self._flows, with_token)
         request.lease = lease
         request.state = HANDED
         due = request.last_token_ns
@@ -195,19 +219,42 @@ class Handoff:
         wake = Wake(lambda _: self._route(request, lease, passed))
         self._clock.at(wake, FLOW_PRIORITY, due)
 
+    def route_again(self, request: Request, lease: Lease) -> None:
+        """Route a request once more whose target takes it no longer; it has left its line."""
+        request.state = HANDED
+        wake = Wake(lambda _: self._route(request, lease, -1))
+        self._clock.at(wake, FLOW_PRIORITY, self._clock.now)
+
+    def try_held(self) -> None:
+        """Route those again whom nobody could decode."""
+        held = self.held
+        self.held = deque()
+        for request, lease in held:
+            if not request.ended:
+                self.route_again(request, lease)
+
     def _route(self, request: Request, lease: Lease, passed: int) -> None:
         if request.ended:
             return
         now = self._clock.now
         chosen = self._choose(request.view)
         self.routes.append(chosen)
+        if self.elsewhere is not None:
+            chosen = self.elsewhere(chosen)
+            if chosen < 0:
+                self.held.append((request, lease))
+                return
+            self.routes.append(chosen)
         target = self._targets[chosen]
         if target.ranks is not None:
             target = target.ranks.choose()
-        source = lease.source
-        if source.board is not None:
+        source = request.replica
+        if source is not None and source.board is not None:
             source.board.change(source.slot, -1, now)
         self._board.change(chosen, 1, now)
+        if target is lease.source:
+            target.port.keep(request, lease, target.turn <= passed)
+            return
         request.state = WAITING
         request.queued_ns = now
         target.enqueue(request, target.turn <= passed)
@@ -236,9 +283,11 @@ class Handoff:
             now = self._clock.now
             lease.source.port.take_back(lease)
             request.lease = None
-            if self._first_token_at_decode:
+            if lease.with_token:
                 request.first_token_ns = request.last_token_ns = now
             target.port.kv_arrived(request, began == now)
+            if self.freed is not None:
+                self.freed(lease.source)
 
         lease.flow = self._flows.start(
             (2 * lease.source.index, 2 * target.index + 1),
@@ -251,6 +300,9 @@ class Handoff:
     def drop(self, request: Request, outcome: str) -> None:
         """End a request whose client leaves while its KV is left somewhere or on its way."""
         request.ended = True
-        if request.lease is not None:
-            request.lease.abandon(request)
+        lease = request.lease
+        if lease is not None:
+            lease.abandon(request)
+            if self.freed is not None:
+                self.freed(lease.source)
         self._on_drop(request, outcome, self._clock.now)

@@ -165,7 +165,7 @@ class Life:
         """Switch off a replica that was draining and is empty."""
         if replica.index not in self._draining:
             return
-        if replica.running or replica.waiting or replica.port.expected:
+        if not replica.port.empty():
             return
         self._draining.discard(replica.index)
         self._stop(replica.index, "off")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache import Holder
-from llmsim.serving.decisions import DROP
+from llmsim.serving.decisions import ADMIT, DROP
 from llmsim.serving.handoff import Handoff, Lease
 from llmsim.serving.request import FETCHING, HELD, LOADING, MOVING, SWAPPED, Request
 
@@ -51,6 +51,11 @@ class Port:
         else:
             self._replica.draft.pull = self.pull
 
+    def take_role(self, gives: bool) -> None:
+        """Give away from now on what is computed here, or keep it; what is begun goes on."""
+        self._gives = gives
+        self._replica.delivery.hand_over = self.hand_over if gives else None
+
     @property
     def gives(self) -> bool:
         """Whether others decode what is computed here."""
@@ -67,6 +72,8 @@ class Port:
         """Whether an empty replica has the KV blocks that a request needs, here and further on."""
         config = self._replica.config
         tokens = request.prompt + request.output - 1
+        if self._handoff is not None and self._handoff.everywhere:
+            return self._handoff.can_ever_hold(request)
         if self._gives:
             if not self._way().can_ever_hold(request):
                 return False
@@ -76,7 +83,9 @@ class Port:
     def longest_tokens(self) -> int:
         """Return the longest prompt plus output that can be served from here on [tokens]."""
         longest = self._replica.config.max_model_len
-        return min(longest, self._way().longest_tokens) if self._gives else longest
+        if self._gives or (self._handoff is not None and self._handoff.everywhere):
+            return min(longest, self._way().longest_tokens)
+        return longest
 
     # --- out and in -------------------------------------------------------------------------
 
@@ -87,6 +96,18 @@ class Port:
         replica.ledger.register(request, request.computed)
         self._way().offer(request, replica)
 
+    def keep(self, request: Request, lease: Lease, called_now: bool) -> None:
+        """Let a request decode here whose prompt has been computed here, to be handed over."""
+        request.lease, request.replica = None, self._replica
+        request.path, request.held = lease.path, lease.held
+        request.held_blocks = lease.held_blocks
+        now = self._replica.clock.now
+        if lease.with_token:
+            request.first_token_ns = request.last_token_ns = now
+        request.state = LOADING
+        self._replica.decisions.extend((ADMIT, request.view.index, now))
+        self.kv_arrived(request, called_now)
+
     def take_back(self, lease: Lease) -> None:
         """Free the KV blocks of a request that has left; somebody in line may fit now."""
         replica = self._replica
@@ -96,6 +117,13 @@ class Port:
         replica.ledger.release(lease, blocks, lease.tokens if lease.path else 0)
         replica.ledger.forget(lease)
         self.room_made()
+
+    def empty(self) -> bool:
+        """Whether nobody is here, or on the way to here or from here."""
+        replica = self._replica
+        if replica.running or replica.waiting or self.expected:
+            return False
+        return not replica.delivery.arrived
 
     def somebody_waits(self) -> bool:
         """Whether somebody is in line, or on the host and wants to come back."""

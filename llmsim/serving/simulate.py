@@ -24,7 +24,6 @@ from llmsim.policies.routing import RoutingPolicy
 from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
-from llmsim.serving.board import LoadBoard
 from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
@@ -33,7 +32,7 @@ from llmsim.serving.equipment import claim_ledger
 from llmsim.serving.fleet import ClientRules, Fleet
 from llmsim.serving.flows import Flows
 from llmsim.serving.gateway import Gateway, GatewayPlan
-from llmsim.serving.handoff import Handoff, HandoffPlan
+from llmsim.serving.handoff import HandoffPlan
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.leases import Retainer
@@ -45,6 +44,14 @@ from llmsim.serving.stops import StoppingReplica, StopPlan, allow_stops, stop_fa
 from llmsim.serving.storehouse import KvPlan, Storehouse
 from llmsim.serving.swap import Swapper
 from llmsim.serving.tape import Tape
+from llmsim.serving.wiring import (
+    arrivals_board,
+    connect_all,
+    connect_roles,
+    decoders_board,
+    doors_on,
+    ports_of,
+)
 from llmsim.workload.chunk import Workload
 
 
@@ -162,25 +169,24 @@ def simulate(
     if handoff is None and any(pool.role != "mixed" for pool in pools):
         raise InvariantError("prefill and decode pools need a handoff between them")
     clock = Clock()
-    door_count = sum(pool.facts.replicas + pool.spare for pool in pools if pool.role != "decode")
-    board = LoadBoard(clock, door_count, view_age_ns, count_own_sends)
+    flips = control is not None and control.flip is not None
+    decoders = decoders_board(clock, pools, handoff, flips)
+    board = arrivals_board(clock, pools, view_age_ns, count_own_sends, decoders if flips else None)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
-    if token_times and any(pool.joint or pool.staged for pool in pools):
-        told = "are not kept where replicas have attention ranks or pipeline stages yet."
-        fault = Fault("", "token_times", told)
-        raise InputError("simulate", [fault])
-    tape = Tape(sum(pool.facts.replicas + pool.spare for pool in pools)) if token_times else None
+    tape = _tape(pools) if token_times else None
     replicas = _build_replicas(clock, pools, itl_slo_ns, fleet, tape)
     names = [pools[replica.pool].facts.name for replica in replicas]
-    doors = _doors(board, [r for r in replicas if pools[r.pool].role != "decode"])
-    if gateway is not None or (control is not None and control.boot is not None):
+    doors = doors_on(board, [r for r in replicas if flips or pools[r.pool].role != "decode"])
+    if gateway is not None or (control is not None and (control.boot or control.flip)):
         fleet.gateway = Gateway(clock, gateway or GatewayPlan(), fleet)
         fleet.doors = doors
-    ports = _ports(handoff, control)
+    ports = ports_of(handoff, control)
     flows = Flows(clock, [ports[replica.pool] for replica in replicas for _ in range(2) if ports])
-    if handoff is not None:
-        fleet.handoff = _connect(clock, handoff, pools, replicas, fleet, flows, seed)
+    if handoff is not None and decoders is not None:
+        handoff.router.start(decoders, stream(seed, "handoff"))
+        connect = connect_all if flips else connect_roles
+        fleet.handoff = connect(clock, handoff, pools, replicas, fleet, flows, decoders)
     share_devices(clock, [pool.lane for pool in pools], replicas)
     allow_stops([pool.stop for pool in pools], replicas)
     house = _build_tiers(clock, pools, replicas, fleet)
@@ -202,6 +208,15 @@ def simulate(
     tokens = None if tape is None else tape.times()
     stops = stop_facts(names, replicas)
     return dataclasses.replace(facts, tiers=tiers, tokens=tokens, stops=stops)
+
+
+def _tape(pools: Sequence[PoolPlan]) -> Tape:
+    """Return what takes down token times, where replicas can tell."""
+    if any(pool.joint or pool.staged for pool in pools):
+        told = "are not kept where replicas have attention ranks or pipeline stages yet."
+        fault = Fault("", "token_times", told)
+        raise InputError("simulate", [fault])
+    return Tape(sum(pool.facts.replicas + pool.spare for pool in pools))
 
 
 def _places(pools: Sequence[PoolPlan]) -> list[tuple[str, bool]]:
@@ -274,55 +289,13 @@ def _ranks(
     return list(group.members)
 
 
-def _doors(board: LoadBoard, replicas: Sequence[Replica]) -> list[Replica]:
-    """Give replicas their places on a board; return those it lists, one for all its ranks each."""
-    doors = [replica for replica in replicas if replica.turn == replica.index]
-    slots = {replica.turn: slot for slot, replica in enumerate(doors)}
-    for replica in replicas:
-        replica.board, replica.slot = board, slots[replica.turn]
-    return doors
-
-
 def _claims(pool: PoolPlan, clock: Clock) -> ClaimLedger | None:
     return None if pool.allocator is None else claim_ledger(pool.config, pool.allocator, clock)
-
-
-def _ports(handoff: HandoffPlan | None, control: ControlPlan | None) -> tuple[float, ...]:
-    """Return what one replica of each pool can send or receive [bytes/s]; none: nothing moves."""
-    if handoff is not None:
-        return handoff.port_bytes_per_s
-    if control is not None and control.migration is not None:
-        return control.migration.port_bytes_per_s
-    return ()
 
 
 def _in(guest: PoolPlan, host: PoolPlan) -> EngineConfig:
     """Return the settings of a lane that uses the KV blocks of another pool."""
     return dataclasses.replace(guest.config, kv_blocks=host.config.kv_blocks)
-
-
-def _connect(
-    clock: Clock,
-    plan: HandoffPlan,
-    pools: Sequence[PoolPlan],
-    replicas: Sequence[Replica],
-    fleet: Fleet,
-    flows: Flows,
-    seed: int,
-) -> Handoff:
-    """Let prefill replicas hand their requests over to decode replicas."""
-    takers = [replica for replica in replicas if pools[replica.pool].role == "decode"]
-    count = sum(pool.facts.replicas + pool.spare for pool in pools if pool.role == "decode")
-    board = LoadBoard(clock, count, plan.view_age_ns)
-    targets = _doors(board, takers)
-    plan.router.start(board, stream(seed, "handoff"))
-    handoff = Handoff(clock, plan, targets, board, fleet.on_end, flows)
-    for replica in takers:
-        replica.port.connect(handoff, gives=False)
-    for replica in replicas:
-        if pools[replica.pool].role == "prefill":
-            replica.port.connect(handoff, gives=True)
-    return handoff
 
 
 def _build_tiers(

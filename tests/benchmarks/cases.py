@@ -144,7 +144,13 @@ def run(case: Mapping[str, Any]) -> Measured:
     from llmsim.results.store import RequestSink
     from llmsim.scenario import Scenario, build_workload
     from llmsim.serving import ClientRules, simulate
-    from llmsim.serving.build import build_control, build_handoff, build_pools, itl_objective_ns
+    from llmsim.serving.build import (
+        build_control,
+        build_gateway,
+        build_handoff,
+        build_pools,
+        itl_objective_ns,
+    )
 
     wanted = Scenario.parse(case["data"])
     if case["changes"]:
@@ -168,6 +174,7 @@ def run(case: Mapping[str, Any]) -> Measured:
         view_age_ns=round(wanted.fleet.view_age_s * 1e9),
         handoff=build_handoff(wanted),
         control=build_control(wanted, pools),
+        gateway=build_gateway(wanted),
         clients=ClientRules(),
         itl_slo_ns=itl_objective_ns(wanted, 2**62),
     )

@@ -129,7 +129,11 @@ def bench_handoff(times: int) -> None:
     }
     for scale in (1.0, 25.0):
         case = scenario(azure(scale), 1, fleet__routing="least-loaded", fleet__pools=pools)
-        add(made, f"{scale:g} x its own rate", best_of(case, times))
+        run = best_of(case, times)
+        add(made, f"{scale:g} x its own rate", run)
+        flips = {"fleet__flip": {}, "fleet__control": [{"kind": "balance-roles"}]}
+        case = scenario(azure(scale), 1, fleet__routing="least-loaded", fleet__pools=pools, **flips)
+        add(made, "roles may change", best_of(case, times), run)
     CONSOLE.print(made)
 
 

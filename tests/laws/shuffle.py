@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from llmsim.policies.control import Add, Drain, Fail, Migrate
+from llmsim.policies.control import Add, Drain, Fail, Migrate, SetRole
 
 
 class Shuffle:
     """Moves whom it draws."""
 
-    def __init__(self, period_s: float, view_age_s: float, lives: bool = False) -> None:
+    def __init__(
+        self, period_s: float, view_age_s: float, lives: bool = False, flips: bool = False
+    ) -> None:
         self.period_s, self.view_age_s, self._lives = period_s, view_age_s, int(lives)
+        self._flips = flips
 
     def start(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -27,6 +30,9 @@ class Shuffle:
             self._lives += 1
             kind = (Drain, Fail)[int(self._rng.integers(0, 2))]
             moves.append(kind(int(self._rng.integers(0, count))))
+        if self._flips:
+            role = ("prefill", "decode", "mixed")[int(self._rng.integers(0, 3))]
+            moves.append(SetRole(int(self._rng.integers(0, count)), role))
         for _ in range(2):
             source, target = self._rng.integers(0, count, 2).tolist()
             running = fleet.decoding(source)

@@ -37,6 +37,7 @@ from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
+from llmsim.serving.roles import FlipPlan
 from llmsim.serving.stops import Planner, StoppingReplica, StopPlan
 from llmsim.serving.storehouse import KvPlan, TierPlan
 from llmsim.serving.swap import SwapPlan
@@ -159,6 +160,9 @@ class World:
     precedence: str = "arrival"
     check_ns: int = 0
     agree_ns: int = 0
+    flip_drains: bool | None = None
+    switch_ns: int = 0
+    reloads: bool = False
 
     def __repr__(self) -> str:
         return _short(self)
@@ -239,12 +243,18 @@ class World:
             self.moves_at_once,
         )
         boot = BootPlan(7 * MS, (1e6, 1e6), 1e9, 3 * MS, 11 * MS) if self.spare else None
-        shuffle = Shuffle(self.shuffle_ns / 1e9, self.look_age_ns / 1e9, self.spare > 0)
-        return ControlPlan((shuffle,), plan, boot)
+        flips = self.flip_drains is not None
+        flip = None
+        if self.flip_drains is not None:
+            weights = (1e6, 1e6) if self.reloads else ()
+            flip = FlipPlan(self.flip_drains, self.switch_ns, weights, 1e9)
+        period_s, age_s = self.shuffle_ns / 1e9, self.look_age_ns / 1e9
+        shuffle = Shuffle(period_s, age_s, self.spare > 0, flips)
+        return ControlPlan((shuffle,), plan, boot, flip)
 
     def gateway(self) -> GatewayPlan | None:
         """Whether replicas may refuse."""
-        if not self.refuse_at and not self.spare:
+        if not self.refuse_at and not self.spare and self.flip_drains is None:
             return None
         return GatewayPlan(self.refuse_at, self.hold_ns)
 

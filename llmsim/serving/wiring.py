@@ -1,0 +1,114 @@
+"""Who stands behind which door of a fleet: boards, targets of handing over, ports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmsim.serving.board import EchoBoard, LoadBoard
+from llmsim.serving.clock import Clock
+from llmsim.serving.flows import Flows
+from llmsim.serving.handoff import Handoff, HandoffPlan
+from llmsim.serving.replica import Replica
+
+if TYPE_CHECKING:
+    from llmsim.serving.control import ControlPlan
+    from llmsim.serving.fleet import Fleet
+    from llmsim.serving.simulate import PoolPlan
+
+
+def count_of(pools: Sequence[PoolPlan], *roles: str) -> int:
+    """Return how many replicas have one of the roles, spare ones too."""
+    return sum(pool.facts.replicas + pool.spare for pool in pools if pool.role in roles)
+
+
+def arrivals_board(
+    clock: Clock,
+    pools: Sequence[PoolPlan],
+    age_ns: int,
+    count_own_sends: bool,
+    decoders: LoadBoard | None,
+) -> LoadBoard:
+    """Return what the router of arrivals sees: all replicas where roles change.
+
+    Parameters
+    ----------
+    clock : Clock
+    pools : sequence of PoolPlan
+    age_ns : int [ns]
+    count_own_sends : bool
+    decoders : LoadBoard or None
+        What the other router sees, where both see the same replicas.
+    """
+    if decoders is not None:
+        count = count_of(pools, "mixed", "prefill", "decode")
+        return EchoBoard(clock, count, age_ns, count_own_sends, decoders)
+    return LoadBoard(clock, count_of(pools, "mixed", "prefill"), age_ns, count_own_sends)
+
+
+def decoders_board(
+    clock: Clock, pools: Sequence[PoolPlan], handoff: HandoffPlan | None, flips: bool
+) -> LoadBoard | None:
+    """Return what the router sees that hands over: those that decode, or may once."""
+    if handoff is None:
+        return None
+    roles = ("mixed", "prefill", "decode") if flips else ("decode",)
+    return LoadBoard(clock, count_of(pools, *roles), handoff.view_age_ns)
+
+
+def doors_on(board: LoadBoard, replicas: Sequence[Replica]) -> list[Replica]:
+    """Give replicas their places on a board; return those it lists, one for all its ranks each."""
+    doors = [replica for replica in replicas if replica.turn == replica.index]
+    slots = {replica.turn: slot for slot, replica in enumerate(doors)}
+    for replica in replicas:
+        replica.board, replica.slot = board, slots[replica.turn]
+    return doors
+
+
+def ports_of(handoff: HandoffPlan | None, control: ControlPlan | None) -> tuple[float, ...]:
+    """Return what one replica of each pool can send or receive [bytes/s]; none: nothing moves."""
+    if handoff is not None:
+        return handoff.port_bytes_per_s
+    if control is not None and control.migration is not None:
+        return control.migration.port_bytes_per_s
+    return ()
+
+
+def connect_roles(
+    clock: Clock,
+    plan: HandoffPlan,
+    pools: Sequence[PoolPlan],
+    replicas: Sequence[Replica],
+    fleet: Fleet,
+    flows: Flows,
+    board: LoadBoard,
+) -> Handoff:
+    """Let prefill replicas hand their requests over to decode replicas."""
+    takers = [replica for replica in replicas if pools[replica.pool].role == "decode"]
+    targets = doors_on(board, takers)
+    handoff = Handoff(clock, plan, targets, board, fleet.on_end, flows)
+    for replica in takers:
+        replica.port.connect(handoff, gives=False)
+    for replica in replicas:
+        if pools[replica.pool].role == "prefill":
+            replica.port.connect(handoff, gives=True)
+    return handoff
+
+
+def connect_all(
+    clock: Clock,
+    plan: HandoffPlan,
+    pools: Sequence[PoolPlan],
+    replicas: Sequence[Replica],
+    fleet: Fleet,
+    flows: Flows,
+    decoders: LoadBoard,
+) -> Handoff:
+    """Let any replica hand over to any other: which one does, and which takes, may change."""
+    handoff = Handoff(clock, plan, replicas, fleet.board, fleet.on_end, flows)
+    handoff.everywhere, handoff.view = True, decoders
+    for replica in replicas:
+        replica.port.connect(handoff, gives=False)
+        replica.port.connect(handoff, gives=True)
+        replica.port.take_role(pools[replica.pool].role == "prefill")
+    return handoff
