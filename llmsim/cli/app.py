@@ -232,6 +232,7 @@ def show_step(
     tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")] = 1,
     dp: Annotated[int, typer.Option(min=1, help="Attention ranks of so many GPUs each.")] = 1,
     ep: Annotated[int, typer.Option(min=1, help="Groups of GPUs that share out the experts.")] = 1,
+    pp: Annotated[int, typer.Option(min=1, help="Pipeline stages of so many GPUs each.")] = 1,
     batch: Annotated[int, typer.Option(min=0, help="Decoding requests of each rank.")] = 0,
     context: Annotated[int, typer.Option(min=1, help="Tokens of context of each of them.")] = 1024,
     prefill: Annotated[
@@ -244,7 +245,7 @@ def show_step(
         from llmsim.cli.stepping import StepOrder, show_step_cost
         from llmsim.specs import ParallelPlan
 
-        plan = ParallelPlan(tp, ep, dp)
+        plan = ParallelPlan(tp, ep, dp, pp)
         show_step_cost(StepOrder(model, gpu, plan, batch, context, tuple(prefill or ())))
 
 

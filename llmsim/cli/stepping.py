@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import typer
 
 from llmsim.cli.looking import print_rows
 from llmsim.core.errors import Fault, InputError
-from llmsim.costmodel import Chunk, RooflineCost, StepBreakdown
+from llmsim.costmodel import Chunk, RooflineCost, StepBreakdown, check_layout, padded_sums
+from llmsim.costmodel.measured import MeasuredCost
+from llmsim.costmodel.pipeline import PipelineCost, stage_host, stage_links
 from llmsim.costmodel.ranks import RankedCost
-from llmsim.specs import EngineLimits, ParallelPlan, load_gpu, load_link, load_model
+from llmsim.specs import (
+    EngineLimits,
+    HostTerms,
+    ParallelPlan,
+    load_gpu,
+    load_link,
+    load_model,
+    stage_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +73,26 @@ def show_step_cost(order: StepOrder) -> None:
     link = load_link(gpu.link) if plan.gpus > 1 else None
     nodes = gpu.scale_out if plan.gpus > gpu.node_gpus else ""
     scale_out = load_link(nodes) if nodes else None
-    cost = RooflineCost(model, gpu, link, plan, limits, scale_out=scale_out)
     contexts = [order.context] * order.batch
+    if plan.pp > 1:
+        check_layout(model, gpu, plan)
+        parts = [
+            RooflineCost(
+                stage_of(model, stage, plan.pp),
+                gpu,
+                link,
+                replace(plan, pp=1),
+                limits,
+                lookahead=0,
+                host=stage_host(HostTerms()),
+                scale_out=scale_out,
+            )
+            for stage in range(plan.pp)
+        ]
+        links = stage_links(plan, gpu, link, scale_out)
+        _show_pipeline(order, PipelineCost(parts, HostTerms(), links), chunks, contexts)
+        return
+    cost = RooflineCost(model, gpu, link, plan, limits, scale_out=scale_out)
     if plan.dp > 1:
         step = RankedCost(cost).explain([(chunks, contexts), *[((), contexts)] * (plan.dp - 1)])
     else:
@@ -73,6 +101,28 @@ def show_step_cost(order: StepOrder) -> None:
     typer.echo("")
     for line in _facts(order, cost, step, chunks):
         typer.echo(line)
+    for warning in cost.warnings():
+        typer.echo(f"note: {warning}", err=True)
+
+
+def _show_pipeline(
+    order: StepOrder, cost: PipelineCost, chunks: list[Chunk], contexts: list[int]
+) -> None:
+    step = cost.explain(chunks, contexts)
+    print_rows(_table(step))
+    typer.echo("")
+    for line in _facts(order, cost.parts[0], step, chunks):
+        typer.echo(line)
+    padded, windowed = padded_sums(contexts, cost.context_tile, cost.window_tokens)
+    rows = len(contexts) + len(chunks)
+    times = cost.station_ns(chunks, len(contexts), padded, windowed, rows)
+    listed = (f"{name} {time / 1e6:.3f}" for name, time in zip(cost.names, times, strict=True))
+    typer.echo(f"stations  {', '.join(listed)} ms")
+    most = max(times)
+    typer.echo(
+        f"pipeline  with {cost.stages} such micro-batches in flight one comes out every "
+        f"{max(most, sum(times) / cost.stages) / 1e6:.3f} ms"
+    )
     for warning in cost.warnings():
         typer.echo(f"note: {warning}", err=True)
 
@@ -109,7 +159,7 @@ def _table(step: StepBreakdown) -> Iterator[tuple[str, ...]]:
 
 
 def _facts(
-    order: StepOrder, cost: RooflineCost, step: StepBreakdown, chunks: list[Chunk]
+    order: StepOrder, cost: RooflineCost | MeasuredCost, step: StepBreakdown, chunks: list[Chunk]
 ) -> Iterator[str]:
     prompt = sum(new for new, _ in chunks)
     plan, batch = order.plan, order.batch

@@ -141,6 +141,16 @@ class StagedCost(StepCost, Protocol):
         """
         ...
 
+    def station_lines(self, batch: int, padded_tokens: int) -> list[PriceLine]:
+        """Price decodes alone at each station; parameters as for `decode_line`.
+
+        Returns
+        -------
+        list of PriceLine (stations,)
+            Rounded, they give what `station_ns` does.
+        """
+        ...
+
 
 class RankLoad:
     """What one attention rank computes in a joint step.

@@ -117,6 +117,17 @@ class ActiveEnergy:
         fixed, padded, windowed = self._attention(batch)
         return rounded(ticks * (rest + fixed) + padded * padded_sum + windowed * windowed_sum)
 
+    def decode_terms(self, batch: int) -> tuple[float, float, float]:
+        """Return one step of decodes: at no context, per padded, per windowed token [uJ].
+
+        Parameters
+        ----------
+        batch : int [requests]
+        """
+        fixed, padded, windowed = self._attention(batch)
+        rest = self._at(self._token_uj, batch) + self._at(self._head_uj, batch)
+        return rest + fixed, padded, windowed
+
     def _attention(self, batch: int) -> tuple[float, float, float]:
         """Return decode attention of a batch: at no context, per padded, per windowed token [uJ].
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.communication import Network, all_gather, send
@@ -26,7 +27,7 @@ from llmsim.costmodel.explain import OperatorRow, StepBreakdown, explain_rows, t
 from llmsim.costmodel.measured.cost import MeasuredCost
 from llmsim.costmodel.operators import ACTIVATION_BYTES, Floats, OpTable
 from llmsim.costmodel.roofline import RooflineCost
-from llmsim.specs import HostTerms, LinkCard, ModelSpec
+from llmsim.specs import GpuCard, HostTerms, LinkCard, ModelSpec, ParallelPlan
 
 _ONE_TENSOR = frozenset(
     {"falcon", "gpt2", "gpt_bigcode", "gptj", "gpt_neox", "bloom", "opt", "mpt"}
@@ -141,6 +142,15 @@ class PipelineCost:
             times.append(part.step_ns(chunks, decode, padded_tokens, windowed_tokens, logits))
         return times
 
+    def station_lines(self, batch: int, padded_tokens: int) -> list[PriceLine]:
+        """Price decodes alone at each station; see `StagedCost.station_lines`."""
+        lines = [PriceLine(float(rounded(self._host_ns + self._request_ns * batch)), 0.0)]
+        for number, part in enumerate(self.parts):
+            if number:
+                lines.append(PriceLine(float(self._hop_ns[number - 1][batch]), 0.0))
+            lines.append(part.decode_line(batch, padded_tokens))
+        return lines
+
     def step_ns(
         self,
         chunks: Sequence[Chunk],
@@ -154,13 +164,9 @@ class PipelineCost:
 
     def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
         """Price decodes that are alone in the pipeline; see `StepCost.decode_line`."""
-        base = self._host_ns + self._request_ns * batch
-        token = windowed = 0.0
+        base = token = windowed = 0.0
         until = 2**62 - 1
-        for table in self._hop_ns:
-            base += table[batch]
-        for part in self.parts:
-            line = part.decode_line(batch, padded_tokens)
+        for line in self.station_lines(batch, padded_tokens):
             base += line.base_ns
             token += line.per_token_ns
             windowed += line.per_windowed_ns
@@ -191,6 +197,34 @@ class PipelineCost:
     def warnings(self) -> tuple[str, ...]:
         """Return what was taken for granted, each once."""
         return tuple(dict.fromkeys(text for part in self.parts for text in part.warnings()))
+
+
+def stage_links(
+    plan: ParallelPlan,
+    gpu: GpuCard,
+    inside: LinkCard | None,
+    between: LinkCard | None,
+    given: LinkCard | None = None,
+) -> tuple[LinkCard, ...]:
+    """Return the link from each GPU of a stage to the next.
+
+    Parameters
+    ----------
+    plan : ParallelPlan
+    gpu : GpuCard
+    inside, between : LinkCard or None
+        Of a node, and between nodes: the latter where a stage ends with its node.
+    given : LinkCard or None
+        Between any two stages, in their place.
+    """
+    links = []
+    for stage in range(1, plan.pp):
+        leaves = stage * plan.stage_gpus % gpu.node_gpus == 0
+        link = given or (between if leaves else inside)
+        if link is None:
+            raise InvariantError(f"no link before stage {stage}")
+        links.append(link)
+    return tuple(links)
 
 
 def stage_host(host: HostTerms) -> HostTerms:

@@ -145,13 +145,17 @@ def _pool(case: Case, known: Assumptions) -> dict[str, Any]:
         raise NotSimulatedError("the layout is not recorded")
     if known.tp_is_product:
         tp, gpus = tp // experts, None
-    if (case.whole("pp") or 1) > 1:
-        raise NotSimulatedError("pipeline parallelism")
+    stages = case.whole("pp") or 1
     pool: dict[str, Any] = {"gpu": case.text("gpu"), "tp": tp}
     pool["replicas"] = case.whole("dp") or 1
-    if gpus is not None and gpus != tp * pool["replicas"]:
-        raise NotSimulatedError(f"{gpus} GPUs do not make {pool['replicas']} x tp {tp}")
+    if gpus is not None and gpus != tp * stages * pool["replicas"]:
+        words = f"tp {tp}" if stages == 1 else f"tp {tp}, pp {stages}"
+        raise NotSimulatedError(f"{gpus} GPUs do not make {pool['replicas']} x {words}")
+    if stages > 1:
+        pool["pp"] = stages
     if experts > 1 and pool["replicas"] > 1:
+        if stages > 1:
+            raise NotSimulatedError("attention ranks in a pipeline")
         ranks, pool["replicas"] = pool["replicas"], 1
         return pool | ranks_of(ranks, experts, tp, case.text("engine"))
     if experts > 1:

@@ -14,7 +14,6 @@ from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Gt
 
-from llmsim.core.errors import InvariantError
 from llmsim.core.registry import Registry
 from llmsim.costmodel import RooflineCost, StepCost
 from llmsim.costmodel.measured import Context, MeasuredCost, Profile, find_profile, load_profile
@@ -69,17 +68,6 @@ class Placement:
     host: HostTerms = field(default_factory=HostTerms)
     fused_norm: bool = False
     stage_link: LinkCard | None = None
-
-    def stage_links(self) -> tuple[LinkCard, ...]:
-        """Return the link from each GPU of a stage to the next: between nodes at a node's end."""
-        plan, node, links = self.plan, self.gpu.node_gpus, []
-        for stage in range(1, plan.pp):
-            leaves = stage * plan.stage_gpus % node == 0
-            link = self.stage_link or (self.scale_out if leaves else self.link)
-            if link is None:
-                raise InvariantError(f"no link before stage {stage}")
-            links.append(link)
-        return tuple(links)
 
 
 class CostKind(Protocol):

@@ -15,7 +15,7 @@ from llmsim.costmodel.boundaries import RooflineStopPoints, StopPoints
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.lanes import RooflineUse
 from llmsim.costmodel.measured import MeasuredCost
-from llmsim.costmodel.pipeline import PipelineCost
+from llmsim.costmodel.pipeline import PipelineCost, stage_links
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
@@ -324,11 +324,12 @@ def staged_cost(pool: Pool, place: Placement) -> PipelineCost:
         raise InputError("pipeline", [fault])
     alone = replace(kind, host_base_s=0.0, host_per_request_s=0.0)
     plan = replace(place.plan, pp=1)
+    links = stage_links(place.plan, place.gpu, place.link, place.scale_out, place.stage_link)
     parts = []
     for stage in range(stages):
         part = alone.bind(replace(place, model=stage_of(place.model, stage, stages), plan=plan))
         parts.append(part)
-    return PipelineCost(parts, kind.host(place.host), place.stage_links())
+    return PipelineCost(parts, kind.host(place.host), links)
 
 
 def _of_stage(cost: RooflineCost | MeasuredCost) -> ActiveEnergy:

@@ -15,97 +15,28 @@ there are enough, wait for the oldest. What arrives meanwhile is seen when that 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from llmsim.core.errors import InvariantError
-from llmsim.costmodel.contract import StagedCost
+from llmsim.core.integers import rounded
+from llmsim.costmodel.contract import Chunk, StagedCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.results.timeline import TimelineData
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.clock import Clock
-from llmsim.serving.cohort import Cohort
+from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
 from llmsim.serving.meter import Meter
+from llmsim.serving.microbatch import PipelineMeter, SharedMeter, Slot
 from llmsim.serving.preemption import park
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, HANDED, PREFILL, WAITING, Request
 from llmsim.serving.step import Step
 from llmsim.serving.stretch import Stretch
-
-
-class SharedMeter(Meter):
-    """The meter of one micro-batch's decodes, which writes into the log of its pipeline.
-
-    Parameters
-    ----------
-    main : Meter
-        Whose log it is; finished by the pipeline.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, main: Meter) -> None:
-        super().__init__(main.slo)
-        self._stage = main._stage
-        self._log = main._log
-        self._waits = main._waits
-        self._waits_log = main._waits_log
-        self._timeline = main._timeline
-        self.itl = main.itl
-
-
-class PipelineMeter(Meter):
-    """The meter of a pipeline, and of its first micro-batch's decodes.
-
-    Attributes
-    ----------
-    others : list of SharedMeter
-        Of the other micro-batches.
-    """
-
-    __slots__ = ("others",)
-
-    def __init__(self, itl_slo_ns: int) -> None:
-        super().__init__(itl_slo_ns)
-        self.others: list[SharedMeter] = []
-
-    def finish(self) -> TimelineData:
-        """Return the timeline of all micro-batches; histogram and counts are complete then."""
-        timeline = super().finish()
-        for other in self.others:
-            self.steps += other.steps
-            self.peak_kv_blocks = max(self.peak_kv_blocks, other.peak_kv_blocks)
-        return timeline
-
-
-class Slot:
-    """A micro-batch that may be in flight, and the decodes that go with it.
-
-    Attributes
-    ----------
-    draft : Draft
-        What it computes; of the running requests it knows its own.
-    delivery : Delivery
-    step : Step
-    meter : Meter
-    end_ns : int [ns]
-        When it comes out of the last stage; -1 while it is not in flight.
-    """
-
-    __slots__ = ("cohort", "delivery", "draft", "end_ns", "meter", "step", "stretch")
-
-    def __init__(self, draft: Draft, delivery: Delivery, step: Step, stretch: Stretch) -> None:
-        self.draft = draft
-        self.cohort = draft.cohort
-        self.delivery = delivery
-        self.step = step
-        self.stretch = stretch
-        self.meter = draft.meter
-        self.end_ns = -1
 
 
 class Pipeline(Replica):
@@ -154,6 +85,7 @@ class Pipeline(Replica):
         # running, but in no micro-batch: prompts in progress, and decodes that sat one out
         self._loose: dict[Request, None] = {}
         self._leaving: list[tuple[Request, str]] = []  # of these
+        self._changes = 0  # whatever may let the scheduler decide otherwise
         self._enter(self.slots[0])
 
     def _make_slot(self, number: int, on_end: Callable[[Request, str, int], None]) -> Slot:
@@ -187,11 +119,17 @@ class Pipeline(Replica):
         """Requests that hold KV now."""
         return sum(len(slot.draft.running_set) for slot in self.slots) + len(self._loose)
 
+    def enqueue(self, request: Request, called_now: bool = False) -> None:
+        """Take in a request; it is seen when the oldest micro-batch has come out."""
+        self._changes += 1
+        super().enqueue(request, called_now)
+
     def drop(self, request: Request, outcome: str, called_now: bool = False) -> None:
         """Let a request go because its client left.
 
         Who waits ends at once, who runs when its micro-batch has come out.
         """
+        self._changes += 1
         if request.state == WAITING or request.state >= HANDED:
             super().drop(request, outcome, called_now)
             return
@@ -264,12 +202,16 @@ class Pipeline(Replica):
 
     def _call(self, now: int) -> None:
         """Take in the micro-batch that has come out, if one has, and launch as many as may be."""
+        now = self._tick_on(now)
+        if now < 0:
+            return
         self.events += 1
         flying = self._flying
-        slot: Slot | None = None
         if flying and flying[0].end_ns <= now:
             slot = flying.popleft()
             slot.end_ns = -1
+            if slot.delivery.completing or slot.cohort.due <= slot.cohort.tick:
+                self._changes += 1
         else:
             slot = self._idle_slot()
         self._enter(slot)
@@ -277,6 +219,7 @@ class Pipeline(Replica):
         while True:
             planned = self._plan(slot, now)
             again = not planned and len(slot.draft.preempted) > 0
+            slot.seen = self._seen(slot)
             if again and self.recorder is not None:
                 self._record(now)
             self._exit(slot)
@@ -302,6 +245,60 @@ class Pipeline(Replica):
         else:
             self._asleep = True
 
+    def _seen(self, slot: Slot) -> int:
+        """Return which changes the scheduler knows of, if it would plan the same again."""
+        draft = slot.draft
+        if draft.chunks or draft.preempted:
+            self._changes += 1
+        quiet = self._steady and slot.end_ns >= 0 and self.recorder is None
+        if draft.most_ticks < FOREVER or draft.blocked_on_writer or self._loose:
+            quiet = False
+        if draft.chunks or draft.first_need < 0:
+            quiet = False
+        return self._changes if quiet else -1
+
+    def _tick_on(self, now: int) -> int:
+        """Let decodes go on for which the scheduler would plan the same again.
+
+        Returns
+        -------
+        int [ns]
+            When the scheduler must be called; -1 if something else in the world comes first.
+        """
+        flying, clock, ledger = self._flying, self.clock, self.ledger
+        size = self.config.block_tokens
+        while flying:
+            slot = flying[0]
+            cohort = slot.cohort
+            if slot.seen != self._changes or cohort.due <= cohort.tick or self._loose:
+                return now
+            need = cohort.block_ring[cohort.tick % size]
+            if need > ledger.free:
+                return now
+            if need:
+                ledger.take(need)
+            flying.popleft()
+            slot.end_ns = end = self._pass_decodes(slot, now)
+            flying.append(slot)
+            gap = end - now
+            slot.tick(gap)
+            active_uj = slot.active_uj()
+            cohort.padded_sum(1)
+            cohort.advance(1, cohort.grown)
+            draft = slot.draft
+            draft.tick_end_ns = end
+            front = self._exec_end_ns if self._exec_end_ns > now else now
+            self._exec_end_ns = end
+            used = self._kv_blocks - ledger.free
+            running = draft.beside + len(draft.running_set)
+            row = (front, end, 1, cohort.count, running, used, used, 0, 0, gap, gap, active_uj)
+            slot.meter.log(row)
+            self._call_ns = now = flying[0].end_ns
+            if clock.next_ns() <= now:
+                return -1
+            clock.jump(now)
+        return now
+
     def _idle_slot(self) -> Slot:
         for slot in self.slots:
             if slot.end_ns < 0:
@@ -322,61 +319,79 @@ class Pipeline(Replica):
         decoding = draft.decoding and slot.cohort.count > 0
         if not draft.chunks and not decoding:
             return False
-        self._launch_slot(slot, now, slot.cohort.count if decoding else 0)
+        count = slot.cohort.count if decoding else 0
+        slices = [(tokens, past) for _, tokens, past in draft.chunks]
+        self._send(slot, now, count, slices, count + draft.logits)
         return True
 
-    def _launch_slot(self, slot: Slot, now: int, count: int) -> None:
+    def _send(self, slot: Slot, now: int, count: int, slices: list[Chunk], rows: int) -> None:
         """Send a micro-batch into the pipeline, and account for it: its way is settled now."""
-        draft, cohort = slot.draft, slot.cohort
-        slices = [(tokens, past) for _, tokens, past in draft.chunks]
-        padded = cohort.padded if count else 0
-        windowed = cohort.windowed if count else 0
-        rows = count + draft.logits
-        times = self._staged.station_ns(slices, count, padded, windowed, rows)
-        active_uj = 0
-        for energy in self._energies:
-            active_uj += energy.priced_step_uj(count, padded, windowed, rows)
-        end = self._pass(now, times)
+        draft, cohort, delivery = slot.draft, slot.cohort, slot.delivery
+        if slices:
+            padded = cohort.padded if count else 0
+            windowed = cohort.windowed if count else 0
+            end = self._pass(now, self._staged.station_ns(slices, count, padded, windowed, rows))
+            active_uj = 0
+            for energy in self._energies:
+                active_uj += energy.priced_step_uj(count, padded, windowed, rows)
+        else:
+            self._price(slot)
+            end = self._pass_decodes(slot, now)
+            active_uj = slot.active_uj()
         front = max(now, self._exec_end_ns)  # when the micro-batch before it comes out
-        self._kv_used = self._kv_blocks - self.ledger.free
-        total = self._emit(end)
+        total = self._emit(end) if slices else 0
         slot.end_ns = end
         self._flying.append(slot)
         self._front_ns, self._exec_end_ns = now, end
         if self.recorder is not None:
             self._record(now)
-        logits = draft.logits
+        logits = rows - count
         gap = end - now if count else 0
         members = count
         if count:
-            delivery = slot.delivery
-            cohort.padded_sum(1)
             if draft.late:
                 logits += delivery.tick_unevenly(count, front, end, gap)
                 members = 0
             else:
-                if gap > slot.meter.slo:
-                    slot.meter.over += 1
-                slot.meter.ticked(cohort.tick, gap)
+                slot.tick(gap)
+            cohort.padded_sum(1)
             cohort.advance(1, cohort.grown)
             draft.tick_end_ns = end
             delivery.unticked.clear()
-        slot.meter.log(
-            (
-                front,
-                end,
-                1 if count else 0,
-                members,
-                self.running,
-                self._kv_used,
-                self._kv_used,
-                total,
-                logits,
-                gap,
-                gap,
-                active_uj,
+        used = self._kv_blocks - self.ledger.free
+        ticks, running = (1 if count else 0), draft.beside + len(draft.running_set)
+        row = (front, end, ticks, members, running, used, used, total, logits, gap, gap, active_uj)
+        slot.meter.log(row)
+
+    def _price(self, slot: Slot) -> None:
+        """Fix what the decodes of a micro-batch cost at each station."""
+        cohort = slot.cohort
+        count = cohort.count
+        slot.lines = self._staged.station_lines(count, cohort.padded)
+        slot.until_tokens = min(line.until_tokens for line in slot.lines)
+        terms = [energy.decode_terms(count) for energy in self._energies]
+        slot.fixed_uj = math.fsum(one[0] for one in terms)
+        slot.padded_uj = math.fsum(one[1] for one in terms)
+        slot.windowed_uj = math.fsum(one[2] for one in terms)
+
+    def _pass_decodes(self, slot: Slot, now: int) -> int:
+        """Return when a micro-batch of decodes comes out that enters now [ns]; see `_pass`."""
+        cohort = slot.cohort
+        padded, windowed = cohort.padded, cohort.windowed
+        if padded > slot.until_tokens:
+            self._price(slot)
+        free, busy = self._free_ns, self.busy_ns
+        time = now
+        for station, line in enumerate(slot.lines):
+            takes = rounded(
+                line.base_ns + line.per_token_ns * padded + line.per_windowed_ns * windowed
             )
-        )
+            if free[station] > time:
+                time = free[station]
+            time += takes
+            free[station] = time
+            busy[station] += takes
+        return time
 
     def _pass(self, now: int, times: list[int]) -> int:
         """Return when a micro-batch comes out that enters now, behind all others [ns]."""

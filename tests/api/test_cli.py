@@ -208,6 +208,18 @@ def test_show_scenario_prints_what_loads_again(empty_folder):
     assert Scenario.load("again.yaml") == Scenario.load("quickstart", {"seed": 11})
 
 
+def test_show_step_of_a_pipeline():
+    words = "show step --model llama-3.1-70b --gpu h100-sxm --tp 2 --pp 2 --batch 32"
+    result = call(*words.split())
+    assert result.exit_code == 0, result.stderr
+    total_ms = float(re.search(r"^step +([\d.]+) ms", result.stdout, re.MULTILINE).group(1))
+    stations = re.search(r"^stations +(.*) ms$", result.stdout, re.MULTILINE).group(1)
+    times = {part.rsplit(" ", 1)[0]: float(part.rsplit(" ", 1)[1]) for part in stations.split(", ")}
+    assert list(times) == ["host", "stage 0", "link 0", "stage 1"]
+    assert sum(times.values()) == pytest.approx(total_ms, abs=0.01)
+    assert "2 such micro-batches" in result.stdout
+
+
 def test_show_step_adds_up():
     words = "show step --model llama-3.1-70b --gpu h100-sxm --tp 4 --batch 32 --context 2000"
     result = call(*words.split(), "--prefill", "512:0", "--prefill", "256:1024")

@@ -155,6 +155,19 @@ def bench_lanes(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_pipeline(times: int) -> None:
+    """The Azure hour on pipelines of 2 and 4 stages: no steps are merged, decodes pass lightly."""
+    made = table("Azure 2023 conversation hour, 16 replicas, ratio to a synchronous engine")
+    changes = {"fleet__routing": "least-loaded", "engine__lookahead": 0}
+    for scale in (1.0, 25.0):
+        plain = best_of(scenario(azure(scale), 16, **changes), times)
+        add(made, f"{scale:g} x its own rate, plain", plain, plain)
+        for stages in (2, 4):
+            case = scenario(azure(scale), 16, fleet__pools__main__pp=stages, **changes)
+            add(made, f"{stages} stages", best_of(case, times), plain)
+    CONSOLE.print(made)
+
+
 def bench_migration(times: int) -> None:
     """The Azure hour at 80% of capacity, with and without live migration."""
     made = table("Azure 2023 conversation hour at 25 times its rate, 16 replicas")
@@ -271,6 +284,7 @@ def main() -> None:
         "measured": lambda: bench_measured(asked.times, asked.profile),
         "handoff": lambda: bench_handoff(asked.times),
         "lanes": lambda: bench_lanes(asked.times),
+        "pipeline": lambda: bench_pipeline(asked.times),
         "migration": lambda: bench_migration(asked.times),
         "tiers": lambda: bench_tiers(asked.times),
         "flatness": lambda: bench_flatness(asked.times),

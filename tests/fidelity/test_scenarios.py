@@ -85,8 +85,9 @@ def test_poisson_where_the_files_say_so():
         ({"isl": ""}, "input length"),
         ({"osl": ""}, "output length"),
         ({"tp": ""}, "layout"),
-        ({"pp": "2"}, "pipeline"),
         ({"n_gpu": "8"}, "8 GPUs do not make"),
+        ({"pp": "2", "n_gpu": "8"}, "8 GPUs do not make 1 x tp 2, pp 2"),
+        ({"pp": "2", "n_gpu": "", "dp": "2", "ep": "4"}, "attention ranks in a pipeline"),
         ({"disagg": "1p1d"}, "prefill and decode workers are not counted"),
         ({"engine": "s-lora"}, "no model here"),
         ({"concurrency": ""}, "concurrency"),
@@ -96,6 +97,11 @@ def test_poisson_where_the_files_say_so():
 def test_why_a_case_is_not_simulated(changed, reason):
     with pytest.raises(NotSimulatedError, match=reason):
         scenario_data(case(arrival=changed.pop("arrival", "closed loop"), **changed))
+
+
+def test_stages_become_a_pipeline():
+    pool = Scenario.parse(scenario_data(case(pp="2", n_gpu="4"))).fleet.pools["main"]
+    assert (pool.tp, pool.pp, pool.plan.gpus) == (2, 2, 4)
 
 
 def test_options_change_every_case_alike():

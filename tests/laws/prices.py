@@ -157,6 +157,15 @@ class Staged(Like):
             times += [max(1, round(whole * share)), round(self._hop_ns * tokens)]
         return times
 
+    def station_lines(self, batch: int, padded_tokens: int) -> list[PriceLine]:
+        whole = self.cost.decode_line(batch, padded_tokens)
+        lines = [PriceLine(float(self._host_ns), 0.0)]
+        for share in self._shares:
+            part = [share * p for p in (whole.base_ns, whole.per_token_ns, whole.per_windowed_ns)]
+            lines.append(PriceLine(*part, whole.until_tokens))
+            lines.append(PriceLine(float(round(self._hop_ns * batch)), 0.0))
+        return lines
+
 
 COSTS: dict[str, Cost] = {
     "round": Cost(),
