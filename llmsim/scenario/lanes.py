@@ -96,6 +96,7 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
             "tiers of KV (kv)": pool.kv is not None,
             "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
             f"allocation {pool.allocation.kind}": pool.allocation.kind != "paged",
+            f"retention {pool.retention.kind}": pool.retention.kind != "none",
             f"batching {pool.batching.kind}": together,
             f"role {pool.role}": pool.role != "mixed",
             "spare_replicas": pool.spare_replicas > 0,

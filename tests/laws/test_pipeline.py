@@ -51,7 +51,7 @@ def in_whole_ns(cost: Cost) -> bool:
     return all(float(value).is_integer() for value in astuple(cost))
 
 
-@laws(60)
+@laws(30)
 @given(data=st.data())
 def test_one_stage_is_a_plain_replica(data):
     """Bit for bit, decisions and rows."""
