@@ -40,7 +40,7 @@ def render_html(result: Result) -> str:
         summary=summary,
         latencies=_latency_rows(summary),
         heads=[*QUANTILES, "mean"],
-        rows=fact_rows(summary),
+        rows=fact_rows(summary, result.facts),
         metrics=_metric_rows(summary),
         cdf=cdf_svg(result),
         load=load_svg(load),

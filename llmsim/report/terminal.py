@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmsim.results import stores
+from llmsim.results.facts import RunFacts
 from llmsim.results.metrics import QUANTILES
 from llmsim.results.result import Result
 from llmsim.results.summary import Summary
@@ -68,7 +70,7 @@ def summary_parts(result: Result, folder: Path | None = None) -> list[Renderable
     title = Text.assemble(
         (info.scenario, "bold"), f"  {info.model} on {info.fleet}, seed {info.seed}"
     )
-    parts: list[RenderableType] = [title, _latency_table(summary), _fact_table(summary)]
+    parts: list[RenderableType] = [title, _latency_table(summary), _fact_table(result)]
     parts += [Text.assemble(("warning: ", "yellow"), text) for text in summary.warnings]
     if folder is not None:
         parts.append(Text.assemble(("saved in ", "dim"), str(folder)))
@@ -102,14 +104,14 @@ def _latency_table(summary: Summary) -> Table:
     return table
 
 
-def _fact_table(summary: Summary) -> Table:
+def _fact_table(result: Result) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    for name, told in fact_rows(summary):
+    for name, told in fact_rows(result.evaluate(), result.facts):
         colour = _COLOURS.get(told.split(": ")[0], "")
         head, _, rest = told.partition(": ")
         text = Text.assemble((head, colour), f": {rest}") if colour and rest else Text(told)
@@ -117,7 +119,7 @@ def _fact_table(summary: Summary) -> Table:
     return table
 
 
-def fact_rows(summary: Summary) -> list[tuple[str, str]]:
+def fact_rows(summary: Summary, facts: RunFacts) -> list[tuple[str, str]]:
     """Return what is said besides latencies, as (name, text), for a terminal and for a page."""
     value = summary.values()
     per_million = (
@@ -143,6 +145,7 @@ def fact_rows(summary: Summary) -> list[tuple[str, str]]:
             f"{share(value['kv_used_mean_frac'])} mean, {share(value['kv_used_peak_frac'])} peak",
         ),
         ("prefix hits", f"{share(value['prefix_hit_frac'])} of the prompt tokens looked up"),
+        *stores.told(facts),
         (
             "preemptions",
             f"{number(value['preemptions'])}; {number(value['recomputed_tokens'])} tokens "

@@ -17,7 +17,7 @@ import numpy as np
 from llmsim.core.errors import Fault, InputError, OutputError
 from llmsim.results.changes import read_changes
 from llmsim.results.columns import TIMELINE_COLUMNS
-from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
+from llmsim.results.facts import PinFacts, PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.slo import Slo
 from llmsim.results.stops import StopFacts
@@ -141,7 +141,8 @@ def meta_json(
     del told["scenario_yaml"]
     bins = sorted(facts.itl.counts)
     replicas = [
-        {name: getattr(r, name) for name in _REPLICA_SCALARS} | {"bin_ns": r.timeline.bin_ns}
+        {name: getattr(r, name) for name in _REPLICA_SCALARS}
+        | {"bin_ns": r.timeline.bin_ns, "pins": None if r.pins is None else asdict(r.pins)}
         for r in facts.replicas
     ]
     document = {
@@ -286,7 +287,12 @@ def _replica(told: Mapping[str, Any], timelines: Mapping[str, Any]) -> ReplicaFa
         {name: timelines[name][mine] for name in LEVELS},
         {name: timelines[name][mine] for name in TOTALS},
     )
-    return ReplicaFacts(timeline=data, **{name: told[name] for name in _REPLICA_SCALARS})
+    pins = told.get("pins")
+    return ReplicaFacts(
+        timeline=data,
+        pins=None if pins is None else PinFacts(**pins),
+        **{name: told[name] for name in _REPLICA_SCALARS},
+    )
 
 
 def _read_timelines(path: Path) -> dict[str, Any]:

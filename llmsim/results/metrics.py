@@ -153,6 +153,11 @@ METRICS: Final = (
         "Tokens computed again because preemption lost their KV, whole run",
     ),
     MetricDef(
+        "prefill_tokens",
+        "tokens",
+        "Tokens computed by prefills, those computed again included, whole run",
+    ),
+    MetricDef(
         "busy_mean_frac",
         "fraction",
         "Share of the window in which a replica ran a step, mean of the replicas",

@@ -20,6 +20,7 @@ from llmsim.results.programs import program_frame
 from llmsim.results.series import load_over_time
 from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
+from llmsim.results.stores import pin_frame, tier_frame
 from llmsim.results.summary import Summary, summarize
 from llmsim.results.tokens import Deadline, TokenTimes, fluid_token_rate, fluidity_frame
 from llmsim.results.wording import headline
@@ -186,6 +187,16 @@ class Result:
     def changes(self) -> pd.DataFrame:
         """What was done about the fleet while it ran: migrations, replicas added or lost."""
         return changes_frame(self.facts.changes)
+
+    @property
+    def tiers(self) -> pd.DataFrame:
+        """One row per store below the GPUs: what was found, read, written and forgotten there."""
+        return tier_frame(self.facts)
+
+    @property
+    def pins(self) -> pd.DataFrame:
+        """One row per replica that pins KV between two calls: what became of the pins."""
+        return pin_frame(self.facts)
 
     def save(self, folder: str | Path, force: bool = False) -> Path:
         """Write the run into a folder, whole or not at all.

@@ -170,6 +170,7 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     replicas = _replica_use(facts, warmup_s)
     found |= _fleet_use(facts, replicas, warmup_s)
     found["recomputed_tokens"] = _exact(int(table.numbers("recomputed_tokens").sum()))
+    found["prefill_tokens"] = _exact(_prefilled(facts))
     found |= _power(facts, found, warmup_s)
     found |= _money(facts, found)
     noted = verdict.value == "overloaded"
@@ -325,6 +326,11 @@ def _fleet_use(
         "window_s": float(edges[1] - edges[0]) / NS_PER_S,
     }
     return {name: _exact(value) for name, value in found.items()}
+
+
+def _prefilled(facts: RunFacts) -> float:
+    edges = np.array([0, facts.end_ns])
+    return float(fleet_integrals(facts.replicas, "prefill_tokens", edges, facts.end_ns)[0])
 
 
 def _power(facts: RunFacts, found: Mapping[str, Interval], warmup_s: float) -> dict[str, Interval]:

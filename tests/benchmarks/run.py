@@ -179,6 +179,26 @@ def bench_migration(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_pins(times: int) -> None:
+    """Agents on two replicas that have too little memory for them, with and without pinned KV."""
+    made = table("Agents of ten calls on 2 H100, 6,000 blocks of KV each; ratio to nothing pinned")
+    law = {"kind": "agents", "turns_mean": 10, "tools": {"shell": {"mean_s": 1.0}}}
+    traffic = {
+        "programs": law,
+        "arrivals": {"kind": "poisson", "rate_rps": 4.0},
+        "lengths": {"kind": "fixed", "prompt_tokens": 400, "output_tokens": 60},
+        "requests": 2000,
+    }
+    keys = {"engine__kv_blocks": 6000, "fleet__routing": "session-sticky"}
+    keys["engine__max_model_len"] = 65536
+    plain = best_of(scenario(traffic, 2, **keys), times)
+    add(made, "nothing pinned", plain, plain)
+    for kind in ("fixed", "continuum"):
+        pins = {"fleet__pools__main__retention": {"kind": kind}}
+        add(made, f"pinned: {kind}", best_of(scenario(traffic, 2, **keys, **pins), times), plain)
+    CONSOLE.print(made)
+
+
 def bench_tiers(times: int) -> None:
     """The Azure hour at 80% of capacity, every request's KV written to host memory, and a disk."""
     made = table("Azure 2023 conversation hour at 25 times its rate, 16 replicas")
@@ -287,6 +307,7 @@ def main() -> None:
         "pipeline": lambda: bench_pipeline(asked.times),
         "migration": lambda: bench_migration(asked.times),
         "tiers": lambda: bench_tiers(asked.times),
+        "pins": lambda: bench_pins(asked.times),
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
         "mooncake": lambda: bench_mooncake(asked.times),
