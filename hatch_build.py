@@ -59,6 +59,7 @@ COMPILED = (
     "llmsim/serving/replica.py",
     "llmsim/serving/roles.py",
     "llmsim/serving/request.py",
+    "llmsim/serving/shelf.py",
     "llmsim/serving/step.py",
     "llmsim/serving/stops.py",
     "llmsim/serving/storehouse.py",

@@ -21,6 +21,7 @@ SETS: Final = (
     "engine",
     "budget",
     "batching",
+    "asks_output",
     "client",
     "model",
     "quantisation",
@@ -50,6 +51,8 @@ class Assumptions:
         ``max_num_batched_tokens = slots * concurrency + prompt * isl + extra_tokens``; else empty.
     batching : mapping
         Component of the pool; empty for llmsim's own default.
+    asks_output : bool
+        The batching policy is told what the client asks for: as many tokens as it will get.
     client : mapping
         How requests are sent: ``requests_per_slot``, ``length_min_frac``, ``arrivals``,
         ``distinct_prompts``, ``nominal_tokens``.
@@ -73,6 +76,7 @@ class Assumptions:
     engine: Mapping[str, Any]
     budget: Mapping[str, int]
     batching: Mapping[str, Any]
+    asks_output: bool
     client: Mapping[str, Any]
     model: str
     quantisation: str
@@ -193,6 +197,7 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         engine=merged["engine"],
         budget=merged.get("budget", {}),
         batching=merged.get("batching", {}),
+        asks_output=merged.get("asks_output", False),
         client=merged["client"],
         model=merged.get("model", ""),
         quantisation=merged.get("quantisation", ""),

@@ -84,7 +84,7 @@ def scenario_data(
         "cost": {**priced_by(options.cost, case, options.profiles), **_fitted(case, options)}
     }
     if known.batching:
-        common["batching"] = dict(known.batching)
+        common["batching"] = _batching(case, known)
     return {
         "llmsim": 1,
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", case.case_id),
@@ -110,6 +110,15 @@ def _fleet(case: Case, known: Assumptions, common: dict[str, Any]) -> dict[str, 
             gpus = each.tp * each.attention_ranks
             raise NotSimulatedError(f"ep {each.ep} does not divide {gpus} GPUs")
     return split_fleet(workers, case.text("gpu"), case.text("engine"), common)
+
+
+def _batching(case: Case, known: Assumptions) -> dict[str, Any]:
+    """Return the batching policy, with what it is told of outputs."""
+    batching = dict(known.batching)
+    osl = case.whole("osl")
+    if known.asks_output and osl is not None:
+        batching["max_new_tokens"] = osl
+    return batching
 
 
 def _fitted(case: Case, options: Options) -> Mapping[str, float]:

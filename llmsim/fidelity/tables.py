@@ -202,7 +202,7 @@ GPU, layout, lengths, load. What a record leaves out comes from
   tokens per second; where a closed-loop source gives none, requests in flight over mean time per
   request (Little's law), for measurement and simulation alike.
 - *Capacity*: largest throughput over a ladder of at least four loads.
-- TensorRT-LLM and SGLang are simulated with vLLM's batching policy (SGLang: prefill first).
+- TensorRT-LLM is simulated with vLLM's batching policy, SGLang with its own.
 - Repeats of the same run differ by 1% in TPOT and 4% in TTFT (median); across engine versions by
   2% and 9%.
 

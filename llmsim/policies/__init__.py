@@ -3,9 +3,10 @@
 Start with `batching` (what a step computes), `routing` (which replica takes a request) and
 `control` (what is done about the fleet while it runs); `sharing` divides a GPU between lanes,
 `tiering` is about KV below the GPU, `allocation` about promises of KV, `retention` about KV that
-outlives its call, `precedence` about whose prompt stops a step. A new policy is one
-dataclass registered under a name: its typed fields are its YAML parameters. `views` and `reports`
-say what a policy sees, `rules` what differs between engine versions.
+outlives its call, `precedence` about whose prompt stops a step, `ordering` about what else a
+batching policy may decide. A new policy is one dataclass registered under a name: its typed fields
+are its YAML parameters. `views` and `reports` say what a policy sees, `rules` what differs between
+engine versions.
 """
 
 from llmsim.policies.allocation import ALLOCATION, Allocator

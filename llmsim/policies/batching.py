@@ -26,6 +26,12 @@ class StepDraft(Protocol):
         Requests in the queue.
     admitted : int [requests]
         Requests admitted into this step so far.
+    prefilling : int [requests]
+        Requests whose prompt is in progress, those admitted into this step included.
+    free_seats : int [requests]
+        How many more may run.
+    decode_steps : int [steps]
+        Steps with decodes that this replica has planned since it began.
     short_of_blocks : bool
         Whether somebody must lose its KV for everybody who decodes to get a next token.
     """
@@ -48,8 +54,37 @@ class StepDraft(Protocol):
         ...
 
     @property
+    def prefilling(self) -> int:
+        """Requests whose prompt is in progress."""
+        ...
+
+    @property
+    def free_seats(self) -> int:
+        """How many more requests may run."""
+        ...
+
+    @property
+    def decode_steps(self) -> int:
+        """Steps with decodes that this replica has planned so far."""
+        ...
+
+    @property
     def short_of_blocks(self) -> bool:
         """Whether somebody must lose its KV for everybody who decodes to get a next token."""
+        ...
+
+    def advance_prefills(self) -> bool:
+        """Give prompts in progress their next tokens, and nobody else, within the budget.
+
+        Returns
+        -------
+        bool
+            Whether there were blocks for them; nothing is planned if not.
+        """
+        ...
+
+    def ask_again(self, steps: int) -> None:
+        """Have the policy called after so many steps, even if nothing else happens."""
         ...
 
     def advance_running(self) -> bool:

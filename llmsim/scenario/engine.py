@@ -15,7 +15,7 @@ Frac = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 KvDtype = Literal["bf16", "fp16", "fp8", "int8"]
 EngineVersion = Literal[
-    "vllm-0.33", "vllm-0.20", "vllm-0.14", "vllm-0.12", "trtllm-1.2", "trtllm-1.0"
+    "vllm-0.33", "vllm-0.20", "vllm-0.14", "vllm-0.12", "trtllm-1.2", "trtllm-1.0", "sglang-0.5"
 ]
 """Names of the cards in `profiles/engines`."""
 

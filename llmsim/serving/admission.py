@@ -62,7 +62,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             if draft.retainer is not None and draft.retainer.relieve(-(-known // size), match):
                 continue
             return
-        if draft.claims is not None and not draft.claims.fits(request, known):
+        if draft.guarded and not _welcome(draft, request, known, hit, tokens, spared):
             return
         draft.line.pop()
         if match.blocks:
@@ -75,7 +75,24 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             keeper.begin(request)
 
 
+<<<<<<< HEAD
 def _make_room(draft: Draft, request: Request, tokens: int) -> bool:
+=======
+def _welcome(
+    draft: Draft, request: Request, known: int, hit: int, tokens: int, spared: int
+) -> bool:
+    """Whether a request that fits now is also promised its claim and let in by the policy."""
+    claims, guard = draft.claims, draft.guard
+    if claims is not None and not claims.fits(request, known):
+        return False
+    if guard is None:
+        return True
+    free = (draft.ledger.free - spared) * draft.block_tokens
+    return guard.admits(request.view, known - hit, tokens, free)
+
+
+def _make_room(draft: Draft, request: Request) -> bool:
+>>>>>>> 0da6378 (SGLang's scheduler as a system: prompts first, a line and a memory rule of its own, results that are found when they are in; measured SGLang runs are replayed with it)
     """Take blocks for KV that another replica has computed, and have it pulled, if it fits."""
     ledger = draft.ledger
     size = draft.block_tokens

@@ -332,7 +332,7 @@ class Delivery:
     def _join(self, request: Request) -> None:
         request.state = DECODE
         path = request.path
-        if path and path[-1][0].slot is not None:
+        if path and path[-1][0].slot is not None and self._draft.shelf is None:
             path[-1][0].writer = request  # lookups ask for the blocks it is writing
         request.itl_over_at_join = self._meter.over
         self._cohort.join(request)

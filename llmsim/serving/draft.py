@@ -14,18 +14,23 @@ from typing import TYPE_CHECKING
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.ordering import ChoosesVictims, GuardsAdmission, Running
 from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.meter import Meter
 from llmsim.serving.preemption import scan
-from llmsim.serving.queue import FcfsQueue, UrgencyQueue
-from llmsim.serving.request import Request
+from llmsim.serving.queue import FcfsQueue, OrderedQueue, UrgencyQueue
+from llmsim.serving.request import DECODE, Request
 
 if TYPE_CHECKING:
     from llmsim.serving.claims import ClaimLedger
     from llmsim.serving.gate import Gate
     from llmsim.serving.keeper import Keeper
+<<<<<<< HEAD
     from llmsim.serving.leases import Retainer
+=======
+    from llmsim.serving.shelf import Shelf
+>>>>>>> 0da6378 (SGLang's scheduler as a system: prompts first, a line and a memory rule of its own, results that are found when they are in; measured SGLang runs are replayed with it)
     from llmsim.serving.swap import Swapper
     from llmsim.serving.together import Together
 
@@ -68,6 +73,15 @@ class Draft:
         is on another replica.
     claims : ClaimLedger or None
         The ledger, where requests are promised memory; None where they are not.
+    guarded : bool
+        Blocks and a seat are not enough for admission.
+    guard : GuardsAdmission or None
+        The policy, if it has a condition of its own for admission.
+    chooser : ChoosesVictims or None
+        The policy, if it says who loses its KV.
+    shelf : Shelf or None
+        Keeps prefixes that are being computed out of the cache until their results are in, where
+        the policy's engine works like that.
     together : Together or None
         Keeps results until nobody runs, where the policy wants that.
     most_ticks : int
@@ -87,6 +101,7 @@ class Draft:
         "block_tokens",
         "blocked_on_writer",
         "budget_tokens",
+        "chooser",
         "chunked",
         "chunks",
         "claims",
@@ -97,6 +112,8 @@ class Draft:
         "fcfs",
         "first_need",
         "gates",
+        "guard",
+        "guarded",
         "hit_tokens",
         "keeper",
         "late",
@@ -120,6 +137,7 @@ class Draft:
         "running_set",
         "scheduled",
         "seats",
+        "shelf",
         "swapper",
         "tick_end_ns",
         "together",
@@ -132,14 +150,18 @@ class Draft:
         policy: BatchingPolicy,
         ledger: CountLedger | PrefixLedger,
         cohort: Cohort,
-        line: FcfsQueue | UrgencyQueue,
+        line: FcfsQueue | OrderedQueue | UrgencyQueue,
         meter: Meter,
         decisions: list[int],
     ) -> None:
         self.config = config
         self.policy = policy
         self.fcfs = isinstance(line, FcfsQueue)
+        self.guard = policy if isinstance(policy, GuardsAdmission) else None
+        self.chooser = policy if isinstance(policy, ChoosesVictims) else None
         self.claims: ClaimLedger | None = None
+        self.guarded = False
+        self.shelf: Shelf | None = None
         self.together: Together | None = None
         self.block_tokens = config.block_tokens
         self.max_seqs = config.max_num_seqs
@@ -184,6 +206,8 @@ class Draft:
         self.logits = self.admitted = self.first_need = 0
         self.decoding = self.blocked_on_writer = False
         self.most_ticks = FOREVER
+        if self.shelf is not None:
+            self.shelf.publish(self)
         limit = self._chunk_limit
         if limit and self.config.rules.lone_request_unchunked:
             limit = 0 if len(self.running_set) + self.line.count == 1 else limit
@@ -228,6 +252,30 @@ class Draft:
                 self.budget_tokens -= count
                 return True
         return scan(self)
+
+    def advance_prefills(self) -> bool:
+        """Give prompts in progress their next tokens, and nobody else, within the budget.
+
+        Returns
+        -------
+        bool
+            Whether there were blocks for them; nothing is planned if not.
+        """
+        return not self.prefilling or self._advance_prefills(0)
+
+    def running_now(self) -> list[Running]:
+        """Return who holds KV, with the output tokens so far."""
+        tick = self.cohort.tick
+        return [
+            Running(
+                request.view,
+                request.base + tick - request.prompt + 1
+                if request.state == DECODE
+                else request.generated,
+                request in self.prefilling,
+            )
+            for request in self.running_set
+        ]
 
     def _advance_prefills(self, count: int) -> bool:
         """Advance decodes and prefills together where running order makes no difference."""
@@ -283,4 +331,7 @@ class Draft:
             self.logits += 1
         # a prompt unlike all others is found by nobody but itself, and registered on release
         if self.ledger.caches and request.view.segments is not None:
-            self.ledger.register(request, computed)
+            if self.shelf is None:
+                self.ledger.register(request, computed)
+            else:
+                self.shelf.keep(request, computed)

@@ -8,17 +8,22 @@ from llmsim.core.errors import InvariantError
 from llmsim.kvcache import CountLedger, PrefixLedger
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.ordering import HearsOfEnds, OrdersWaiting
 from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.draft import Draft
-from llmsim.serving.queue import FcfsQueue, UrgencyQueue
+from llmsim.serving.queue import FcfsQueue, OrderedQueue, UrgencyQueue
 from llmsim.serving.request import PROBE, Request, identity_of
+from llmsim.serving.shelf import Shelf
+from llmsim.serving.step import Engine
 from llmsim.serving.together import Together
 
 
-def make_line(policy: BatchingPolicy) -> FcfsQueue | UrgencyQueue:
+def make_line(policy: BatchingPolicy) -> FcfsQueue | OrderedQueue | UrgencyQueue:
     """Return the waiting line that a batching policy asks for."""
+    if isinstance(policy, OrdersWaiting):
+        return OrderedQueue()
     return FcfsQueue() if policy.urgency(PROBE) is None else UrgencyQueue(policy.urgency)
 
 
@@ -57,10 +62,28 @@ def make_ledger(
 def fit_out(
     draft: Draft, policy: BatchingPolicy, on_end: Callable[[Request, str, int], None]
 ) -> Callable[[Request, str, int], None]:
-    """Tie a draft to claims and to results that leave together; return who is to hear of ends."""
-    if isinstance(draft.ledger, ClaimLedger):
-        draft.claims = draft.ledger
+    """Tie a draft to what its policy keeps itself; return who is to hear of ends."""
+    line, ledger = draft.line, draft.ledger
+    if isinstance(line, OrderedQueue) and isinstance(policy, OrdersWaiting):
+        line.kept_by(policy.waiting_order(Engine(draft)))
+    if isinstance(ledger, ClaimLedger):
+        draft.claims = ledger
+    if ledger.caches and getattr(policy, "publishes_results", False):
+        draft.shelf = Shelf(draft.config.lookahead)
+    draft.guarded = draft.guard is not None or draft.claims is not None
+    if isinstance(policy, HearsOfEnds):
+        on_end = _told(policy, on_end)
     if not getattr(policy, "releases_together", False):
         return on_end
     draft.together = Together(draft, on_end)
     return draft.together.ended
+
+
+def _told(
+    policy: HearsOfEnds, on_end: Callable[[Request, str, int], None]
+) -> Callable[[Request, str, int], None]:
+    def ended(request: Request, outcome: str, time_ns: int) -> None:
+        policy.ended(request.view, request.generated)
+        on_end(request, outcome, time_ns)
+
+    return ended

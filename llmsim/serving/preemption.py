@@ -95,6 +95,9 @@ def park(draft: Draft, request: Request) -> None:
 def _victim(draft: Draft) -> Request:
     if draft.fcfs:
         return next(reversed(draft.running_set))
+    if draft.chooser is not None:
+        running = draft.running_now()
+        return list(draft.running_set)[draft.chooser.victim(running)]
     urgency = draft.policy.urgency
     return max(draft.running_set, key=lambda request: urgency(request.view) or ())
 

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
+from llmsim.core.errors import InvariantError
+from llmsim.policies.ordering import WaitingOrder
 from llmsim.policies.views import RequestView
 from llmsim.serving.request import WAITING, Request
 
@@ -107,3 +109,69 @@ class UrgencyQueue:
         """Return everybody in line, in order."""
         waiting = [entry for entry in self._heap if entry[1].state == WAITING]
         return [request for _, request in sorted(waiting) if not request.ended]
+
+
+class OrderedQueue:
+    """A line that the batching policy keeps; here are the requests behind its views."""
+
+    __slots__ = ("_order", "_waiting", "count")
+
+    def __init__(self) -> None:
+        self._order: WaitingOrder | None = None
+        self._waiting: dict[int, Request] = {}
+        self.count = 0
+
+    def kept_by(self, order: WaitingOrder) -> None:
+        """Ask this order from now on."""
+        self._order = order
+
+    def _keeper(self) -> WaitingOrder:
+        if self._order is None:
+            raise InvariantError("a line without an order")
+        return self._order
+
+    def push(self, request: Request) -> None:
+        """Add an arrival."""
+        self._add(request, False)
+
+    def push_back(self, request: Request) -> None:
+        """Return a preempted request."""
+        self._add(request, True)
+
+    def _add(self, request: Request, returned: bool) -> None:
+        self._waiting[request.view.index] = request
+        self._keeper().add(request.view, returned)
+        self.count += 1
+
+    def head(self) -> Request | None:
+        """Return the next request without removing it."""
+        view = self._keeper().head()
+        return None if view is None else self._waiting[view.index]
+
+    def pop(self) -> Request:
+        """Remove the request that `head` returned."""
+        view = self._keeper().head()
+        if view is None:
+            raise InvariantError("nobody waits")
+        return self._remove(view, True)
+
+    def withdraw(self, request: Request) -> None:
+        """Take out a request that has ended."""
+        self._remove(request.view, False)
+
+    def remove(self, request: Request) -> None:
+        """Take out a request that goes on elsewhere."""
+        self._remove(request.view, False)
+
+    def _remove(self, view: RequestView, admitted: bool) -> Request:
+        self.count -= 1
+        self._keeper().remove(view, admitted)
+        return self._waiting.pop(view.index)
+
+    def behind(self, view: RequestView) -> Request:
+        """Return the waiting request behind a view."""
+        return self._waiting[view.index]
+
+    def requests(self) -> list[Request]:
+        """Return everybody in line, by arrival."""
+        return [self._waiting[index] for index in sorted(self._waiting)]
