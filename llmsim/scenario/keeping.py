@@ -29,6 +29,10 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
         wrong["kv"] = f"does not go with {_keeper(pool)}"
     if pool.dp > 1 and _keeper(pool):
         wrong["batching"] = f"attention ranks do not go with {_keeper(pool)}"
+    policy = registry("batching").get(pool.batching.kind)
+    if pool.pp > 1 and hasattr(policy, "waiting_order"):
+        kind = pool.batching.kind
+        wrong["batching"] = f"{kind} keeps the line of one batch; pp {pool.pp} has several"
     if pool.retention.kind != "none":
         wrong |= _wrong_pins(pool)
     return wrong

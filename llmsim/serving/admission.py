@@ -75,9 +75,6 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
             keeper.begin(request)
 
 
-<<<<<<< HEAD
-def _make_room(draft: Draft, request: Request, tokens: int) -> bool:
-=======
 def _welcome(
     draft: Draft, request: Request, known: int, hit: int, tokens: int, spared: int
 ) -> bool:
@@ -91,8 +88,7 @@ def _welcome(
     return guard.admits(request.view, known - hit, tokens, free)
 
 
-def _make_room(draft: Draft, request: Request) -> bool:
->>>>>>> 0da6378 (SGLang's scheduler as a system: prompts first, a line and a memory rule of its own, results that are found when they are in; measured SGLang runs are replayed with it)
+def _make_room(draft: Draft, request: Request, tokens: int) -> bool:
     """Take blocks for KV that another replica has computed, and have it pulled, if it fits."""
     ledger = draft.ledger
     size = draft.block_tokens

@@ -26,11 +26,8 @@ if TYPE_CHECKING:
     from llmsim.serving.claims import ClaimLedger
     from llmsim.serving.gate import Gate
     from llmsim.serving.keeper import Keeper
-<<<<<<< HEAD
     from llmsim.serving.leases import Retainer
-=======
     from llmsim.serving.shelf import Shelf
->>>>>>> 0da6378 (SGLang's scheduler as a system: prompts first, a line and a memory rule of its own, results that are found when they are in; measured SGLang runs are replayed with it)
     from llmsim.serving.swap import Swapper
     from llmsim.serving.together import Together
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prices import COSTS, MS, Cost
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import Job, World, run, together
+from worlds import Job, World, keeps_line, run, together
 
 from llmsim.policies import BATCHING
 
@@ -57,7 +57,7 @@ def test_one_stage_is_a_plain_replica(data):
     """Bit for bit, decisions and rows."""
     cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
     world = data.draw(worlds(cost=cost, lookahead=0, handoff=False, moves=False, tiers=False))
-    if world.together or world.allocation != "paged":
+    if world.together or keeps_line(world.batching) or world.allocation != "paged":
         return
     plain, piped = run(world), run(replace(world, stages=(1.0,)))
     assert plain.facts.digest == piped.facts.digest
@@ -69,7 +69,9 @@ def test_one_stage_is_a_plain_replica(data):
         assert (one.lookup_tokens, one.hit_tokens) == (other.lookup_tokens, other.hit_tokens)
 
 
-@pytest.mark.parametrize("batching", [name for name in BATCHING.names() if not together(name)])
+@pytest.mark.parametrize(
+    "batching", [name for name in BATCHING.names() if not (together(name) or keeps_line(name))]
+)
 @laws(12)
 @given(data=st.data())
 def test_nothing_is_lost(batching, data):

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from prices import COSTS, MS
-from worlds import Job, Segments, World, together, with_turns
+from worlds import Job, Segments, World, keeps_line, together, with_turns
 
 from llmsim.policies import ALLOCATION, BATCHING, PRECEDENCE, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING
@@ -182,6 +182,7 @@ def worlds(
     chunked = draw(st.integers(0, 3)) < 3
     forced = handoff is True or moves is True or tiers is True or lanes or stages or stops
     kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
+    kinds = [name for name in kinds if not (stages and keeps_line(name))]
     kind = batching or draw(st.sampled_from(kinds))
     whole = not chunked or kind in WHOLE_PROMPTS
     most_blocks = max(-(-(job.prompt + job.output) // block) for job in made)

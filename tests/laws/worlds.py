@@ -310,6 +310,11 @@ def together(batching: str) -> bool:
     return getattr(BATCHING.get(batching), "releases_together", False)
 
 
+def keeps_line(batching: str) -> bool:
+    """Whether a policy keeps the waiting line itself, for one batch at a time."""
+    return hasattr(BATCHING.get(batching), "waiting_order")
+
+
 class Traffic:
     """The jobs of a world as a workload, in chunks of a few rows."""
 
