@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Len
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from llmsim.results.metrics import METRICS, PROGRAM_METRICS
+from llmsim.results.metrics import METRICS, PROGRAM_METRICS, STOP_METRICS
 from llmsim.scenario.section import Section
 
 KNEE, KNEE_PER_GPU = "knee", "knee_per_gpu"
@@ -287,6 +287,7 @@ def check_metric(key: str, name: str | None) -> None:
     """Raise an error about a key whose metric nobody knows."""
     from llmsim.core.errors import nearest
 
-    known = [KNEE, KNEE_PER_GPU, *(each.name for each in METRICS + PROGRAM_METRICS)]
+    defined = (*METRICS, *PROGRAM_METRICS, *STOP_METRICS)
+    known = [KNEE, KNEE_PER_GPU, *(each.name for each in defined)]
     if name is not None and name not in known:
         raise complain(key, f"names no metric ('{name}').", nearest(name, known))

@@ -212,6 +212,21 @@ def bench_tiers(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_stops(times: int) -> None:
+    """Long prompts that are stopped inside for short ones, against steps that run to their end."""
+    from llmsim.scenario import Scenario
+
+    made = table("Scenario `urgent-prompts`, 20,000 requests; ratio to stops between steps")
+    plain = None
+    for at in ("step", "layer", "operator"):
+        changes = {"traffic.requests": 20_000, "fleet.pools.prefill.stop.at": at}
+        data = Scenario.load("urgent-prompts", changes).resolved()
+        run = best_of({"data": data, "changes": {}}, times)
+        plain = plain or run
+        add(made, f"stops behind every {at}", run, plain)
+    CONSOLE.print(made)
+
+
 def bench_flatness(times: int) -> None:
     """Cost per request against trace length and replica count, load per replica unchanged.
 
@@ -308,6 +323,7 @@ def main() -> None:
         "migration": lambda: bench_migration(asked.times),
         "tiers": lambda: bench_tiers(asked.times),
         "pins": lambda: bench_pins(asked.times),
+        "stops": lambda: bench_stops(asked.times),
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
         "mooncake": lambda: bench_mooncake(asked.times),
