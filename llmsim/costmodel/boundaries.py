@@ -56,8 +56,19 @@ class StopPoints(Protocol):
         ...
 
 
-class _Kind:
-    """Equal layers: what their operators take, in the order in which they run."""
+class LayerKind:
+    """Equal layers: what their operators take, in the order in which they run.
+
+    Attributes
+    ----------
+    count : int [layers]
+    parts : list of list of float (operators, tokens) [ns]
+        Of one layer, prefill and decode attention left out.
+    attention : int
+        The operator that attention is part of.
+    mixers : tuple of MixerPrice
+        Of all `count` layers together.
+    """
 
     def __init__(
         self, count: int, parts: list[list[float]], attention: int, mixers: tuple[MixerPrice, ...]
@@ -100,7 +111,7 @@ class RooflineStopPoints:
         self._check_ns = check_ns
         most = cost.limits.max_num_batched_tokens
         sizes = cost.padded(np.arange(most + 1.0))
-        self._kinds = [_kind_of(cost, layer, sizes, by_operator) for layer in cost.model.layers]
+        self._kinds = layer_kinds(cost, sizes)
         ends = {
             table.name: (NS_PER_S * table.seconds).tolist()
             for table in cost.token_operators(sizes)
@@ -167,7 +178,19 @@ class RooflineStopPoints:
         return host, self._embed_ns[tokens], layers, tail
 
 
-def _kind_of(cost: RooflineCost, layer: LayerSpec, sizes: Floats, by_operator: bool) -> _Kind:
+def layer_kinds(cost: RooflineCost, sizes: Floats) -> list[LayerKind]:
+    """Tabulate the operators of every kind of layer.
+
+    Parameters
+    ----------
+    cost : RooflineCost
+    sizes : ndarray of float (n,) [tokens]
+        As computed, graph padding included.
+    """
+    return [_kind_of(cost, layer, sizes) for layer in cost.model.layers]
+
+
+def _kind_of(cost: RooflineCost, layer: LayerSpec, sizes: Floats) -> LayerKind:
     """Tabulate the operators of one kind of layer, by tokens."""
     tables = [
         scaled(table, cost.scales, cost.gpu)
@@ -192,7 +215,7 @@ def _kind_of(cost: RooflineCost, layer: LayerSpec, sizes: Floats, by_operator: b
     )
     attention = order.index("attention") if "attention" in order else 0
     parts: list[list[float]] = [times[name].tolist() for name in order]
-    return _Kind(layer.count, parts, attention, mixers)
+    return LayerKind(layer.count, parts, attention, mixers)
 
 
 def _order(cost: RooflineCost, layer: LayerSpec, names: Sequence[str]) -> list[str]:
