@@ -49,6 +49,7 @@ COMPILED = (
     "llmsim/serving/keeper.py",
     "llmsim/serving/joint.py",
     "llmsim/serving/lanes.py",
+    "llmsim/serving/layered.py",
     "llmsim/serving/leases.py",
     "llmsim/serving/meter.py",
     "llmsim/serving/migration.py",

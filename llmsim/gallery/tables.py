@@ -18,9 +18,7 @@ GAIN_HEAD: Final = ("regime", "expected", "gain (95%)", "verdict", "baseline", "
 ABLATION_HEAD: Final = ("ablation", "in", "gain (95%)", "value")
 COUNTER_HEAD: Final = ("regime", "arm", *COUNTERS.values())
 
-_UNITS: Final = {
-    each.name: each.unit for each in (*METRICS, *PROGRAM_METRICS, *STOP_METRICS)
-}
+_UNITS: Final = {each.name: each.unit for each in (*METRICS, *PROGRAM_METRICS, *STOP_METRICS)}
 
 
 def list_row(standing: Standing) -> tuple[str, ...]:

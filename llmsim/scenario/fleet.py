@@ -14,7 +14,7 @@ from llmsim.scenario.lanes import wrong_lanes, wrong_pipelines, wrong_ranks
 from llmsim.scenario.operations import Boot, Flip, Gateway, Migration, wrong_control
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
-from llmsim.scenario.stopping import Stop, wrong_stops
+from llmsim.scenario.stopping import Stop, wrong_layers, wrong_stops
 from llmsim.scenario.tiers import Kv
 from llmsim.specs import ParallelPlan
 
@@ -170,7 +170,7 @@ class Fleet(Section):
     @model_validator(mode="after")
     def _lanes_go_together(self) -> Self:
         wrong = wrong_lanes(self.pools) | wrong_ranks(self) | wrong_pipelines(self)
-        for name, message in (wrong | wrong_stops(self)).items():
+        for name, message in (wrong | wrong_stops(self) | wrong_layers(self)).items():
             _complain({f"pools.{name}": message})
         return self
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from llmsim.scenario.component import Component, Seam
+from llmsim.scenario.component import Component, Seam, registry
 from llmsim.scenario.section import Section
 
 if TYPE_CHECKING:
@@ -50,6 +50,29 @@ def wrong_stops(fleet: Fleet) -> dict[str, str]:
             wrong[f"{name}.engine.prefix_caching"] = (
                 "must be false with `stop`: a prefix in a stopped step is not there yet"
             )
+    return wrong
+
+
+def groups_layers(pool: Pool) -> bool:
+    """Whether a pool's prompts go through the model in groups of layers."""
+    return hasattr(registry("batching").get(pool.batching.kind), "layer_groups")
+
+
+def wrong_layers(fleet: Fleet) -> dict[str, str]:
+    """Return what does not go together with groups of layers, by pool and key."""
+    wrong: dict[str, str] = {}
+    for name, pool in fleet.pools.items():
+        if not groups_layers(pool):
+            continue
+        others = _others(fleet, pool, fleet.pools) | {
+            f"role {pool.role}": pool.role != "mixed",
+            f"cost {pool.cost.kind}": pool.cost.kind != "roofline",
+            "stop": pool.stop is not None,
+        }
+        there = [what for what, found in others.items() if found and what[:9] != "batching "]
+        if there:
+            text = f"{pool.batching.kind} does not go together with {', '.join(there)} yet"
+            wrong[f"{name}.batching"] = text
     return wrong
 
 

@@ -14,6 +14,7 @@ from llmsim.costmodel import RooflineCost, StepCost, plan_memory
 from llmsim.costmodel.boundaries import RooflineStopPoints, StopPoints
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.lanes import RooflineUse
+from llmsim.costmodel.layer_ranges import LayerCost, RooflineLayers
 from llmsim.costmodel.measured import MeasuredCost
 from llmsim.costmodel.pipeline import PipelineCost, stage_links
 from llmsim.costmodel.ranks import RankedCost
@@ -26,6 +27,7 @@ from llmsim.scenario import Scenario
 from llmsim.scenario.costs import Measured, Placement, Roofline
 from llmsim.scenario.fleet import Handoff, Pool
 from llmsim.scenario.operations import Gateway, Migration
+from llmsim.scenario.stopping import groups_layers
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
 from llmsim.serving.gateway import GatewayPlan
@@ -149,6 +151,7 @@ def _build_pool(
         staged=staged,
         stage_energy=stage_energy,
         stop=_stop(pool, cost),
+        by_layers=_by_layers(pool, cost),
     ), told
 
 
@@ -158,6 +161,13 @@ def _idle_w(pool: Pool, energies: Sequence[ActiveEnergy | None]) -> float:
     if not known:
         return math.nan
     return 0.0 if pool.beside else math.fsum(known)
+
+
+def _by_layers(pool: Pool, cost: StepCost) -> LayerCost | None:
+    """Return what steps cost whose prompts go through a range of layers; None where none do."""
+    if not groups_layers(pool) or not isinstance(cost, RooflineCost):
+        return None
+    return RooflineLayers(cost)
 
 
 def _stop(pool: Pool, cost: StepCost) -> StopPlan | None:

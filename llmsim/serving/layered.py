@@ -54,7 +54,7 @@ class LayeredReplica(Replica):
         if not isinstance(policy, LayerGrouping):
             raise InvariantError("a policy of layer groups says how many there are")
         self._layer_cost = cost
-        self._grouping: BatchingPolicy = policy  # type: ignore[assignment]
+        self._grouping: BatchingPolicy = policy
         self._layer_groups = policy.layer_groups
         planner = Planner()
         planner.fill = self.fill

@@ -16,6 +16,7 @@ from llmsim.core.interrupt import check as check_interrupt
 from llmsim.core.rng import stream
 from llmsim.costmodel.contract import JointCost, StagedCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.costmodel.layer_ranges import LayerCost
 from llmsim.kvcache import PrefixLedger
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
@@ -35,6 +36,7 @@ from llmsim.serving.gateway import Gateway, GatewayPlan
 from llmsim.serving.handoff import HandoffPlan
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
+from llmsim.serving.layered import LayeredReplica, use_layers
 from llmsim.serving.leases import Retainer
 from llmsim.serving.meter import NEVER
 from llmsim.serving.pipeline import Pipeline, drafts_of
@@ -92,6 +94,8 @@ class PoolPlan:
         Returns a fresh policy of pins; called once per replica. None where nothing is pinned.
     stop : StopPlan or None
         How its steps are stopped; its batching policy is a `Planner` then.
+    by_layers : LayerCost or None
+        What steps cost whose prompts go through a range of layers; None where they go through all.
     """
 
     facts: PoolFacts
@@ -111,6 +115,7 @@ class PoolPlan:
     stage_energy: tuple[ActiveEnergy, ...] = ()
     retention: Callable[[], RetentionPolicy] | None = None
     stop: StopPlan | None = None
+    by_layers: LayerCost | None = None
 
 
 def simulate(
@@ -189,6 +194,7 @@ def simulate(
         fleet.handoff = connect(clock, handoff, pools, replicas, fleet, flows, decoders)
     share_devices(clock, [pool.lane for pool in pools], replicas)
     allow_stops([pool.stop for pool in pools], replicas)
+    use_layers([pool.by_layers for pool in pools], replicas)
     house = _build_tiers(clock, pools, replicas, fleet)
     _keep_pins(pools, replicas, workload)
     controls = None
@@ -237,6 +243,7 @@ def _build_replicas(
         starts.append(len(replicas))
         kind = Replica if pool.lane is None else Lane
         kind = kind if pool.stop is None else StoppingReplica
+        kind = kind if pool.by_layers is None else LayeredReplica
         on = None if pool.lane is None else pool.lane.on
         for each in range(pool.facts.replicas + pool.spare):
             if pool.joint is not None:

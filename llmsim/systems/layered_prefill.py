@@ -8,9 +8,10 @@ of a prompt reads experts that the next one reads again. Give it ``engine.max_nu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from llmsim.core.errors import Fault, InputError
+from annotated_types import Ge
+
 from llmsim.policies.batching import BATCHING, StepDraft
 from llmsim.policies.views import RequestView
 
@@ -28,26 +29,13 @@ class LayeredPrefill:
     Layered Prefill, arXiv 2510.08055, and its code: the table for 16 stages.
     """
 
-    step_tokens: int = 512
+    step_tokens: Annotated[int, Ge(1)] = 512
     """[tokens] Prompt tokens that the work of one step stands for: the groups are as many as steps
     with chunks of this size, rounded up to a power of two."""
-    most_groups: int = 16
+    most_groups: Annotated[int, Ge(1)] = 16
     """[groups] Most of them."""
 
     every_step: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        wrong = {
-            name: value
-            for name, value in (
-                ("step_tokens", self.step_tokens),
-                ("most_groups", self.most_groups),
-            )
-            if value < 1
-        }
-        if wrong:
-            faults = [Fault("", name, f"read {value}, not 1 or more") for name, value in wrong.items()]
-            raise InputError("batching 'layered-prefill'", faults)
 
     def layer_groups(self, tokens: int) -> int:
         """Return how many groups of layers a set of so many tokens goes through."""

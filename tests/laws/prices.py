@@ -217,6 +217,23 @@ class Slower(Like):
 
 
 @dataclass(frozen=True)
+class ByLayers(Like):
+    """Steps whose prompts go through some of eight layers: the decodes, and a share of the rest."""
+
+    cost: StepCost
+    layers: int = 8
+
+    def step_ns(
+        self, chunks: Sequence[Chunk], first: int, end: int, decode: int, padded_tokens: int,
+        windowed_tokens: int, logits: int,
+    ) -> int:  # fmt: skip
+        sums = (decode, padded_tokens, windowed_tokens)
+        whole = self.cost.step_ns(chunks, *sums, logits)
+        alone = self.cost.step_ns([], *sums, decode)
+        return max(1, round(alone + (whole - alone) * (end - first) / self.layers))
+
+
+@dataclass(frozen=True)
 class MadeUpUse:
     """What steps take of a GPU that lanes share: prefill many SMs, decode much bandwidth."""
 

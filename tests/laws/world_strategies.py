@@ -8,8 +8,9 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from jobs import Job, Segments
 from prices import COSTS, MS
-from worlds import Job, Segments, World, keeps_line, together, with_turns
+from worlds import World, keeps_line, together, with_turns
 
 from llmsim.policies import ALLOCATION, BATCHING, PRECEDENCE, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING

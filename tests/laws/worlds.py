@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from prices import MS, PRICES, Joint, MadeUpUse, Slower, Staged
+from jobs import Job, Turn, short
+from prices import MS, PRICES, ByLayers, Joint, MadeUpUse, Slower, Staged
 from shuffle import Shuffle
 from stop_plans import stop_plan
 
@@ -30,6 +31,7 @@ from llmsim.serving.fleet import ClientRules
 from llmsim.serving.gateway import GatewayPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.lanes import Lane, LaneLevel, LanePlan
+from llmsim.serving.layered import LayeredReplica
 from llmsim.serving.life import BootPlan
 from llmsim.serving.meter import NEVER
 from llmsim.serving.migration import MigrationPlan
@@ -46,47 +48,6 @@ from llmsim.workload.programs import CallEnd, NextCall, grown
 
 importlib.import_module("llmsim.systems")  # registers what a world may name
 simulate_module = importlib.import_module("llmsim.serving.simulate")
-
-Segments = tuple[tuple[int, int], ...]
-
-
-def _short(thing: Any) -> str:
-    """Write a dataclass as a call with what differs from its defaults."""
-    told = [
-        f"{field.name}={getattr(thing, field.name)!r}"
-        for field in fields(thing)
-        if getattr(thing, field.name) != field.default
-    ]
-    return f"{type(thing).__name__}({', '.join(told)})"
-
-
-@dataclass(frozen=True, repr=False)
-class Job:
-    """One request of a world."""
-
-    arrival_ns: int
-    prompt: int
-    output: int
-    segments: Segments | None = None
-    priority: int = 0
-    abort_ns: int = -1
-    failed: bool = False
-    session: int = -1
-
-    def __repr__(self) -> str:
-        return _short(self)
-
-
-@dataclass(frozen=True, repr=False)
-class Turn:
-    """A later call of the program that a job begins."""
-
-    own: int
-    output: int
-    after_ns: int = 0
-
-    def __repr__(self) -> str:
-        return _short(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,7 +126,7 @@ class World:
     reloads: bool = False
 
     def __repr__(self) -> str:
-        return _short(self)
+        return short(self)
 
     def engine(self, fast_forward: bool) -> EngineConfig:
         return EngineConfig(
@@ -296,6 +257,14 @@ class World:
         return stop_plan(self.stop_points, self.check_ns, self.agree_ns, self.precedence)
 
     @property
+    def layered(self) -> bool:
+        """Whether prompts go through groups of layers: where nothing else is in the way."""
+        others = (self.decoders, self.tier_chunks, self.swap_blocks, self.shuffle_ns, self.spare)
+        others += (self.lanes, self.stages, self.ranks > 1, self.retention, self.refuse_at)
+        asks = hasattr(BATCHING.get(self.batching), "layer_groups")
+        return asks and self.allocation == "paged" and not any(others)
+
+    @property
     def together(self) -> bool:
         """Whether results leave only when everybody who runs has ended."""
         return together(self.batching)
@@ -410,12 +379,14 @@ def run(
     router: Any = None,
 ) -> Ran:
     """Run a world through `simulate` itself; `recorder` hears of every scheduler call."""
+    by_layers = ByLayers(cost or PRICES[world.cost]) if world.layered and not policy else None
     watched: list[Replica] = []
     kept: list[tuple[int, ...]] = []
 
     def watch(*given: Any) -> Replica:
         kind = Rank if isinstance(given[0], RankGroup) else Lane if world.lanes else Replica
         kind = Pipeline if world.stages else kind
+        kind = LayeredReplica if by_layers is not None else kind
         kind = StoppingReplica if len(given) > 5 and isinstance(given[5], Planner) else kind
         replica = kind(*given)
         if recorder is not None:
@@ -449,6 +420,7 @@ def run(
             policy or (Planner if world.stop(role) else world.policy),
             role=role,
             stop=world.stop(role),
+            by_layers=by_layers,
             kv=world.kv(),
             lane=world.lane(role, cost or PRICES[world.cost]),
             spare=world.spare,
@@ -468,6 +440,7 @@ def run(
         patch.object(simulate_module, "Rank", watch),
         patch.object(simulate_module, "Pipeline", watch),
         patch.object(simulate_module, "StoppingReplica", watch),
+        patch.object(simulate_module, "LayeredReplica", watch),
         patch.object(simulate_module, "_facts", keep),
     ):
         told = simulate_module.simulate(
