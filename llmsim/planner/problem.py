@@ -1,0 +1,206 @@
+"""What is to be served, what it can be served by, and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from llmsim.core.errors import Fault, InputError, nearest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Requests that are alike enough to be counted together.
+
+    Parameters
+    ----------
+    name : str
+        Names its rows of the program.
+    rate_rps : float [requests/s]
+        How many of them arrive.
+    """
+
+    name: str
+    rate_rps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A configuration of a replica: hardware, plan, engine settings.
+
+    Parameters
+    ----------
+    name : str
+        Names its variables.
+    gpu : str
+        GPU card; what an inventory counts.
+    gpus : int [GPUs]
+        Of one replica.
+    usd_per_hour : float [USD/h]
+        Of one replica.
+    throughput_rps : mapping of str to float [requests/s]
+        By bucket: most requests of that bucket alone that one replica serves within the SLO.
+        Absent or 0: it does not meet the SLO at any rate.
+    usable : tuple of float [replicas]
+        Load that 1, 2, ... replicas together carry, for pools that gain by being large; each in
+        units of what a single one carries in `throughput_rps`. Empty: a fixed share of them.
+    """
+
+    name: str
+    gpu: str
+    gpus: int
+    usd_per_hour: float
+    throughput_rps: Mapping[str, float]
+    usable: tuple[float, ...] = ()
+
+    def load_per_rps(self, bucket: str) -> float:
+        """Return the replicas that one request per second of a bucket keeps busy.
+
+        Parameters
+        ----------
+        bucket : str
+
+        Returns
+        -------
+        float [replicas s]
+            Infinite where the SLO cannot be met.
+        """
+        rate = self.throughput_rps.get(bucket, 0.0)
+        return 1.0 / rate if rate > 0 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A fleet to be bought for one model.
+
+    Parameters
+    ----------
+    buckets : tuple of Bucket
+    columns : tuple of Column
+    usable_frac : float
+        Share of a column's capacity that may be used, for columns without `Column.usable`.
+    slices : int
+        Into how many equal slices a bucket is cut, each served by one kind of replica as in
+        Mélange (arXiv 2404.14527); 0: a bucket may be split at will, which is never dearer.
+    available_gpus : mapping of str to int [GPUs]
+        By GPU card; a card that is absent is not limited.
+    budget_usd_per_hour : float [USD/h]
+    spare_replicas : int [replicas]
+        How many replicas of any one kind may be lost without the rest of that kind being
+        overloaded: 1 is N+1.
+    current : mapping of str to int [replicas]
+        What runs today, by column.
+    change_usd_per_hour : float [USD/h]
+        What a replica more or less than today must save to be worth it.
+    """
+
+    buckets: tuple[Bucket, ...]
+    columns: tuple[Column, ...]
+    usable_frac: float = 1.0
+    slices: int = 0
+    available_gpus: Mapping[str, int] = field(default_factory=dict)
+    budget_usd_per_hour: float = math.inf
+    spare_replicas: int = 0
+    current: Mapping[str, int] = field(default_factory=dict)
+    change_usd_per_hour: float = 0.0
+
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises
+        ------
+        InputError
+            With every fault.
+        """
+        faults = [*self._faulty_buckets(), *self._faulty_columns(), *self._faulty_limits()]
+        if faults:
+            raise InputError("plan", faults)
+
+    def most_replicas(self, column: Column) -> int:
+        """Return how many replicas of a column can be of use at most.
+
+        Parameters
+        ----------
+        column : Column
+        """
+        total = math.fsum(
+            bucket.rate_rps * load
+            for bucket in self.buckets
+            if (load := column.load_per_rps(bucket.name)) < math.inf
+        )
+        if column.usable:
+            carried = [n for n, most in enumerate(column.usable, 1) if most >= total - 1e-9]
+            wanted = carried[0] if carried else len(column.usable)
+        else:
+            wanted = math.ceil(total / self.usable_frac - 1e-9)
+        return wanted + self.spare_replicas if total > 0 else 0
+
+    def _faulty_buckets(self) -> Iterator[Fault]:
+        if not self.buckets:
+            yield Fault("", "buckets", "there is no traffic to plan for")
+        for name, count in Counter(bucket.name for bucket in self.buckets).items():
+            if count > 1:
+                yield Fault("", f"buckets.{name}", f"is there {count} times")
+            if not _NAME.fullmatch(name):
+                yield Fault("", f"buckets.{name}", "is no name: letters, digits, '.', '_', '-'")
+        for bucket in self.buckets:
+            if not (0 < bucket.rate_rps < math.inf):
+                message = f"{bucket.rate_rps:g} requests/s is no traffic"
+                yield Fault("", f"buckets.{bucket.name}.rate_rps", message)
+
+    def _faulty_columns(self) -> Iterator[Fault]:
+        known = {bucket.name for bucket in self.buckets}
+        if not self.columns:
+            yield Fault("", "columns", "there is nothing to choose from")
+        for name, count in Counter(column.name for column in self.columns).items():
+            if count > 1:
+                yield Fault("", f"columns.{name}", f"is there {count} times")
+            if not _NAME.fullmatch(name):
+                yield Fault("", f"columns.{name}", "is no name: letters, digits, '.', '_', '-'")
+        for column in self.columns:
+            where = f"columns.{column.name}"
+            if column.gpus < 1:
+                yield Fault("", f"{where}.gpus", f"{column.gpus} is no number of GPUs")
+            if not (0 < column.usd_per_hour < math.inf):
+                message = f"{column.usd_per_hour:g} USD/h is no price"
+                yield Fault("", f"{where}.usd_per_hour", message)
+            for bucket, rate in column.throughput_rps.items():
+                if bucket not in known:
+                    message = f"there is no bucket '{bucket}'."
+                    yield Fault("", f"{where}.throughput_rps", message, nearest(bucket, known))
+                elif not (0 <= rate < math.inf):
+                    message = f"{rate:g} requests/s is no throughput"
+                    yield Fault("", f"{where}.throughput_rps.{bucket}", message)
+            if list(column.usable) != sorted(column.usable) or any(x < 0 for x in column.usable):
+                yield Fault("", f"{where}.usable", "more replicas must not carry less")
+
+    def _faulty_limits(self) -> Iterator[Fault]:
+        if not (0 < self.usable_frac <= 1):
+            yield Fault("", "usable_frac", f"{self.usable_frac:g} is not in (0, 1]")
+        if self.slices < 0:
+            yield Fault("", "slices", f"{self.slices} is negative")
+        if self.spare_replicas < 0:
+            yield Fault("", "spare_replicas", f"{self.spare_replicas} is negative")
+        if not self.budget_usd_per_hour > 0:
+            yield Fault("", "budget_usd_per_hour", f"{self.budget_usd_per_hour:g} buys nothing")
+        if not (0 <= self.change_usd_per_hour < math.inf):
+            yield Fault("", "change_usd_per_hour", f"{self.change_usd_per_hour:g} is no price")
+        gpus = {column.gpu for column in self.columns}
+        for name, count in self.available_gpus.items():
+            if name not in gpus:
+                message = f"no column is on '{name}'."
+                yield Fault("", f"available_gpus.{name}", message, nearest(name, gpus))
+            if count < 0:
+                yield Fault("", f"available_gpus.{name}", f"{count} is negative")
+        names = {column.name for column in self.columns}
+        for name, count in self.current.items():
+            if name not in names:
+                message = f"there is no column '{name}'."
+                yield Fault("", f"current.{name}", message, nearest(name, names))
+            if count < 0:
+                yield Fault("", f"current.{name}", f"{count} is negative")

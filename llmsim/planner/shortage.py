@@ -1,0 +1,119 @@
+"""Why nothing that is allowed carries the traffic, in the words of who asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llmsim.core.errors import Fault, InputError
+from llmsim.planner.problem import Problem
+from llmsim.planner.solving import Solver, solve
+
+if TYPE_CHECKING:
+    from llmsim.planner.packing import Program
+
+
+def refuse_unservable(problem: Problem) -> None:
+    """Refuse traffic that nothing can serve at any rate.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Raises
+    ------
+    InputError
+        With every bucket that no column serves within the SLO.
+    """
+    faults = list(_unservable(problem))
+    if faults:
+        raise InputError("plan", faults)
+
+
+def shortage(problem: Problem, solver: Solver) -> list[Fault]:
+    """Return what is short, and by how much, in a problem without an answer.
+
+    Parameters
+    ----------
+    problem : Problem
+    solver : Solver
+    """
+    return list(_too_tight(problem, solver))
+
+
+def _unservable(problem: Problem) -> Iterator[Fault]:
+    """Yield the buckets that no column serves at any rate."""
+    for bucket in problem.buckets:
+        if all(column.load_per_rps(bucket.name) == math.inf for column in problem.columns):
+            names = ", ".join(sorted({column.gpu for column in problem.columns}))
+            message = f"no configuration on {names} meets the SLO of these requests at any rate"
+            yield Fault("", f"buckets.{bucket.name}", message)
+
+
+def _too_tight(problem: Problem, solver: Solver) -> Iterator[Fault]:
+    """Yield the limits that must give, and by how much, each with the others kept if it can be."""
+    free = replace(problem, available_gpus={}, budget_usd_per_hour=math.inf)
+    least = _least_cost(free, solver)
+    if least is None:  # without any limit: pools have a largest size
+        names = ", ".join(column.name for column in problem.columns if column.usable)
+        yield Fault("", "columns", f"even the largest pools of {names} do not carry the traffic")
+        return
+    budget = problem.budget_usd_per_hour
+    rich = replace(problem, budget_usd_per_hour=math.inf)
+    kept = _least_cost(rich, solver)
+    if kept is not None:
+        message = f"{budget:g} USD/h is too little: {kept:.2f} are needed"
+        yield Fault("", "budget_usd_per_hour", message)
+        return
+    yield from _missing_gpus(rich, solver)
+    if least > budget:
+        message = f"{budget:g} USD/h is too little: {least:.2f} are needed, with GPUs enough"
+        yield Fault("", "budget_usd_per_hour", message)
+
+
+def _missing_gpus(problem: Problem, solver: Solver) -> Iterator[Fault]:
+    """Yield what would be enough of each card alone, where the others stay as they are."""
+    enough = []
+    for gpu in problem.available_gpus:
+        limits = {name: most for name, most in problem.available_gpus.items() if name != gpu}
+        needed = _least_gpus(replace(problem, available_gpus=limits), gpu, solver)
+        if needed is not None:
+            enough.append((gpu, needed))
+    for gpu, needed in enough:
+        message = f"{problem.available_gpus[gpu]} GPUs are too few: {needed} would do"
+        yield Fault("", f"available_gpus.{gpu}", message)
+    if not enough:
+        listed = ", ".join(f"{most} {gpu}" for gpu, most in problem.available_gpus.items())
+        yield Fault(
+            "", "available_gpus", f"{listed} are too few, whichever of them there is more of"
+        )
+
+
+def _build(problem: Problem) -> Program:
+    from llmsim.planner.packing import build
+
+    return build(problem)
+
+
+def _least_cost(problem: Problem, solver: Solver) -> float | None:
+    import pulp
+
+    made = _build(problem)
+    made.program.setObjective(made.cost)
+    proof = solve(made.program, solver)
+    return None if proof.status == "infeasible" else float(pulp.value(made.cost))
+
+
+def _least_gpus(problem: Problem, gpu: str, solver: Solver) -> int | None:
+    """Return the fewest GPUs of one card with which the traffic is carried."""
+    import pulp
+
+    made = _build(problem)
+    taken = pulp.lpSum(
+        column.gpus * made.count[column.name] for column in problem.columns if column.gpu == gpu
+    )
+    made.program.setObjective(taken)
+    proof = solve(made.program, solver)
+    return None if proof.status == "infeasible" else round(float(pulp.value(taken)))
