@@ -45,12 +45,15 @@ class RequestView:
         Prompt identity; None when the prompt is unlike all others.
     program : ProgramView or None
         Of a call of a program.
+    model : int
+        Which of the fleet's models it is for, from 0.
     """
 
     __slots__ = (
         "arrival_ns",
         "client",
         "index",
+        "model",
         "priority",
         "program",
         "prompt_tokens",
@@ -68,6 +71,7 @@ class RequestView:
         priority: int,
         segments: Segments | None,
         program: ProgramView | None = None,
+        model: int = 0,
     ) -> None:
         self.index = index
         self.arrival_ns = arrival_ns
@@ -77,3 +81,4 @@ class RequestView:
         self.priority = priority
         self.segments = segments
         self.program = program
+        self.model = model

@@ -71,6 +71,9 @@ def summary_parts(result: Result, folder: Path | None = None) -> list[Renderable
         (info.scenario, "bold"), f"  {info.model} on {info.fleet}, seed {info.seed}"
     )
     parts: list[RenderableType] = [title, _latency_table(summary), _fact_table(result)]
+    by_model = result.by_model
+    if by_model:
+        parts.append(_model_table(by_model))
     parts += [Text.assemble(("warning: ", "yellow"), text) for text in summary.warnings]
     if folder is not None:
         parts.append(Text.assemble(("saved in ", "dim"), str(folder)))
@@ -101,6 +104,23 @@ def _latency_table(summary: Summary) -> Table:
         table.add_row(name, *cells)
     if marked:
         table.caption = "* depends on run length: the fleet was overloaded"
+    return table
+
+
+def _model_table(by_model: Mapping[str, Mapping[str, float]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for head in ("requests", "TTFT p50", "TTFT p90", "TPOT p50", "TPOT p90", "kept all"):
+        table.add_column(head, justify="right")
+    keys = ("ttft_p50_s", "ttft_p90_s", "tpot_p50_s", "tpot_p90_s")
+    for model, value in by_model.items():
+        cells = [duration(value[key]) for key in keys]
+        kept = value["slo_attained_frac"]
+        last = "" if math.isnan(kept) else share(kept)
+        table.add_row(model, f"{value['requests']:,.0f}", *cells, last)
     return table
 
 

@@ -36,6 +36,8 @@ class PoolFacts:
         Drawn by one replica's (or rank's) GPUs all the time, model loaded; NaN when not known.
     ranks : int
         Attention ranks of a replica; each counts as one of `RunFacts.replicas`.
+    model : str
+        Model that it serves; empty where the whole fleet serves one.
     """
 
     name: str
@@ -48,6 +50,7 @@ class PoolFacts:
     price_source: str
     idle_w: float = math.nan
     ranks: int = 1
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

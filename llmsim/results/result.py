@@ -21,7 +21,7 @@ from llmsim.results.series import load_over_time
 from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
 from llmsim.results.stores import pin_frame, tier_frame
-from llmsim.results.summary import Summary, summarize
+from llmsim.results.summary import Summary, by_model, summarize
 from llmsim.results.tokens import Deadline, TokenTimes, fluid_token_rate, fluidity_frame
 from llmsim.results.wording import headline
 
@@ -148,6 +148,11 @@ class Result:
     def metrics(self) -> dict[str, float]:
         """Every metric's value by name, in the units of ``docs/metrics.md``."""
         return self.evaluate().values()
+
+    @property
+    def by_model(self) -> dict[str, dict[str, float]]:
+        """Latencies and attainment of each model's requests; empty where the fleet has one."""
+        return by_model(self.table, self.facts, self.slo, self.warmup_s)
 
     @property
     def warnings(self) -> tuple[str, ...]:

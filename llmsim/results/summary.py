@@ -190,16 +190,49 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     return Summary(metrics, slo, warmup_s, verdict, said, replicas, warnings)
 
 
+def by_model(
+    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
+) -> dict[str, dict[str, float]]:
+    """Return latencies and attainment of each model's requests; empty where there is one model.
+
+    Parameters
+    ----------
+    table : RequestTable
+    facts : RunFacts
+        Says which pool serves which model.
+    slo : Slo
+    warmup_s : float [s]
+        Requests that arrived before it count as load only.
+    """
+    models = list(dict.fromkeys(pool.model for pool in facts.pools if pool.model))
+    names = table.categories("pool")
+    codes = table.codes("pool", names)
+    found = {}
+    for model in models:
+        pools = [pool.name for pool in facts.pools if pool.model == model]
+        mine = np.isin(codes, [names.index(pool) for pool in pools if pool in names])
+        reading = _Reading(table, facts, warmup_s, mine)
+        measured = {**reading.latencies(), **reading.attainment(reading.met(slo))}
+        values = {name: interval.value for name, interval in measured.items()}
+        values["requests"] = float(mine.sum())
+        found[model] = values
+    return found
+
+
 class _Reading:
     """Columns of one table, cut at one warm-up; holds masks and the order of arrival."""
 
-    def __init__(self, table: RequestTable, facts: RunFacts, warmup_s: float) -> None:
+    def __init__(
+        self, table: RequestTable, facts: RunFacts, warmup_s: float, only: Bools | None = None
+    ) -> None:
         self._table = table
         self._arrival_s = table.numbers("arrival_s")
         # times are rounded from nanoseconds, so half of one is the honest tolerance at the cut
         self._edge_s = warmup_s - 0.5 / NS_PER_S
         order = np.argsort(self._arrival_s, kind="stable")
         self._late = order[self._arrival_s[order] >= self._edge_s]
+        if only is not None:
+            self._late = self._late[only[self._late]]
         self._outcome = table.codes("outcome", OUTCOMES).astype(np.int8)
         self._end_s = facts.end_ns / NS_PER_S
         self._start_s = warmup_s

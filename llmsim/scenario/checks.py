@@ -42,6 +42,7 @@ def named_things(data: Mapping[str, Any]) -> list[Complaint]:
         at = ("fleet", "pools", name)
         wrong = list(_card((*at, "gpu"), "gpu", _mapping(pool).get("gpu")))
         found += wrong or _price(at, _mapping(pool))
+        found += _card((*at, "model"), "model", _mapping(pool).get("model"))
         found += _calibration((*at, "cost", "calibration"), _mapping(_mapping(pool).get("cost")))
         for key in ("inter_node_link", "stage_link"):
             found += _card((*at, key), "link", _mapping(pool).get(key))
@@ -137,8 +138,8 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
     scenario : Scenario
         Its keys, types and cards are right.
     """
-    model = _load("model", scenario.model)
     for name, pool in scenario.fleet.pools.items():
+        model = _load("model", scenario.model_of(pool))
         at = ("fleet", "pools", name)
         try:
             check_layout(model, _gpu(pool), pool.plan)
@@ -182,9 +183,8 @@ def prove(scenario: Scenario) -> None:
     trace = scenario.traffic.trace
     if trace is not None:
         next(iter(trace.build().open(scenario.seed, scenario.folder).chunks()), None)
-    model = _load("model", scenario.model)
     for pool in scenario.fleet.pools.values():
-        engine = pool.engine
+        model, engine = _load("model", scenario.model_of(pool)), pool.engine
         plan_memory(
             engine.checkpoint(model),
             _gpu(pool),

@@ -31,6 +31,8 @@ class Pool(Section):
     """[replicas] How many."""
     spare_replicas: Annotated[int, Ge(0)] = 0
     """[replicas] How many more `fleet.control` may add; off, and not paid for, until then."""
+    model: str | None = None
+    """Model card of this pool; absent: that of the scenario."""
     gpu: str
     """GPU card, such as `h100-sxm`; a path that begins with `./` or `/` is a card of your own."""
     tp: Count = 1

@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Len
 from pydantic import PrivateAttr, StringConstraints, model_validator
 
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.engine import Count, Engine, Frac
-from llmsim.scenario.fleet import Fleet
+from llmsim.scenario.fleet import Fleet, Pool
 from llmsim.scenario.keeping import wrong_record, wrong_retention
 from llmsim.scenario.promises import Record, Slo
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
+from llmsim.scenario.several import wrong_models
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """Becomes part of a folder's name."""
@@ -61,6 +62,10 @@ class Traffic(Section):
     """[s] Requests that arrive earlier are simulated but left out of the metrics."""
     timeout_s: Seconds | None = None
     """[s] A client that has not got its last token by then gives up; absent: it never does."""
+    models: Annotated[dict[str, Annotated[float, Gt(0)]], Len(1)] | None = None
+    """Share of the requests that each model gets, by the names that pools give; drawn by chance."""
+    model_by_client: Annotated[dict[str, str], Len(1)] | None = None
+    """Model of each client of a trace; of clients that are not listed the scenario's own."""
     abort: Abort | None = None
     """Clients that leave before the end, apart from any timeout."""
 
@@ -123,6 +128,20 @@ class Scenario(Section):
             _complain(wrong_record(self.fleet))
         _complain(wrong_retention(self.fleet, self.traffic.programs is not None))
         return self
+
+    @model_validator(mode="after")
+    def _models_go_together(self) -> Self:
+        _complain(wrong_models(self))
+        return self
+
+    def model_of(self, pool: Pool) -> str:
+        """Return the model card that a pool of this scenario serves."""
+        return pool.model or self.model
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models of the fleet, in the order of the pools."""
+        return tuple(dict.fromkeys(map(self.model_of, self.fleet.pools.values())))
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ import numpy as np
 
 from llmsim.core.rng import stream
 from llmsim.core.units import NS_PER_S
+from llmsim.scenario.several import ForModels
 from llmsim.workload import (
     ClosedLoop,
     Programs,
@@ -56,7 +57,9 @@ def build_workload(scenario: Scenario) -> Workload:
         if traffic.programs is not None:
             law = traffic.programs.build()
             workload = ProgramWorkload(opening, law, lengths, scenario.seed, scenario.folder)
-    return workload if traffic.abort is None else Aborting(workload, traffic.abort, scenario.seed)
+    if traffic.abort is not None:
+        workload = Aborting(workload, traffic.abort, scenario.seed)
+    return workload if len(scenario.models) == 1 else ForModels(workload, scenario)
 
 
 class Aborting:

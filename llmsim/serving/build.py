@@ -20,10 +20,13 @@ from llmsim.costmodel.pipeline import PipelineCost, stage_links
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.models import ByModel
 from llmsim.policies.retention import RetentionPolicy
+from llmsim.policies.routing import RoutingPolicy
 from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
+from llmsim.scenario.component import Component
 from llmsim.scenario.costs import Measured, Placement, Roofline
 from llmsim.scenario.fleet import Handoff, Pool
 from llmsim.scenario.operations import Gateway, Migration
@@ -60,14 +63,38 @@ def build_pools(scenario: Scenario) -> tuple[list[PoolPlan], list[str]]:
     InputError
         If a card or a layout is wrong.
     """
-    model = load_model(scenario.model, scenario.folder)
-    warnings = list(model.warnings)
+    warnings: list[str] = []
     plans = []
+    several = len(scenario.models) > 1
     for name, pool in scenario.fleet.pools.items():
+        model = load_model(scenario.model_of(pool), scenario.folder)
         plan, told = _build_pool(name, pool, model, scenario.folder)
+        if several:
+            plan = replace(plan, facts=replace(plan.facts, model=scenario.model_of(pool)))
         plans.append(replace(plan, lane=_lane(scenario, name, model)))
-        warnings += [text for text in told if text not in warnings]
+        warnings += [text for text in (*model.warnings, *told) if text not in warnings]
     return plans, warnings
+
+
+def build_router(scenario: Scenario) -> RoutingPolicy:
+    """Return a fresh router of arrivals; one for each model where there are several."""
+    return _router(scenario, scenario.fleet.routing, ("mixed", "prefill"))
+
+
+def _router(scenario: Scenario, asked: Component, roles: tuple[str, ...]) -> RoutingPolicy:
+    """Return a router over the replicas that have one of the roles, in the order of the pools."""
+    models = scenario.models
+    if len(models) == 1:
+        only: RoutingPolicy = asked.build()
+        return only
+    places: list[list[int]] = [[] for _ in models]
+    place = 0
+    for pool in scenario.fleet.pools.values():
+        if pool.role in roles:
+            count = pool.replicas + pool.spare_replicas
+            places[models.index(scenario.model_of(pool))] += range(place, place + count)
+            place += count
+    return ByModel([asked.build() for _ in models], places)
 
 
 def _lane(scenario: Scenario, name: str, model: ModelSpec) -> LanePlan | None:
@@ -226,14 +253,19 @@ def build_handoff(scenario: Scenario) -> HandoffPlan | None:
     if not fleet.hands_over:
         return None
     asked = fleet.handoff
-    model = load_model(scenario.model, scenario.folder)
     pools = list(fleet.pools.values())
+    models = [scenario.model_of(pool) for pool in pools]
+    cards = {name: load_model(name, scenario.folder) for name in models}
     return HandoffPlan(
-        router=asked.routing.build(),
-        prices=tuple(_transfer_price(asked, pool, model) for pool in pools),
+        router=_router(scenario, asked.routing, ("decode",)),
+        prices=tuple(
+            _transfer_price(asked, pool, cards[name])
+            for pool, name in zip(pools, models, strict=True)
+        ),
         port_bytes_per_s=tuple(_port_bytes_per_s(asked, pool, scenario.folder) for pool in pools),
         first_token_at_decode=asked.first_token == "decode",
         view_age_ns=seconds_to_ns(asked.view_age_s),
+        models=tuple(scenario.models.index(name) for name in models),
     )
 
 
@@ -260,7 +292,7 @@ def build_control(scenario: Scenario, pools: Sequence[PoolPlan]) -> ControlPlan 
     asked = fleet.migration
     migration = None
     if asked is not None:
-        model = load_model(scenario.model, scenario.folder)
+        model = load_model(scenario.models[0], scenario.folder)
         asked_pools = list(fleet.pools.values())
         ports = [_port_bytes_per_s(asked, pool, scenario.folder) for pool in asked_pools]
         memory = [

@@ -155,6 +155,7 @@ class Fleet:
         aborts = chunk.abort_ns
         self._aborts: list[int] | None = aborts.tolist() if (aborts >= 0).any() else None
         self._segments = chunk.segments
+        self._models: list[int] | None = None if chunk.model is None else chunk.model.tolist()
         self._at = 0
         self._size = len(chunk)
         return True
@@ -197,6 +198,8 @@ class Fleet:
         )
         if self._continuation is not None:
             view.program = ProgramView(now, 0)
+        if self._models is not None:
+            view.model = self._models[at]
         request = Request(view, self._outputs[at])
         if self._failed is not None and self._failed[at]:
             self._row(request, "provider_failed", now)

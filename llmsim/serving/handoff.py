@@ -83,6 +83,8 @@ class HandoffPlan:
     port_bytes_per_s: tuple[float, ...]
     first_token_at_decode: bool
     view_age_ns: int
+    models: tuple[int, ...] = ()
+    """Which model each pool serves; empty where there is one."""
 
 
 class Lease(Holder):
@@ -152,8 +154,6 @@ class Handoff:
 
     Attributes
     ----------
-    longest_tokens : int [tokens]
-        Longest prompt plus output that every target takes.
     everywhere : bool
         Whether any replica may get any request: roles change.
     view : LoadBoard
@@ -184,11 +184,15 @@ class Handoff:
         self._choose = plan.router.choose
         self._on_drop = on_drop
         self._flows = flows
-        self.longest_tokens = min(target.config.max_model_len for target in targets)
-        # the smallest pool counts: the router may choose any
-        self._room_tokens = min(
-            target.config.kv_blocks * target.config.block_tokens for target in targets
-        )
+        # the smallest pool of a model counts: the router may choose any
+        self._longest_tokens: dict[int, int] = {}
+        self._room_tokens: dict[int, int] = {}
+        self._models = plan.models
+        for target in targets:
+            model, config = self._model_of(target), target.config
+            room, longest = config.kv_blocks * config.block_tokens, config.max_model_len
+            self._room_tokens[model] = min(room, self._room_tokens.get(model, room))
+            self._longest_tokens[model] = min(longest, self._longest_tokens.get(model, longest))
         self.routes: list[int] = []
         self.everywhere = False
         self.view = board
@@ -196,9 +200,16 @@ class Handoff:
         self.elsewhere: Callable[[int], int] | None = None
         self.freed: Callable[[Replica], None] | None = None
 
+    def _model_of(self, replica: Replica) -> int:
+        return self._models[replica.pool] if self._models else 0
+
+    def longest_tokens(self, source: Replica) -> int:
+        """Return the longest prompt plus output that all who decode for a replica take [tokens]."""
+        return self._longest_tokens[self._model_of(source)]
+
     def can_ever_hold(self, request: Request) -> bool:
         """Whether every decode replica, empty, has the KV blocks that a request needs."""
-        return request.prompt + request.output - 1 <= self._room_tokens
+        return request.prompt + request.output - 1 <= self._room_tokens[request.view.model]
 
     def offer(self, request: Request, source: Replica) -> None:
         """Take a request off a prefill replica, during a call there, as of the end of its step.

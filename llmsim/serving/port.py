@@ -84,7 +84,7 @@ class Port:
         """Return the longest prompt plus output that can be served from here on [tokens]."""
         longest = self._replica.config.max_model_len
         if self._gives or (self._handoff is not None and self._handoff.everywhere):
-            return min(longest, self._way().longest_tokens)
+            return min(longest, self._way().longest_tokens(self._replica))
         return longest
 
     # --- out and in -------------------------------------------------------------------------

@@ -192,10 +192,10 @@ def draw_costs(
 
 def _changes(scenario: Scenario, draws: int) -> list[dict[str, object]]:
     """Return the overrides of each draw: factors on top of those that the scenario has."""
-    model = load_model(scenario.model, scenario.folder)
     found: list[dict[str, object]] = [{} for _ in range(draws)]
     for name, pool in scenario.fleet.pools.items():
         cost = pool.cost.build()
+        model = load_model(scenario.model_of(pool), scenario.folder)
         own = getattr(cost, "scales", None)
         if own is None:
             fault = Fault("", f"fleet.pools.{name}.cost", f"{pool.cost.kind} takes no factors.")

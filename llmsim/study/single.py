@@ -18,6 +18,7 @@ from llmsim.serving.build import (
     build_gateway,
     build_handoff,
     build_pools,
+    build_router,
     fingerprint,
     itl_objective_ns,
 )
@@ -62,7 +63,7 @@ def simulate_scenario(
         facts = simulate(
             pools,
             workload,
-            scenario.fleet.routing.build(),
+            build_router(scenario),
             sink,
             seed=scenario.seed,
             view_age_ns=seconds_to_ns(scenario.fleet.view_age_s),
@@ -79,7 +80,7 @@ def simulate_scenario(
         table = sink.close()
     info = RunInfo(
         scenario=scenario.name,
-        model=scenario.model,
+        model=" + ".join(scenario.models),
         fleet=", ".join(_fleet_words(pool.facts) for pool in pools),
         seed=scenario.seed,
         scenario_yaml=scenario.resolved_yaml(),

@@ -43,6 +43,8 @@ class RequestChunk:
         Time after arrival at which the client goes away, or -1.
     segments : list of Segments or None
         Prompt identity per request; None when every prompt is unlike all others.
+    model : ndarray of int16 (n,) or None
+        Which of the fleet's models a request is for; None where there is one.
     """
 
     arrival_ns: npt.NDArray[np.int64]
@@ -54,6 +56,7 @@ class RequestChunk:
     failed: npt.NDArray[np.bool_]
     abort_ns: npt.NDArray[np.int64]
     segments: list[Segments | None] | None = None
+    model: npt.NDArray[np.int16] | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
