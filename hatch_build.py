@@ -28,6 +28,7 @@ COMPILED = (
     "llmsim/kvcache/content.py",
     "llmsim/kvcache/ledger.py",
     "llmsim/kvcache/prefix.py",
+    "llmsim/kvcache/ranked.py",
     "llmsim/kvcache/store.py",
     "llmsim/policies/reports.py",
     "llmsim/policies/views.py",

@@ -1,11 +1,12 @@
 """Who holds which KV blocks: counts, or extents with content and an eviction order.
 
 Start with `ledger` (the plain count), then `content` (what makes two prompts share tokens) and
-`prefix` (the ledger with automatic prefix caching). Lookups that may fail come in pairs: ask
-(`match`, `free`), then act (`hold`, `take`).
+`prefix` (the ledger with automatic prefix caching; `ranked` has another order of eviction). Lookups
+that may fail come in pairs: ask (`match`, `free`), then act (`hold`, `take`).
 """
 
 from llmsim.kvcache.ledger import NO_MATCH, CountLedger, Holder, Match
 from llmsim.kvcache.prefix import PrefixLedger
+from llmsim.kvcache.ranked import RankedLedger
 
-__all__ = ["NO_MATCH", "CountLedger", "Holder", "Match", "PrefixLedger"]
+__all__ = ["NO_MATCH", "CountLedger", "Holder", "Match", "PrefixLedger", "RankedLedger"]

@@ -65,6 +65,9 @@ class Pool(Section):
     """Which requests a step computes, and how many tokens of each."""
     allocation: Annotated[Component, Seam("allocation")] = Component("allocation", "paged")
     """How much KV memory a request is promised at its admission."""
+    eviction: Annotated[Component, Seam("eviction")] = Component("eviction", "lru")
+    """Which cached KV is overwritten first on the GPU: what was used longest ago, as in vLLM, or as
+    this says; never before what was computed from it."""
     retention: Annotated[Component, Seam("retention")] = Component("retention", "none")
     """How long the KV of a program's call is pinned for its next call."""
     cost: Annotated[Component, Seam("cost")] = Component("cost", "roofline")

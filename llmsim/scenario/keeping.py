@@ -35,6 +35,8 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
         wrong["batching"] = f"{kind} keeps the line of one batch; pp {pool.pp} has several"
     if pool.retention.kind != "none":
         wrong |= _wrong_pins(pool)
+    if pool.eviction.kind != "lru":
+        wrong |= _wrong_order(pool)
     return wrong
 
 
@@ -51,6 +53,16 @@ def _wrong_pins(pool: Pool) -> dict[str, str]:
     for holds, text in against:
         if holds:
             return {"retention": f"{pool.retention.kind} {text}"}
+    return {}
+
+
+def _wrong_order(pool: Pool) -> dict[str, str]:
+    """Return why a pool cannot have an order of eviction of its own, if it cannot, by key."""
+    kind = pool.eviction.kind
+    if not pool.engine.prefix_caching:
+        return {"eviction": f"{kind} needs engine.prefix_caching: else nothing is cached"}
+    if pool.role != "mixed":
+        return {"eviction": f"{kind} does not go with role {pool.role}"}
     return {}
 
 

@@ -238,6 +238,7 @@ def _engine_config(pool: Pool, place: Placement, kv_blocks: int) -> EngineConfig
         lookahead=place.lookahead,
         fast_forward=engine.fast_forward,
         rules=rules,
+        evict_rank=None if pool.eviction.kind == "lru" else pool.eviction.build().rank,
     )
 
 

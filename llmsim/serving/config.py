@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmsim.policies.rules import EngineRules
@@ -35,6 +36,8 @@ class EngineConfig:
     fast_forward : bool
         Merge steps whose composition does not change; exact either way.
     rules : EngineRules
+    evict_rank : callable or None
+        Ranks cached blocks that nobody holds, see `policies.EvictionPolicy`; None for vLLM's order.
     """
 
     max_num_seqs: int
@@ -50,3 +53,4 @@ class EngineConfig:
     lookahead: int
     fast_forward: bool
     rules: EngineRules
+    evict_rank: Callable[[int, int, int], int] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmsim.core.errors import InvariantError
-from llmsim.kvcache import CountLedger, PrefixLedger
+from llmsim.kvcache import CountLedger, PrefixLedger, RankedLedger
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.ordering import HearsOfEnds, OrdersWaiting
@@ -50,13 +50,11 @@ def make_ledger(
     """
     if not config.prefix_caching:
         return CountLedger(config.kv_blocks, config.block_tokens)
-    return PrefixLedger(
-        config.kv_blocks,
-        config.block_tokens,
-        config.rules.unfilled_blocks_first,
-        identity_of,
-        registrable,
-    )
+    size, fresh_first = config.block_tokens, config.rules.unfilled_blocks_first
+    if config.evict_rank is not None:
+        rank = config.evict_rank
+        return RankedLedger(config.kv_blocks, size, fresh_first, identity_of, registrable, rank)
+    return PrefixLedger(config.kv_blocks, size, fresh_first, identity_of, registrable)
 
 
 def fit_out(

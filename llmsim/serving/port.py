@@ -204,7 +204,11 @@ class Port:
         replica.draft.first_need += more
 
     def note_peak(self) -> None:
-        """Count the KV blocks in use now towards their peak; some are about to be given back."""
+        """Count the KV blocks in use now towards their peak; some are about to be given back.
+
+        What the steps begun so far needed is taken first: it does not come out of those.
+        """
+        self.book_kv()
         meter = self._replica.meter
         meter.peak_kv_blocks = max(meter.peak_kv_blocks, self.kv_blocks_used())
 

@@ -109,6 +109,7 @@ class World:
     refuse_at: int = 0
     hold_ns: int = 0
     own_sends: bool = False
+    evicts: str = ""
     retention: str = ""
     ttl_ns: int = 0
     gives_way: str = "deadlock"
@@ -143,6 +144,7 @@ class World:
             lookahead=self.lookahead,
             fast_forward=fast_forward,
             rules=ENGINE_RULES[self.rules],
+            evict_rank=EVICTION.get(self.evicts)().rank if self.evicts else None,
         )
 
     def handoff(self) -> HandoffPlan | None:
