@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llmsim.results.changes import FleetChange
 from llmsim.results.histogram import LogHistogram
+from llmsim.results.stations import StationFacts
 from llmsim.results.stops import StopFacts
 from llmsim.results.timeline import TimelineData
 from llmsim.results.tokens import TokenTimes
@@ -183,6 +184,8 @@ class RunFacts:
         What was done about the fleet while it ran.
     tokens : TokenTimes or None
         Token times as computed, where they were asked for.
+    stations : tuple of StationFacts
+        Of pipelines; empty where there are none.
     stops : tuple of StopFacts
         Of replicas whose steps can be stopped inside.
     """
@@ -200,3 +203,4 @@ class RunFacts:
     changes: tuple[FleetChange, ...] = ()
     tokens: TokenTimes | None = None
     stops: tuple[StopFacts, ...] = ()
+    stations: tuple[StationFacts, ...] = ()

@@ -20,6 +20,7 @@ from llmsim.results.columns import TIMELINE_COLUMNS
 from llmsim.results.facts import PinFacts, PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.slo import Slo
+from llmsim.results.stations import StationFacts
 from llmsim.results.stops import StopFacts
 from llmsim.results.timeline import LEVELS, TOTALS, TimelineData
 
@@ -161,6 +162,7 @@ def meta_json(
         "replicas": replicas,
         "tiers": [asdict(t) for t in facts.tiers],
         "stops": [asdict(s) for s in facts.stops],
+        "stations": [asdict(s) for s in facts.stations],
         "itl": {"bins": bins, "counts": [facts.itl.counts[b] for b in bins]},
     }
     return json.dumps(document, indent=1) + "\n"
@@ -276,6 +278,7 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
         warnings=tuple(meta["warnings"]),
         tiers=tuple(TierFacts(**t) for t in meta.get("tiers", ())),
         stops=tuple(StopFacts(**s) for s in meta.get("stops", ())),
+        stations=tuple(StationFacts(**s) for s in meta.get("stations", ())),
         changes=read_changes(folder),
     )
 

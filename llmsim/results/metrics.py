@@ -228,6 +228,22 @@ STOP_METRICS: Final = (
 """Metrics that a summary has besides, where steps can be stopped inside."""
 
 
+STATION_METRICS: Final = (
+    MetricDef(
+        "bubble_frac",
+        "fraction",
+        "Share of the stages' time in which they stood idle while their pipeline had something in "
+        "flight, whole run",
+    ),
+    MetricDef(
+        "station_busy_max_frac",
+        "fraction",
+        "Share of that time in which the fullest stage, link or host worked",
+    ),
+)
+"""Metrics that a summary has besides, where replicas have several stages."""
+
+
 def metrics_table(metrics: Sequence[MetricDef] = METRICS) -> str:
     """Return metrics as a Markdown table, as it stands in ``docs/metrics.md``."""
     rows = ["| metric | unit | meaning | 95% interval |", "|---|---|---|---|"]

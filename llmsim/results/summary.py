@@ -29,7 +29,14 @@ from llmsim.results.intervals import (
     rate_interval,
     share_interval,
 )
-from llmsim.results.metrics import METRICS, PROGRAM_METRICS, QUANTILES, STOP_METRICS, Metric
+from llmsim.results.metrics import (
+    METRICS,
+    PROGRAM_METRICS,
+    QUANTILES,
+    STATION_METRICS,
+    STOP_METRICS,
+    Metric,
+)
 from llmsim.results.programs import program_metrics
 from llmsim.results.series import (
     W_PER_UJ_PER_NS,
@@ -41,6 +48,7 @@ from llmsim.results.series import (
     there_frac,
 )
 from llmsim.results.slo import Slo
+from llmsim.results.stations import station_metrics
 from llmsim.results.stops import stop_metrics
 from llmsim.results.store import RequestTable
 from llmsim.results.verdict import SloClaim, Verdict, claim, judge
@@ -181,6 +189,9 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     if facts.stops:
         found |= {name: _exact(value) for name, value in stop_metrics(facts.stops).items()}
         defined += STOP_METRICS
+    if facts.stations:
+        found |= {name: _exact(value) for name, value in station_metrics(facts.stations).items()}
+        defined += STATION_METRICS
     metrics = tuple(
         Metric(d.name, *found[d.name][:1], d.unit, *found[d.name][1:], _note(d.name, noted))
         for d in defined

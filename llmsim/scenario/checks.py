@@ -162,7 +162,7 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
 
 def _gpu(pool: Pool) -> GpuCard:
     card: GpuCard = _load("gpu", pool.gpu)
-    return card.joined_by(pool.inter_node_link)
+    return card.joined_by(pool.inter_node_link, pool.node_gpus)
 
 
 def prove(scenario: Scenario) -> None:

@@ -51,6 +51,8 @@ class Pool(Section):
     """Which rank gets a request: by queues counted every 100 ms (vLLM), or in turn (SGLang)."""
     inter_node_link: str | None = None
     """Link card of each GPU to other nodes, for a plan beyond one; the GPU card's if absent."""
+    node_gpus: Count | None = None
+    """[GPUs] GPUs of one node, or of one virtual machine; absent: as the GPU's card says."""
     clock_frac: Annotated[float, Gt(0), Le(1)] = 1.0
     """[fraction] SM clock of the GPUs over their full one."""
     power_cap_w: Annotated[float, Gt(0)] | None = None

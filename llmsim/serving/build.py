@@ -331,7 +331,7 @@ def build_control(scenario: Scenario, pools: Sequence[PoolPlan]) -> ControlPlan 
 
 def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | None) -> float:
     """Return what one replica can send, or receive, over all its GPUs' ports [bytes/s]."""
-    gpu = load_gpu(pool.gpu, folder).joined_by(pool.inter_node_link)
+    gpu = load_gpu(pool.gpu, folder).joined_by(pool.inter_node_link, pool.node_gpus)
     name = asked.link or gpu.scale_out
     if not name:
         return 1.0  # of lanes on one GPU, between which nothing moves
@@ -396,7 +396,7 @@ def placement(pool: Pool, model: ModelSpec, folder: Path | None) -> Placement:
     """
     plan, engine = pool.plan, pool.engine
     card = load_engine(engine.version)
-    gpu = load_gpu(pool.gpu, folder, card.family).joined_by(pool.inter_node_link)
+    gpu = load_gpu(pool.gpu, folder, card.family).joined_by(pool.inter_node_link, pool.node_gpus)
     gpu = gpu.clocked(pool.clock_frac, pool.power_cap_w)
     model = engine.checkpoint(model)
     return Placement(

@@ -24,6 +24,7 @@ from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import Chunk, StagedCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
+from llmsim.results.stations import StationFacts
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.clock import Clock
 from llmsim.serving.cohort import FOREVER, Cohort
@@ -53,8 +54,11 @@ class Pipeline(Replica):
     Attributes
     ----------
     slots : list of Slot (stages,)
+    station_names : tuple of str (stations,)
     busy_ns : list of int (stations,) [ns]
         How long each station has worked, for micro-batches that have been launched.
+    in_flight_ns : int [ns]
+        How long at least one of them was in flight.
     """
 
     def __init__(
@@ -80,7 +84,9 @@ class Pipeline(Replica):
         self.slots = [self._make_slot(number, on_end) for number in range(cost.stages)]
         self._flying: deque[Slot] = deque()
         self._free_ns = [0] * len(cost.names)  # when each station has served what is launched
+        self.station_names = cost.names
         self.busy_ns = [0] * len(cost.names)
+        self.in_flight_ns = 0
         self._seats = 0
         # running, but in no micro-batch: prompts in progress, and decodes that sat one out
         self._loose: dict[Request, None] = {}
@@ -288,6 +294,7 @@ class Pipeline(Replica):
             draft = slot.draft
             draft.tick_end_ns = end
             front = self._exec_end_ns if self._exec_end_ns > now else now
+            self.in_flight_ns += end - front
             self._exec_end_ns = end
             used = self._kv_blocks - ledger.free
             running = draft.beside + len(draft.running_set)
@@ -339,6 +346,7 @@ class Pipeline(Replica):
             end = self._pass_decodes(slot, now)
             active_uj = slot.active_uj()
         front = max(now, self._exec_end_ns)  # when the micro-batch before it comes out
+        self.in_flight_ns += end - front
         total = self._emit(end) if slices else 0
         slot.end_ns = end
         self._flying.append(slot)
@@ -408,6 +416,23 @@ class Pipeline(Replica):
 
 def _seat_of(request: Request) -> int:
     return request.seat
+
+
+def station_facts(names: Sequence[str], replicas: Sequence[Replica]) -> tuple[StationFacts, ...]:
+    """Return how busy the stations of all pipelines were.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of each replica's pool.
+    replicas : sequence of Replica
+    """
+    return tuple(
+        StationFacts(pool, each.index, name, busy, each.in_flight_ns)
+        for pool, each in zip(names, replicas, strict=True)
+        if isinstance(each, Pipeline)
+        for name, busy in zip(each.station_names, each.busy_ns, strict=True)
+    )
 
 
 def drafts_of(replica: Replica) -> list[Draft]:

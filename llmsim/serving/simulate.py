@@ -39,7 +39,7 @@ from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.layered import LayeredReplica, use_layers
 from llmsim.serving.leases import Retainer
 from llmsim.serving.meter import NEVER
-from llmsim.serving.pipeline import Pipeline, drafts_of
+from llmsim.serving.pipeline import Pipeline, drafts_of, station_facts
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
 from llmsim.serving.stops import StoppingReplica, StopPlan, allow_stops, stop_facts
@@ -212,8 +212,8 @@ def simulate(
     tiers = () if house is None else _tier_facts(house, replicas, names)
     facts = controls.added_to(facts) if controls else facts
     tokens = None if tape is None else tape.times()
-    stops = stop_facts(names, replicas)
-    return dataclasses.replace(facts, tiers=tiers, tokens=tokens, stops=stops)
+    stops, stations = stop_facts(names, replicas), station_facts(names, replicas)
+    return dataclasses.replace(facts, tiers=tiers, tokens=tokens, stops=stops, stations=stations)
 
 
 def _tape(pools: Sequence[PoolPlan]) -> Tape:

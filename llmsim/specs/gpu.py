@@ -107,9 +107,18 @@ class GpuCard:
         """
         return dtype if dtype in self.peak_flops_per_s else "bf16"
 
-    def joined_by(self, scale_out: str | None) -> GpuCard:
-        """Return the card with another link between nodes; itself for None."""
-        return self if scale_out is None else replace(self, scale_out=scale_out)
+    def joined_by(self, scale_out: str | None, node_gpus: int | None = None) -> GpuCard:
+        """Return the card with another link between nodes, and nodes of another size.
+
+        Parameters
+        ----------
+        scale_out : str or None
+            Link card; None for the card's own.
+        node_gpus : int or None [GPUs]
+            Of one node; None for the card's own.
+        """
+        found = self if scale_out is None else replace(self, scale_out=scale_out)
+        return found if node_gpus is None else replace(found, node_gpus=node_gpus)
 
     def clocked(self, clock_frac: float = 1.0, power_cap_w: float | None = None) -> GpuCard:
         """Return the card at a lower clock, or under a power cap.

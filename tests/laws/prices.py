@@ -135,7 +135,8 @@ class Staged(Like):
         self.cost = cost
         self.stages = len(shares)
         self._shares, self._hop_ns, self._host_ns = tuple(shares), hop_ns, host_ns
-        self.names = ("host", *(f"{kind} {i}" for i in range(len(shares)) for kind in ("on", "to")))
+        pairs = [(f"stage {number}", f"link {number}") for number in range(len(shares))]
+        self.names = ("host", *(name for pair in pairs for name in pair))
 
     def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
         return self.cost.decode_line(batch, padded_tokens)

@@ -14,6 +14,7 @@ from world_strategies import laws, worlds
 from worlds import Job, World, keeps_line, run, together
 
 from llmsim.policies import BATCHING
+from llmsim.results.stations import station_metrics
 
 # the price "round": 5 ms, 20 us per new prompt token, 20 us per decode, 20 ns per token of context
 PAIR = World((Job(0, 100, 3), Job(0, 50, 3)), stages=(0.5, 0.5))
@@ -110,6 +111,29 @@ def test_who_arrives_is_seen_when_the_oldest_comes_out():
     first = 5 * MS + 20_000 + 20 * 101
     # the second is admitted beside the second decode of the first, not at 8 ms
     assert rows[1].first_token_ns == 7 * MS + first + (7 * MS + 20_000 + 20 * 102)
+
+
+def test_unequal_prompts_make_bubbles_and_equal_chunks_do_not():
+    """Prompts of 2, 8, 2 and 8 tokens, a millisecond each, half of it on each of two stages."""
+    jobs = tuple(Job(0, prompt, 1) for prompt in (2, 8, 2, 8))
+    base = World(jobs, cost="a millisecond a token", stages=(0.5, 0.5))
+    # whole: stage 0 has 0..1, 1..5, 5..6 and 9..13, as the second is out at 9; stage 1 has 1..2,
+    # 5..9, 9..10 and 13..17: it waits from 2 to 5 and from 10 to 13
+    whole = run(replace(base, batching="prefill-first", budget_tokens=8))
+    assert [row.end_ns / MS for row in whole.rows] == [2, 9, 10, 17]
+    # chunks: 2 + 3, 5, 2 + 3 and 5 tokens, each 2.5 ms on each stage, one behind the other
+    equal = run(replace(base, budget_tokens=5))
+    assert [row.end_ns / MS for row in equal.rows] == [5, 7.5, 10, 12.5]
+    # of the time from the first micro-batch at stage 1 to the last
+    bubbles = [17 - 1 - 10, 12.5 - 2.5 - 10]
+    for ran, bubble, first in ((whole, bubbles[0], 1), (equal, bubbles[1], 2.5)):
+        (replica,) = ran.replicas
+        idle = max(row.end_ns for row in ran.rows) - first * MS - replica.busy_ns[3]
+        assert idle / MS == bubble
+    assert bubbles == [6, 0]
+    told = station_metrics(whole.facts.stations)
+    assert told["bubble_frac"] == pytest.approx(1 - 20 / (2 * 17))
+    assert told["station_busy_max_frac"] == pytest.approx(10 / 17)
 
 
 def test_links_and_hosts_are_passed_in_order_too():

@@ -7,7 +7,13 @@ from llmsim.results.columns import (
     REQUEST_COLUMNS,
     TIMELINE_COLUMNS,
 )
-from llmsim.results.metrics import PROGRAM_METRICS, STOP_METRICS, columns_table, metrics_table
+from llmsim.results.metrics import (
+    PROGRAM_METRICS,
+    STATION_METRICS,
+    STOP_METRICS,
+    columns_table,
+    metrics_table,
+)
 
 DOC = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -15,7 +21,12 @@ DOC = Path(__file__).parents[2] / "docs" / "metrics.md"
 def test_the_docs_hold_every_metric_and_column():
     text = DOC.read_text(encoding="utf-8")
     columns = (REQUEST_COLUMNS, CALL_COLUMNS, PROGRAM_COLUMNS, TIMELINE_COLUMNS, CHANGE_COLUMNS)
-    defined = [metrics_table(), metrics_table(PROGRAM_METRICS), metrics_table(STOP_METRICS)]
+    defined = [
+        metrics_table(),
+        metrics_table(PROGRAM_METRICS),
+        metrics_table(STOP_METRICS),
+        metrics_table(STATION_METRICS),
+    ]
     tables = [*defined, *map(columns_table, columns)]
     for table in tables:
         assert table in text, f"{DOC.name} must hold this table:\n{table}"
