@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -79,15 +79,25 @@ class RoundRobin:
 class LeastLoaded:
     """The replica with the fewest requests in line or running."""
 
+    ties: Literal["lowest", "random"] = "lowest"
+    """Who of equals: the first one, or one by chance, which old reports make matter."""
+
     _fleet: FleetView = field(init=False, repr=False)
+    _rng: np.random.Generator = field(init=False, repr=False)
 
     def start(self, fleet: FleetView, rng: np.random.Generator) -> None:
-        """Keep the view."""
+        """Keep the view and the stream."""
         self._fleet = fleet
+        self._rng = rng
 
     def choose(self, request: RequestView) -> int:
         """Return the replica with the least outstanding requests."""
-        return self._fleet.least_outstanding()
+        if self.ties == "lowest":
+            return self._fleet.least_outstanding()
+        loads = list(map(self._fleet.outstanding, range(self._fleet.replicas)))
+        least = min(loads)
+        equals = [replica for replica, load in enumerate(loads) if load == least]
+        return equals[int(self._rng.integers(len(equals)))]
 
 
 @ROUTING.register("power-of-two")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Strict, StringConstraints, model_validator
 
 from llmsim.scenario.component import Component, Seam
@@ -143,6 +143,10 @@ class Fleet(Section):
     """Which replica gets a request."""
     view_age_s: Annotated[float, Ge(0)] = 0.0
     """[s] Age of what the router sees of the replicas."""
+    report_period_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Replicas report their load so often, each at its own phase; 0: every change is told."""
+    report_lost_frac: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """[fraction] Reports that never arrive."""
     handoff: Handoff = Handoff()
     """From prefill to decode replicas, where there are such."""
     count_own_sends: bool = False
@@ -171,6 +175,8 @@ class Fleet(Section):
     @model_validator(mode="after")
     def _control_has_what_it_needs(self) -> Self:
         _complain(wrong_control(self))
+        if self.report_lost_frac and not self.report_period_s:
+            _complain({"report_lost_frac": "needs report_period_s: no reports are sent"})
         _complain(wrong_moves(self))
         return self
 

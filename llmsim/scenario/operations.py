@@ -87,6 +87,8 @@ def wrong_control(fleet: Fleet) -> dict[str, str]:
         wrong["migration"] = "does not go together with tiers of KV (a pool's kv) yet"
     if fleet.boot and (fleet.hands_over or any(pool.kv for pool in pools)):
         wrong["boot"] = "does not go together with prefill pools, or a pool's kv, yet"
+    if fleet.flip and fleet.report_period_s:
+        wrong["report_period_s"] = "does not go together with roles that change (flip) yet"
     if fleet.flip and not fleet.hands_over:
         wrong["flip"] = "is for fleets with prefill and decode pools"
     elif fleet.flip and any(pool.kv for pool in pools):

@@ -35,6 +35,7 @@ from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
 from llmsim.serving.gateway import GatewayPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
+from llmsim.serving.heartbeats import Heartbeats
 from llmsim.serving.lanes import LaneLevel, LanePlan
 from llmsim.serving.life import BootPlan
 from llmsim.serving.migration import MigrationPlan
@@ -268,6 +269,14 @@ def build_handoff(scenario: Scenario) -> HandoffPlan | None:
         view_age_ns=seconds_to_ns(asked.view_age_s),
         models=tuple(scenario.models.index(name) for name in models),
     )
+
+
+def build_heartbeats(scenario: Scenario) -> Heartbeats | None:
+    """Return when replicas report to the router; None where every change is told."""
+    fleet = scenario.fleet
+    if not fleet.report_period_s:
+        return None
+    return Heartbeats(seconds_to_ns(fleet.report_period_s), fleet.report_lost_frac)
 
 
 def build_gateway(scenario: Scenario) -> GatewayPlan | None:

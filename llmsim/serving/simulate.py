@@ -34,6 +34,7 @@ from llmsim.serving.fleet import ClientRules, Fleet
 from llmsim.serving.flows import Flows
 from llmsim.serving.gateway import Gateway, GatewayPlan
 from llmsim.serving.handoff import HandoffPlan
+from llmsim.serving.heartbeats import Heartbeats
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.layered import LayeredReplica, use_layers
@@ -127,6 +128,7 @@ def simulate(
     seed: int = 0,
     view_age_ns: int = 0,
     count_own_sends: bool = False,
+    heartbeats: Heartbeats | None = None,
     handoff: HandoffPlan | None = None,
     control: ControlPlan | None = None,
     gateway: GatewayPlan | None = None,
@@ -152,6 +154,8 @@ def simulate(
         How old the router's view of the loads is.
     count_own_sends : bool
         Whether it knows at once of what it sends itself.
+    heartbeats : Heartbeats or None
+        When replicas report; None where every change is told, `view_age_ns` later.
     handoff : HandoffPlan or None
         How requests get from prefill to decode replicas; needed if there are such pools.
     control : ControlPlan or None
@@ -176,7 +180,8 @@ def simulate(
     clock = Clock()
     flips = control is not None and control.flip is not None
     decoders = decoders_board(clock, pools, handoff, flips)
-    board = arrivals_board(clock, pools, view_age_ns, count_own_sends, decoders if flips else None)
+    both = decoders if flips else None
+    board = arrivals_board(clock, pools, view_age_ns, count_own_sends, both, heartbeats, seed)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
     tape = _tape(pools) if token_times else None

@@ -9,6 +9,7 @@ from llmsim.serving.board import EchoBoard, LoadBoard
 from llmsim.serving.clock import Clock
 from llmsim.serving.flows import Flows
 from llmsim.serving.handoff import Handoff, HandoffPlan
+from llmsim.serving.heartbeats import HeartbeatBoard, Heartbeats
 from llmsim.serving.replica import Replica
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def arrivals_board(
     age_ns: int,
     count_own_sends: bool,
     decoders: LoadBoard | None,
+    beats: Heartbeats | None,
+    seed: int,
 ) -> LoadBoard:
     """Return what the router of arrivals sees: all replicas where roles change.
 
@@ -39,11 +42,17 @@ def arrivals_board(
     count_own_sends : bool
     decoders : LoadBoard or None
         What the other router sees, where both see the same replicas.
+    beats : Heartbeats or None
+        When replicas report; None where every change is told.
+    seed : int
     """
     if decoders is not None:
         count = count_of(pools, "mixed", "prefill", "decode")
         return EchoBoard(clock, count, age_ns, count_own_sends, decoders)
-    return LoadBoard(clock, count_of(pools, "mixed", "prefill"), age_ns, count_own_sends)
+    count = count_of(pools, "mixed", "prefill")
+    if beats is not None:
+        return HeartbeatBoard(clock, count, age_ns, count_own_sends, beats, seed)
+    return LoadBoard(clock, count, age_ns, count_own_sends)
 
 
 def decoders_board(

@@ -22,6 +22,8 @@ def restless(data, **given):
         refuse_at=data.draw(st.sampled_from([0, 1, 3])),
         hold_ns=data.draw(st.sampled_from([0, 50 * MS])) if world.timeout_ns else 0,
         own_sends=data.draw(st.booleans()),
+        report_ns=data.draw(st.sampled_from([0, 0, 7 * MS, 200 * MS])),
+        lost_frac=data.draw(st.sampled_from([0.0, 0.3])),
     )
 
 

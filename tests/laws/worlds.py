@@ -30,6 +30,7 @@ from llmsim.serving.control import ControlPlan
 from llmsim.serving.fleet import ClientRules
 from llmsim.serving.gateway import GatewayPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
+from llmsim.serving.heartbeats import Heartbeats
 from llmsim.serving.lanes import Lane, LaneLevel, LanePlan
 from llmsim.serving.layered import LayeredReplica
 from llmsim.serving.life import BootPlan
@@ -109,6 +110,8 @@ class World:
     refuse_at: int = 0
     hold_ns: int = 0
     own_sends: bool = False
+    report_ns: int = 0
+    lost_frac: float = 0.0
     evicts: str = ""
     retention: str = ""
     ttl_ns: int = 0
@@ -456,6 +459,7 @@ def run(
             control=world.control(),
             gateway=world.gateway(),
             count_own_sends=world.own_sends,
+            heartbeats=Heartbeats(world.report_ns, world.lost_frac) if world.report_ns else None,
             clients=ClientRules(timeout_ns=world.timeout_ns),
             itl_slo_ns=world.slo_ns,
             token_times=token_times,
