@@ -208,17 +208,22 @@ def simulate(
     with _quiet_collector(), _ctrl_c(fleet.stop):
         fleet.start(replicas, doors)
         clock.run(until=fleet.done)
-    if fleet.stopped:
-        fleet.close()
-    for replica in replicas:
-        if replica.draft.retainer is not None:
-            replica.draft.retainer.drop_all()
+    _close(fleet, replicas)
     facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
     tiers = () if house is None else _tier_facts(house, replicas, names)
     facts = controls.added_to(facts) if controls else facts
     tokens = None if tape is None else tape.times()
     stops, stations = stop_facts(names, replicas), station_facts(names, replicas)
     return dataclasses.replace(facts, tiers=tiers, tokens=tokens, stops=stops, stations=stations)
+
+
+def _close(fleet: Fleet, replicas: Sequence[Replica]) -> None:
+    """Record whoever is still here after an early stop, and give up what is pinned."""
+    if fleet.stopped:
+        fleet.close()
+    for replica in replicas:
+        if replica.draft.retainer is not None:
+            replica.draft.retainer.drop_all()
 
 
 def _tape(pools: Sequence[PoolPlan]) -> Tape:
