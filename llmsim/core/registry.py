@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, distributions
 from typing import Generic, TypeVar
 
 from llmsim.core.errors import RegistryError, nearest
@@ -77,4 +79,16 @@ class Registry(Generic[T]):
         return cls
 
     def _published(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=f"llmsim.{self.seam}")}
+        group = f"llmsim.{self.seam}"
+        return {each.name: each for each in _installed(tuple(sys.path)) if each.group == group}
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return what all packages on a path publish.
+
+    Reading it opens a file of every package, a tenth of a second where there are a hundred; a
+    package that is installed while Python runs is found after a restart.
+    """
+    found = (each for package in distributions() for each in package.entry_points)
+    return tuple(each for each in found if each.group.startswith("llmsim."))

@@ -155,6 +155,8 @@ def plan_memory(
         found = replace(found, kv_blocks=kv_blocks, pinned=True)
     short = _shortfall_bytes(found, limits)
     if short > 0:
+        if found.pinned:
+            raise ModelDoesNotFitError(_pinned_message(model, gpu, plan, limits, found))
         ways = _ways_out(model, gpu, plan, limits, gpu_memory_utilization_frac, chosen)
         raise ModelDoesNotFitError(_message(model, gpu, plan, limits, found, short, list(ways)))
     return found
@@ -325,6 +327,22 @@ def _ways_out(
     found = _count(model, gpu, plan, limits, frac, kv_dtype)
     if found.kv_blocks > 0:
         yield f"max_model_len: {found.kv_tokens}"
+
+
+def _pinned_message(
+    model: ModelSpec, gpu: GpuCard, plan: ParallelPlan, limits: EngineLimits, found: MemoryPlan
+) -> str:
+    """Say which end of the pinned number of blocks is wrong."""
+    what = f"{model.name} on {plan.gpus} x {gpu.name}: kv_blocks {found.kv_blocks}"
+    need = -(-limits.max_model_len // limits.block_tokens)
+    if found.kv_blocks < need:
+        holds = found.kv_blocks * limits.block_tokens
+        return (
+            f"{what} hold {holds} tokens, less than one request of max_model_len "
+            f"{limits.max_model_len}: {need} blocks do, or max_model_len: {holds}."
+        )
+    room = int((found.total_bytes - found.weights_bytes) // found.block_bytes)
+    return f"{what} do not fit beside the weights: at most {max(room, 0)} do."
 
 
 def _message(

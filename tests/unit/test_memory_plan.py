@@ -138,3 +138,20 @@ def test_windows_that_do_not_fit_per_request_are_counted_in_blocks() -> None:
     assert 1_000 < found.kv_blocks < 2**31
     few = plan_memory(model, load_gpu("h100-sxm"), None, EngineLimits(8, 8192, 4096, 16), 0.9)
     assert few.windowed == "per request"
+
+
+@pytest.mark.parametrize(
+    ("kv_blocks", "said"),
+    [
+        (2000, "kv_blocks 2000 hold 32000 tokens, less than one request of max_model_len 131072"),
+        (10**6, "kv_blocks 1000000 do not fit beside the weights: at most"),
+    ],
+)
+def test_pinned_blocks_that_cannot_be_are_told_apart(kv_blocks, said):
+    with pytest.raises(ModelDoesNotFitError, match=said):
+        plan_memory(
+            load_model("llama-3.1-8b"),
+            load_gpu("h100-sxm"),
+            limits=EngineLimits(max_model_len=131072),
+            kv_blocks=kv_blocks,
+        )

@@ -1,0 +1,201 @@
+"""How many requests of one kind a replica sustains, in closed form.
+
+A replica that runs at a steady batch turns its batch over once per output: while a request gets
+its `output` tokens, as many prompts are computed as there are requests beside it. With decode steps
+of ``T(B)`` and a prompt that takes ``P`` on top of the step it rides on, a request that runs in a
+batch of B has (Little's law, mean values):
+
+    TPOT = T(B) + B/output * P
+    rate = B / (output * TPOT + P)
+
+Of a pipeline this is a bound from below: ``T`` and ``P`` are whole passages through all stages, as
+if one micro-batch held everybody. The micro-batches of vLLM's scheduler are unequal, and whoever is
+in the largest waits for all of it; prompts alone do follow one another, one every P/stages.
+
+Prompts queue for one another: the wait is that of M/D/1 (Pollaczek-Khinchine), plus half a step
+until the scheduler looks. These are means: what a percentile asks for beyond them is left to
+simulation, which corrects them by one factor per role.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from llmsim.costmodel import StepCost
+from llmsim.serving.config import EngineConfig
+
+Role = Literal["mixed", "prefill", "decode"]
+Bound = Literal["tpot", "ttft", "kv", "max_num_seqs", "prefill", "none"]
+
+NS = 1e-9
+
+BUSY_FRAC = 0.98
+"""Largest share of its time that a prefill replica may be busy without any limit on TTFT; the wait
+has no bound as it nears 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Mean lengths of requests that are counted together.
+
+    Parameters
+    ----------
+    prompt_tokens, output_tokens : int [tokens]
+        At least 1 each.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request is promised; infinite where nothing is.
+
+    Parameters
+    ----------
+    ttft_s, tpot_s : float [s]
+    """
+
+    ttft_s: float = math.inf
+    tpot_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What one replica sustains, and what keeps it from more.
+
+    Parameters
+    ----------
+    rate_rps : float [requests/s]
+        0 where the promise cannot be kept at any rate.
+    batch : int [requests]
+        Requests that run at a time then.
+    ttft_s, tpot_s : float [s]
+        Means at that rate; at the lowest one where it is 0.
+    bound : str
+        What would give way next.
+    """
+
+    rate_rps: float
+    batch: int
+    ttft_s: float
+    tpot_s: float
+    bound: Bound
+
+
+def capacity(
+    cost: StepCost, config: EngineConfig, shape: Shape, limits: Limits, role: Role = "mixed"
+) -> Capacity:
+    """Return what one replica sustains of requests of one shape.
+
+    Parameters
+    ----------
+    cost : StepCost
+    config : EngineConfig
+    shape : Shape
+    limits : Limits
+    role : {"mixed", "prefill", "decode"}
+    """
+    replica = _Replica(cost, config, shape)
+    if role == "prefill":
+        return _prefill(replica, limits)
+    return _decoding(replica, limits, mixed=role == "mixed")
+
+
+class _Replica:
+    """Times of one replica for one shape [s]."""
+
+    def __init__(self, cost: StepCost, config: EngineConfig, shape: Shape) -> None:
+        self.cost, self.config, self.shape = cost, config, shape
+        self.stages: int = getattr(cost, "stages", 1)
+        tile = cost.context_tile
+        context = shape.prompt_tokens + shape.output_tokens // 2 + 1
+        self._padded = -(-context // tile) * tile
+        window = cost.window_tokens
+        self._windowed = min(self._padded, -(-window // tile) * tile) if window else 0
+
+    def step_s(self, batch: int) -> float:
+        """Return the mean decode step of a batch: contexts half-way through their outputs."""
+        line = self.cost.decode_line(batch, batch * self._padded)
+        windowed = line.per_windowed_ns * batch * self._windowed
+        return (line.base_ns + line.per_token_ns * batch * self._padded + windowed) * NS
+
+    def prompt_s(self, batch: int) -> float:
+        """Return what a prompt adds to the steps of a batch that it rides on."""
+        alone = self.step_s(batch) if batch else 0.0
+        budget = max(self.config.max_num_batched_tokens - batch, 1)
+        limit = self.config.chunk_limit_tokens or budget
+        most = min(budget, limit)
+        past, total = 0, 0.0
+        decode = (batch * self._padded, batch * self._windowed)
+        while past < self.shape.prompt_tokens:
+            new = min(most, self.shape.prompt_tokens - past)
+            ends = past + new == self.shape.prompt_tokens
+            step = self.cost.step_ns([(new, past)], batch, *decode, batch + ends)
+            total += step * NS - alone
+            past += new
+        return total
+
+    def most_batch(self) -> tuple[int, Bound]:
+        """Return the largest batch and its bound: KV in blocks, its mean over an output's life."""
+        block = self.config.block_tokens
+        mean = self.shape.prompt_tokens + self.shape.output_tokens / 2
+        fits = int(self.config.kv_blocks // math.ceil(mean / block))
+        most = min(self.config.max_num_seqs, fits)
+        return most, "kv" if fits < self.config.max_num_seqs else "max_num_seqs"
+
+
+def _wait_s(busy_frac: float, service_s: float) -> float:
+    """Return the mean wait in M/D/1."""
+    return math.inf if busy_frac >= 1 else busy_frac * service_s / (2 * (1 - busy_frac))
+
+
+def _prefill(replica: _Replica, limits: Limits) -> Capacity:
+    """Price a replica that computes prompts alone: as busy as the wait allows."""
+    prompt = replica.prompt_s(0)
+    if prompt > limits.ttft_s:
+        return Capacity(0.0, 0, prompt, 0.0, "ttft")
+    room, each = limits.ttft_s - prompt, prompt / replica.stages
+    # the wait of M/D/1 solved for the busy share
+    busy = 1.0 if room == math.inf else 2 * room / (each + 2 * room)
+    bound: Bound = "ttft" if busy < BUSY_FRAC else "prefill"
+    busy = min(busy, BUSY_FRAC)
+    return Capacity(busy / each, 1, prompt + _wait_s(busy, each), 0.0, bound)
+
+
+def _decoding(replica: _Replica, limits: Limits, mixed: bool) -> Capacity:
+    """Find the largest batch within the limits by bisection: every mean grows with the batch."""
+    most, bound = replica.most_batch()
+
+    def at(batch: int) -> Capacity:
+        step = replica.step_s(batch)
+        prompt = replica.prompt_s(batch) if mixed else 0.0
+        output = replica.shape.output_tokens
+        tpot = step + batch / output * prompt
+        rate = batch / (output * tpot + prompt)
+        first = prompt + 1.5 * step + _wait_s(rate * prompt, prompt) if mixed else 0.0
+        return Capacity(rate, batch, first, tpot, "none")
+
+    def kept(found: Capacity) -> Bound | None:
+        if found.tpot_s > limits.tpot_s:
+            return "tpot"
+        return "ttft" if found.ttft_s > limits.ttft_s else None
+
+    if most < 1:
+        return Capacity(0.0, 0, math.nan, math.nan, "kv")
+    low, high = 0, most + 1
+    found, broken = at(1), None
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = at(middle)
+        reason = kept(tried)
+        if reason is None:
+            low, found = middle, tried
+        else:
+            high, broken = middle, reason
+    if low == 0:
+        return Capacity(0.0, 0, found.ttft_s, found.tpot_s, broken or bound)
+    return Capacity(found.rate_rps, low, found.ttft_s, found.tpot_s, broken or bound)
