@@ -34,15 +34,15 @@ class PromptsFirst:
     publishes_results: ClassVar[bool] = True
     clip_tokens: ClassVar[int] = ALWAYS
     """Output for which memory is kept at most [tokens]."""
-    stays_full: ClassVar[bool] = True
-    """Who has been refused is looked at again only in the step after one in which a decode has
-    ended; else whenever anything may have changed."""
 
     _engine: EngineView = field(init=False, repr=False)
     _line: Line = field(init=False, repr=False)
     _room: Room = field(init=False, repr=False)
     _whole: bool = field(init=False, repr=False, default=False)
     _mixed: bool = field(init=False, repr=False, default=False)
+    # who was refused is looked at again in the step after one in which somebody has ended;
+    # else whenever anything may have changed
+    _late: bool = field(init=False, repr=False, default=True)
     _wait_steps: int = field(init=False, repr=False, default=0)
     _look_steps: int = field(init=False, repr=False, default=1)
     _most_tokens: int = field(init=False, repr=False, default=0)
@@ -124,7 +124,7 @@ class PromptsFirst:
         """Go on with a prompt that was cut, admit who fits, else decode."""
         if step.running < self._ran:
             self._left = True
-            self._changed = self._changed or not self.stays_full
+            self._changed = self._changed or not self._late
         if not step.running:
             self._full = False
         if self._unseen:
@@ -143,7 +143,7 @@ class PromptsFirst:
                 self._prompt_at = step.decode_steps
             else:
                 self._decode(step)
-        self._full = self._full or (self.stays_full and not step.free_seats)
+        self._full = self._full or (self._late and not step.free_seats)
         self._ran = step.running
 
     def _look(self, step: StepDraft) -> None:
@@ -181,7 +181,7 @@ class PromptsFirst:
             # budget, seats or blocks: looked at again in the next step
             self._changed = True
             step.ask_again(1)
-        elif self.stays_full:
+        elif self._late:
             self._full = True
         else:
             steady = self._line.steady_steps()

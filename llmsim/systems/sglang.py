@@ -9,7 +9,8 @@ What is modelled, from ``srt/managers/schedule_policy.py`` (SchedulePolicy, Pref
   and goes first in the next step. A second prompt must leave ``max_prefill_tokens`` unreached.
   With ``mixed_chunk`` decodes run along.
 - Waiting requests go by longest prefix in the cache. Of those with at most 32 tokens cached that
-  share as many with one before them, one goes first. Beyond 128 of them the line stays as it is.
+  share as many with one before them, one goes first. Beyond 128 of them the line stays as it is
+  (``SchedulePolicy._determine_active_policy``).
 - A request is admitted if prompt, longest output and a page fit beside a share of what running
   requests may still write, at most 4,096 tokens each. After a refusal nobody is looked at before
   a step after one in which somebody has ended.
@@ -41,9 +42,6 @@ from llmsim.policies.room import ShareOfOutput
 CLIP_TOKENS: Final = 4_096
 """SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION."""
 
-LONGEST_LINE: Final = 128
-"""A longer line is not sorted: ``SchedulePolicy._determine_active_policy``."""
-
 APART_TOKENS: Final = 32
 """IN_BATCH_PREFIX_CACHING_CHECK_THRESHOLD and _DEPRIORITIZE_THRESHOLD."""
 
@@ -58,6 +56,9 @@ class Sglang(PromptsFirst):
 
     order: Literal["lpm", "fcfs"] = "fcfs"
     """Order of the line: arrival, SGLang's default, or longest cached prefix first."""
+    longest_sorted: Annotated[int, Ge(1)] = 128
+    """[requests] A longer line is not sorted by prefix but stays as it is; the paper has no such
+    limit."""
     conservativeness: Annotated[float, Gt(0)] = 1.0
     """Multiplies the share of the output that is kept at first (schedule_conservativeness)."""
     mixed_chunk: bool = False
@@ -76,7 +77,7 @@ class Sglang(PromptsFirst):
         self._mixed, self._look_steps = self.mixed_chunk, self.recv_interval_steps
         self._most_tokens = self.max_prefill_tokens
         if self.order == "lpm":
-            self._line = PrefixLine(engine, LONGEST_LINE, APART_TOKENS)
+            self._line = PrefixLine(engine, self.longest_sorted, APART_TOKENS)
         else:
             self._line = ArrivalLine()
         self._room = ShareOfOutput(self.left, engine.block_tokens, self.conservativeness)

@@ -292,7 +292,7 @@ def keeps_line(batching: str) -> bool:
 class Traffic:
     """The jobs of a world as a workload, in chunks of a few rows."""
 
-    clients: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ("a", "b", "c")
     skipped_rows = 0
     tools = ()
 
@@ -317,7 +317,7 @@ class Traffic:
                     [at + i if self.programs else j.session for i, j in enumerate(part)],
                     dtype=np.int64,
                 ),
-                client=np.full(len(part), -1, dtype=np.int32),
+                client=np.array([min(j.session, 2) for j in part], dtype=np.int32),
                 priority=np.array([j.priority for j in part], dtype=np.int32),
                 failed=np.array([j.failed for j in part], dtype=np.bool_),
                 abort_ns=np.array([j.abort_ns for j in part], dtype=np.int64),
@@ -438,7 +438,7 @@ def run(
         )
         for role, size in sizes.items()
     ]
-    sink = RequestSink(tuple(sizes), (), programs=bool(world.turns))
+    sink = RequestSink(tuple(sizes), Traffic.clients, programs=bool(world.turns))
     with (
         patch.object(simulate_module, "Replica", watch),
         patch.object(simulate_module, "Lane", watch),
