@@ -54,3 +54,15 @@ def test_the_changelog_has_its_three_headings():
     unreleased = text("CHANGELOG.md").split("\n## ")[1]
     headings = re.findall(r"^### (.*)$", unreleased, re.MULTILINE)
     assert headings == ["Changes results", "Changes API", "Internal"]
+
+
+def test_every_requirement_has_the_tests_it_names():
+    rows = [row for row in text("docs/requirements.md").splitlines() if row.startswith("| **")]
+    assert len(rows) >= 12
+    for row in rows:
+        files = row.split("|")[2].split(";")
+        assert files
+        for words in files:
+            path, *names = re.findall(r"`([^`]+)`", words)
+            assert names, row
+            assert [name for name in names if f"def {name}(" not in text(path)] == []
