@@ -8,37 +8,22 @@ somebody new may be admitted. The set's hidden states lie in memory meanwhile: `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
 
 from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
 from llmsim.costmodel.layer_ranges import LayerCost
-from llmsim.policies.batching import BatchingPolicy, StepDraft
+from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import PREFILL, Request
 from llmsim.serving.stops import Planner
 
 
-@runtime_checkable
-class LayerGrouping(Protocol):
-    """What a batching policy has whose prompts go through the model in groups of layers."""
-
-    every_step: ClassVar[bool]
-
-    def layer_groups(self, tokens: int) -> int:
-        """Return how many groups a set of prompts of so many tokens goes through."""
-        ...
-
-    def plan(self, step: StepDraft) -> None:
-        """Fill in a step; asked for no prompts while a set is under way."""
-        ...
-
-
 class LayeredReplica(Replica):
     """A replica whose prompts go through the model in groups of layers.
 
-    Takes what `Replica` takes, with a policy that is a `LayerGrouping`; gets prices before the run.
+    Takes what `Replica` takes, with a policy that has a method ``layer_groups(tokens)``: how many
+    groups a set of so many tokens goes through. Gets its prices before the run.
 
     Attributes
     ----------
@@ -50,12 +35,12 @@ class LayeredReplica(Replica):
 
     def prepare(self, cost: LayerCost) -> None:
         """Say what steps cost whose prompts go through a range of layers."""
-        policy = self._policy
-        if not isinstance(policy, LayerGrouping):
+        groups: Callable[[int], int] | None = getattr(self._policy, "layer_groups", None)
+        if groups is None:
             raise InvariantError("a policy of layer groups says how many there are")
         self._layer_cost = cost
-        self._grouping: BatchingPolicy = policy
-        self._layer_groups = policy.layer_groups
+        self._grouping: BatchingPolicy = self._policy
+        self._layer_groups = groups
         planner = Planner()
         planner.fill = self.fill
         self._policy = planner
