@@ -98,7 +98,6 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
             f"allocation {pool.allocation.kind}": pool.allocation.kind != "paged",
             f"retention {pool.retention.kind}": pool.retention.kind != "none",
             f"batching {pool.batching.kind}": together,
-            f"role {pool.role}": pool.role != "mixed",
             "spare_replicas": pool.spare_replicas > 0,
             "fleet.gateway": fleet.gateway is not None,
             "fleet.boot": fleet.boot is not None,

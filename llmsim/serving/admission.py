@@ -96,7 +96,8 @@ def _make_room(draft: Draft, request: Request, tokens: int) -> bool:
     if ledger.caches and request.view.segments is not None:
         match = ledger.match(request, tokens + 1)
     blocks = -(-tokens // size)
-    room = ledger.free - (draft.watermark_blocks if draft.running_set else 0)
+    occupied = draft.running_set or draft.beside
+    room = ledger.free - (draft.watermark_blocks if occupied else 0)
     if blocks + match.unreferenced - match.blocks > room:
         _blocked(draft, request, match)
         return False

@@ -344,7 +344,7 @@ def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | Non
     name = asked.link or gpu.scale_out
     if not name:
         return 1.0  # of lanes on one GPU, between which nothing moves
-    return load_link(name, folder).p2p_bytes_per_s * pool.tp
+    return load_link(name, folder).p2p_bytes_per_s * pool.tp * pool.pp
 
 
 def _transfer_price(asked: Handoff | Migration, pool: Pool, model: ModelSpec) -> TransferPrice:

@@ -82,6 +82,8 @@ class Pipeline(Replica):
         self.meter = self._main
         self._most = cost.stages
         self.slots = [self._make_slot(number, on_end) for number in range(cost.stages)]
+        for slot in self.slots:  # whoever is planned next seats those whose KV has come
+            slot.delivery.arrived = self.slots[0].delivery.arrived
         self._flying: deque[Slot] = deque()
         self._free_ns = [0] * len(cost.names)  # when each station has served what is launched
         self.station_names = cost.names
@@ -145,6 +147,19 @@ class Pipeline(Replica):
                 return
         self._leaving.append((request, outcome))
 
+    def look_again(self, called_now: bool = False) -> None:
+        """Have the scheduler called for what has just become possible, when it looks again."""
+        self._changes += 1
+        super().look_again(called_now)
+
+    def connect(self) -> None:
+        """Let all micro-batches hand over, and take in, as the first one has been told to."""
+        first = self.slots[0]
+        for slot in self.slots[1:]:
+            slot.delivery.hand_over = first.delivery.hand_over
+            slot.delivery.drop_handed = first.delivery.drop_handed
+            slot.draft.pull = first.draft.pull
+
     def ticks_begun(self) -> int:
         """Return 0: what is in flight has been accounted for."""
         return 0
@@ -162,6 +177,8 @@ class Pipeline(Replica):
         self.delivery, self._stretch, self._step = slot.delivery, slot.stretch, slot.step
         self.running_set = running = draft.running_set
         draft.seats = self._seats
+        draft.beside = self.running - len(running) - len(self._loose)
+        draft.max_seqs = self.config.max_num_seqs - draft.beside
         if not self._loose:
             return
         first = next(iter(self._loose)).seat
@@ -236,6 +253,8 @@ class Pipeline(Replica):
             if planned:
                 slot = self._idle_slot()
             self._enter(slot)
+            if again:  # seats that were lost may go to those whose KV has come
+                slot.delivery.settle(now, now)
         if flying:
             self._call_ns = flying[0].end_ns
         elif self.running and not self._expects():
@@ -316,8 +335,6 @@ class Pipeline(Replica):
         """Let the policy fill a micro-batch, and launch it; return whether there is anything."""
         draft = slot.draft
         draft.begin(now)
-        draft.beside = self.running - len(draft.running_set)
-        draft.max_seqs = self.config.max_num_seqs - draft.beside
         if self.running_set or self.line.count:
             if not self._plain:
                 self._policy.plan(slot.step)
@@ -440,3 +457,9 @@ def drafts_of(replica: Replica) -> list[Draft]:
     if isinstance(replica, Pipeline):
         return [slot.draft for slot in replica.slots]
     return [replica.draft]
+
+
+def spread_connection(replica: Replica) -> None:
+    """Let all micro-batches of a pipeline hand requests over, or take them in."""
+    if isinstance(replica, Pipeline):
+        replica.connect()

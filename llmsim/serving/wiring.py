@@ -10,6 +10,7 @@ from llmsim.serving.clock import Clock
 from llmsim.serving.flows import Flows
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.heartbeats import HeartbeatBoard, Heartbeats
+from llmsim.serving.pipeline import spread_connection
 from llmsim.serving.replica import Replica
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def connect_roles(
     for replica in replicas:
         if pools[replica.pool].role == "prefill":
             replica.port.connect(handoff, gives=True)
+    for replica in replicas:
+        if pools[replica.pool].staged is not None:
+            spread_connection(replica)
     return handoff
 
 

@@ -76,7 +76,7 @@ def test_one_stage_is_a_plain_replica(data):
 @laws(12)
 @given(data=st.data())
 def test_nothing_is_lost(batching, data):
-    ran = run(data.draw(worlds(batching=batching, stages=True, most=20, clients_leave=None)))
+    ran = run(data.draw(worlds(batching=batching, stages=True, most=20, handoff=None)))
     assert_all_ended(ran)
     for replica in ran.replicas:
         assert replica.busy_ns[-2] <= ran.facts.end_ns
@@ -85,7 +85,7 @@ def test_nothing_is_lost(batching, data):
 @laws(30)
 @given(data=st.data())
 def test_merging_changes_nothing(data):
-    assert_same(data.draw(worlds(stages=True, turns=True)))
+    assert_same(data.draw(worlds(stages=True, turns=True, handoff=None)))
 
 
 def test_a_saturated_pipeline_is_as_fast_as_its_slowest_stage():

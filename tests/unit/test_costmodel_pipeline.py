@@ -150,6 +150,17 @@ def test_what_does_not_go_together_is_said(changes, told):
         ls.run("quickstart", keys)
 
 
+def test_prompts_on_two_stages_are_decoded_on_one():
+    pools = {
+        "main": None,
+        "prefill": {"role": "prefill", "gpu": "h100-sxm", "pp": 2},
+        "decode": {"role": "decode", "gpu": "h100-sxm"},
+    }
+    found = ls.run("quickstart", {"traffic.requests": 20, "fleet.pools": pools})
+    assert found.metrics["requests_finished"] == 20
+    assert 0 < found.metrics["bubble_frac"] < 1
+
+
 def test_a_pipeline_is_paid_for_and_draws_power_on_all_its_gpus():
     keys = {"traffic.requests": 20, "fleet.pools.main.pp": 2}
     one, two = ls.run("quickstart", {"traffic.requests": 20}), ls.run("quickstart", keys)
