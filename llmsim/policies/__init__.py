@@ -4,14 +4,16 @@ Start with `batching` (what a step computes), `routing` (which replica takes a r
 `control` (what is done about the fleet while it runs); `sharing` divides a GPU between lanes,
 `tiering` is about KV below the GPU, `allocation` about promises of KV, `retention` about KV that
 outlives its call, `precedence` about whose prompt stops a step, `ordering` about what else a
-batching policy may decide. A new policy is one dataclass registered under a name: its typed fields
-are its YAML parameters. `views` and `reports` say what a policy sees, `rules` what differs between
-engine versions.
+batching policy may decide, `estimation` about what is believed of output lengths (the one place
+that may see them, and says so). A new policy is one dataclass registered under a name: its typed
+fields are its YAML parameters. `views` and `reports` say what a policy sees, `rules` what differs
+between engine versions.
 """
 
 from llmsim.policies.allocation import ALLOCATION, Allocator
 from llmsim.policies.batching import BATCHING, BatchingPolicy, StepDraft
 from llmsim.policies.control import CONTROL, ControlPolicy
+from llmsim.policies.estimation import OUTPUT_LENGTH, LengthEstimator
 from llmsim.policies.precedence import PRECEDENCE, Precedence, PrefillProfile
 from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
 from llmsim.policies.retention import RETENTION, CallView, PinView, RetentionPolicy
@@ -28,6 +30,7 @@ __all__ = [
     "ENGINE_RULES",
     "EVICTION",
     "LOADING",
+    "OUTPUT_LENGTH",
     "PRECEDENCE",
     "RETENTION",
     "ROUTING",
@@ -41,6 +44,7 @@ __all__ = [
     "FleetReport",
     "FleetView",
     "LanesView",
+    "LengthEstimator",
     "LoadPolicy",
     "LoadView",
     "PinView",

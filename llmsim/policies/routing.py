@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from llmsim.core.registry import Registry
 from llmsim.policies.views import RequestView
+
+NEVER: Final = 2**62 - 1
+"""A time that never comes [ns]."""
 
 
 class FleetView(Protocol):
@@ -32,8 +35,39 @@ class FleetView(Protocol):
         ...
 
 
+class ForecastView(FleetView, Protocol):
+    """What a router sees that declares ``forecasts = True``: what would become of a request.
+
+    An answer is that of a copy of the replica, run ahead without any later arrival, in which
+    outputs are as long as the scenario's estimator believes.
+    """
+
+    def first_token_ns(self, replica: int, request: RequestView, before_ns: int = NEVER) -> int:
+        """Return when a request sent to a replica now would have its first token [ns].
+
+        Parameters
+        ----------
+        replica : int
+        request : RequestView
+        before_ns : int [ns]
+            What is later may be returned as `NEVER`, which saves looking any further.
+        """
+        ...
+
+    def last_token_ns(self, replica: int, request: RequestView, before_ns: int = NEVER) -> int:
+        """Return when a request sent to a replica now would have its last token [ns].
+
+        Parameters are those of `first_token_ns`.
+        """
+        ...
+
+
 class RoutingPolicy(Protocol):
-    """Chooses a replica when a request arrives."""
+    """Chooses a replica when a request arrives.
+
+    A class may declare ``forecasts = True`` and gets a `ForecastView` then, and may have a
+    `decision_s`: seconds that every decision takes before the request is on its replica.
+    """
 
     def start(self, fleet: FleetView, rng: np.random.Generator) -> None:
         """Get to know the fleet; called once per run, before the first request.

@@ -47,10 +47,13 @@ class RequestView:
         Of a call of a program.
     model : int
         Which of the fleet's models it is for, from 0.
+    believed_tokens : int [tokens]
+        What the scenario's estimator believes of the output's length; -1 where there is none.
     """
 
     __slots__ = (
         "arrival_ns",
+        "believed_tokens",
         "client",
         "index",
         "model",
@@ -82,3 +85,7 @@ class RequestView:
         self.segments = segments
         self.program = program
         self.model = model
+        self.believed_tokens = -1
+
+    def __deepcopy__(self, memo: object) -> RequestView:
+        return self  # facts: copies of what policies keep may share them

@@ -31,6 +31,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "batching": ("llmsim.policies", "BATCHING"),
     "allocation": ("llmsim.policies", "ALLOCATION"),
     "routing": ("llmsim.policies", "ROUTING"),
+    "output_length": ("llmsim.policies", "OUTPUT_LENGTH"),
     "loading": ("llmsim.policies", "LOADING"),
     "eviction": ("llmsim.policies", "EVICTION"),
     "retention": ("llmsim.policies", "RETENTION"),

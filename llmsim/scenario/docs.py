@@ -57,6 +57,7 @@ TITLES: Final = {
     "Migration": "fleet.migration",
     "Pool": "fleet.pools.*name*",
     "Stop": "Stopping steps: `fleet.pools.*.stop`",
+    "Estimators": "estimators",
     "Record": "record",
     "Kv": "KV below the GPUs: `fleet.pools.*.kv`",
     "KvSwap": "Swapping: `fleet.pools.*.kv.swap`",

@@ -16,8 +16,9 @@ from pydantic import PrivateAttr, StringConstraints, model_validator
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.engine import Count, Engine, Frac
 from llmsim.scenario.fleet import Fleet, Pool
+from llmsim.scenario.foreseeing import wrong_forecasts
 from llmsim.scenario.keeping import wrong_record, wrong_retention
-from llmsim.scenario.promises import Record, Slo
+from llmsim.scenario.promises import Estimators, Record, Slo
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
 from llmsim.scenario.several import wrong_models
@@ -115,10 +116,17 @@ class Scenario(Section):
     """Engine settings of every pool that does not say otherwise."""
     fleet: Fleet
     """What serves them."""
+    estimators: Estimators = Estimators()
+    """What is believed before it is known."""
     record: Record = Record()
     """What is written down besides."""
 
     _folder: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _routers_can_foresee(self) -> Self:
+        _complain(wrong_forecasts(self.fleet, self.estimators))
+        return self
 
     @model_validator(mode="after")
     def _tokens_have_times(self) -> Self:

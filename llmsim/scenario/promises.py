@@ -1,4 +1,4 @@
-"""What a scenario promises, and what it writes down to judge that."""
+"""What a scenario promises, what it writes down to judge that, and what is believed in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import model_validator
 
 from llmsim.results.slo import Slo as Objectives
+from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.section import Section, complain
 
 Seconds = Annotated[float, Gt(0)]
@@ -49,3 +50,14 @@ class Record(Section):
 
     tokens: bool = False
     """When every token came out, in `tokens.parquet`: 24 bytes per token, and time for each."""
+
+
+class Estimators(Section):
+    """What policies are told of what nobody knows yet."""
+
+    output_length: Annotated[Component, Seam("output_length")] | None = None
+    """How long an output will be; absent: policies are told nothing. `oracle`, and whatever else
+    looks at true lengths, is named in the summary of a run."""
+    beyond_tokens: Annotated[int, Ge(1)] = 10
+    """[tokens] Who has had all the tokens that it was believed to get is believed to get so many
+    more. Block's rule (Vidur predictor): 10."""

@@ -20,6 +20,7 @@ from llmsim.costmodel.pipeline import PipelineCost, stage_links
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.estimation import TRUTH, LengthEstimator
 from llmsim.policies.models import ByModel
 from llmsim.policies.retention import RetentionPolicy
 from llmsim.policies.routing import RoutingPolicy
@@ -31,6 +32,7 @@ from llmsim.scenario.costs import Measured, Placement, Roofline
 from llmsim.scenario.fleet import Handoff, Pool
 from llmsim.scenario.operations import Gateway, Migration
 from llmsim.scenario.stopping import groups_layers
+from llmsim.serving.beliefs import BeliefPlan
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
 from llmsim.serving.gateway import GatewayPlan
@@ -336,6 +338,21 @@ def build_control(scenario: Scenario, pools: Sequence[PoolPlan]) -> ControlPlan 
             fleet.flip.weights_bytes_per_s,
         )
     return ControlPlan(tuple(each.build() for each in fleet.control), migration, boot, flip)
+
+
+def build_estimates(scenario: Scenario) -> tuple[BeliefPlan | None, list[str]]:
+    """Return who believes something of output lengths, and what the reader must know of it."""
+    asked = scenario.estimators.output_length
+    if asked is None:
+        return None, []
+    length: LengthEstimator = asked.build()
+    plan = BeliefPlan(length, scenario.estimators.beyond_tokens)
+    if TRUTH not in length.information:
+        return plan, []
+    return plan, [
+        f"estimators.output_length is {asked}: made from {length.information}, "
+        "which nobody has beforehand in reality"
+    ]
 
 
 def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | None) -> float:

@@ -8,11 +8,12 @@ A tick costs O(1); the sum of padded contexts over k ticks costs O(min(k, tile, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from typing import Final
 
-from llmsim.serving.request import Request
+from llmsim.serving.request import DECODE, Request
 
 FOREVER: Final = 2**62 - 1
 """A tick that is never reached; the largest integer that compiled code keeps in a register."""
@@ -164,6 +165,39 @@ class Cohort:
         self._finishes = [entry for entry in self._finishes if entry[3] is not request]
         heapify(self._finishes)
         self._saturations = [entry for entry in self._saturations if entry[2] is not request]
+        heapify(self._saturations)
+
+    def mirror(self, other: Cohort) -> None:
+        """Have the sums of another cohort; its members follow by `adopt`."""
+        self._tile_ring = other._tile_ring.copy()
+        self._spots = other._spots.copy()
+        self.block_ring[:] = other.block_ring  # others hold the list
+        self._window_ring = other._window_ring.copy()
+        self._window_growing = other._window_growing
+        self._window_base = other._window_base
+        self._saturated = other._saturated
+        self._joins = other._joins
+        self.count = other.count
+        self.tick = other.tick
+        self.context = other.context
+        self.padded = other.padded
+        self.windowed = other.windowed
+        self.top_seat = other.top_seat
+
+    def adopt(self, other: Cohort, copies: Mapping[Request, Request]) -> None:
+        """Have copies of the members of a cohort that was mirrored; they say when they finish."""
+        self._finishes = finishes = [
+            (copy.finish_tick, copy.seat, number, copy)
+            for number, copy in enumerate(copies.values())
+            if copy.state == DECODE
+        ]
+        heapify(finishes)
+        self.due = finishes[0][0] if finishes else FOREVER
+        self._saturations = [
+            (tick, order, copies[request])
+            for tick, order, request in other._saturations
+            if request.window_tick == tick
+        ]
         heapify(self._saturations)
 
     def _next_finish(self) -> int:

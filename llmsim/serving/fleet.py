@@ -16,9 +16,11 @@ from llmsim.policies.routing import RoutingPolicy
 from llmsim.policies.views import ProgramView, RequestView
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.store import GATHER_ROWS, RequestSink
+from llmsim.serving.beliefs import Beliefs
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.continuation import Continuation
+from llmsim.serving.decision import Decision
 from llmsim.serving.gateway import Gateway
 from llmsim.serving.handoff import Handoff
 from llmsim.serving.life import Life
@@ -81,15 +83,14 @@ class Fleet:
         self.handoff: Handoff | None = None
         self.gateway: Gateway | None = None
         self.life: Life | None = None
+        self.beliefs: Beliefs | None = None
+        self.decision: Decision | None = None
         self.roles: Roles | None = None
         self.under_way: dict[Request, Move] = {}  # between two replicas; the run waits for them
         self.done = clock.env.event()
-        self.arrived = 0
-        self.ended = 0
-        self.truncated = 0
+        self.arrived = self.ended = self.truncated = 0
         self.stopped = False
-        self._caller_ns = -1  # the latest call in which a request ended, and whose it was
-        self._caller = -1
+        self._caller_ns = self._caller = -1  # the latest call in which one ended, and whose it was
         self.last_end_ns = 0
         self._choose = router.choose
         self.board = board
@@ -107,8 +108,7 @@ class Fleet:
         programs = workload.programs
         self._continuation = None if programs is None else Continuation(clock, self, programs)
         self._chunks: Iterator[RequestChunk] = workload.chunks()
-        self._at = 0
-        self._size = 0
+        self._at = self._size = 0
         self._exhausted = False
         self._routes: list[int] = []
         self._route_hash = hashlib.blake2b(digest_size=16)
@@ -156,6 +156,8 @@ class Fleet:
         self._aborts: list[int] | None = aborts.tolist() if (aborts >= 0).any() else None
         self._segments = chunk.segments
         self._models: list[int] | None = None if chunk.model is None else chunk.model.tolist()
+        if self.beliefs is not None:
+            self.beliefs.read(chunk)
         self._at = 0
         self._size = len(chunk)
         return True
@@ -200,6 +202,8 @@ class Fleet:
             view.program = ProgramView(now, 0)
         if self._models is not None:
             view.model = self._models[at]
+        if self.beliefs is not None:
+            self.beliefs.tell(view, at)
         request = Request(view, self._outputs[at])
         if self._failed is not None and self._failed[at]:
             self._row(request, "provider_failed", now)
@@ -225,6 +229,8 @@ class Fleet:
             call.segments,
             program,
         )
+        if self.beliefs is not None:
+            self.beliefs.tell_call(view, call)
         if not self._take_in(Request(view, call.output_tokens), now) and self._loop is not None:
             self._send_at(now + self._loop.think_ns)
 
@@ -242,9 +248,10 @@ class Fleet:
             self._row(request, refusal, now)
             return False
         self._live.add(request)
-        if self.gateway is None:
-            self.board.change(chosen, 1, now)
-            replica.enqueue(request, now == self._caller_ns and self._called(replica, now))
+        if self.decision is not None:
+            self.decision.send(request, chosen, replica)
+        elif self.gateway is None:
+            self.put(request, chosen, replica)
         elif self.gateway.held or not self.send(request, chosen):
             self.gateway.hold(request)
         if self._timeout_ns:
@@ -264,18 +271,20 @@ class Fleet:
         """
         if self.gateway is None:
             raise InvariantError("nothing is held where there is no gateway")
-        now = self.clock.now
         if chosen < 0:
             chosen = self._choose(request.view)
             self._routes.append(chosen)
         slot = self.gateway.door(chosen)
         if slot < 0:
             return False
-        replica = self.doors[slot]
-        self.board.change(slot, 1, now)
         self._routes.append(slot)
-        replica.enqueue(request, now == self._caller_ns and self._called(replica, now))
+        self.put(request, slot, self.doors[slot])
         return True
+
+    def put(self, request: Request, slot: int, replica: Replica) -> None:
+        """Put a request in the line of a replica; its place on the board is `slot`."""
+        self.board.change(slot, 1, self.clock.now)
+        replica.enqueue(request, self.called(replica, self.clock.now))
 
     def set_adrift(self, request: Request) -> None:
         """Note that a request is on no replica for the time being."""
@@ -370,14 +379,13 @@ class Fleet:
             self.leave_unserved(request, outcome)
             return
         caller = self._caller_ns, self._caller
-        replica.drop(request, outcome, self._called(replica, self.clock.now))
+        replica.drop(request, outcome, self.called(replica, self.clock.now))
         self._caller_ns, self._caller = caller  # who leaves the line does so outside any call
 
-    def _called(self, replica: Replica, now: int) -> bool:
-        """Whether a replica's turn to be called at this instant has passed.
+    def called(self, replica: Replica, now: int) -> bool:
+        """Whether a replica's turn at this instant has passed.
 
-        Clients come before all calls of an instant, except one that a call of the same instant
-        has set free: by then the replicas up to that one have had their turn.
+        Clients come before all calls of an instant, but not one that such a call has set free.
         """
         return now == self._caller_ns and replica.turn <= self._caller
 
@@ -392,6 +400,8 @@ class Fleet:
         self._caller_ns = time_ns
         self._caller = replica.turn
         self._live.discard(request)
+        if self.beliefs is not None and outcome == "finished":
+            self.beliefs.ended(request.view, request.generated)
         goes_on = False
         if self._continuation is not None:
             goes_on = self._continuation.ended(request, outcome == "finished", time_ns)

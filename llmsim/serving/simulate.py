@@ -25,6 +25,7 @@ from llmsim.policies.routing import RoutingPolicy
 from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
+from llmsim.serving.beliefs import BeliefPlan
 from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
@@ -32,6 +33,7 @@ from llmsim.serving.control import ControlPlan, Controls
 from llmsim.serving.equipment import claim_ledger
 from llmsim.serving.fleet import ClientRules, Fleet
 from llmsim.serving.flows import Flows
+from llmsim.serving.forecast import foreseeing, settle_in
 from llmsim.serving.gateway import Gateway, GatewayPlan
 from llmsim.serving.handoff import HandoffPlan
 from llmsim.serving.heartbeats import Heartbeats
@@ -135,6 +137,7 @@ def simulate(
     clients: ClientRules | None = None,
     itl_slo_ns: int = NEVER,
     token_times: bool = False,
+    estimates: BeliefPlan | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> RunFacts:
     """Serve a workload with a fleet and hand over what happened.
@@ -167,6 +170,8 @@ def simulate(
         Objective for the gap between tokens, counted per request.
     token_times : bool
         Take down when every token came out.
+    estimates : BeliefPlan or None
+        What policies are told of output lengths; None for nothing.
     progress : callable or None
         Called with (requests ended, total or None).
 
@@ -182,6 +187,7 @@ def simulate(
     decoders = decoders_board(clock, pools, handoff, flips)
     both = decoders if flips else None
     board = arrivals_board(clock, pools, view_age_ns, count_own_sends, both, heartbeats, seed)
+    router = foreseeing(router, clock, board, view_age_ns, count_own_sends, estimates)
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
     tape = _tape(pools) if token_times else None
@@ -197,11 +203,10 @@ def simulate(
         handoff.router.start(decoders, stream(seed, "handoff"))
         connect = connect_all if flips else connect_roles
         fleet.handoff = connect(clock, handoff, pools, replicas, fleet, flows, decoders)
-    share_devices(clock, [pool.lane for pool in pools], replicas)
-    allow_stops([pool.stop for pool in pools], replicas)
-    use_layers([pool.by_layers for pool in pools], replicas)
+    _divide_steps(clock, pools, replicas)
     house = _build_tiers(clock, pools, replicas, fleet)
     _keep_pins(pools, replicas, workload)
+    settle_in(router, clock, fleet, doors, estimates, seed)
     controls = None
     if control is not None:
         controls = Controls(clock, control, replicas, _places(pools), fleet, flows, seed)
@@ -215,6 +220,13 @@ def simulate(
     tokens = None if tape is None else tape.times()
     stops, stations = stop_facts(names, replicas), station_facts(names, replicas)
     return dataclasses.replace(facts, tiers=tiers, tokens=tokens, stops=stops, stations=stations)
+
+
+def _divide_steps(clock: Clock, pools: Sequence[PoolPlan], replicas: Sequence[Replica]) -> None:
+    """Let steps share a GPU, be stopped inside, or compute some of the layers."""
+    share_devices(clock, [pool.lane for pool in pools], replicas)
+    allow_stops([pool.stop for pool in pools], replicas)
+    use_layers([pool.by_layers for pool in pools], replicas)
 
 
 def _close(fleet: Fleet, replicas: Sequence[Replica]) -> None:

@@ -79,6 +79,21 @@ class Stretch:
         self._cohort = cohort
         self.anchored = False
 
+    def mirror(self, other: Stretch) -> None:
+        """Be where another stretch is; the cohort has the sums of the other's."""
+        self._anchor_ns = other._anchor_ns
+        self._ticks_done = other._ticks_done
+        self._padded_done = other._padded_done
+        self._windowed_done = other._windowed_done
+        self._ahead = -1
+        self._base_ns = other._base_ns
+        self._per_token_ns = other._per_token_ns
+        self._per_windowed_ns = other._per_windowed_ns
+        self.line = other.line
+        self.anchored = other.anchored
+        self.front_ns = other.front_ns
+        self.gap_ns = other.gap_ns
+
     def anchor(self, front_ns: int, line: PriceLine) -> None:
         """Start anew at `front_ns` [ns] with a new price."""
         self.line = line

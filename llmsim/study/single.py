@@ -15,6 +15,7 @@ from llmsim.results.store import RequestSink
 from llmsim.scenario import Scenario, build_workload
 from llmsim.serving.build import (
     build_control,
+    build_estimates,
     build_gateway,
     build_handoff,
     build_heartbeats,
@@ -51,6 +52,7 @@ def simulate_scenario(
         If the model does not fit its GPUs.
     """
     pools, warnings = build_pools(scenario)
+    estimates, declared = build_estimates(scenario)
     workload = build_workload(scenario)
     traffic = scenario.traffic
     timeout_ns = 0 if traffic.timeout_s is None else seconds_to_ns(traffic.timeout_s)
@@ -76,6 +78,7 @@ def simulate_scenario(
             clients=ClientRules(timeout_ns=timeout_ns),
             itl_slo_ns=itl_objective_ns(scenario, NEVER),
             token_times=scenario.record.tokens,
+            estimates=estimates,
             progress=progress,
         )
     finally:
@@ -90,7 +93,7 @@ def simulate_scenario(
         hashes=fingerprint(scenario),
         wall_s=time.perf_counter() - began,
     )
-    facts = replace(facts, warnings=(*warnings, *facts.warnings))
+    facts = replace(facts, warnings=(*declared, *warnings, *facts.warnings))
     objectives = scenario.slo.objectives()
     return Result(table, facts, info, objectives, traffic.warmup_s, render=render)
 

@@ -33,6 +33,7 @@ RUNS = {
             "fleet.pools.decode.engine.kv_blocks": 9000,
         },
     ),
+    "forks": ("predictive", {"traffic.requests": 300, "traffic.arrivals.rate_rps": 45}),
     "whole prompts": (
         "assistants",
         {"traffic.duration_s": 90, "fleet.pools.main.batching": "prefill-first"},

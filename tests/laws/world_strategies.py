@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from jobs import Job, Segments
 from prices import COSTS, MS
-from worlds import World, keeps_line, together, with_turns
+from worlds import World, foresees, keeps_line, together, with_turns
 
 from llmsim.policies import ALLOCATION, BATCHING, PRECEDENCE, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING
@@ -185,21 +185,26 @@ def worlds(
     kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
     kinds = [name for name in kinds if not (stages and keeps_line(name))]
     kind = batching or draw(st.sampled_from(kinds))
+    # who foresees what becomes of requests does so where they stay on a replica of their own
+    plain = not (forced or ranks or together(kind))
+    routers = [name for name in sorted(ROUTING.names()) if plain or not foresees(name)]
+    router = routing or draw(st.sampled_from(routers))
+    apart = together(kind) or foresees(router)
     whole = not chunked or kind in WHOLE_PROMPTS
     most_blocks = max(-(-(job.prompt + job.output) // block) for job in made)
     watermark = draw(st.sampled_from([0, 0, 0, 1, 3]))
     closed = draw(st.integers(0, 4)) == 4
     shuffled = draw(st.integers(0, 3)) == 3 if moves is None else moves
-    shuffled = shuffled and not together(kind)
+    shuffled = shuffled and not apart
     replicas = draw(st.sampled_from([2, 2, 3] if shuffled else [1, 1, 1, 2, 4]))
     ports = st.sampled_from([1e12, 1e9, 2e8, 3e7])
     below = draw(st.integers(0, 2)) == 2 if tiers is None else tiers
-    below = below and not together(kind)
+    below = below and not apart
     split = lanes or stops or (draw(st.integers(0, 2)) == 2 if handoff is None else handoff)
     shares = st.sampled_from([0.2, 0.5, 0.8, 1.0])
-    split = split and not together(kind)
+    split = split and not apart
     caching = draw(st.booleans())
-    paged = caching or split or below or shuffled
+    paged = caching or split or below or shuffled or foresees(router)
     claims = "paged" if paged or stages else draw(st.sampled_from(sorted(ALLOCATION.names())))
     ahead = st.integers(0, 1) if lookahead is None else st.just(lookahead)
     world = World(
@@ -221,7 +226,7 @@ def worlds(
         rules=draw(st.sampled_from(["vllm-0.33", "vllm-0.20"])),
         batching=kind,
         order=draw(st.sampled_from(["fcfs", "priority"])),
-        routing=routing or draw(st.sampled_from(sorted(ROUTING.names()))),
+        routing=router,
         replicas=replicas,
         view_age_ns=draw(st.sampled_from([0, 0, 7 * MS, 1000 * MS])),
         timeout_ns=draw(st.sampled_from([0, 60 * MS, 333 * MS])) if leave else 0,

@@ -20,11 +20,20 @@ from shuffle import Shuffle
 from stop_plans import stop_plan
 
 from llmsim.costmodel.contract import StepCost
-from llmsim.policies import ALLOCATION, BATCHING, ENGINE_RULES, RETENTION, ROUTING, SHARING
+from llmsim.policies import (
+    ALLOCATION,
+    BATCHING,
+    ENGINE_RULES,
+    OUTPUT_LENGTH,
+    RETENTION,
+    ROUTING,
+    SHARING,
+)
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
 from llmsim.results.facts import PoolFacts, RunFacts
 from llmsim.results.store import RequestSink
+from llmsim.serving.beliefs import BeliefPlan
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
 from llmsim.serving.fleet import ClientRules
@@ -128,6 +137,7 @@ class World:
     flip_drains: bool | None = None
     switch_ns: int = 0
     reloads: bool = False
+    believed: str = ""
 
     def __repr__(self) -> str:
         return short(self)
@@ -224,6 +234,20 @@ class World:
             return None
         return GatewayPlan(self.refuse_at, self.hold_ns)
 
+    def router(self) -> Any:
+        """Who routes; where fleets change, somebody who foresees nothing."""
+        changes = self.spare or self.refuse_at or self.shuffle_ns or self.retention or self.lanes
+        changes = changes or self.decoders or self.stages or self.stop_points is not None
+        keeps = any(hasattr(BATCHING.get(self.batching), each) for each in KEEPS)
+        changes = changes or keeps or self.together or self.flip_drains is not None
+        aside = foresees(self.routing) and changes
+        return ROUTING.get("least-loaded" if aside else self.routing)()
+
+    def estimates(self) -> BeliefPlan | None:
+        """What policies are told of output lengths; a router that foresees is told something."""
+        kind = self.believed or ("mean" if foresees(self.routing) else "")
+        return BeliefPlan(OUTPUT_LENGTH.get(kind)(), 3) if kind else None
+
     def lane(self, role: str, cost: StepCost) -> LanePlan | None:
         """How prefill and decode replicas share GPUs, if they do."""
         if self.lanes is None:
@@ -287,6 +311,15 @@ def together(batching: str) -> bool:
 def keeps_line(batching: str) -> bool:
     """Whether a policy keeps the waiting line itself, for one batch at a time."""
     return hasattr(BATCHING.get(batching), "waiting_order")
+
+
+KEEPS = ("waiting_order", "victim", "admits", "ended", "layer_groups")
+"""What batching policies have that keep more than the next step."""
+
+
+def foresees(routing: str) -> bool:
+    """Whether a router asks what would become of a request."""
+    return getattr(ROUTING.get(routing), "forecasts", False)
 
 
 class Traffic:
@@ -451,7 +484,7 @@ def run(
         told = simulate_module.simulate(
             plans,
             Traffic(world),
-            router or ROUTING.get(world.routing)(),
+            router or world.router(),
             sink,
             seed=seed,
             view_age_ns=world.view_age_ns,
@@ -463,6 +496,7 @@ def run(
             clients=ClientRules(timeout_ns=world.timeout_ns),
             itl_slo_ns=world.slo_ns,
             token_times=token_times,
+            estimates=world.estimates(),
         )
     rows = tuple(Row(tuple(values)) for values in sorted(sink.raw().tolist()))
     return Ran(world, told, rows, tuple(kept), tuple(watched))

@@ -28,6 +28,11 @@ class Loads:
     def least_outstanding(self) -> int:
         return self.loads.index(min(self.loads))
 
+    def last_token_ns(self, replica, request, before_ns=0):
+        return 1_000 * self.loads[replica] + replica
+
+    first_token_ns = last_token_ns
+
 
 def ask(index=0, session=-1, segments=None, prompt=None) -> RequestView:
     tokens = prompt or sum(length for _, length in segments or ((0, 10),))

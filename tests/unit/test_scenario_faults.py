@@ -32,6 +32,18 @@ CASES = {
         ("model: llama-3.1-8b\n", ""),
         "bad.yaml  model: is missing",
     ),
+    "a router that foresees nothing": (
+        (ROUTE, "block"),
+        "bad.yaml:13  fleet.routing: block foresees nothing without estimators.output_length",
+    ),
+    "a fleet that cannot be forked": (
+        (
+            "  routing: " + ROUTE,
+            "  routing: block\n  control: [{kind: llumnix}]\n  migration: {link: ethernet-64g}",
+        ),
+        "bad.yaml:13  fleet.routing: block foresees nothing without estimators.output_length; it "
+        "cannot foresee yet with fleet.migration, fleet.control",
+    ),
     "missing key in a section": (
         ("      gpu: h100-sxm\n", ""),
         "bad.yaml:15  fleet.pools.main.gpu: is missing",

@@ -1,0 +1,158 @@
+"""Forks of a replica: they foresee what happens, and nothing happens because of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs import Job
+from prices import MS
+from world_strategies import laws, worlds
+from worlds import World, run
+
+from llmsim.policies.routing import NEVER
+from llmsim.serving.beliefs import BeliefPlan
+
+
+class Asks:
+    """Sends requests to replicas in turn, and asks for every one what would become of it."""
+
+    forecasts: ClassVar[bool] = True
+
+    def __init__(self, decision_s: float = 0.0) -> None:
+        self.decision_s = decision_s
+        self.told: list[tuple[int, int]] = []
+
+    def start(self, fleet, rng):
+        self.fleet = fleet
+
+    def choose(self, request):
+        chosen = request.index % self.fleet.replicas
+        for replica in range(self.fleet.replicas):
+            answer = (
+                self.fleet.first_token_ns(replica, request),
+                self.fleet.last_token_ns(replica, request),
+            )
+            if replica == chosen:
+                self.told.append(answer)
+        return chosen
+
+
+class Silent(Asks):
+    """The same, without asking."""
+
+    def choose(self, request):
+        return request.index % self.fleet.replicas
+
+
+@st.composite
+def alone(draw, believed: str, **given) -> World:
+    """A world in which a fork can know everything but what arrives later."""
+    world = draw(worlds(routing="block", batching=given.pop("batching", "vllm"), **given))
+    return replace(
+        world, believed=believed, prefix_caching=False, routing="round-robin", in_flight=0
+    )
+
+
+@pytest.mark.parametrize("batching", ["vllm", "prefill-first"])
+@laws(40)
+@given(data=st.data())
+def test_with_true_lengths_and_no_later_arrival_what_is_foreseen_happens(batching, data):
+    world = data.draw(alone("oracle", batching=batching, clients_leave=False))
+    decision_s = data.draw(st.sampled_from([0.0, 0.007, 0.1]))
+    world = replace(world, view_age_ns=0, own_sends=decision_s > 0)
+    asks = Asks(decision_s)
+    ran = run(world, data.draw(st.booleans()), router=asks)
+    last = ran.rows[-1]
+    assert asks.told[-1] == (last.first_token_ns, last.end_ns)
+
+
+@laws(30)
+@given(data=st.data())
+def test_asking_changes_nothing(data):
+    """Whatever is believed, the run is the same, bit for bit, with forks and without them."""
+    believed = data.draw(st.sampled_from(["oracle", "noisy", "mean", "constant"]))
+    world = data.draw(alone(believed))
+    world = replace(
+        world,
+        prefix_caching=data.draw(st.booleans()),
+        own_sends=data.draw(st.booleans()),
+        allocation="paged",
+    )
+    decision_s = data.draw(st.sampled_from([0.0, 0.03]))
+    quiet = run(world, router=Silent(decision_s))
+    asked = run(world, router=Asks(decision_s))
+    assert asked.facts.digest == quiet.facts.digest
+    assert asked.rows == quiet.rows
+    assert asked.facts.itl.counts == quiet.facts.itl.counts
+
+
+@laws(30)
+@given(data=st.data())
+def test_a_fork_cannot_tell_true_lengths_from_others(data):
+    """Of two worlds that differ in lengths yet to be reached, forks say the same."""
+    world = data.draw(alone("constant", clients_leave=False, lookahead=0))
+    world = replace(world, prefix_caching=data.draw(st.booleans()))
+    chosen = data.draw(st.integers(0, len(world.jobs) - 1))
+    job = world.jobs[chosen]
+    longer = replace(job, output=job.output + data.draw(st.integers(1, 30)))
+    jobs = (*world.jobs[:chosen], longer, *world.jobs[chosen + 1 :])
+    room = -(-(longer.prompt + longer.output) // world.block_tokens) + world.watermark_blocks
+    world = replace(world, kv_blocks=max(world.kv_blocks, room))
+    short, long = Asks(), Asks()
+    until = run(world, router=short).rows[chosen].end_ns
+    run(replace(world, jobs=jobs), router=long)
+    known = sum(job.arrival_ns < until for job in world.jobs)
+    assert short.told[:known] == long.told[:known]
+
+
+def test_by_hand():
+    """A step takes 5 ms; two decode, with 8 and 3 tokens believed; the third waits for a seat."""
+    first, second, third = Job(0, 10, 8), Job(0, 10, 3), Job(6 * MS, 10, 2)
+    world = World((first, second, third), cost="flat", max_num_seqs=2, believed="oracle")
+    asks = Asks()
+    ran = run(world, router=asks)
+    # prompts until 5 ms, then two tokens each 5 ms: the second request ends at 15 ms, and the
+    # third has its first token at 20 ms
+    assert asks.told[2] == (20 * MS, 25 * MS)
+    assert (ran.rows[2].first_token_ns, ran.rows[2].end_ns) == (20 * MS, 25 * MS)
+
+
+def test_who_outlives_its_belief_is_believed_to_go_on():
+    """Believed 3 tokens; at 31 ms it has had 6 and the step under way gives one more."""
+    world = World((Job(0, 10, 50), Job(31 * MS, 10, 1)), cost="flat", max_num_seqs=1)
+    world = replace(world, believed="constant", kv_blocks=100)
+    asks = Asks()
+
+    class Believes:
+        draws = False
+        information = "nothing"
+
+        def guess(self, request):
+            return 3
+
+        def learn(self, request, output_tokens):
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "estimates", lambda self: BeliefPlan(Believes(), 10))
+        run(world, router=asks)
+    # seven tokens at 35 ms, ten more by 85 ms, then a step for the newcomer's prompt
+    assert asks.told[1] == (90 * MS, 100 * MS)
+
+
+def test_no_further_than_asked():
+    class Bounded(Asks):
+        def choose(self, request):
+            whole = self.fleet.last_token_ns(0, request)
+            assert self.fleet.last_token_ns(0, request, whole) == whole
+            assert self.fleet.last_token_ns(0, request, whole - 1) in (whole, NEVER)
+            self.told.append(self.fleet.last_token_ns(0, request, request.arrival_ns))
+            return 0
+
+    asks = Bounded()
+    run(World((Job(0, 10, 8), Job(0, 10, 30)), cost="flat", believed="oracle"), router=asks)
+    assert asks.told == [NEVER, NEVER]
