@@ -48,6 +48,16 @@ class Allocator(Protocol):
         """Return what a request claims once it has outgrown `claimed_tokens` [tokens]."""
         ...
 
+    def wait_s(self, tokens: int) -> float:
+        """Return how long a step waits for memory that nobody has used before [s].
+
+        Parameters
+        ----------
+        tokens : int [tokens]
+            How many more of them than ever before are claimed.
+        """
+        ...
+
 
 ALLOCATION: Registry[Allocator] = Registry("allocation")
 
@@ -74,6 +84,10 @@ class Paged:
         """Claim nothing."""
         return 0
 
+    def wait_s(self, tokens: int) -> float:
+        """Wait for nothing: all memory is there from the beginning."""
+        return 0.0
+
 
 @ALLOCATION.register("contiguous-max")
 @dataclass
@@ -95,6 +109,10 @@ class ContiguousMax:
     def renewed_tokens(self, claimed_tokens: int) -> int:
         """Stay as it is: nobody outgrows it."""
         return claimed_tokens
+
+    def wait_s(self, tokens: int) -> float:
+        """Wait for nothing: all memory is there from the beginning."""
+        return 0.0
 
 
 @ALLOCATION.register("power-of-two")
@@ -120,6 +138,10 @@ class PowerOfTwo:
         """Double the region."""
         return 2 * claimed_tokens
 
+    def wait_s(self, tokens: int) -> float:
+        """Wait for nothing: all memory is there from the beginning."""
+        return 0.0
+
 
 @ALLOCATION.register("bucket")
 @dataclass
@@ -144,3 +166,46 @@ class Bucket:
     def renewed_tokens(self, claimed_tokens: int) -> int:
         """Claim so many times as much."""
         return max(claimed_tokens + 1, int(self.grow_factor * claimed_tokens))
+
+    def wait_s(self, tokens: int) -> float:
+        """Wait for nothing: all memory is there from the beginning."""
+        return 0.0
+
+
+@ALLOCATION.register("granules")
+@dataclass
+class Granules:
+    """A region of addresses for the longest sequence, to which memory is mapped bit by bit.
+
+    What a request holds is rounded up to whole granules; it gets another one when its last is full.
+    What has been given back stays mapped, so that a step can only wait for memory that nobody has
+    used before.
+
+    References
+    ----------
+    Prabhu et al., vAttention: Dynamic Memory Management for Serving LLMs without PagedAttention,
+    ASPLOS 2025, sections 5 and 6.
+    """
+
+    granule_tokens: Annotated[int, Ge(1)] = 1024
+    """[tokens] That a granule of one layer's K or V holds: with eight KV heads of 128 in 16 bits on
+    one GPU 1,024 for 2 MB, 32 for 64 KB."""
+    map_s: Annotated[float, Ge(0)] = 640e-6
+    """[s] To map one more granule of K and V in every layer. Assumed: 64 driver calls of 10 us."""
+    ahead: bool = True
+    """Map in the background before it is needed, so that no step waits."""
+
+    reserves: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
+
+    def claim_tokens(self, request: RequestView, known_tokens: int, most_tokens: int) -> int:
+        """Claim what is known, in whole granules."""
+        return -(-known_tokens // self.granule_tokens) * self.granule_tokens
+
+    def renewed_tokens(self, claimed_tokens: int) -> int:
+        """Claim one granule more."""
+        return claimed_tokens + self.granule_tokens
+
+    def wait_s(self, tokens: int) -> float:
+        """Wait for every granule in turn, unless they are mapped ahead."""
+        return 0.0 if self.ahead else -(-tokens // self.granule_tokens) * self.map_s

@@ -55,6 +55,9 @@ class Traffic(Section):
     """Clients that ask again when they have been answered: what arrives is the first call of a
     program, `prompts` names its text, and `lengths` gives the text and the output of every call;
     a prompt repeats its program's text and outputs so far."""
+    samples: Count = 1
+    """[answers] How many answers are asked for to each prompt: so many requests arrive together, as
+    a session, and share the prompt's KV where prefixes are cached; `requests` counts prompts."""
     requests: Count | None = None
     """[requests] How many synthetic requests, or programs, arrive; either this or `duration_s`."""
     duration_s: Seconds | None = None
@@ -89,10 +92,21 @@ class Traffic(Section):
             wrong |= dict.fromkeys(missing, "is missing; synthetic traffic needs it")
         if self.programs is not None and self.abort is not None:
             wrong["abort"] = "does not go with programs, which end when a call fails; use timeout_s"
+        if self.samples > 1:
+            wrong |= self._wrong_samples()
         if self.duration_s is not None and self.warmup_s >= self.duration_s:
             wrong["warmup_s"] = f"leaves nothing to measure of {self.duration_s:g} s"
         _complain(wrong)
         return self
+
+    def _wrong_samples(self) -> dict[str, str]:
+        if self.trace is not None:
+            return {"samples": "is for synthetic traffic; a trace says what was asked for"}
+        if self.programs is not None:
+            return {"samples": "does not go with programs, whose next call follows one answer"}
+        if self.arrivals is not None and self.arrivals.kind == "closed-loop":
+            return {"samples": "does not go with a closed loop, whose slots hold one request each"}
+        return {}
 
 
 class Scenario(Section):

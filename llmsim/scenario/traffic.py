@@ -16,6 +16,7 @@ from llmsim.workload import (
     Programs,
     ProgramWorkload,
     RequestChunk,
+    SampledWorkload,
     SyntheticWorkload,
     Workload,
 )
@@ -57,6 +58,9 @@ def build_workload(scenario: Scenario) -> Workload:
         if traffic.programs is not None:
             law = traffic.programs.build()
             workload = ProgramWorkload(opening, law, lengths, scenario.seed, scenario.folder)
+        elif traffic.samples > 1:
+            each = traffic.samples
+            workload = SampledWorkload(opening, each, lengths, scenario.seed, scenario.folder)
     if traffic.abort is not None:
         workload = Aborting(workload, traffic.abort, scenario.seed)
     return workload if len(scenario.models) == 1 else ForModels(workload, scenario)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmsim.core.errors import InvariantError
+from llmsim.core.units import seconds_to_ns
 from llmsim.kvcache import CountLedger, Holder
 from llmsim.policies.allocation import Allocator
 from llmsim.results.timeline import Timeline, TimelineData
@@ -46,6 +47,8 @@ class ClaimLedger(CountLedger):
         Promised to everybody who runs; at most the capacity.
     renewals : int
         Claims that were outgrown.
+    wait_ns : int [ns]
+        For which the next step waits, while memory is made ready that nobody has used before.
     """
 
     __slots__ = (
@@ -53,6 +56,7 @@ class ClaimLedger(CountLedger):
         "_claims",
         "_clock",
         "_log",
+        "_most_claimed",
         "_most_tokens",
         "_next",
         "_outgrown",
@@ -61,6 +65,7 @@ class ClaimLedger(CountLedger):
         "_timeline",
         "claimed",
         "renewals",
+        "wait_ns",
     )
 
     def __init__(
@@ -77,8 +82,9 @@ class ClaimLedger(CountLedger):
         self._timeline = Timeline()
         self._log: list[int] = []
         self._since_ns = 0
-        self.claimed = 0
+        self.claimed = self._most_claimed = 0
         self.renewals = 0
+        self.wait_ns = 0
 
     # --- claims -----------------------------------------------------------------------------
 
@@ -187,6 +193,16 @@ class ClaimLedger(CountLedger):
             if len(self._log) >= _FLUSH:
                 self._absorb()
         self.claimed += blocks
+        more = self.claimed - self._most_claimed
+        if more > 0:
+            self._most_claimed = self.claimed
+            self.wait_ns += seconds_to_ns(self._allocator.wait_s(more * self.block_tokens))
+
+    def waited(self) -> int:
+        """Return `wait_ns` [ns], for which a step waits now."""
+        wait_ns = self.wait_ns
+        self.wait_ns = 0
+        return wait_ns
 
     def _absorb(self) -> None:
         rows = np.array(self._log, dtype=np.int64).reshape(-1, 3)

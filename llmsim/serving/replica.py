@@ -356,6 +356,11 @@ class Replica:
         """Price what was planned and sleep until the next call."""
         draft = self.draft
         front = self._exec_end_ns if self._exec_end_ns > now else now
+        if draft.claims is not None and draft.claims.wait_ns:
+            front += draft.claims.waited()
+            self._stretch.anchored = False
+            if self.cohort.count:
+                self.delivery.sit_out()
         self._front_ns = front
         if draft.preempted:
             self._stretch.anchored = False

@@ -3,7 +3,8 @@
 Start with `chunk` (what the engine reads: columns in chunks). `readers` holds one class per
 published trace format, `synthetic` the generators. Latent draws happen here, when the workload
 is built, from named streams, so that every policy meets the same world. `programs` is the contract
-of clients that ask again when they have been answered, `agents` makes such clients.
+of clients that ask again when they have been answered, `agents` makes such clients; `samples` asks
+for several answers to one prompt.
 """
 
 from llmsim.workload.agents import PROGRAMS, ProgramLaw, ProgramWorkload
@@ -14,6 +15,7 @@ from llmsim.workload.lengths import LENGTHS, Lengths
 from llmsim.workload.programs import CallEnd, NextCall, Programs
 from llmsim.workload.prompts import PROMPTS, Prompts
 from llmsim.workload.readers import TRACES, TraceReader
+from llmsim.workload.samples import SampledWorkload
 from llmsim.workload.synthetic import CHUNK_ROWS, SyntheticWorkload
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Programs",
     "Prompts",
     "RequestChunk",
+    "SampledWorkload",
     "Segments",
     "SyntheticWorkload",
     "TraceReader",

@@ -7,6 +7,8 @@ from prices import MS
 from worlds import Job, World, run
 
 from llmsim.costmodel import RooflineCost
+from llmsim.policies.allocation import Granules
+from llmsim.serving.request import PROBE
 from llmsim.specs import EngineLimits, load_gpu, load_model
 
 FLAT = {"cost": "flat", "block_tokens": 4}
@@ -62,6 +64,33 @@ def test_a_region_is_doubled_when_it_is_full():
     # the prompt in the first step, then one token a step: the ninth decode computes the 17th
     assert claimed == 4 * 45 * MS + 8 * 15 * MS
     assert ran.rows[0].preemptions == 0
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_a_step_waits_for_granules_that_nobody_has_used_before(lookahead):
+    """Granules of 8 tokens, 3 ms each: for the prompt, before the 9th token, before the 17th.
+
+    The second request is alone too, and what the first one has used is mapped by then.
+    """
+    jobs = (Job(0, 8, 12), Job(100 * MS, 8, 12))
+    ran = run(World(jobs, kv_blocks=8, allocation="granules", lookahead=lookahead, **FLAT))
+    first, second = ran.rows
+    assert first.first_token_ns == 3 * MS + 5 * MS
+    assert first.itl_max_ns == 8 * MS
+    assert first.end_ns == 12 * 5 * MS + 9 * MS
+    assert second.end_ns - second.arrival_ns == 12 * 5 * MS
+    assert second.itl_max_ns == 5 * MS
+    assert ran.replicas[0].ledger.renewals == 4
+
+
+@pytest.mark.parametrize(("granule", "waste_mb"), [(32, 2), (128, 8), (1024, 64)])
+def test_half_a_granule_is_lost_per_request(granule, waste_mb):
+    """Llama-3.1-8B keeps 128 KiB a token: 2, 8 and 64 MiB with granules of 64 KB, 256 KB, 2 MB."""
+    model = load_model("llama-3.1-8b")
+    claim = Granules(granule_tokens=granule).claim_tokens
+    lost = [claim(PROBE, known, 10**6) - known for known in range(1, 8 * granule + 1)]
+    mean_bytes = sum(lost) / len(lost) * model.kv_bytes_per_token(1, "bf16")
+    assert mean_bytes / 2**20 == pytest.approx(waste_mb, rel=0.05)
 
 
 def test_who_outgrows_a_wrong_guess_is_computed_anew():

@@ -269,6 +269,13 @@ class World:
         """What the stages of a pipeline cost."""
         return Staged(PRICES[self.cost], self.stages, self.hop_ns, self.stage_host_ns)
 
+    def allocator(self) -> Any:
+        """What requests are promised; granules are small, and steps wait for them."""
+        kind = ALLOCATION.get(self.allocation)
+        if self.allocation == "granules":
+            return kind(granule_tokens=8, map_s=0.003, ahead=False)
+        return kind()
+
     def pins(self) -> Callable[[], Any] | None:
         """What pins KV between two calls of a program; `ttl_ns` of 0 is for ever."""
         if not self.retention:
@@ -466,7 +473,7 @@ def run(
             joint=Joint(PRICES[world.cost]) if world.ranks > 1 else None,
             ranks_in_turn=world.ranks_in_turn,
             staged=world.staged() if world.stages else None,
-            allocator=ALLOCATION.get(world.allocation)(),
+            allocator=world.allocator(),
             retention=world.pins(),
         )
         for role, size in sizes.items()
