@@ -95,7 +95,6 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
             "attention ranks (dp)": pool.dp > 1,
             "tiers of KV (kv)": pool.kv is not None,
             "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
-            f"allocation {pool.allocation.kind}": pool.allocation.kind != "paged",
             f"retention {pool.retention.kind}": pool.retention.kind != "none",
             f"batching {pool.batching.kind}": together,
             "spare_replicas": pool.spare_replicas > 0,

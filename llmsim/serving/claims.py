@@ -227,3 +227,31 @@ class ClaimLedger(CountLedger):
             raise InvariantError(f"{self.claimed} of {self.capacity} blocks claimed, not {claims}")
         if self.claimed < self.capacity - self.free:
             raise InvariantError("more KV blocks are in use than are claimed")
+
+
+class SeveralClaims(ClaimLedger):
+    """Claims of requests that decode in several cohorts, as in the micro-batches of a pipeline.
+
+    The ticks of one cohort say nothing about those of another, so everybody in the micro-batch that
+    is planned is looked at; how long that stays unnecessary bounds the next ticks.
+    """
+
+    __slots__ = ()
+
+    def renew(self, draft: Draft) -> None:
+        """Renew the claims that are too small for the next token, in running order."""
+        self._starting.clear()
+        cohort = draft.cohort
+        least = FOREVER
+        for request in list(draft.running_set):
+            decodes = request.state == DECODE
+            claim = self._claims.get(request, -1)
+            if claim < 0 or not (decodes or request.state == PARKED):
+                continue
+            computed = cohort.computed(request) if decodes else request.computed
+            if computed >= claim:
+                self._extend(draft, request, claim)
+                claim = self._claims.get(request, -1)
+            if decodes and claim >= 0:
+                least = min(least, claim - computed)
+        draft.most_ticks = least

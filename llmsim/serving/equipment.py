@@ -9,7 +9,7 @@ from llmsim.kvcache import CountLedger, PrefixLedger, RankedLedger
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.ordering import HearsOfEnds, OrdersWaiting
-from llmsim.serving.claims import ClaimLedger
+from llmsim.serving.claims import ClaimLedger, SeveralClaims
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.draft import Draft
@@ -27,14 +27,17 @@ def make_line(policy: BatchingPolicy) -> FcfsQueue | OrderedQueue | UrgencyQueue
     return FcfsQueue() if policy.urgency(PROBE) is None else UrgencyQueue(policy.urgency)
 
 
-def claim_ledger(config: EngineConfig, allocator: Allocator, clock: Clock) -> ClaimLedger | None:
+def claim_ledger(
+    config: EngineConfig, allocator: Allocator, clock: Clock, cohorts: int = 1
+) -> ClaimLedger | None:
     """Return the KV ledger of a replica whose requests claim memory; None if they do not."""
     if not allocator.reserves:
         return None
     if config.prefix_caching:
         raise InvariantError("claims on KV memory do not go with prefix caching")
     longest = config.max_model_len
-    return ClaimLedger(config.kv_blocks, config.block_tokens, allocator, longest, clock)
+    kind = ClaimLedger if cohorts == 1 else SeveralClaims
+    return kind(config.kv_blocks, config.block_tokens, allocator, longest, clock)
 
 
 def make_ledger(

@@ -71,6 +71,8 @@ class Slot:
         When it comes out of the last stage; -1 while it is not in flight.
     seen : int
         Changes that the scheduler knew of when it planned decodes alone here; -1 if it did not.
+    until_tick : int
+        Tick at which it must be planned again whatever happens.
     lines : list of PriceLine (stations,)
         What its decodes cost at each station.
     until_tokens : int [tokens]
@@ -91,6 +93,7 @@ class Slot:
         "seen",
         "step",
         "stretch",
+        "until_tick",
         "until_tokens",
         "windowed_uj",
     )
@@ -105,7 +108,7 @@ class Slot:
         self.end_ns = -1
         self.seen = -1
         self.lines: list[PriceLine] = []
-        self.until_tokens = 0
+        self.until_tokens = self.until_tick = 0
         self.fixed_uj = self.padded_uj = self.windowed_uj = 0.0
 
     def tick(self, gap_ns: int) -> None:

@@ -26,6 +26,7 @@ from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.results.stations import StationFacts
 from llmsim.serving.admission import admit_waiting
+from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
 from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.config import EngineConfig
@@ -50,6 +51,8 @@ class Pipeline(Replica):
     cost : StagedCost
     energies : sequence of ActiveEnergy (stages,)
         Of each stage; empty to leave energy at zero.
+    ledger : ClaimLedger or None
+        Where requests are promised memory; None where they are not.
 
     Attributes
     ----------
@@ -72,10 +75,13 @@ class Pipeline(Replica):
         itl_slo_ns: int,
         on_end: Callable[[Request, str, int], None],
         energies: Sequence[ActiveEnergy] = (),
+        ledger: ClaimLedger | None = None,
     ) -> None:
         if config.lookahead:
             raise InvariantError("a pipeline plans a micro-batch when one has come out")
-        super().__init__(clock, index, pool, cost, config, policy, itl_slo_ns, on_end)
+        super().__init__(
+            clock, index, pool, cost, config, policy, itl_slo_ns, on_end, ledger=ledger
+        )
         self._staged = cost
         self._energies = tuple(energies)
         self._main = PipelineMeter(itl_slo_ns)
@@ -105,6 +111,8 @@ class Pipeline(Replica):
             meter = shared
         cohort = Cohort(cost.context_tile, config.block_tokens, cost.window_tokens)
         draft = Draft(config, self._policy, self.ledger, cohort, self.line, meter, self.decisions)
+        if isinstance(self.ledger, ClaimLedger):
+            draft.claims, draft.guarded = self.ledger, True
         stretch = Stretch(cohort, cost.window_tokens > 0)
         delivery = Delivery(draft, stretch, config.block_tokens, 0, on_end)
         return Slot(draft, delivery, Step(draft), stretch)
@@ -276,8 +284,11 @@ class Pipeline(Replica):
         if draft.chunks or draft.preempted:
             self._changes += 1
         quiet = self._steady and slot.end_ns >= 0 and self.recorder is None
-        if draft.most_ticks < FOREVER or draft.blocked_on_writer or self._loose:
+        if draft.blocked_on_writer or self._loose:
             quiet = False
+        # of these ticks, the one that has been planned has run
+        most = draft.most_ticks
+        slot.until_tick = slot.cohort.tick + most - 1 if most < FOREVER else FOREVER
         if draft.chunks or draft.first_need < 0:
             quiet = False
         return self._changes if quiet else -1
@@ -295,9 +306,12 @@ class Pipeline(Replica):
         while flying:
             slot = flying[0]
             cohort = slot.cohort
-            if slot.seen != self._changes or cohort.due <= cohort.tick or self._loose:
+            tick = cohort.tick
+            if slot.seen != self._changes or cohort.due <= tick or self._loose:
                 return now
-            need = cohort.block_ring[cohort.tick % size]
+            if tick >= slot.until_tick:
+                return now
+            need = cohort.block_ring[tick % size]
             if need > ledger.free:
                 return now
             if need:
@@ -335,6 +349,8 @@ class Pipeline(Replica):
         """Let the policy fill a micro-batch, and launch it; return whether there is anything."""
         draft = slot.draft
         draft.begin(now)
+        if draft.claims is not None:
+            draft.claims.renew(draft)
         if self.running_set or self.line.count:
             if not self._plain:
                 self._policy.plan(slot.step)

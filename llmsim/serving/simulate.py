@@ -297,9 +297,20 @@ def _pipeline(
 ) -> Pipeline:
     if pool.staged is None:
         raise InvariantError(f"pool {pool.facts.name} has no price of stages")
-    policy, energies = pool.batching(), pool.stage_energy
+    ledger = None
+    if pool.allocator is not None:
+        ledger = claim_ledger(pool.config, pool.allocator, clock, pool.staged.stages)
     return Pipeline(
-        clock, index, number, pool.staged, pool.config, policy, itl_slo_ns, fleet.on_end, energies
+        clock,
+        index,
+        number,
+        pool.staged,
+        pool.config,
+        pool.batching(),
+        itl_slo_ns,
+        fleet.on_end,
+        pool.stage_energy,
+        ledger,
     )
 
 

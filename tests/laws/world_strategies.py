@@ -205,7 +205,7 @@ def worlds(
     split = split and not apart
     caching = draw(st.booleans())
     paged = caching or split or below or shuffled or foresees(router)
-    claims = "paged" if paged or stages else draw(st.sampled_from(sorted(ALLOCATION.names())))
+    claims = "paged" if paged else draw(st.sampled_from(sorted(ALLOCATION.names())))
     ahead = st.integers(0, 1) if lookahead is None else st.just(lookahead)
     world = World(
         jobs=made,
