@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Len
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from llmsim.results.metrics import METRICS, PROGRAM_METRICS, STOP_METRICS
+from llmsim.results.metrics import EVERY_METRIC
 from llmsim.scenario.section import Section
 
 KNEE, KNEE_PER_GPU = "knee", "knee_per_gpu"
@@ -33,6 +33,9 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)]
 """Name of a regime, an ablation or a sweep."""
+
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+"""Name of a file of `llmsim/systems`, without its ending."""
 
 Overrides = dict[str, Any]
 """Values by dotted path of a scenario."""
@@ -288,7 +291,6 @@ def check_metric(key: str, name: str | None) -> None:
     """Raise an error about a key whose metric nobody knows."""
     from llmsim.core.errors import nearest
 
-    defined = (*METRICS, *PROGRAM_METRICS, *STOP_METRICS)
-    known = [KNEE, KNEE_PER_GPU, *(each.name for each in defined)]
+    known = [KNEE, KNEE_PER_GPU, *(each.name for each in EVERY_METRIC)]
     if name is not None and name not in known:
         raise complain(key, f"names no metric ('{name}').", nearest(name, known))

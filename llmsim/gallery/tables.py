@@ -10,7 +10,7 @@ from llmsim.gallery.card import KNEE, KNEE_PER_GPU, Band, Headline, Null, Regime
 from llmsim.gallery.reading import BASELINE, TREATMENT, Setting
 from llmsim.gallery.results import COUNTERS
 from llmsim.gallery.scoring import Score, Standing, told_band, told_gain
-from llmsim.results.metrics import METRICS, PROGRAM_METRICS, STOP_METRICS
+from llmsim.results.metrics import EVERY_METRIC
 from llmsim.results.wording import NONE, duration, number, share
 
 LIST_HEAD: Final = ("system", "plugs into", "paper", "ours", "band", "verdict")
@@ -18,7 +18,7 @@ GAIN_HEAD: Final = ("regime", "expected", "gain (95%)", "verdict", "baseline", "
 ABLATION_HEAD: Final = ("ablation", "in", "gain (95%)", "value")
 COUNTER_HEAD: Final = ("regime", "arm", *COUNTERS.values())
 
-_UNITS: Final = {each.name: each.unit for each in (*METRICS, *PROGRAM_METRICS, *STOP_METRICS)}
+_UNITS: Final = {each.name: each.unit for each in EVERY_METRIC}
 
 
 def list_row(standing: Standing) -> tuple[str, ...]:

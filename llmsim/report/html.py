@@ -8,13 +8,7 @@ from typing import Any
 
 from llmsim.report.figures import cdf_svg, kv_svg, load_svg
 from llmsim.report.terminal import LATENCIES, fact_rows
-from llmsim.results.metrics import (
-    METRICS,
-    PROGRAM_METRICS,
-    QUANTILES,
-    STATION_METRICS,
-    STOP_METRICS,
-)
+from llmsim.results.metrics import EVERY_METRIC, QUANTILES
 from llmsim.results.result import Result
 from llmsim.results.series import load_over_time
 from llmsim.results.summary import Summary
@@ -75,9 +69,7 @@ def _latency_rows(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _metric_rows(summary: Summary) -> list[dict[str, str]]:
-    meaning = {
-        d.name: d.meaning for d in (*METRICS, *PROGRAM_METRICS, *STOP_METRICS, *STATION_METRICS)
-    }
+    meaning = {d.name: d.meaning for d in EVERY_METRIC}
     return [
         {
             "name": m.name,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError, OutputError
+from llmsim.core.units import NS_PER_S
 from llmsim.results.changes import read_changes
 from llmsim.results.columns import TIMELINE_COLUMNS
 from llmsim.results.facts import PinFacts, PoolFacts, ReplicaFacts, RunFacts, TierFacts
@@ -23,6 +24,7 @@ from llmsim.results.slo import Slo
 from llmsim.results.stations import StationFacts
 from llmsim.results.stops import StopFacts
 from llmsim.results.timeline import LEVELS, TOTALS, TimelineData
+from llmsim.results.tokens import TokenTimes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -280,7 +282,24 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
         stops=tuple(StopFacts(**s) for s in meta.get("stops", ())),
         stations=tuple(StationFacts(**s) for s in meta.get("stations", ())),
         changes=read_changes(folder),
+        tokens=_read_tokens(folder / TOKENS),
     )
+
+
+def _read_tokens(path: Path) -> TokenTimes | None:
+    """Return the token times of a saved run as they were delivered, or None if it has none."""
+    if not path.is_file():
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table: pa.Table = pq.read_table(path, columns=["request", "time_s"])
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise InputError(str(path), [Fault(str(path), "", f"holds no tokens: {error}")]) from error
+    # seconds in a float hold whole nanoseconds for the first hundred days
+    time_ns = np.rint(table.column("time_s").to_numpy() * NS_PER_S).astype(np.int64)
+    return TokenTimes(table.column("request").to_numpy().astype(np.int64), time_ns)
 
 
 def _replica(told: Mapping[str, Any], timelines: Mapping[str, Any]) -> ReplicaFacts:

@@ -217,6 +217,22 @@ PROGRAM_METRICS: Final = (
 )
 """Metrics that a summary has besides, where requests are calls of programs."""
 
+TOKEN_METRICS: Final = (
+    *(
+        MetricDef(
+            f"missed_deadlines_{stat}_frac",
+            "fraction",
+            f"{'Mean' if stat == 'mean' else '99th percentile'} of the share of its token "
+            "deadlines that a request missed, slack carried over (1 - fluidity); the time between "
+            "tokens is that of the TPOT objective; requests that got a token, arrived after the "
+            "warm-up",
+            "batch means" if stat == "mean" else "sectioning",
+        )
+        for stat in ("mean", "p99")
+    ),
+)
+"""Metrics that a summary has besides, where token times were taken down."""
+
 
 STOP_METRICS: Final = (
     MetricDef("stops", "-", "Steps that were stopped inside for a more urgent prompt, whole run"),
@@ -226,7 +242,6 @@ STOP_METRICS: Final = (
     MetricDef("stop_wait_max_s", "s", "The longest of these times"),
 )
 """Metrics that a summary has besides, where steps can be stopped inside."""
-
 
 STATION_METRICS: Final = (
     MetricDef(
@@ -242,6 +257,15 @@ STATION_METRICS: Final = (
     ),
 )
 """Metrics that a summary has besides, where replicas have several stages."""
+
+EVERY_METRIC: Final = (
+    *METRICS,
+    *PROGRAM_METRICS,
+    *STOP_METRICS,
+    *STATION_METRICS,
+    *TOKEN_METRICS,
+)
+"""Every metric that some run has."""
 
 
 def metrics_table(metrics: Sequence[MetricDef] = METRICS) -> str:

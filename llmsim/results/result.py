@@ -103,7 +103,7 @@ class Result:
         Raises
         ------
         InputError
-            If token times were not taken down (``record.tokens``), or lie in a saved run's folder.
+            If token times were not taken down (``record.tokens``).
         """
         return self._delivered().frame()
 
@@ -117,7 +117,7 @@ class Result:
 
     def _delivered(self) -> TokenTimes:
         if self.facts.tokens is None:
-            message = "were not taken down; run with record.tokens = true, and before saving"
+            message = "were not taken down; run with record.tokens = true"
             raise InputError(self.info.scenario, [Fault("", "tokens", message)])
         return self.facts.tokens.delivered(self.table)
 

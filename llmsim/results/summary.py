@@ -35,6 +35,7 @@ from llmsim.results.metrics import (
     QUANTILES,
     STATION_METRICS,
     STOP_METRICS,
+    TOKEN_METRICS,
     Metric,
 )
 from llmsim.results.programs import program_metrics
@@ -51,6 +52,7 @@ from llmsim.results.slo import Slo
 from llmsim.results.stations import station_metrics
 from llmsim.results.stops import stop_metrics
 from llmsim.results.store import RequestTable
+from llmsim.results.tokens import token_metrics
 from llmsim.results.verdict import SloClaim, Verdict, claim, judge
 
 if TYPE_CHECKING:
@@ -94,7 +96,8 @@ class Summary:
     Parameters
     ----------
     metrics : tuple of Metric
-        In the order of `metrics.METRICS`; with programs those of `metrics.PROGRAM_METRICS` follow.
+        In the order of `metrics.METRICS`; those of `metrics.PROGRAM_METRICS` and
+        `metrics.TOKEN_METRICS` follow where there are programs and token times.
     slo : Slo
     warmup_s : float [s]
     verdict : Verdict
@@ -192,6 +195,9 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     if facts.stations:
         found |= {name: _exact(value) for name, value in station_metrics(facts.stations).items()}
         defined += STATION_METRICS
+    if facts.tokens is not None:
+        found |= token_metrics(facts.tokens.delivered(table), table, slo, warmup_s)
+        defined += TOKEN_METRICS
     metrics = tuple(
         Metric(d.name, *found[d.name][:1], d.unit, *found[d.name][1:], _note(d.name, noted))
         for d in defined

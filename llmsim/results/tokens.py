@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.units import NS_PER_S
+from llmsim.results.intervals import NOTHING, Interval, mean_interval, quantile_interval
+from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
 
 if TYPE_CHECKING:
@@ -159,6 +161,33 @@ def fluidity_frame(
             missed = missed_deadlines(gaps, tbt_ns, ttft_ns, first_ns)
             rows.append((request, deadlines, missed, max(0.0, 1 - missed / deadlines)))
     return pd.DataFrame(rows, columns=["request", "deadlines", "missed", "fluidity"])
+
+
+def token_metrics(
+    times: TokenTimes, table: RequestTable, slo: Slo, warmup_s: float
+) -> dict[str, Interval]:
+    """Return the metrics of `metrics.TOKEN_METRICS`: by the TPOT and TTFT objectives.
+
+    Parameters
+    ----------
+    times : TokenTimes
+        As delivered.
+    table : RequestTable
+    slo : Slo
+        Without a TPOT objective there is no deadline, and nothing is known.
+    warmup_s : float [s]
+    """
+    names = ("missed_deadlines_mean_frac", "missed_deadlines_p99_frac")
+    if slo.tpot_s is None:
+        return dict.fromkeys(names, NOTHING)
+    frame = fluidity_frame(times, table, slo.tpot_s, slo.ttft_s)
+    arrival_s = dict(
+        zip(table.numbers("request").tolist(), table.numbers("arrival_s").tolist(), strict=True)
+    )
+    began_s = np.array([arrival_s[request] for request in frame["request"]])
+    late = began_s >= warmup_s - 0.5 / NS_PER_S
+    missed = 1 - frame["fluidity"].to_numpy()[late][np.argsort(began_s[late], kind="stable")]
+    return dict(zip(names, (mean_interval(missed), quantile_interval(missed, 0.99)), strict=True))
 
 
 def fluid_token_rate(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError, nearest
-from llmsim.results.metrics import METRICS
+from llmsim.results.metrics import EVERY_METRIC
 from llmsim.scenario import Scenario
 from llmsim.study.points import Point, PointStore
 
@@ -52,7 +52,7 @@ class Promise:
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = {each.name for each in METRICS}
+        known = {each.name for each in EVERY_METRIC}
         faults = [
             Fault("", name, "unknown metric.", nearest(name, known))
             for name in self.limits
@@ -73,8 +73,9 @@ class Promise:
         if point.verdict == "overloaded":
             return False
         if self.limits:
-            # NaN is no value below a limit
-            return all(point.values[name] <= limit for name, limit in self.limits.items())
+            # NaN, and what a run without token times has not, is no value below a limit
+            got = point.values
+            return all(got.get(name, math.nan) <= limit for name, limit in self.limits.items())
         return attained_frac is None or point.values["slo_attained_frac"] >= attained_frac
 
 

@@ -14,9 +14,11 @@ from llmsim.policies.views import RequestView
 class VllmV0:
     """A step computes whole prompts alone while some can be admitted, else everybody's next token.
 
-    Where KV runs out, the request admitted last loses it and returns to the front of the queue,
-    where the very next step may admit it again: at high load the same prompts are computed over
-    and over. Give it ``engine.watermark_frac: 0.01`` and ``engine.lookahead: 0``, its defaults.
+    Where KV runs out, the request admitted last loses it and returns to the front of the queue.
+    Without a watermark every end of a request lets somebody in whose blocks the others need a few
+    steps later, and the same prompts are computed again and again; with one, four times more
+    rarely (``scenarios/gallery/vllm-v0``). Give it ``engine.watermark_frac: 0.01`` and
+    ``engine.lookahead: 0``, its defaults.
     A prompt longer than the budget of a step waits until nobody runs and is then cut into chunks.
 
     References
@@ -27,7 +29,8 @@ class VllmV0:
 
     admit_when_short: bool = True
     """Admit although those who decode lack blocks for their next token, so that somebody loses its
-    KV next; false: nobody is admitted in a step that evicts."""
+    KV next; false: nobody is admitted before such a step. No decision differs while the watermark
+    is larger than what everybody takes in a step, as it mostly is."""
 
     every_step: ClassVar[bool] = False
 

@@ -162,7 +162,11 @@ def run(case: Mapping[str, Any]) -> Measured:
     workload = build_workload(wanted)
     if "compress" in case:
         workload = Compressed(workload, case["compress"])
-    sink = RequestSink([pool.facts.name for pool in pools], lambda: workload.clients)
+    sink = RequestSink(
+        [pool.facts.name for pool in pools],
+        lambda: workload.clients,
+        programs=workload.programs is not None,
+    )
     router = wanted.fleet.routing.build()
     began = time.process_time()
     facts = simulate(
@@ -177,6 +181,7 @@ def run(case: Mapping[str, Any]) -> Measured:
         gateway=build_gateway(wanted),
         clients=ClientRules(),
         itl_slo_ns=itl_objective_ns(wanted, 2**62),
+        token_times=wanted.record.tokens,
     )
     sink.flush()
     cpu_s = time.process_time() - began

@@ -227,6 +227,37 @@ def bench_stops(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_tokens(times: int) -> None:
+    """The Azure hour with the time of every token taken down."""
+    made = table("Azure 2023 conversation hour, 4 replicas; the time of every token")
+    plain = best_of(scenario(azure(), 4), times)
+    add(made, "without", plain, plain)
+    add(made, "record.tokens", best_of(scenario(azure(), 4, record__tokens=True), times), plain)
+    CONSOLE.print(made)
+
+
+def bench_programs(times: int) -> None:
+    """Sessions and agents, whose next call waits for the one before, against calls on their own."""
+    lengths = {
+        "kind": "lognormal",
+        "prompt_mean_tokens": 400,
+        "prompt_cv": 0.8,
+        "output_mean_tokens": 150,
+        "output_cv": 0.8,
+    }
+    traffic = {"lengths": lengths, "requests": 20_000}
+    alone = traffic | {"arrivals": {"kind": "poisson", "rate_rps": 40.0}}
+    calls = traffic | {"arrivals": {"kind": "poisson", "rate_rps": 8.0}, "requests": 4_000}
+    made = table("Programs of five calls on average, 4 replicas, by cost per call")
+    plain = best_of(scenario(alone, 4), times)
+    add(made, "calls on their own", plain, plain)
+    tools = {"shell": {"mean_s": 0.5}, "tests": {"mean_s": 5.0}}
+    for name, more in (("sessions", {}), ("agents", {"tools": tools})):
+        programs = {"kind": name, "turns_mean": 5.0, "turns_max": 20} | more
+        add(made, name, best_of(scenario(calls | {"programs": programs}, 4), times), plain)
+    CONSOLE.print(made)
+
+
 def bench_flatness(times: int) -> None:
     """Cost per request against trace length and replica count, load per replica unchanged.
 
@@ -324,6 +355,8 @@ def main() -> None:
         "tiers": lambda: bench_tiers(asked.times),
         "pins": lambda: bench_pins(asked.times),
         "stops": lambda: bench_stops(asked.times),
+        "tokens": lambda: bench_tokens(asked.times),
+        "programs": lambda: bench_programs(asked.times),
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
         "mooncake": lambda: bench_mooncake(asked.times),

@@ -93,3 +93,20 @@ def test_lanes_and_token_times_do_not_go_together():
 
     with pytest.raises(ScenarioError, match="tokens cannot be taken down"):
         Scenario.load("lanes", {"record.tokens": True})
+
+
+def test_a_saved_run_gives_its_token_times_back(tmp_path):
+    import llmsim as ls
+
+    asked = {"record.tokens": True, "traffic.requests": 40, "slo.tpot_s": 0.01}
+    run = ls.run("quickstart", asked, out=tmp_path / "run")
+    again = ls.load(tmp_path / "run")
+    assert again.tokens.equals(run.tokens)
+    assert again.fluidity(0.01, 0.5).equals(run.fluidity(0.01, 0.5))
+    assert again.metrics["missed_deadlines_p99_frac"] == run.metrics["missed_deadlines_p99_frac"]
+    frame = run.fluidity(0.01, run.slo.ttft_s)
+    shares = 1 - frame["fluidity"]
+    assert run.metrics["missed_deadlines_mean_frac"] == pytest.approx(shares.mean())
+    assert run.metrics["missed_deadlines_p99_frac"] == pytest.approx(shares.quantile(0.99))
+    plain = ls.run("quickstart", asked | {"record.tokens": False})
+    assert "missed_deadlines_p99_frac" not in plain.metrics
