@@ -29,6 +29,8 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
         wrong["kv"] = f"does not go with {_keeper(pool)}"
     if pool.dp > 1 and _keeper(pool):
         wrong["batching"] = f"attention ranks do not go with {_keeper(pool)}"
+    if pool.pp > 1 and pool.allocation.params.get("ahead") is False:
+        wrong["allocation"] = f"granules are mapped ahead with pipeline stages (pp {pool.pp})"
     policy = registry("batching").get(pool.batching.kind)
     if pool.pp > 1 and hasattr(policy, "waiting_order"):
         kind = pool.batching.kind

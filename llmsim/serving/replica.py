@@ -344,8 +344,7 @@ class Replica:
                 active_uj,
             )
         )
-        self._ticks = 0
-        self._chunked_step = False
+        self._ticks, self._chunked_step = 0, False
 
     def _kv_held(self) -> int:
         return self._kv_blocks - self.ledger.free
