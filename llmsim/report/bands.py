@@ -18,6 +18,8 @@ _NAMES = {
     "goodput_rps": "goodput, requests/s",
     "slo_attained_frac": "SLO attained",
     "usd_per_million_output_tokens": "per million tokens out",
+    "preemptions": "preemptions",
+    "recomputed_tokens": "tokens computed again",
 }
 
 

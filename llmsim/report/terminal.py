@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E"}
 """Latencies shown, with their headings."""
 
+MOST_CLIENTS = 12
+"""More clients than this are left to `Result.by_client`."""
+
 _COLOURS = {
     "stable": "green",
     "overloaded": "bold red",
@@ -73,7 +76,14 @@ def summary_parts(result: Result, folder: Path | None = None) -> list[Renderable
     parts: list[RenderableType] = [title, _latency_table(summary), _fact_table(result)]
     by_model = result.by_model
     if by_model:
-        parts.append(_model_table(by_model))
+        parts.append(_part_table("model", by_model))
+    if len(result.table.categories("client")) <= MOST_CLIENTS + 1:  # one is nobody
+        by_client = result.by_client
+        if len(by_client) > 1:
+            parts.append(_part_table("client", by_client))
+    by_priority = result.by_priority
+    if len(by_priority) > 1:
+        parts.append(_part_table("priority", {str(k): v for k, v in by_priority.items()}))
     parts += [Text.assemble(("warning: ", "yellow"), text) for text in summary.warnings]
     if folder is not None:
         parts.append(Text.assemble(("saved in ", "dim"), str(folder)))
@@ -107,20 +117,20 @@ def _latency_table(summary: Summary) -> Table:
     return table
 
 
-def _model_table(by_model: Mapping[str, Mapping[str, float]]) -> Table:
+def _part_table(head: str, parts: Mapping[str, Mapping[str, float]]) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
+    table.add_column(head)
     for head in ("requests", "TTFT p50", "TTFT p90", "TPOT p50", "TPOT p90", "kept all"):
         table.add_column(head, justify="right")
     keys = ("ttft_p50_s", "ttft_p90_s", "tpot_p50_s", "tpot_p90_s")
-    for model, value in by_model.items():
+    for name, value in parts.items():
         cells = [duration(value[key]) for key in keys]
         kept = value["slo_attained_frac"]
         last = "" if math.isnan(kept) else share(kept)
-        table.add_row(model, f"{value['requests']:,.0f}", *cells, last)
+        table.add_row(name, f"{value['requests']:,.0f}", *cells, last)
     return table
 
 

@@ -15,13 +15,14 @@ from llmsim.results import folder as folders
 from llmsim.results.changes import changes_frame, write_changes
 from llmsim.results.columns import OUTCOMES
 from llmsim.results.facts import RunFacts
+from llmsim.results.fairness import fairness_frame, service_windows
 from llmsim.results.folder import RunInfo
 from llmsim.results.programs import program_frame
 from llmsim.results.series import load_over_time
 from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
 from llmsim.results.stores import pin_frame, tier_frame
-from llmsim.results.summary import Summary, by_model, summarize
+from llmsim.results.summary import Summary, by_client, by_model, by_priority, summarize
 from llmsim.results.tokens import Deadline, TokenTimes, fluid_token_rate, fluidity_frame
 from llmsim.results.wording import headline
 
@@ -153,6 +154,30 @@ class Result:
     def by_model(self) -> dict[str, dict[str, float]]:
         """Latencies and attainment of each model's requests; empty where the fleet has one."""
         return by_model(self.table, self.facts, self.slo, self.warmup_s)
+
+    @property
+    def by_client(self) -> dict[str, dict[str, float]]:
+        """Latencies, attainment and tokens of each client; empty where requests name none."""
+        return by_client(self.table, self.facts, self.slo, self.warmup_s)
+
+    @property
+    def by_priority(self) -> dict[int, dict[str, float]]:
+        """The same of each priority class, the most urgent first."""
+        return by_priority(self.table, self.facts, self.slo, self.warmup_s)
+
+    def fairness(self, window_s: float = 60.0) -> pd.DataFrame:
+        """Return how alike clients were served in sliding windows; see `fairness.fairness_frame`.
+
+        Parameters
+        ----------
+        window_s : float [s]
+
+        Raises
+        ------
+        InputError
+            If the requests name no clients, or the window is not positive.
+        """
+        return fairness_frame(service_windows(self.table, window_s))
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -228,12 +228,45 @@ def by_model(
     for model in models:
         pools = [pool.name for pool in facts.pools if pool.model == model]
         mine = np.isin(codes, [names.index(pool) for pool in pools if pool in names])
-        reading = _Reading(table, facts, warmup_s, mine)
-        measured = {**reading.latencies(), **reading.attainment(reading.met(slo))}
-        values = {name: interval.value for name, interval in measured.items()}
-        values["requests"] = float(mine.sum())
-        found[model] = values
+        found[model] = _part(table, facts, slo, warmup_s, mine)
     return found
+
+
+def by_client(
+    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
+) -> dict[str, dict[str, float]]:
+    """Return latencies, attainment and tokens of each client's requests; see `by_model`."""
+    clients = table.categories("client")
+    codes = table.codes("client", clients)
+    return {
+        client: _part(table, facts, slo, warmup_s, codes == code)
+        for code, client in enumerate(clients)
+        if client
+    }
+
+
+def by_priority(
+    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
+) -> dict[int, dict[str, float]]:
+    """Return the same of each priority class, the most urgent first; see `by_model`."""
+    priority = table.numbers("priority")
+    return {
+        int(each): _part(table, facts, slo, warmup_s, priority == each)
+        for each in np.unique(priority)
+    }
+
+
+def _part(
+    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float, mine: Bools
+) -> dict[str, float]:
+    """Return latencies, attainment and counts of some requests of a run."""
+    reading = _Reading(table, facts, warmup_s, mine)
+    measured = {**reading.latencies(), **reading.attainment(reading.met(slo))}
+    values = {name: interval.value for name, interval in measured.items()}
+    values["requests"] = float(mine.sum())
+    for name in ("prompt_tokens", "output_tokens", "preemptions", "recomputed_tokens"):
+        values[name] = float(table.numbers(name)[mine].sum())
+    return values
 
 
 class _Reading:

@@ -37,6 +37,8 @@ HEADLINES: Final = {
     "goodput_rps": 1,
     "slo_attained_frac": 1,
     "usd_per_million_output_tokens": -1,
+    "preemptions": -1,
+    "recomputed_tokens": -1,
 }
 """Metrics that get a band, and whether more (1) or less (-1) of them is better."""
 
