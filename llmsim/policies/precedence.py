@@ -48,6 +48,10 @@ class Precedence(Protocol):
         """Begin a run on an engine with this profile."""
         ...
 
+    def declared(self) -> tuple[str, ...]:
+        """Return what it knows that no deployment could; told with every result."""
+        ...
+
     def rank(self, request: RequestView, tokens: int, executed_ns: int, now_ns: int) -> Rank:
         """Rank a prompt that waits, is begun, or is being computed.
 
@@ -93,6 +97,10 @@ class _Packing:
 
     def start(self, profile: PrefillProfile) -> None:
         """Begin; nothing is asked of the profile."""
+
+    def declared(self) -> tuple[str, ...]:
+        """Return nothing: it knows what everybody knows."""
+        return ()
 
     def turns_ns(self, request: RequestView) -> int:
         """Return `NO_TURN`."""

@@ -160,6 +160,8 @@ def _build_pool(
     told: list[str] = []
     if isinstance(cost, RooflineCost | MeasuredCost | PipelineCost):
         told += cost.warnings()
+    if pool.stop is not None:
+        told += pool.stop.precedence.build().declared()
     batching: Callable[[], BatchingPolicy] = pool.batching.build if pool.stop is None else Planner
     kv = None if pool.kv is None else kv_plan(pool, place.model, folder)
     allocator: Allocator = pool.allocation.build()

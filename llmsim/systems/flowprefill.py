@@ -61,6 +61,10 @@ class SlackDeadline(Deadlines):
         fitted = np.polynomial.polynomial.polyfit(tokens / scale, times, degree, w=1.0 / times)
         self._coefficients = tuple((fitted / scale ** np.arange(degree + 1)).tolist())
 
+    def declared(self) -> tuple[str, ...]:
+        """Return that it knows the true times, if it does."""
+        return ("s-edf knows the true time of every prompt (oracle)",) * (self.estimate == "oracle")
+
     def prefill_ns(self, tokens: int) -> int:
         """Return how long a prompt is believed to take [ns]."""
         if not self._coefficients:

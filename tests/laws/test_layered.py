@@ -14,7 +14,8 @@ from world_strategies import laws, worlds
 from worlds import Job, World, run
 
 from llmsim.serving.layered import LayeredReplica
-from llmsim.systems.layered_prefill import LayeredPrefill
+
+LayeredPrefill = pytest.importorskip("llmsim.systems.layered_prefill").LayeredPrefill
 
 KIND = "layered-prefill"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import llmsim as ls
 from llmsim.core.errors import ScenarioError
 from llmsim.policies.precedence import PRECEDENCE
 from llmsim.policies.views import RequestView
@@ -78,6 +79,14 @@ def test_every_order_ranks_everybody_differently():
         made.start(Straight())
         ranks = {made.rank(asked(index, 0, 10), 10, 0, 7 * MS) for index in range(5)}
         assert len(ranks) == 5
+
+
+def test_an_oracle_is_declared():
+    few = {"traffic.requests": 20, "fleet.pools.prefill.stop.precedence.estimate": "oracle"}
+    told = [text for text in ls.run("urgent-prompts", few).evaluate().warnings if "oracle" in text]
+    assert told == ["s-edf knows the true time of every prompt (oracle)"]
+    del few["fleet.pools.prefill.stop.precedence.estimate"]
+    assert not any("oracle" in text for text in ls.run("urgent-prompts", few).evaluate().warnings)
 
 
 WRONG = {
