@@ -157,11 +157,6 @@ def _build_pool(
         idle_w=_idle_w(pool, (energy, *stage_energy)),
         ranks=pool.dp,
     )
-    told: list[str] = []
-    if isinstance(cost, RooflineCost | MeasuredCost | PipelineCost):
-        told += cost.warnings()
-    if pool.stop is not None:
-        told += pool.stop.precedence.build().declared()
     batching: Callable[[], BatchingPolicy] = pool.batching.build if pool.stop is None else Planner
     kv = None if pool.kv is None else kv_plan(pool, place.model, folder)
     allocator: Allocator = pool.allocation.build()
@@ -184,7 +179,7 @@ def _build_pool(
         stage_energy=stage_energy,
         stop=_stop(pool, cost),
         by_layers=_by_layers(pool, cost),
-    ), told
+    ), _told(pool, cost)
 
 
 def _idle_w(pool: Pool, energies: Sequence[ActiveEnergy | None]) -> float:
@@ -193,6 +188,16 @@ def _idle_w(pool: Pool, energies: Sequence[ActiveEnergy | None]) -> float:
     if not known:
         return math.nan
     return 0.0 if pool.beside else math.fsum(known)
+
+
+def _told(pool: Pool, cost: StepCost) -> list[str]:
+    """Return what the reader must know of a pool's prices and policies."""
+    told: list[str] = []
+    if isinstance(cost, RooflineCost | MeasuredCost | PipelineCost):
+        told += cost.warnings()
+    if pool.stop is not None:
+        told += pool.stop.precedence.build().declared()
+    return told
 
 
 def _by_layers(pool: Pool, cost: StepCost) -> LayerCost | None:
