@@ -275,7 +275,8 @@ class PrefixLedger:
     def fork(self, request: Holder, child: Holder, tokens: int) -> None:
         """Let another holder share a request's full blocks, each of which now has one holder more.
 
-        Neither of them ever writes a shared block: what follows goes into blocks of its own.
+        Nobody writes a shared block: the request goes on in blocks of its own, and the other only
+        holds, until it is released with `held_blocks`.
 
         Parameters
         ----------

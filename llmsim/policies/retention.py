@@ -34,7 +34,8 @@ class CallView:
     tokens : int [tokens]
         Whose KV could be pinned.
     rebuild_s : float [s]
-        What computing them again would take, in a step of its own.
+        What it would take to have them back: computed in a step of their own, or loaded
+        from the nearest tier, if that is sooner.
     """
 
     program_ns: int

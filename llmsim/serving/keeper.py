@@ -202,6 +202,20 @@ class Keeper:
         rest = cost.step_ns([(known - upto, upto)], 0, 0, 0, 1)
         return self._policy.loads(LoadView(upto - hit, hit, load_s, (whole - rest) / NS_PER_S))
 
+    def load_s(self, tokens: int) -> float:
+        """Return what a prefix would take to come from the nearest tier now [s], if it is there.
+
+        Parameters
+        ----------
+        tokens : int [tokens]
+        """
+        plan = self._reach.tiers[0].plan
+        rate = plan.codec_bytes_per_s
+        for resource in self._reach.into[0]:
+            rate = min(rate, self._flows.share(resource))
+        lead_ns = plan.lead_ns(-(-tokens // plan.chunk_tokens))
+        return lead_ns / NS_PER_S + tokens * plan.bytes_per_token / rate
+
     def _start(self, request: Request, parts: list[Part], tokens: int) -> None:
         self._replica.port.expected += 1
         load = Load(request, tokens, self._replica.clock.now)

@@ -115,6 +115,9 @@ class Retainer:
             return
         replica = self._replica
         rebuild_s = replica.cost.step_ns([(tokens, 0)], 0, 0, 0, 1) / NS_PER_S
+        keeper = replica.draft.keeper
+        if keeper is not None:
+            rebuild_s = min(rebuild_s, keeper.load_s(tokens))
         call = CallView(program.arrival_ns, program.turn, tool, tokens, rebuild_s)
         hold_s = self._policy.hold_s(call)
         ends_ns = FOREVER if hold_s == inf else end_ns + seconds_to_ns(hold_s)

@@ -139,6 +139,7 @@ class Twins(RuleBasedStateMachine):
         )
         self.here: list[Holder] = []
         self.gone: list[Holder] = []
+        self.pins: list[Holder] = []
         self.count = 0
 
     def prompt(self, data: st.DataObject, most: int) -> tuple[tuple[int, int], ...] | None:
@@ -238,6 +239,33 @@ class Twins(RuleBasedStateMachine):
         else:
             self.ledger.forget(holder.book)
 
+    @precondition(lambda self: self.here)
+    @rule(data=st.data())
+    def share(self, data: st.DataObject) -> None:
+        """Another one holds the full blocks of a request too, whatever becomes of that."""
+        holder = data.draw(st.sampled_from(self.here))
+        if not holder.prompt:
+            return
+        full = holder.computed // self.size
+        pin = Holder(self.count, holder.prompt, holder.known, full * self.size)
+        self.count += 1
+        self.truth.register(holder, holder.computed)
+        pin.blocks = holder.blocks[:full]
+        for block in pin.blocks:
+            block.refs += 1
+        self.ledger.fork(holder.book, pin.book, holder.computed)
+        assert pin.book.held_blocks == full
+        self.pins.append(pin)
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def let_go(self, data: st.DataObject) -> None:
+        pin = data.draw(st.sampled_from(self.pins))
+        self.pins.remove(pin)
+        self.truth.release(pin)
+        self.ledger.release(pin.book, pin.book.held_blocks, 0)
+        self.ledger.forget(pin.book)
+
     @invariant()
     def same_free_blocks(self) -> None:
         if not hasattr(self, "ledger"):
@@ -264,6 +292,9 @@ class Twins(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "ledger"):
             return
+        for pin in self.pins:
+            self.ledger.release(pin.book, pin.book.held_blocks, 0)
+            self.ledger.forget(pin.book)
         for holder in self.here:
             self.ledger.release(holder.book, len(holder.blocks), holder.computed)
             self.ledger.forget(holder.book)
