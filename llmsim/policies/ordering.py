@@ -92,7 +92,7 @@ class WaitingOrder(Protocol):
         ...
 
     def head(self) -> RequestView | None:
-        """Return who is next; None if nobody waits."""
+        """Return who is next; None if nobody waits. The same until it is removed or others come."""
         ...
 
     def remove(self, request: RequestView, admitted: bool) -> None:

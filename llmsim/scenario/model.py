@@ -58,6 +58,10 @@ class Traffic(Section):
     samples: Count = 1
     """[answers] How many answers are asked for to each prompt: so many requests arrive together, as
     a session, and share the prompt's KV where prefixes are cached; `requests` counts prompts."""
+    clients: Annotated[dict[str, Annotated[float, Gt(0)]], Len(1)] | None = None
+    """Share of the synthetic requests that each client sends, by name; drawn by chance."""
+    own_prompts: bool = False
+    """Prompts of different clients share nothing, as if each had the law of `prompts` to itself."""
     requests: Count | None = None
     """[requests] How many synthetic requests, or programs, arrive; either this or `duration_s`."""
     duration_s: Seconds | None = None
@@ -90,6 +94,10 @@ class Traffic(Section):
         else:
             missing = [key for key in ("arrivals", "lengths") if getattr(self, key) is None]
             wrong |= dict.fromkeys(missing, "is missing; synthetic traffic needs it")
+        if self.clients is not None and (self.trace or self.programs or self.samples > 1):
+            wrong["clients"] = "is for synthetic requests alone; not for traces, programs, samples"
+        if self.own_prompts and self.clients is None:
+            wrong["own_prompts"] = "needs traffic.clients"
         if self.programs is not None and self.abort is not None:
             wrong["abort"] = "does not go with programs, which end when a call fails; use timeout_s"
         if self.samples > 1:

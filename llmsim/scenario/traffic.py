@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ from llmsim.workload import (
 
 if TYPE_CHECKING:
     from llmsim.scenario.model import Abort, Scenario
+
+_KEYS = 2**40
+"""More than the keys that a law of prompts gives out: those of one client lie apart."""
 
 
 def build_workload(scenario: Scenario) -> Workload:
@@ -61,9 +64,55 @@ def build_workload(scenario: Scenario) -> Workload:
         elif traffic.samples > 1:
             each = traffic.samples
             workload = SampledWorkload(opening, each, lengths, scenario.seed, scenario.folder)
+    if traffic.clients is not None:
+        workload = Shared(workload, traffic.clients, traffic.own_prompts, scenario.seed)
     if traffic.abort is not None:
         workload = Aborting(workload, traffic.abort, scenario.seed)
     return workload if len(scenario.models) == 1 else ForModels(workload, scenario)
+
+
+class Shared:
+    """A workload whose requests several clients send.
+
+    Parameters
+    ----------
+    inner : Workload
+    shares : mapping of str to float
+        Part of the requests that each client sends; they need not add up to 1.
+    own_prompts : bool
+        Whether prompts of different clients share nothing.
+    seed : int
+    """
+
+    def __init__(
+        self, inner: Workload, shares: Mapping[str, float], own_prompts: bool, seed: int
+    ) -> None:
+        self._inner = inner
+        self._own_prompts = own_prompts
+        self._seed = seed
+        part = np.array(list(shares.values()))
+        self._upto = np.cumsum(part / part.sum())
+        self.clients: tuple[str, ...] = tuple(shares)
+        self.total: int | None = inner.total
+        self.closed_loop: ClosedLoop | None = inner.closed_loop
+        self.programs: Programs | None = inner.programs
+        self.skipped_rows: int = inner.skipped_rows
+
+    def chunks(self) -> Iterator[RequestChunk]:
+        """Yield the requests in arrival order; every call starts anew and gives the same rows."""
+        who = stream(self._seed, "clients")
+        for chunk in self._inner.chunks():
+            drawn = np.searchsorted(self._upto, who.random(len(chunk)), side="right")
+            client = np.minimum(drawn, len(self.clients) - 1).astype(np.int32)
+            segments = chunk.segments
+            if self._own_prompts and segments is not None:
+                segments = [
+                    None
+                    if prompt is None
+                    else tuple((key + owner * _KEYS, length) for key, length in prompt)
+                    for prompt, owner in zip(segments, client.tolist(), strict=True)
+                ]
+            yield replace(chunk, client=client, segments=segments)
 
 
 class Aborting:

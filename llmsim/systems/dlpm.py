@@ -50,6 +50,7 @@ class CreditLine(PrefixLine):
         self._paid: dict[int, list[int]] = {}  # prompt, output tokens of a client
         self._given: dict[int, int] = {}  # quanta
         self._charged: dict[int, int] = {}  # output tokens of who runs that are paid
+        self.uncached_tokens = 0  # of who is about to be admitted
 
     def credit(self, client: int) -> float:
         """Return what a client may still spend [weighted tokens]."""
@@ -83,6 +84,7 @@ class CreditLine(PrefixLine):
         """Let a request go; credit is given anew if that was the last one with any."""
         super().remove(request, admitted)
         if admitted:
+            self.pay(request.client, self.uncached_tokens, 0)
             self._charged.setdefault(request.index, self._engine.generated(request))
             self._refill()
 
@@ -130,11 +132,9 @@ class Dlpm(PromptsFirst):
     def admits(
         self, request: RequestView, new_tokens: int, now_tokens: int, free_tokens: int
     ) -> bool:
-        """Let in who fits, and have it pay for what is not cached."""
-        fits = super().admits(request, new_tokens, now_tokens, free_tokens)
-        if fits:
-            self._credits.pay(request.client, new_tokens, 0)
-        return fits
+        """Let in who fits, and note what it will have to pay for."""
+        self._credits.uncached_tokens = new_tokens
+        return super().admits(request, new_tokens, now_tokens, free_tokens)
 
     def ended(self, request: RequestView, generated: int) -> None:
         """Let a request that has ended pay for the rest of its output."""

@@ -104,6 +104,25 @@ def bench_options(times: int) -> None:
         CONSOLE.print(made)
 
 
+def bench_lines(times: int) -> None:
+    """What a line, a memory rule and victims of a policy's own cost."""
+    scale = 0.8 * capacity_rps(1) / 5.53
+    made = table("Policies that keep the line on 1 replica, 80% of capacity; ratio to plain")
+    plain = best_of(scenario(azure(scale), 1), times)
+    add(made, "plain", plain, plain)
+    asks = {"max_new_tokens": 512}
+    lines = {
+        "sglang": {"kind": "sglang", **asks},
+        "sglang, longest prefix": {"kind": "sglang", "order": "lpm", **asks},
+        "vtc": {"kind": "vtc", **asks},
+        "dlpm": {"kind": "dlpm", **asks},
+    }
+    for name, batching in lines.items():
+        keys = {"engine__block_tokens": 1, "fleet__pools__main__batching": batching}
+        add(made, name, best_of(scenario(azure(scale), 1, **keys), times), plain)
+    CONSOLE.print(made)
+
+
 def bench_measured(times: int, profile: str) -> None:
     """What a measured profile costs, as a ratio to the roofline: the first run fills its cache."""
     if not profile:
@@ -347,6 +366,7 @@ def main() -> None:
     parts = {
         "azure": lambda: bench_azure(asked.times),
         "options": lambda: bench_options(asked.times),
+        "lines": lambda: bench_lines(asked.times),
         "measured": lambda: bench_measured(asked.times, asked.profile),
         "handoff": lambda: bench_handoff(asked.times),
         "lanes": lambda: bench_lanes(asked.times),
