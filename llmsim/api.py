@@ -19,6 +19,8 @@ from llmsim.study.draws import CostDraws
 from llmsim.study.draws import draw_costs as draw_scenario_costs
 from llmsim.study.knee import TOLERANCE_FRAC, KneeStudy, Promise, find_knees
 from llmsim.study.placement import TENSOR_PARALLEL, Placement, search_placement
+from llmsim.study.seeded import SeedComparison
+from llmsim.study.seeded import compare_seeds as compare_scenario_seeds
 from llmsim.study.single import simulate_scenario
 
 if TYPE_CHECKING:
@@ -164,6 +166,43 @@ def compare(
         for number, each in enumerate(pair)
     ]
     return CostComparison(*drawn)
+
+
+def compare_seeds(
+    first: Scenario | str | Path,
+    second: Scenario | str | Path,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    seeds: Sequence[int] = (1, 2, 3, 4, 5),
+    jobs: int = -1,
+    progress: Progress | None = None,
+) -> SeedComparison:
+    """Simulate two scenarios under the same seeds: the difference and its interval.
+
+    Parameters
+    ----------
+    first, second : Scenario, str or Path
+    overrides : mapping of str to object, optional
+        For both.
+    seeds : sequence of int
+        At least two.
+    jobs : int
+        Processes; -1 for one per core.
+    progress : callable, optional
+        Called with (runs done, runs in all).
+
+    Returns
+    -------
+    SeedComparison
+        ``.table()`` has means, difference, interval and P(first better) per metric.
+
+    Raises
+    ------
+    InputError
+        If a scenario is wrong, or there are fewer than two seeds.
+    """
+    pair = [_scenario(each, overrides) for each in (first, second)]
+    return compare_scenario_seeds(pair[0], pair[1], seeds, jobs, progress)
 
 
 def knee(

@@ -106,6 +106,9 @@ def compare(
         list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Change B alone.")
     ] = None,
     draws: Annotated[int, typer.Option(min=2, help="Draws of the operators' prices.")] = 20,
+    seeds: Annotated[
+        int, typer.Option(min=0, help="Compare under so many seeds, prices as they are, instead.")
+    ] = 0,
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -117,7 +120,7 @@ def compare(
         from llmsim.cli.studying import CompareOrder, compare_scenarios
 
         own = (tuple(set_ or ()), tuple(set_a or ()), tuple(set_b or ()))
-        compare_scenarios(CompareOrder(first, second, *own, draws, jobs, as_json))
+        compare_scenarios(CompareOrder(first, second, *own, draws, jobs, seeds, as_json))
 
 
 @app.command()

@@ -23,6 +23,8 @@ class CompareOrder:
     assignments, first_assignments, second_assignments : tuple of str
         Texts of ``--set``, ``--set-a`` and ``--set-b``.
     draws, jobs : int
+    seeds : int
+        Seeds for both; 0 for draws of prices instead.
     as_json : bool
     """
 
@@ -33,6 +35,7 @@ class CompareOrder:
     second_assignments: tuple[str, ...]
     draws: int
     jobs: int
+    seeds: int
     as_json: bool
 
 
@@ -68,6 +71,9 @@ def compare_scenarios(order: CompareOrder) -> None:
     second = Scenario.load(order.second, both | parse_assignments(order.second_assignments))
     from llmsim import api
 
+    if order.seeds:
+        _compare_seeds(order, first, second)
+        return
     with progress_bar("draws", quiet=order.as_json, unit="runs") as progress:
         compared = api.compare(first, second, draws=order.draws, jobs=order.jobs, progress=progress)
     if order.as_json:
@@ -77,3 +83,19 @@ def compare_scenarios(order: CompareOrder) -> None:
     from llmsim.report.bands import print_comparison
 
     print_comparison(compared)
+
+
+def _compare_seeds(order: CompareOrder, first: Scenario, second: Scenario) -> None:
+    from llmsim import api
+
+    seeds = range(1, order.seeds + 1)
+    with progress_bar("seeds", quiet=order.as_json, unit="runs") as progress:
+        compared = api.compare_seeds(first, second, seeds=seeds, jobs=order.jobs, progress=progress)
+    if order.as_json:
+        rows = json.loads(compared.table().to_json(orient="records"))
+        told = {"a": first.name, "b": second.name, "seeds": order.seeds, "metrics": rows}
+        typer.echo(json.dumps(told, indent=1))
+        return
+    from llmsim.report.bands import print_seeds
+
+    print_seeds(compared)

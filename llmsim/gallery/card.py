@@ -33,6 +33,9 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)]
 """Name of a regime, an ablation or a sweep."""
 
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+"""Name of a file of `llmsim/systems`, without its ending."""
+
 Overrides = dict[str, Any]
 """Values by dotted path of a scenario."""
 

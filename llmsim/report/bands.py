@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llmsim.results.wording import NONE, duration, number, share, usd
 from llmsim.study.comparison import CostComparison
 from llmsim.study.draws import HEADLINES, UNITS, CostDraws
+from llmsim.study.seeded import SeedComparison
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +22,7 @@ _NAMES = {
     "slo_attained_frac": "SLO attained",
     "usd_per_million_output_tokens": "per million tokens out",
     "preemptions": "preemptions",
-    "recomputed_tokens": "tokens computed again",
+    "recomputed_tokens": "recomputed tokens",
 }
 
 
@@ -72,6 +75,42 @@ def print_comparison(compared: CostComparison, console: Console | None = None) -
         f"{min(compared.first.draws, compared.second.draws)} draws of the operators' prices; "
         "fleets of the same GPU share them."
     )
+
+
+def print_seeds(compared: SeedComparison, console: Console | None = None) -> None:
+    """Print two scenarios under the same seeds: means, difference, and how sure it is.
+
+    Parameters
+    ----------
+    compared : SeedComparison
+    console : rich.console.Console, optional
+        Standard output when absent, at most 100 columns wide.
+    """
+    out = _console(console)
+    table = _table("", "A", "B", "B - A", "95% interval", "P(A better)")
+    for name in HEADLINES:
+        better = compared.first_better_frac(name)
+        if not math.isfinite(better):
+            continue
+        means = [_told(name, float(np.nanmean(side))) for side in compared.values[name]]
+        middle = float(np.mean(compared.differences(name)))
+        low, high = compared.interval(name)
+        ends = f"{_signed(name, low)} to {_signed(name, high)}" if math.isfinite(low) else NONE
+        table.add_row(_named(name), *means, _signed(name, middle), ends, share(better))
+    out.print(f"A  {compared.names[0]}\nB  {compared.names[1]}", highlight=False)
+    out.print(table)
+    out.print(f"{len(compared.seeds)} seeds, each for both: the same requests at the same times.")
+    for at, letter in enumerate("AB"):
+        over = sum(pair[at] == "overloaded" for pair in compared.verdicts)
+        if over:
+            out.print(
+                f"{letter} was overloaded under {over} of them: its latencies depend on run length."
+            )
+
+
+def _signed(metric: str, value: float) -> str:
+    told = _told(metric, abs(value))
+    return told if value == 0 else f"{'-' if value < 0 else '+'}{told}"
 
 
 def _console(console: Console | None) -> Console:
