@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from heapq import heapify, heappop
+
 from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import PriceLine
 from llmsim.results.timeline import TimelineData
+from llmsim.serving.cohort import Cohort
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
 from llmsim.serving.meter import Meter
+from llmsim.serving.request import Request
 from llmsim.serving.step import Step
 from llmsim.serving.stretch import Stretch
 
@@ -55,6 +59,31 @@ class PipelineMeter(Meter):
             self.steps += other.steps
             self.peak_kv_blocks = max(self.peak_kv_blocks, other.peak_kv_blocks)
         return timeline
+
+
+class SlotCohort(Cohort):
+    """A cohort whose members may go on in another one: nothing here points to who has left.
+
+    A heap entry of who left is told by its tick elsewhere, which in another cohort may be the same.
+    """
+
+    __slots__ = ()
+
+    def leave(self, request: Request) -> None:
+        """Let a member go, and forget it."""
+        super().leave(request)
+        self._finishes = [entry for entry in self._finishes if entry[3] is not request]
+        heapify(self._finishes)
+        if self._saturations:
+            self._saturations = [entry for entry in self._saturations if entry[2] is not request]
+            heapify(self._saturations)
+        self.due = self._next_finish()
+
+    def pop_finished(self) -> Request:
+        """Remove and return the next member that has all its tokens scheduled: it goes nowhere."""
+        request = heappop(self._finishes)[3]
+        super().leave(request)
+        return request
 
 
 class Slot:

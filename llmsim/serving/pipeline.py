@@ -28,12 +28,12 @@ from llmsim.results.stations import StationFacts
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
-from llmsim.serving.cohort import FOREVER, Cohort
+from llmsim.serving.cohort import FOREVER
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
 from llmsim.serving.meter import Meter
-from llmsim.serving.microbatch import PipelineMeter, SharedMeter, Slot
+from llmsim.serving.microbatch import PipelineMeter, SharedMeter, Slot, SlotCohort
 from llmsim.serving.preemption import park
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, HANDED, PREFILL, WAITING, Request
@@ -109,7 +109,7 @@ class Pipeline(Replica):
             shared = SharedMeter(self._main)
             self._main.others.append(shared)
             meter = shared
-        cohort = Cohort(cost.context_tile, config.block_tokens, cost.window_tokens)
+        cohort = SlotCohort(cost.context_tile, config.block_tokens, cost.window_tokens)
         draft = Draft(config, self._policy, self.ledger, cohort, self.line, meter, self.decisions)
         if isinstance(self.ledger, ClaimLedger):
             draft.claims, draft.guarded = self.ledger, True

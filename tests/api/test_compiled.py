@@ -34,6 +34,7 @@ RUNS = {
         },
     ),
     "forks": ("predictive", {"traffic.requests": 300, "traffic.arrivals.rate_rps": 45}),
+    "stages": ("pipeline", {"traffic.requests": 200, "fleet.pools.main.engine.kv_blocks": 2000}),
     "whole prompts": (
         "assistants",
         {"traffic.duration_s": 90, "fleet.pools.main.batching": "prefill-first"},

@@ -15,6 +15,8 @@ from worlds import Job, World, keeps_line, run, together
 
 from llmsim.policies import BATCHING
 from llmsim.results.stations import station_metrics
+from llmsim.serving.microbatch import SlotCohort
+from llmsim.serving.request import PROBE, Request
 
 # the price "round": 5 ms, 20 us per new prompt token, 20 us per decode, 20 ns per token of context
 PAIR = World((Job(0, 100, 3), Job(0, 50, 3)), stages=(0.5, 0.5))
@@ -140,3 +142,18 @@ def test_links_and_hosts_are_passed_in_order_too():
     world = World((Job(0, 100, 1),), stages=(0.5, 0.5), hop_ns=10_000.0, stage_host_ns=3 * MS)
     # host 3, stage 3.5, link 1, stage 3.5, and what stands behind the last stage
     assert run(world).rows[0].end_ns == 12 * MS
+
+
+def test_who_goes_on_in_another_micro_batch_does_not_end_in_the_one_it_has_left():
+    """Its last tick there may have the number that it would have had here."""
+    first, second = SlotCohort(1, 16, 0), SlotCohort(1, 16, 0)
+    short, mover, long = (Request(PROBE, output) for output in (5, 10, 20))
+    for request in (short, mover, long):
+        first.join(request)
+    first.leave(mover)
+    second.join(mover)
+    assert mover.finish_tick == second.due == 10
+    assert first.due == 5
+    first.advance(5, 0)
+    assert first.pop_finished() is short
+    assert first.due == 20
