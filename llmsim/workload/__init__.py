@@ -8,6 +8,7 @@ for several answers to one prompt.
 """
 
 from llmsim.workload.agents import PROGRAMS, ProgramLaw, ProgramWorkload
+from llmsim.workload.alternating import Alternating
 from llmsim.workload.arrivals import ARRIVALS, Arrivals
 from llmsim.workload.burstgpt_like import BurstGPTLike
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Segments, Workload
@@ -25,6 +26,7 @@ __all__ = [
     "PROGRAMS",
     "PROMPTS",
     "TRACES",
+    "Alternating",
     "Arrivals",
     "BurstGPTLike",
     "CallEnd",
