@@ -20,7 +20,8 @@ from llmsim.workload import (
     SyntheticWorkload,
 )
 
-COLUMNS = tuple(name for name in RequestChunk.__dataclass_fields__ if name != "segments")
+APART = ("segments", "model")  # lists, or none where there is one model
+COLUMNS = tuple(name for name in RequestChunk.__dataclass_fields__ if name not in APART)
 
 OPEN_ARRIVALS = {
     "poisson": {"rate_rps": 20.0},
