@@ -157,6 +157,30 @@ class TierFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkFacts:
+    """What went over one way between a replica's GPUs and a store.
+
+    Parameters
+    ----------
+    name : str
+        ``to host``, ``from host``, or ``to`` and ``from`` with the name of a tier: the replica's
+        own port on the way to it.
+    pool : str
+    replica : int
+    bytes_per_s : float [bytes/s]
+        What it can carry.
+    moved_bytes : int [bytes]
+        What it has carried.
+    """
+
+    name: str
+    pool: str
+    replica: int
+    bytes_per_s: float
+    moved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFacts:
     """A whole run.
 
@@ -180,6 +204,8 @@ class RunFacts:
         What the reader must know, such as skipped rows or truncated outputs.
     tiers : tuple of TierFacts
         Stores below the GPUs.
+    links : tuple of LinkFacts
+        Ways to them.
     changes : tuple of FleetChange
         What was done about the fleet while it ran.
     tokens : TokenTimes or None
@@ -200,6 +226,7 @@ class RunFacts:
     interrupted: bool
     warnings: tuple[str, ...]
     tiers: tuple[TierFacts, ...] = ()
+    links: tuple[LinkFacts, ...] = ()
     changes: tuple[FleetChange, ...] = ()
     tokens: TokenTimes | None = None
     stops: tuple[StopFacts, ...] = ()

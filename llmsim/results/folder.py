@@ -18,7 +18,7 @@ from llmsim.core.errors import Fault, InputError, OutputError
 from llmsim.core.units import NS_PER_S
 from llmsim.results.changes import read_changes
 from llmsim.results.columns import TIMELINE_COLUMNS
-from llmsim.results.facts import PinFacts, PoolFacts, ReplicaFacts, RunFacts, TierFacts
+from llmsim.results.facts import LinkFacts, PinFacts, PoolFacts, ReplicaFacts, RunFacts, TierFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.slo import Slo
 from llmsim.results.stations import StationFacts
@@ -163,6 +163,7 @@ def meta_json(
         "pools": [asdict(p) for p in facts.pools],
         "replicas": replicas,
         "tiers": [asdict(t) for t in facts.tiers],
+        "links": [asdict(each) for each in facts.links],
         "stops": [asdict(s) for s in facts.stops],
         "stations": [asdict(s) for s in facts.stations],
         "itl": {"bins": bins, "counts": [facts.itl.counts[b] for b in bins]},
@@ -279,6 +280,7 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
         interrupted=meta["interrupted"],
         warnings=tuple(meta["warnings"]),
         tiers=tuple(TierFacts(**t) for t in meta.get("tiers", ())),
+        links=tuple(LinkFacts(**each) for each in meta.get("links", ())),
         stops=tuple(StopFacts(**s) for s in meta.get("stops", ())),
         stations=tuple(StationFacts(**s) for s in meta.get("stations", ())),
         changes=read_changes(folder),

@@ -21,7 +21,7 @@ from llmsim.results.programs import program_frame
 from llmsim.results.series import load_over_time
 from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
-from llmsim.results.stores import pin_frame, tier_frame
+from llmsim.results.stores import link_frame, pin_frame, tier_frame
 from llmsim.results.summary import Summary, by_client, by_model, by_priority, summarize
 from llmsim.results.tokens import Deadline, TokenTimes, fluid_token_rate, fluidity_frame
 from llmsim.results.wording import headline
@@ -222,6 +222,11 @@ class Result:
     def tiers(self) -> pd.DataFrame:
         """One row per store below the GPUs: what was found, read, written and forgotten there."""
         return tier_frame(self.facts)
+
+    @property
+    def links(self) -> pd.DataFrame:
+        """One row per way between a replica and a store: what it carried, and could have."""
+        return link_frame(self.facts)
 
     @property
     def pins(self) -> pd.DataFrame:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
-from llmsim.results.facts import PinFacts, RunFacts, TierFacts
+from llmsim.core.units import NS_PER_S
+from llmsim.results.facts import LinkFacts, PinFacts, RunFacts, TierFacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,22 @@ def tier_frame(facts: RunFacts) -> pd.DataFrame:
 
     rows = [asdict(tier) | {"hit_frac": _hit_frac(facts, tier)} for tier in facts.tiers]
     return pd.DataFrame(rows, columns=[*(f.name for f in fields(TierFacts)), "hit_frac"])
+
+
+def link_frame(facts: RunFacts) -> pd.DataFrame:
+    """Return one row per way to a store: the columns of `LinkFacts`, and how busy it was.
+
+    `used_frac` is what it carried over what it could have carried in the whole run.
+    """
+    import pandas as pd
+
+    whole_s = facts.end_ns / NS_PER_S
+    rows = [
+        asdict(link) | {"used_frac": link.moved_bytes / (link.bytes_per_s * whole_s)}
+        for link in facts.links
+        if whole_s > 0
+    ]
+    return pd.DataFrame(rows, columns=[*(f.name for f in fields(LinkFacts)), "used_frac"])
 
 
 def pin_frame(facts: RunFacts) -> pd.DataFrame:
@@ -60,6 +77,13 @@ def told(facts: RunFacts) -> list[tuple[str, str]]:
         text += f"; {gone:,} tokens forgotten" if gone else ""
         text += f", {refused:,} turned away" if refused else ""
         rows.append((f"KV in {name}", text))
+    ways = {
+        name: sum(link.moved_bytes for link in facts.links if link.name == name) / 1e9
+        for name in dict.fromkeys(link.name for link in facts.links)
+    }
+    if any(ways.values()):
+        text = ", ".join(f"{moved:,.1f} GB {name}" for name, moved in ways.items() if moved)
+        rows.append(("KV over links", text))
     pins = [replica.pins for replica in facts.replicas if replica.pins is not None]
     if pins:
         ends = ", ".join(

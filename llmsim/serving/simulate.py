@@ -22,7 +22,7 @@ from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.retention import RetentionPolicy
 from llmsim.policies.routing import RoutingPolicy
-from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts, TierFacts
+from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
 from llmsim.serving.beliefs import BeliefPlan
@@ -215,11 +215,12 @@ def simulate(
         clock.run(until=fleet.done)
     _close(fleet, replicas)
     facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
-    tiers = () if house is None else _tier_facts(house, replicas, names)
+    if house is not None:
+        facts = _with_stores(facts, house, replicas, names)
     facts = controls.added_to(facts) if controls else facts
     tokens = None if tape is None else tape.times()
     stops, stations = stop_facts(names, replicas), station_facts(names, replicas)
-    return dataclasses.replace(facts, tiers=tiers, tokens=tokens, stops=stops, stations=stations)
+    return dataclasses.replace(facts, tokens=tokens, stops=stops, stations=stations)
 
 
 def _divide_steps(clock: Clock, pools: Sequence[PoolPlan], replicas: Sequence[Replica]) -> None:
@@ -473,27 +474,12 @@ def _replica_facts(replica: Replica, pool: str) -> ReplicaFacts:
     )
 
 
-def _tier_facts(
-    house: Storehouse, replicas: Sequence[Replica], names: Sequence[str]
-) -> tuple[TierFacts, ...]:
-    found = [tier.facts() for tier in house.tiers]
+def _with_stores(
+    facts: RunFacts, house: Storehouse, replicas: Sequence[Replica], names: Sequence[str]
+) -> RunFacts:
+    """Return what is known of a run, and what lay below its GPUs and went there and back."""
+    tiers = [tier.facts() for tier in house.tiers]
     for replica, name in zip(replicas, names, strict=True):
-        swapper = replica.draft.swapper
-        if swapper is None:
-            continue
-        plan, size = swapper.plan, replica.config.block_tokens
-        found.append(
-            TierFacts(
-                name="swap",
-                pool=name,
-                replica=replica.index,
-                capacity_tokens=plan.blocks * size,
-                kept_tokens=(plan.blocks - swapper.free) * size,
-                loaded_tokens=swapper.in_blocks * size,
-                read_bytes=round(swapper.in_blocks * plan.block_bytes),
-                written_bytes=round(swapper.out_blocks * plan.block_bytes),
-                evicted_tokens=0,
-                refused_tokens=swapper.refused,
-            )
-        )
-    return tuple(found)
+        if replica.draft.swapper is not None:
+            tiers.append(replica.draft.swapper.facts(name))
+    return dataclasses.replace(facts, tiers=tuple(tiers), links=tuple(house.links()))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llmsim.core.units import NS_PER_S
 from llmsim.kvcache.store import Rank, TierStore
 from llmsim.policies.tiering import LoadPolicy
-from llmsim.results.facts import TierFacts
+from llmsim.results.facts import LinkFacts, TierFacts
 from llmsim.serving.clock import Clock
 from llmsim.serving.flows import Flows
 from llmsim.serving.swap import SwapPlan
@@ -203,10 +203,24 @@ class Storehouse:
         Every store once.
     """
 
+    def links(self) -> list[LinkFacts]:
+        """Return what went over every way of a replica up to now."""
+        return [
+            LinkFacts(
+                name,
+                pool,
+                replica,
+                self.capacities[resource],
+                round(self.flows.moved_bytes(resource)),
+            )
+            for name, pool, replica, resource in self._ways
+        ]
+
     def __init__(self, clock: Clock, pools: Sequence[tuple[str, KvPlan | None, int]]) -> None:
         self.capacities: list[float] = []
         self.tiers: list[Tier] = []
         self._shared: dict[tuple[str, str], Tier] = {}
+        self._ways: list[tuple[str, str, int, int]] = []  # name, pool, replica, resource
         self._reaches: list[Reach | None] = []
         for name, plan, replicas in pools:
             for _ in range(replicas):
@@ -223,6 +237,10 @@ class Storehouse:
             return -1
         self.capacities.append(bytes_per_s)
         return len(self.capacities) - 1
+
+    def _way(self, name: str, pool: str, replica: int, resource: int) -> None:
+        if resource >= 0:
+            self._ways.append((name, pool, replica, resource))
 
     def _tier(self, plan: TierPlan, pool: str, replica: int) -> Tier:
         if plan.scope == "replica":
@@ -242,11 +260,15 @@ class Storehouse:
         upward = self._resource(plan.host_bytes_per_s)
         downward = self._resource(plan.host_bytes_per_s)
         tiers, out, into, down = [], [], [], []
+        self._way("to host", pool, replica, downward)
+        self._way("from host", pool, replica, upward)
         above = -1
         for each in plan.tiers:
             tier = self._tier(each, pool, replica)
             sends = self._resource(each.port_bytes_per_s)
             receives = self._resource(each.port_bytes_per_s)
+            self._way(f"to {each.name}", pool, replica, sends)
+            self._way(f"from {each.name}", pool, replica, receives)
             tiers.append(tier)
             out.append(_finite(downward, sends, tier.write))
             into.append(_finite(tier.read, receives, upward))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
 from llmsim.core.units import NS_PER_S
+from llmsim.results.facts import TierFacts
 from llmsim.serving.decisions import DROP, RESUME
 from llmsim.serving.flows import Flow, Flows
 from llmsim.serving.gate import Gate
@@ -223,6 +224,22 @@ class Swapper:
         replica.decisions.extend((DROP, request.view.index, now))
         self._on_end(request, outcome, now)
         replica.port.room_made()
+
+    def facts(self, pool: str) -> TierFacts:
+        """Return what the results say of it, as of a store of the replica's own."""
+        plan, size = self.plan, self._replica.config.block_tokens
+        return TierFacts(
+            name="swap",
+            pool=pool,
+            replica=self._replica.index,
+            capacity_tokens=plan.blocks * size,
+            kept_tokens=(plan.blocks - self.free) * size,
+            loaded_tokens=self.in_blocks * size,
+            read_bytes=round(self.in_blocks * plan.block_bytes),
+            written_bytes=round(self.out_blocks * plan.block_bytes),
+            evicted_tokens=0,
+            refused_tokens=self.refused,
+        )
 
     def check(self) -> None:
         """Prove that no block in host memory is lost or counted twice; raises InvariantError."""
