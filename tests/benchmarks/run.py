@@ -277,6 +277,11 @@ def bench_programs(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_forks() -> None:
+    """What it takes to foresee what becomes of a request, per fork."""
+    subprocess.run([sys.executable, str(Path(__file__).with_name("forks.py"))], check=True)
+
+
 def bench_flatness(times: int) -> None:
     """Cost per request against trace length and replica count, load per replica unchanged.
 
@@ -377,6 +382,7 @@ def main() -> None:
         "stops": lambda: bench_stops(asked.times),
         "tokens": lambda: bench_tokens(asked.times),
         "programs": lambda: bench_programs(asked.times),
+        "forks": bench_forks,
         "flatness": lambda: bench_flatness(asked.times),
         "stepping": lambda: bench_stepping(asked.times),
         "mooncake": lambda: bench_mooncake(asked.times),
