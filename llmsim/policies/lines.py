@@ -105,6 +105,10 @@ class PrefixLine(ArrivalLine):
         self._line = [self._line[self._gone + place] for place in order]
         self._gone = 0
 
+    def steady_steps(self) -> int:
+        """Return after how many steps another may be next: what is cached may be overwritten."""
+        return 1 if self._engine.caches else ALWAYS
+
 
 class Trie:
     """Prompts by their segments, for how much of a prompt others begin with as well."""

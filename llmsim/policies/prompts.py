@@ -178,9 +178,10 @@ class PromptsFirst:
         if not step.waiting:
             return
         if not self._refused:
-            # budget, seats or blocks: looked at again in the next step
+            # budget, seats or blocks: looked at again at the next call, which comes when there are
+            # any, or when the line may have changed by itself
             self._changed = True
-            step.ask_again(1)
+            step.ask_again(self._line.steady_steps())
         elif self._late:
             self._full = True
         else:

@@ -94,6 +94,10 @@ class CreditLine(PrefixLine):
             self._settle(request, generated)
             del self._charged[request.index]
 
+    def steady_steps(self) -> int:
+        """Return after how many steps another may be next: credit is spent step by step."""
+        return 1
+
     def _settle(self, request: RequestView, generated: int) -> None:
         counted = self._charged.get(request.index, 0)
         if generated > counted:
