@@ -90,11 +90,13 @@ class LayeredReplica(Replica):
         # the energy of a whole step and that of the decodes alone, by the share of the layers
         draft, cohort = self.draft, self.cohort
         count = cohort.count if draft.decoding else 0
-        sums = (cohort.padded, cohort.windowed) if count else (0, 0)
+        padded = cohort.padded if count else 0
+        windowed = cohort.windowed if count else 0
         slices = [(tokens, past) for _, tokens, past in draft.chunks]
-        super()._price_step(slices, count, *sums, count + draft.logits)
-        whole = energy.priced_step_uj(count, *sums, count + draft.logits)
-        alone = energy.decode_uj(count, 1, *sums) if count else 0
+        rows = count + draft.logits
+        super()._price_step(slices, count, padded, windowed, rows)
+        whole = energy.priced_step_uj(count, padded, windowed, rows)
+        alone = energy.decode_uj(count, 1, padded, windowed) if count else 0
         first, end = self._range()
         share = (end - first) / self._layer_cost.layers
         self._active_uj = rounded(alone + share * (whole - alone))
