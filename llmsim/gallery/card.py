@@ -30,7 +30,6 @@ MOVED_SEEDS: Final = (4, 5, 6, 7, 8)
 """Seeds that test a band which was moved after a look at seeds 1 to 3."""
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
-ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)]
 """Name of a regime, an ablation or a sweep."""
 

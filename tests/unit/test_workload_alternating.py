@@ -53,7 +53,7 @@ def test_every_pass_gives_the_same_and_every_seed_another():
 
 
 def test_lists_must_be_equally_long_and_positive():
-    with pytest.raises(InputError, match="output_mean_tokens.*has 1 phases, rate_rps has 2"):
+    with pytest.raises(InputError, match=r"output_mean_tokens.*has 1 phases, rate_rps has 2"):
         columns(output_mean_tokens=[50])
-    with pytest.raises(InputError, match="rate_rps.*must be greater than 0 in every phase"):
+    with pytest.raises(InputError, match=r"rate_rps.*must be greater than 0 in every phase"):
         columns(rate_rps=[20.0, 0.0])
