@@ -20,7 +20,35 @@ from llmsim.policies import BATCHING
 @laws(60)
 @given(data=st.data())
 def test_merging_changes_nothing(batching, data):
-    assert_same(data.draw(worlds(batching=batching, lanes=True, turns=True)))
+    """But for the peak of blocks in use; see below."""
+    assert_same(data.draw(worlds(batching=batching, lanes=True, turns=True)), peaks=False)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="what a lane's merged stretch has taken is not in the ledger when the other lane looks",
+)
+def test_merging_does_not_change_the_peak_of_shared_blocks():
+    """A client that leaves while the other lane decodes: 7 blocks merged, 8 in single steps."""
+    jobs = [Job(MS, 87, 11), *[Job(MS, 1, 1)] * 6, Job(MS, 1, 2)]
+    world = World(
+        tuple(jobs),
+        cost="all windowed",
+        max_num_seqs=1,
+        budget_tokens=4096,
+        kv_blocks=8,
+        prefix_caching=False,
+        lookahead=0,
+        batching="prefill-first",
+        timeout_ns=60 * MS,
+        decoders=1,
+        port_bytes_per_s=1e12,
+        lanes=(0.2, 0.2),
+    )
+    merged, stepped = run(world, True), run(world, False)
+    assert merged.decisions == stepped.decisions
+    for one, other in zip(merged.facts.replicas, stepped.facts.replicas, strict=True):
+        assert one.peak_kv_blocks == other.peak_kv_blocks
 
 
 @laws(60)
