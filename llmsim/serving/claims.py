@@ -55,11 +55,13 @@ class ClaimLedger(CountLedger):
         "_allocator",
         "_claims",
         "_clock",
+        "_held_ns",
         "_log",
         "_most_claimed",
         "_most_tokens",
         "_next",
         "_outgrown",
+        "_ready_ns",
         "_since_ns",
         "_starting",
         "_timeline",
@@ -85,6 +87,7 @@ class ClaimLedger(CountLedger):
         self.claimed = self._most_claimed = 0
         self.renewals = 0
         self.wait_ns = 0
+        self._ready_ns, self._held_ns = -1, 0  # of the last step that waited
 
     # --- claims -----------------------------------------------------------------------------
 
@@ -198,11 +201,16 @@ class ClaimLedger(CountLedger):
             self._most_claimed = self.claimed
             self.wait_ns += seconds_to_ns(self._allocator.wait_s(more * self.block_tokens))
 
-    def waited(self) -> int:
-        """Return `wait_ns` [ns], for which a step waits now."""
-        wait_ns = self.wait_ns
+    def ready_ns(self, front_ns: int) -> int:
+        """Return when a step starts [ns] that would at `front_ns`, after the wait of `wait_ns`."""
+        self._held_ns = self.wait_ns
+        self._ready_ns = front_ns + self.wait_ns
         self.wait_ns = 0
-        return wait_ns
+        return self._ready_ns
+
+    def began_ns(self, front_ns: int) -> int:
+        """Return when the work began [ns] of which steps run from `front_ns`: with their wait."""
+        return front_ns - self._held_ns if front_ns == self._ready_ns else front_ns
 
     def _absorb(self) -> None:
         rows = np.array(self._log, dtype=np.int64).reshape(-1, 3)

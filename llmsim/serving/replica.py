@@ -330,7 +330,7 @@ class Replica:
                 delivery.unticked.clear()
         meter.log(
             (
-                self._front_ns,
+                self._front_ns if draft.claims is None else draft.claims.began_ns(self._front_ns),
                 self._exec_end_ns,
                 ticks,
                 count,
@@ -356,7 +356,7 @@ class Replica:
         draft = self.draft
         front = self._exec_end_ns if self._exec_end_ns > now else now
         if draft.claims is not None and draft.claims.wait_ns:
-            front += draft.claims.waited()
+            front = draft.claims.ready_ns(front)
             self._stretch.anchored = False
             if self.cohort.count:
                 self.delivery.sit_out()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from world_strategies import laws, worlds
 from worlds import Job, World, run, together
@@ -18,15 +18,11 @@ from llmsim.policies import BATCHING
 def test_area_under_requests_is_the_sum_of_sojourns(batching, fast_forward, data):
     """Holds with lookahead off, where a request ends when its last step does."""
     world = data.draw(worlds(batching=batching, lookahead=0, turns=True))
-    assume(world.allocation != "granules")  # see below
     assert_areas(run(world, fast_forward))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the time in which a step waits for memory to be mapped is in no timeline"
-)
 def test_waiting_for_granules_is_time_here_too():
-    """Steps of three milliseconds more than the timeline knows of: one granule is mapped."""
+    """A step that waits for memory to be mapped begins when it starts to wait."""
     jobs = (Job(0, 1, 2), Job(0, 1, 2))
     assert_areas(run(World(jobs, lookahead=0, batching="orca", allocation="granules")))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
 from world_strategies import laws, worlds
@@ -29,7 +29,6 @@ def covered(spans: list[tuple[int, int]]) -> int:
 def test_busy_while_anybody_is_here(batching, data):
     """The time a replica computes is the time during which it has a request."""
     world = data.draw(worlds(batching=batching, lookahead=0))
-    assume(world.allocation != "granules")  # whose steps wait for memory to be mapped
     ran = run(world)
     for part in ran.facts.replicas:
         here = [
