@@ -88,6 +88,8 @@ class Device:
             raise InvariantError(f"lane {lane.index} has KV blocks of its own")
         self.lanes.append(lane)
         lane.device = self
+        for each in self.lanes:
+            each.port.sharers = list(self.lanes)
 
     def book(self, caller: Lane) -> None:
         """Book the KV blocks that the steps of all other lanes have taken by now."""
@@ -98,10 +100,7 @@ class Device:
 
     def note_use(self, caller: Lane) -> None:
         """Keep in mind the most KV blocks that all lanes have had in use."""
-        used = caller.config.kv_blocks - caller.ledger.free
-        for lane in self.lanes:
-            if used > lane.meter.peak_kv_blocks:
-                lane.meter.peak_kv_blocks = used
+        caller.port.count_use(caller.config.kv_blocks - caller.ledger.free)
 
     def pace(self, caller: Lane) -> None:
         """Let all lanes go on at the pace that their work allows; `caller` is about to start."""

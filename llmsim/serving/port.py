@@ -29,9 +29,11 @@ class Port:
         that can do nothing waits.
     moves : Migrations or None
         Those that requests which leave in the middle of decoding are under way with.
+    sharers : list of Replica
+        All whose KV blocks these are: itself, and the lanes beside it.
     """
 
-    __slots__ = ("_gives", "_handoff", "_replica", "_transfers", "expected", "moves")
+    __slots__ = ("_gives", "_handoff", "_replica", "_transfers", "expected", "moves", "sharers")
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -40,6 +42,7 @@ class Port:
         self._handoff: Handoff | None = None
         self._gives = False
         self.expected = 0
+        self.sharers = [replica]
 
     def connect(self, handoff: Handoff, gives: bool) -> None:
         """Take part: as one that gives requests away, or as one that takes them in."""
@@ -209,8 +212,13 @@ class Port:
         What the steps begun so far needed is taken first: it does not come out of those.
         """
         self.book_kv()
-        meter = self._replica.meter
-        meter.peak_kv_blocks = max(meter.peak_kv_blocks, self.kv_blocks_used())
+        self.count_use(self.kv_blocks_used())
+
+    def count_use(self, blocks: int) -> None:
+        """Count KV blocks in use towards the peak of everybody whose blocks they are."""
+        for replica in self.sharers:
+            if blocks > replica.meter.peak_kv_blocks:
+                replica.meter.peak_kv_blocks = blocks
 
     def withdraw(self, request: Request) -> None:
         """Let a request go that waits here and will be served elsewhere."""

@@ -39,7 +39,7 @@ def spread_bins(cost: Cost, world: World) -> int:
     return bins
 
 
-def assert_same(world: World, peaks: bool = True, **given) -> None:
+def assert_same(world: World, **given) -> None:
     merged, stepped = run(world, True, **given), run(world, False, **given)
     assert merged.decisions == stepped.decisions
     assert merged.facts.digest == stepped.facts.digest
@@ -49,7 +49,7 @@ def assert_same(world: World, peaks: bool = True, **given) -> None:
     for one, other in zip(merged.facts.replicas, stepped.facts.replicas, strict=True):
         assert one.steps == other.steps
         assert one.preemptions == other.preemptions
-        assert one.peak_kv_blocks == other.peak_kv_blocks or not peaks
+        assert one.peak_kv_blocks == other.peak_kv_blocks
         assert (one.lookup_tokens, one.hit_tokens) == (other.lookup_tokens, other.hit_tokens)
         assert one.evicted_blocks == other.evicted_blocks
         assert one.events <= other.events
