@@ -35,8 +35,9 @@ def wrong_lanes(pools: Mapping[str, Pool]) -> dict[str, str]:
             wrong[f"{name}.kv"] = "tiers and swapping do not go with pools that share GPUs yet"
         if shares and pool.engine.lookahead != 0:
             wrong[f"{name}.engine.lookahead"] = "must be 0: lanes plan a step when one has ended"
-        if shares and pool.kv is not None:
-            wrong[f"{name}.kv"] = "tiers of KV below the GPU are not for pools that share GPUs"
+        kind = pool.batching.kind
+        if shares and hasattr(registry("batching").get(kind), "admits"):
+            wrong[f"{name}.batching"] = f"{kind} keeps memory as if no other pool shared its GPUs"
         if pool.beside is None:
             continue
         host = pools[pool.beside]

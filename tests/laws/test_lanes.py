@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from prices import MS
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import Job, World, run, together
+from worlds import Job, World, keeps_memory, run, together
 
 from llmsim.policies import BATCHING
 
+POLICIES = [name for name in BATCHING.names() if not (together(name) or keeps_memory(name))]
 
-@pytest.mark.parametrize("batching", [name for name in BATCHING.names() if not together(name)])
+
+@pytest.mark.parametrize("batching", POLICIES)
 @laws(60)
 @given(data=st.data())
 def test_merging_changes_nothing(batching, data):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from jobs import Job, Segments
 from prices import COSTS, MS
-from worlds import World, foresees, keeps_line, together, with_turns
+from worlds import World, foresees, keeps_line, keeps_memory, together, with_turns
 
 from llmsim.policies import ALLOCATION, BATCHING, PRECEDENCE, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING
@@ -184,6 +184,7 @@ def worlds(
     forced = handoff is True or moves is True or tiers is True or lanes or stages or stops
     kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
     kinds = [name for name in kinds if not (stages and keeps_line(name))]
+    kinds = [name for name in kinds if not (lanes and keeps_memory(name))]
     kind = batching or draw(st.sampled_from(kinds))
     # who foresees what becomes of requests does so where they stay on a replica of their own
     plain = not (forced or ranks or together(kind))

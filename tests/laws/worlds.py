@@ -320,6 +320,11 @@ def keeps_line(batching: str) -> bool:
     return hasattr(BATCHING.get(batching), "waiting_order")
 
 
+def keeps_memory(batching: str) -> bool:
+    """Whether a policy has a rule of its own for how much memory stays free."""
+    return hasattr(BATCHING.get(batching), "admits")
+
+
 KEEPS = ("waiting_order", "victim", "admits", "ended", "layer_groups")
 """What batching policies have that keep more than the next step."""
 

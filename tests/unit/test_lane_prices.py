@@ -128,6 +128,7 @@ def test_a_policy_moves_shares():
         ({"fleet.pools.d.role": "mixed", "fleet.pools.p.role": "mixed"}, "must be decode on"),
         ({"fleet.pools.d.replicas": 2}, "replicas"),
         ({"fleet.pools.d.beside": None}, "is for pools that share GPUs"),
+        ({"fleet.pools.d.batching": "sglang"}, "keeps memory as if no other pool shared"),
         ({"engine.lookahead": 1, "fleet.pools.d.engine.lookahead": 1}, "lookahead"),
     ],
 )
