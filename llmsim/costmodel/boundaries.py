@@ -112,16 +112,7 @@ class RooflineStopPoints:
         most = cost.limits.max_num_batched_tokens
         sizes = cost.padded(np.arange(most + 1.0))
         self._kinds = layer_kinds(cost, sizes)
-        ends = {
-            table.name: (NS_PER_S * table.seconds).tolist()
-            for table in cost.token_operators(sizes)
-            if table.name in ("embed", "final norm")
-        }
-        self._embed_ns: list[float] = ends["embed"]
-        self._norm_ns: list[float] = ends["final norm"]
-        rows = np.arange(cost.limits.max_num_seqs + 1.0)
-        heads = sum((table.seconds for table in cost.head_tables(rows)), np.zeros_like(rows))
-        self._head_ns: list[float] = (NS_PER_S * heads).tolist()
+        self._embed_ns, self._norm_ns, self._head_ns = model_ends(cost, sizes)
         self.looks = sum(kind.count * len(kind.parts) for kind in self._kinds)
         if not by_operator:
             self.looks = sum(kind.count for kind in self._kinds)
@@ -188,6 +179,30 @@ def layer_kinds(cost: RooflineCost, sizes: Floats) -> list[LayerKind]:
         As computed, graph padding included.
     """
     return [_kind_of(cost, layer, sizes) for layer in cost.model.layers]
+
+
+def model_ends(cost: RooflineCost, sizes: Floats) -> tuple[list[float], list[float], list[float]]:
+    """Tabulate what runs before the first layer and behind the last.
+
+    Parameters
+    ----------
+    cost : RooflineCost
+    sizes : ndarray of float (n,) [tokens]
+        As computed, graph padding included.
+
+    Returns
+    -------
+    tuple of list of float [ns]
+        Embedding and final norm by tokens; head by rows, up to the most requests of a step.
+    """
+    ends: dict[str, list[float]] = {
+        table.name: (NS_PER_S * table.seconds).tolist()
+        for table in cost.token_operators(sizes)
+        if table.name in ("embed", "final norm")
+    }
+    rows = np.arange(cost.limits.max_num_seqs + 1.0)
+    heads = sum((table.seconds for table in cost.head_tables(rows)), np.zeros_like(rows))
+    return ends["embed"], ends["final norm"], (NS_PER_S * heads).tolist()
 
 
 def _kind_of(cost: RooflineCost, layer: LayerSpec, sizes: Floats) -> LayerKind:

@@ -12,8 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from llmsim.core.integers import rounded
-from llmsim.core.units import NS_PER_S
-from llmsim.costmodel.boundaries import layer_kinds
+from llmsim.costmodel.boundaries import layer_kinds, model_ends
 from llmsim.costmodel.contract import Chunk
 from llmsim.costmodel.roofline import RooflineCost
 
@@ -69,21 +68,12 @@ class RooflineLayers:
         self._cost = cost
         limits = cost.limits
         top = limits.max_num_batched_tokens + limits.max_num_seqs
-        self._kinds = layer_kinds(cost, cost.padded(np.arange(top + 1.0)))
+        sizes = cost.padded(np.arange(top + 1.0))
+        self._kinds = layer_kinds(cost, sizes)
         self._layer_ns = [np.sum(kind.parts, axis=0).tolist() for kind in self._kinds]
         for table in self._layer_ns:
             table[0] = 0.0
-        sizes = cost.padded(np.arange(top + 1.0))
-        ends = {
-            table.name: (NS_PER_S * table.seconds).tolist()
-            for table in cost.token_operators(sizes)
-            if table.name in ("embed", "final norm")
-        }
-        self._embed_ns: list[float] = ends["embed"]
-        self._norm_ns: list[float] = ends["final norm"]
-        rows = np.arange(limits.max_num_seqs + 1.0)
-        heads = sum((table.seconds for table in cost.head_tables(rows)), np.zeros_like(rows))
-        self._head_ns: list[float] = (NS_PER_S * heads).tolist()
+        self._embed_ns, self._norm_ns, self._head_ns = model_ends(cost, sizes)
         self._layers = sum(kind.count for kind in self._kinds)
 
     @property

@@ -143,11 +143,7 @@ class Problem:
     def _faulty_buckets(self) -> Iterator[Fault]:
         if not self.buckets:
             yield Fault("", "buckets", "there is no traffic to plan for")
-        for name, count in Counter(bucket.name for bucket in self.buckets).items():
-            if count > 1:
-                yield Fault("", f"buckets.{name}", f"is there {count} times")
-            if not _NAME.fullmatch(name):
-                yield Fault("", f"buckets.{name}", "is no name: letters, digits, '.', '_', '-'")
+        yield from _faulty_names("buckets", [bucket.name for bucket in self.buckets])
         for bucket in self.buckets:
             if not (0 < bucket.rate_rps < math.inf):
                 message = f"{bucket.rate_rps:g} requests/s is no traffic"
@@ -157,11 +153,7 @@ class Problem:
         known = {bucket.name for bucket in self.buckets}
         if not self.columns:
             yield Fault("", "columns", "there is nothing to choose from")
-        for name, count in Counter(column.name for column in self.columns).items():
-            if count > 1:
-                yield Fault("", f"columns.{name}", f"is there {count} times")
-            if not _NAME.fullmatch(name):
-                yield Fault("", f"columns.{name}", "is no name: letters, digits, '.', '_', '-'")
+        yield from _faulty_names("columns", [column.name for column in self.columns])
         for column in self.columns:
             where = f"columns.{column.name}"
             if column.gpus < 1:
@@ -204,3 +196,11 @@ class Problem:
                 yield Fault("", f"current.{name}", message, nearest(name, names))
             if count < 0:
                 yield Fault("", f"current.{name}", f"{count} is negative")
+
+
+def _faulty_names(kind: str, names: list[str]) -> Iterator[Fault]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield Fault("", f"{kind}.{name}", f"is there {count} times")
+        if not _NAME.fullmatch(name):
+            yield Fault("", f"{kind}.{name}", "is no name: letters, digits, '.', '_', '-'")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.core.rng import stream
-from llmsim.workload import ClosedLoop, Programs, RequestChunk, Workload
+from llmsim.workload import RequestChunk, Workload, WrappedWorkload
 
 if TYPE_CHECKING:
     from llmsim.scenario.model import Scenario
@@ -58,7 +58,7 @@ def wrong_models(scenario: Scenario) -> dict[str, str]:
     return wrong
 
 
-class ForModels:
+class ForModels(WrappedWorkload):
     """A workload whose requests are for several models.
 
     Parameters
@@ -69,21 +69,12 @@ class ForModels:
     """
 
     def __init__(self, inner: Workload, scenario: Scenario) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._models = scenario.models
         self._seed = scenario.seed
         self._shares = scenario.traffic.models
         self._by_client = scenario.traffic.model_by_client or {}
         self._default = scenario.model
-        self.total: int | None = inner.total
-        self.closed_loop: ClosedLoop | None = inner.closed_loop
-        self.programs: Programs | None = inner.programs
-        self._read_through()
-
-    def _read_through(self) -> None:
-        """Take over what the workload inside has met so far: a trace learns while it is read."""
-        self.clients: tuple[str, ...] = self._inner.clients
-        self.skipped_rows: int = self._inner.skipped_rows
 
     def chunks(self) -> Iterator[RequestChunk]:
         """Yield the requests in arrival order; every call starts anew and gives the same rows.

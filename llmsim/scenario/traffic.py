@@ -12,13 +12,12 @@ from llmsim.core.rng import stream
 from llmsim.core.units import NS_PER_S
 from llmsim.scenario.several import ForModels
 from llmsim.workload import (
-    ClosedLoop,
-    Programs,
     ProgramWorkload,
     RequestChunk,
     SampledWorkload,
     SyntheticWorkload,
     Workload,
+    WrappedWorkload,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def build_workload(scenario: Scenario) -> Workload:
     return workload if len(scenario.models) == 1 else ForModels(workload, scenario)
 
 
-class Shared:
+class Shared(WrappedWorkload):
     """A workload whose requests several clients send.
 
     Parameters
@@ -87,16 +86,12 @@ class Shared:
     def __init__(
         self, inner: Workload, shares: Mapping[str, float], own_prompts: bool, seed: int
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._own_prompts = own_prompts
         self._seed = seed
         part = np.array(list(shares.values()))
         self._upto = np.cumsum(part / part.sum())
-        self.clients: tuple[str, ...] = tuple(shares)
-        self.total: int | None = inner.total
-        self.closed_loop: ClosedLoop | None = inner.closed_loop
-        self.programs: Programs | None = inner.programs
-        self.skipped_rows: int = inner.skipped_rows
+        self.clients = tuple(shares)
 
     def chunks(self) -> Iterator[RequestChunk]:
         """Yield the requests in arrival order; every call starts anew and gives the same rows."""
@@ -115,7 +110,7 @@ class Shared:
             yield replace(chunk, client=client, segments=segments)
 
 
-class Aborting:
+class Aborting(WrappedWorkload):
     """A workload some of whose clients go away before their answer is complete.
 
     Parameters
@@ -126,18 +121,9 @@ class Aborting:
     """
 
     def __init__(self, inner: Workload, abort: Abort, seed: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._abort = abort
         self._seed = seed
-        self.total: int | None = inner.total
-        self.closed_loop: ClosedLoop | None = inner.closed_loop
-        self.programs: Programs | None = inner.programs
-        self._read_through()
-
-    def _read_through(self) -> None:
-        """Take over what the workload inside has met so far: a trace learns while it is read."""
-        self.clients: tuple[str, ...] = self._inner.clients
-        self.skipped_rows: int = self._inner.skipped_rows
 
     def chunks(self) -> Iterator[RequestChunk]:
         """Yield the requests in arrival order; every call starts anew and gives the same rows."""

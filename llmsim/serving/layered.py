@@ -16,7 +16,7 @@ from llmsim.costmodel.layer_ranges import LayerCost
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import PREFILL, Request
-from llmsim.serving.stops import Planner
+from llmsim.serving.stops import Planner, completes
 
 
 class LayeredReplica(Replica):
@@ -68,7 +68,7 @@ class LayeredReplica(Replica):
             draft.chunks = self._set
         if self.groups:
             done = self.group == self.groups - 1
-            draft.logits = sum(_completes(chunk) for chunk in self._set) if done else 0
+            draft.logits = sum(completes(chunk) for chunk in self._set) if done else 0
 
     def _advance_decodes(self) -> None:
         """Give decodes their next tokens, and leave the set under way alone."""
@@ -119,11 +119,6 @@ class LayeredReplica(Replica):
         if self.groups and self.group < self.groups - 1:
             return 0
         return super()._emit(end)
-
-
-def _completes(chunk: tuple[Request, int, int]) -> bool:
-    request, tokens, past = chunk
-    return past + tokens == request.prompt + request.generated
 
 
 def use_layers(costs: Sequence[LayerCost | None], replicas: Sequence[Replica]) -> None:

@@ -326,7 +326,7 @@ class StoppingReplica(Replica):
         draft = self.draft
         self._going_on = step
         draft.chunks = [chunk for chunk in step.chunks if not chunk[0].ended]
-        draft.logits = sum(_completes(chunk) for chunk in draft.chunks)
+        draft.logits = sum(completes(chunk) for chunk in draft.chunks)
         draft.budget_tokens = 0
         draft.decisions.extend((GO_ON, draft.chunks[0][0].view.index, draft.now))
 
@@ -383,7 +383,7 @@ class StoppingReplica(Replica):
             if request.ended:
                 continue  # its client has left meanwhile
             self._prefill_tokens += tokens
-            if _completes(chunk):
+            if completes(chunk):
                 self.delivery.emit_first(request, end)
                 if self.tape is not None:
                     self.tape.alone(request, end)
@@ -395,7 +395,8 @@ class StoppingReplica(Replica):
             begun.stopped = None
 
 
-def _completes(chunk: tuple[Request, int, int]) -> bool:
+def completes(chunk: tuple[Request, int, int]) -> bool:
+    """Return whether a slice (request, new, past) is the last one of its prompt."""
     request, tokens, past = chunk
     return past + tokens == request.prompt + request.generated
 

@@ -18,6 +18,7 @@ from llmsim.workload.prompts import PROMPTS, Prompts
 from llmsim.workload.readers import TRACES, TraceReader
 from llmsim.workload.samples import SampledWorkload
 from llmsim.workload.synthetic import CHUNK_ROWS, SyntheticWorkload
+from llmsim.workload.wrapped import WrappedWorkload
 
 __all__ = [
     "ARRIVALS",
@@ -43,4 +44,5 @@ __all__ = [
     "SyntheticWorkload",
     "TraceReader",
     "Workload",
+    "WrappedWorkload",
 ]

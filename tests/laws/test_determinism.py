@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from abilities import keeps_memory
 from hypothesis import given
 from prices import MS
 from world_strategies import laws, worlds
@@ -85,7 +86,8 @@ def test_in_a_fresh_process():
         digest, rows = json.loads(line)
         assert ran.facts.digest == digest
         assert [list(row.values) for row in ran.rows] == rows
-        assert sum(part.preemptions for part in ran.facts.replicas) > 0
+        # a rule that keeps memory for outputs is there so that nobody is preempted
+        assert keeps_memory(world.batching) or any(r.preemptions for r in ran.facts.replicas)
 
 
 @pytest.mark.parametrize("routing", ROUTING.names())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from abilities import together
 from endings import assert_all_back
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
 from world_strategies import laws, worlds
-from worlds import Job, World, run, together
+from worlds import Job, World, run
 
 from llmsim.policies import BATCHING
 

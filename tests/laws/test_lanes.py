@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from abilities import keeps_memory, together
 from endings import assert_all_back
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import Job, World, keeps_memory, run, together
+from worlds import Job, World, run
 
 from llmsim.policies import BATCHING
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from abilities import together
 from hypothesis import given
 from hypothesis import strategies as st
 from world_strategies import laws, worlds
-from worlds import Job, World, run, together
+from worlds import Job, World, run
 
 from llmsim.policies import BATCHING
 

@@ -6,11 +6,12 @@ from collections import deque
 from dataclasses import replace
 
 import pytest
+from abilities import foresees, together
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import TokenLog
 from world_strategies import laws, worlds
-from worlds import Job, World, foresees, run, together
+from worlds import Job, World, run
 
 from llmsim.policies import BATCHING, OUTPUT_LENGTH, ROUTING, FleetView, RequestView, StepDraft
 from llmsim.policies.estimation import TRUTH

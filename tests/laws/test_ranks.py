@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from abilities import together
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import COSTS, MS
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import Job, World, run, together
+from worlds import Job, World, run
 
 from llmsim.policies import BATCHING
 

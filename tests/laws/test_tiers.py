@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from abilities import together
 from calls import blocks_in_use
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
-from worlds import Job, World, run, together
+from worlds import Job, World, run
 
 from llmsim.policies import BATCHING
 

@@ -6,11 +6,12 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from abilities import foresees, keeps_line, keeps_memory, together
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from jobs import Job, Segments
 from prices import COSTS, MS
-from worlds import World, foresees, keeps_line, keeps_memory, together, with_turns
+from worlds import World, with_turns
 
 from llmsim.policies import ALLOCATION, BATCHING, PRECEDENCE, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING
