@@ -57,8 +57,8 @@ def test_results_are_those_of_this_code(name):
 KNOWN = {
     "llumnix": "saturated: migration serves 1.13 times the tokens (1.03 to 1.25) at twice the "
     "knee, where it should not. That is the drain, half of a run or more, when replicas have room: "
-    "while requests arrive it is 1.00, 0.97 and 1.01 (seeds 1 to 3, 6,000 requests). The null wants "
-    "a rate of that time, which no metric gives yet",
+    "while requests arrive it is 1.00, 0.97 and 1.01 (seeds 1 to 3, 6,000 requests). The null "
+    "wants a rate of that time, which no metric gives yet",
 }
 """Nulls that break, and what is known of it."""
 
