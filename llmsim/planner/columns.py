@@ -248,23 +248,25 @@ def without_dominated(scored: Sequence[Scored]) -> tuple[tuple[Scored, ...], tup
     order = sorted(range(len(scored)), key=lambda k: (scored[k].column.usd_per_hour, k))
     for number in order:
         one = scored[number]
-        better = next((other for other in kept if _dominates(other.column, one.column)), None)
+        better = next((other for other in kept if _replacing(other.column, one.column)), None)
         if better is None:
             kept.append(one)
             continue
-        times = int(one.column.usd_per_hour / better.column.usd_per_hour + 1e-9)
+        times = _replacing(better.column, one.column)
         lost.append(Lost(one.choice, f"{times} x {better.column.name} do as much for no more"))
     return tuple(kept), tuple(lost)
 
 
-def _dominates(better: Column, worse: Column) -> bool:
+def _replacing(better: Column, worse: Column) -> int:
+    """Return how many replicas of a column can always stand in for one of another; 0 if none."""
     if better.gpu != worse.gpu:
-        return False
+        return 0
     times = min(int(worse.usd_per_hour / better.usd_per_hour + 1e-9), worse.gpus // better.gpus)
-    return times > 0 and all(
+    enough = all(
         times * better.throughput_rps.get(bucket, 0.0) >= rate
         for bucket, rate in worse.throughput_rps.items()
     )
+    return times if enough else 0
 
 
 def _first_line(error: Exception) -> str:

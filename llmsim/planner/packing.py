@@ -1,24 +1,16 @@
-"""The cheapest replicas that carry every bucket of traffic: bin packing of rates.
-
-The program is Mélange's (arXiv 2404.14527, section 5): a bucket's load on a kind of replica is its
-rate over what one such replica serves of it alone within the SLO; loads of buckets add up. Beyond
-it: pools that gain by being large, limits, spare replicas, and changes against today.
-"""
+"""The cheapest replicas that carry every bucket of traffic: bin packing of rates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from llmsim.core.errors import Fault, InputError
-from llmsim.planner.problem import Bucket, Column, Problem
+from llmsim.planner.problem import Problem
+from llmsim.planner.program import Program, build
 from llmsim.planner.shortage import refuse_unservable, shortage
 from llmsim.planner.solving import Proof, Solver, solve
-
-if TYPE_CHECKING:
-    import pulp
 
 TIE_TIME_LIMIT_S = 5.0
 """Longest search for the fewest replicas [s]; the cheapest fleet is kept when it takes longer."""
@@ -66,26 +58,6 @@ class Packed:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """An integer program with the variables that its answer is read from.
-
-    Parameters
-    ----------
-    program : pulp.LpProblem
-    count : mapping of str to LpVariable [replicas]
-    flow : mapping of (str, str) to LpAffineExpression [requests/s]
-    cost : LpAffineExpression [USD/h]
-        Of the replicas alone.
-    """
-
-    program: pulp.LpProblem
-    count: Mapping[str, pulp.LpVariable]
-    flow: Mapping[tuple[str, str], pulp.LpAffineExpression]
-    cost: pulp.LpAffineExpression
-    changes: list[pulp.LpVariable] = field(default_factory=list)
-
-
 def pack(problem: Problem, solver: Solver | None = None) -> Packed:
     """Return the cheapest fleet; among equally cheap ones the one with the fewest replicas.
 
@@ -113,170 +85,6 @@ def pack(problem: Problem, solver: Solver | None = None) -> Packed:
     if proof.status == "optimal":
         _break_ties(made, proof, solver)
     return _answer(problem, made, proof)
-
-
-def build(problem: Problem) -> Program:
-    """Return the program of a problem; every row and variable is named after what it says.
-
-    Parameters
-    ----------
-    problem : Problem
-        Already checked.
-    """
-    import pulp
-
-    program = pulp.LpProblem("packing", pulp.LpMinimize)
-    count = {
-        column.name: program.add_variable(
-            label("replicas", column.name), 0, problem.most_replicas(column), cat="Integer"
-        )
-        for column in problem.columns
-    }
-    cost = pulp.lpSum(column.usd_per_hour * count[column.name] for column in problem.columns)
-    changes: list[pulp.LpVariable] = []
-    # The objective comes first: PuLP takes the first bare expression for it.
-    priced = cost
-    if problem.current and problem.change_usd_per_hour:
-        changes = [_change(program, column, "more") for column in problem.columns]
-        changes += [_change(program, column, "less") for column in problem.columns]
-        priced = cost + problem.change_usd_per_hour * pulp.lpSum(changes)
-    program += priced, "usd_per_hour"
-    flow = _serve_sliced(program, problem) if problem.slices else _serve(program, problem)
-    _carry(program, problem, count, flow)
-    _limit(program, problem, count, cost)
-    for number, column in enumerate(problem.columns if changes else ()):
-        more, less = changes[number], changes[number + len(problem.columns)]
-        today = problem.current.get(column.name, 0)
-        program += count[column.name] - today == more - less, label("change", column.name)
-    return Program(program, count, flow, cost, changes)
-
-
-def label(kind: str, *of: str | int) -> str:
-    """Return the name of a variable or a row, such as ``rate(chat,h100)``.
-
-    Parameters
-    ----------
-    kind : str
-    *of : str or int
-        What it is about. A minus would be an operator in an LP file and becomes a tilde.
-    """
-    return f"{kind}({','.join(str(each) for each in of)})".replace("-", "~")
-
-
-def _change(program: pulp.LpProblem, column: Column, word: str) -> pulp.LpVariable:
-    return program.add_variable(label(word, column.name), 0)
-
-
-def _pairs(problem: Problem) -> list[tuple[Bucket, Column, float]]:
-    """Return who can serve what at all, and the load of one request per second."""
-    return [
-        (bucket, column, load)
-        for bucket in problem.buckets
-        for column in problem.columns
-        if (load := column.load_per_rps(bucket.name)) < math.inf
-    ]
-
-
-def _of_column(problem: Problem) -> dict[str, list[tuple[str, float]]]:
-    """Return who each column can serve: bucket, and the load of one request per second."""
-    found: dict[str, list[tuple[str, float]]] = {column.name: [] for column in problem.columns}
-    for bucket, column, load in _pairs(problem):
-        found[column.name].append((bucket.name, load))
-    return found
-
-
-def _serve(
-    program: pulp.LpProblem, problem: Problem
-) -> dict[tuple[str, str], pulp.LpAffineExpression]:
-    """Rates that may be split at will: all of every bucket is served."""
-    import pulp
-
-    flow = {
-        (bucket.name, column.name): program.add_variable(label("rate", bucket.name, column.name), 0)
-        for bucket, column, _ in _pairs(problem)
-    }
-    served: dict[str, list[pulp.LpVariable]] = {bucket.name: [] for bucket in problem.buckets}
-    for (name, _), rate in flow.items():
-        served[name].append(rate)
-    for bucket in problem.buckets:
-        whole = pulp.lpSum(served[bucket.name])
-        program += whole == bucket.rate_rps, label("serve", bucket.name)
-    return {pair: pulp.lpSum(rate) for pair, rate in flow.items()}
-
-
-def _serve_sliced(
-    program: pulp.LpProblem, problem: Problem
-) -> dict[tuple[str, str], pulp.LpAffineExpression]:
-    """Equal slices of buckets, each on one kind of replica."""
-    import pulp
-
-    flow: dict[tuple[str, str], list[pulp.LpAffineExpression]] = {}
-    for bucket in problem.buckets:
-        able = [c for c in problem.columns if c.load_per_rps(bucket.name) < math.inf]
-        for number in range(problem.slices):
-            chosen = {
-                column.name: program.add_variable(
-                    label("slice", bucket.name, number, column.name), cat="Binary"
-                )
-                for column in able
-            }
-            program += pulp.lpSum(chosen.values()) == 1, label("serve", bucket.name, number)
-            for name, yes in chosen.items():
-                part = yes * (bucket.rate_rps / problem.slices)
-                flow.setdefault((bucket.name, name), []).append(part)
-    return {pair: pulp.lpSum(parts) for pair, parts in flow.items()}
-
-
-def _carry(
-    program: pulp.LpProblem,
-    problem: Problem,
-    count: Mapping[str, pulp.LpVariable],
-    flow: Mapping[tuple[str, str], pulp.LpAffineExpression],
-) -> None:
-    """Load fits what the replicas carry, also when the spare ones are lost."""
-    import pulp
-
-    served = _of_column(problem)
-    for column in problem.columns:
-        name, number = column.name, count[column.name]
-        load = pulp.lpSum(each * flow[bucket, name] for bucket, each in served[name])
-        most = problem.most_replicas(column)
-        alive = pulp.lpSum(number)
-        if problem.spare_replicas and most:
-            used = program.add_variable(label("used", name), cat="Binary")
-            program += number <= most * used, label("used", name)
-            alive = number - problem.spare_replicas * used
-        if not column.usable:
-            program += load <= problem.usable_frac * alive, label("load", name)
-            continue
-        levels = {
-            size: program.add_variable(label("level", name, size), cat="Binary")
-            for size in range(min(most, len(column.usable)) + 1)
-        }
-        carried = {0: 0.0} | dict(enumerate(column.usable, 1))
-        program += pulp.lpSum(levels.values()) == 1, label("one_level", name)
-        sizes = pulp.lpSum(size * yes for size, yes in levels.items())
-        program += alive == sizes, label("level", name)
-        room = pulp.lpSum(carried[size] * yes for size, yes in levels.items())
-        program += load <= room, label("load", name)
-
-
-def _limit(
-    program: pulp.LpProblem,
-    problem: Problem,
-    count: Mapping[str, pulp.LpVariable],
-    cost: pulp.LpAffineExpression,
-) -> None:
-    """No more GPUs than there are, no more money than there is."""
-    import pulp
-
-    for gpu, most in problem.available_gpus.items():
-        taken = pulp.lpSum(
-            column.gpus * count[column.name] for column in problem.columns if column.gpu == gpu
-        )
-        program += taken <= most, label("available_gpus", gpu)
-    if problem.budget_usd_per_hour < math.inf:
-        program += cost <= problem.budget_usd_per_hour, "budget_usd_per_hour"
 
 
 def _break_ties(made: Program, proof: Proof, solver: Solver) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from llmsim.core.errors import Fault, InputError
 from llmsim.planner.problem import Problem
+from llmsim.planner.program import Program, build
 from llmsim.planner.solving import Solver, solve
 
 if TYPE_CHECKING:
-    from llmsim.planner.packing import Program
+    import pulp
 
 
 def refuse_unservable(problem: Problem) -> None:
@@ -91,29 +92,30 @@ def _missing_gpus(problem: Problem, solver: Solver) -> Iterator[Fault]:
         )
 
 
-def _build(problem: Problem) -> Program:
-    from llmsim.planner.packing import build
-
-    return build(problem)
-
-
 def _least_cost(problem: Problem, solver: Solver) -> float | None:
-    import pulp
-
-    made = _build(problem)
-    made.program.setObjective(made.cost)
-    proof = solve(made.program, solver)
-    return None if proof.status == "infeasible" else float(pulp.value(made.cost))
+    """Return what the cheapest fleet costs [USD/h]; None if there is none."""
+    made = build(problem)
+    return _least(made, made.cost, solver)
 
 
 def _least_gpus(problem: Problem, gpu: str, solver: Solver) -> int | None:
-    """Return the fewest GPUs of one card with which the traffic is carried."""
+    """Return the fewest GPUs of one card with which the traffic is carried; None if none do."""
     import pulp
 
-    made = _build(problem)
+    made = build(problem)
     taken = pulp.lpSum(
         column.gpus * made.count[column.name] for column in problem.columns if column.gpu == gpu
     )
-    made.program.setObjective(taken)
+    least = _least(made, taken, solver)
+    return None if least is None else round(least)
+
+
+def _least(made: Program, what: pulp.LpAffineExpression, solver: Solver) -> float | None:
+    made.program.setObjective(what)
     proof = solve(made.program, solver)
-    return None if proof.status == "infeasible" else round(float(pulp.value(taken)))
+    if proof.status == "unknown":
+        message = (
+            f"nothing that is allowed was found, nor what is short, in {solver.time_limit_s:g} s"
+        )
+        raise InputError("plan", [Fault("", "time_limit_s", message)])
+    return None if proof.status == "infeasible" else proof.value

@@ -69,7 +69,7 @@ def solve(program: pulp.LpProblem, solver: Solver) -> Proof:
     Parameters
     ----------
     program : pulp.LpProblem
-        Its variables hold the answer afterwards.
+        Its objective has no constant; its variables hold the answer afterwards.
     solver : Solver
 
     Raises
@@ -117,19 +117,17 @@ def _proof(program: pulp.LpProblem, solver: Solver, log: str, seconds: float) ->
     if not found:
         return Proof("unknown", nan, nan, seconds)
     value = float(pulp.value(program.objective) or 0.0)
-    offset = float(program.objective.constant)
     bound = _bound_of(program, solver, log)
-    bound = value if bound is None else min(value, bound + offset)
+    bound = value if bound is None else min(value, bound)
     # PuLP calls CBC's answer optimal when time ran out, too: the log knows better.
     late = "Stopped on time limit" in log or program.sol_status == pulp.LpSolutionIntegerFeasible
     return Proof("feasible" if late else "optimal", value, bound, seconds)
 
 
 def _bound_of(program: pulp.LpProblem, solver: Solver, log: str) -> float | None:
-    """Return the proven bound without the objective's constant; None where it is the value."""
+    """Return the proven bound; None where it is the value."""
     if solver.name == "highs":
-        info = program.solverModel.getInfo()
-        return float(info.mip_dual_bound) - float(program.objective.constant)
+        return float(program.solverModel.getInfo().mip_dual_bound)
     # CBC prints it only where it differs from the value.
     said = re.findall(r"^Lower bound:\s+(\S+)", log, flags=re.MULTILINE)
     return float(said[-1]) if said else None

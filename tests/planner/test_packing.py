@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmsim.core.errors import InputError
 from llmsim.planner import Bucket, Column, Problem, pack
-from llmsim.planner.packing import build
+from llmsim.planner.program import build
 from llmsim.planner.solving import Solver
 
 SOLVERS = ("cbc", "highs")
