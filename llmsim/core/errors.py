@@ -69,6 +69,10 @@ class InputError(LlmsimError):
         lines += [f"  {fault}" for fault in self.faults]
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, tuple[Fault, ...]]]:
+        # raised in one process and shown by another: exceptions are rebuilt from their text alone
+        return type(self), (self.source, self.faults)
+
 
 class ScenarioError(InputError):
     """A scenario file or an override is wrong."""

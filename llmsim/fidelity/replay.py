@@ -17,6 +17,7 @@ from llmsim.fidelity.cases import Case, Key
 from llmsim.fidelity.prediction import Prediction, predict
 from llmsim.fidelity.requests import RequestFiles
 from llmsim.fidelity.scenarios import DEFAULTS, NotSimulatedError, Options, front_of, scenario_data
+from llmsim.study.executor import Executor, open_workers
 from llmsim.study.points import code_hash
 
 _NAMES: Final = ("name", "description")
@@ -169,13 +170,9 @@ def _run(
     order: Sequence[str], todo: Mapping[str, Work], jobs: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     tasks = [(key, todo[key].data, *todo[key].counted) for key in order]
-    if jobs == 1 or len(tasks) < 2:
-        yield from (_one(*task) for task in tasks)
-        return
-    from joblib import Parallel, delayed
-
-    pool = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    yield from pool(delayed(_one)(*task) for task in tasks)
+    with open_workers(Executor("local", jobs)) as workers:
+        for _, made in workers.completed(_one, tasks):
+            yield made
 
 
 def _one(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from llmsim.gallery.card import MOVED_SEEDS, SEEDS, Band
 from llmsim.gallery.reading import BASELINE, TREATMENT, Exhibit, Setting
 from llmsim.gallery.results import COUNTERS, Results, Row, Settled
 from llmsim.scenario import Scenario
+from llmsim.study.executor import run_in_order
 from llmsim.study.knee import Promise, find_knee, load_key
 from llmsim.study.points import Point, PointStore, code_hash
 
@@ -111,7 +112,7 @@ def run_order(order: Order, report: Report | None = None) -> Results:
     ]
     try:
         for done, ((index, _), made) in enumerate(
-            zip(tasks, _parallel(_run_pair, jobs, order.jobs), strict=True), 1
+            zip(tasks, run_in_order(_run_pair, jobs, order.jobs), strict=True), 1
         ):
             rows[settings[index].name] += made
             if report is not None:
@@ -135,17 +136,6 @@ def _seeds(rows: Iterable[Row]) -> int:
     return len({row.seed for row in rows})
 
 
-def _parallel(call: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n: int) -> Iterator[Any]:
-    if n == 1 or len(jobs) < 2:
-        return (call(*job) for job in jobs)
-    from joblib import Parallel, delayed
-
-    made: Iterator[Any] = Parallel(n_jobs=n, return_as="generator")(
-        delayed(call)(*job) for job in jobs
-    )
-    return made
-
-
 def _pick(order: Order, settings: Sequence[Setting]) -> list[dict[str, str]]:
     """Return the best alternative of each arm that has some, per setting, under `PICKING_SEED`."""
     asked = [
@@ -161,7 +151,7 @@ def _pick(order: Order, settings: Sequence[Setting]) -> list[dict[str, str]]:
     picks: list[dict[str, str]] = [{} for _ in settings]
     best: dict[tuple[int, str], float] = {}
     for (index, arm, alternative), value in zip(
-        asked, _parallel(_try_alternative, jobs, order.jobs), strict=True
+        asked, run_in_order(_try_alternative, jobs, order.jobs), strict=True
     ):
         score = value if settings[index].higher_is_better else -value
         if math.isfinite(score) and score > best.get((index, arm), -math.inf):

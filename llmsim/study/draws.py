@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +22,8 @@ from llmsim.scenario import Scenario
 from llmsim.scenario.costs import Measured
 from llmsim.serving.build import placement
 from llmsim.specs import OperatorScales, load_gpu, load_model
-from llmsim.study.single import simulate_scenario
+from llmsim.study.executor import run_in_order
+from llmsim.study.single import simulate_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,9 +174,10 @@ def draw_costs(
     if draws < 2:
         raise InputError("cost draws", [Fault("", "draws", f"{draws}, must be at least 2.")])
     changes = _changes(scenario, draws)
+    tasks = [(scenario, change) for change in ({}, *changes)]
     ran: list[_Ran] = []
     try:
-        for done, each in enumerate(_run_all(scenario, [{}, *changes], jobs), 1):
+        for done, each in enumerate(run_in_order(_run_one, tasks, jobs), 1):
             ran.append(each)
             if report is not None:
                 report(done, draws + 1)
@@ -218,16 +220,6 @@ def _changes(scenario: Scenario, draws: int) -> list[dict[str, object]]:
     return found
 
 
-def _run_all(scenario: Scenario, changes: list[dict[str, object]], jobs: int) -> Iterator[_Ran]:
-    from joblib import Parallel, delayed
-
-    if jobs == 1:
-        return (_run_one(scenario, change) for change in changes)
-    pool = Parallel(n_jobs=jobs, return_as="generator")
-    yielded: Iterator[_Ran] = pool(delayed(_run_one)(scenario, change) for change in changes)
-    return yielded
-
-
 def _run_one(scenario: Scenario, change: Mapping[str, object]) -> _Ran:
-    summary = simulate_scenario(scenario.override(change) if change else scenario).evaluate()
+    summary = simulate_whole(scenario.override(change) if change else scenario).evaluate()
     return _Ran(summary.values(), summary.verdict.value, summary.claim.value)

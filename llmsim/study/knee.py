@@ -7,7 +7,7 @@ Doubled until a promise breaks, then bisected; every load meets the same request
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ import numpy as np
 from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.results.metrics import EVERY_METRIC
 from llmsim.scenario import Scenario
+from llmsim.study.executor import run_in_order
 from llmsim.study.points import Point, PointStore
 
 if TYPE_CHECKING:
@@ -285,24 +286,11 @@ def find_knees(
     path = key or load_key(scenario)
     _load_of(scenario, path)
     seeded = [scenario.override({"seed": seed}) for seed in seeds]
+    tasks = [(each, promise, path, tolerance_frac) for each in seeded]
     knees = []
-    for done, knee in enumerate(_search_all(seeded, promise, path, tolerance_frac, jobs), 1):
+    for done, knee in enumerate(run_in_order(find_knee, tasks, jobs), 1):
         knees.append(knee)
         if report is not None:
             report(done, len(seeds))
     gpus = sum(pool.gpus for pool in scenario.fleet.pools.values())
     return KneeStudy(scenario.name, path, tuple(seeds), tuple(knees), gpus)
-
-
-def _search_all(
-    seeded: Sequence[Scenario], promise: Promise | None, path: str, tolerance: float, jobs: int
-) -> Iterable[Knee]:
-    from joblib import Parallel, delayed
-
-    if jobs == 1 or len(seeded) == 1:
-        return (find_knee(each, promise, path, tolerance) for each in seeded)
-    pool = Parallel(n_jobs=jobs, return_as="generator")
-    found: Iterable[Knee] = pool(
-        delayed(find_knee)(each, promise, path, tolerance) for each in seeded
-    )
-    return found

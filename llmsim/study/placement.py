@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from llmsim.core.errors import Fault, InputError, ModelDoesNotFitError
 from llmsim.scenario import Scenario
+from llmsim.study.executor import run_in_order
 from llmsim.study.knee import TOLERANCE_FRAC, Knee, Promise, find_knee
 from llmsim.study.points import PointStore
 
@@ -179,14 +180,12 @@ def search_placement(
         }
         for plan in asked
     ]
-    from joblib import Parallel, delayed
-
     work = [
-        delayed(_try_plan)(scenario, plan, change, promise, tolerance_frac, store)
+        (scenario, plan, change, promise, tolerance_frac, store)
         for plan, change in zip(asked, changes, strict=True)
     ]
     tried: list[Tried] = []
-    for done, each in enumerate(Parallel(n_jobs=jobs, return_as="generator")(work), 1):
+    for done, each in enumerate(run_in_order(_try_plan, work, jobs), 1):
         tried.append(each)
         if report is not None:
             report(done, len(asked))

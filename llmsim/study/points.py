@@ -17,10 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from llmsim.core.errors import OutputError
 from llmsim.core.paths import cache_folder, data_roots
 from llmsim.scenario import Scenario
 from llmsim.serving.build import fingerprint
-from llmsim.study.single import simulate_scenario
+from llmsim.study.single import simulate_whole
 
 _ROOMS: Final = (
     "core",
@@ -94,25 +95,50 @@ class PointStore:
         ModelDoesNotFitError
             If the model does not fit its GPUs.
         """
+        found = self.kept(scenario)
+        if found is None:
+            found = simulate_point(scenario)
+            self.keep(scenario, found)
+        return found
+
+    def kept(self, scenario: Scenario) -> Point | None:
+        """Return the point of a scenario if it was simulated before."""
+        path = self._path(scenario)
+        if path is None or not path.is_file():
+            return None
+        return Point.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+    def keep(self, scenario: Scenario, point: Point) -> None:
+        """Keep the point of a scenario.
+
+        Raises
+        ------
+        OutputError
+            If the folder cannot be written.
+        """
+        path = self._path(scenario)
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # written beside and moved, since several processes keep points in one folder
+            beside = path.with_suffix(f".{os.getpid()}.tmp")
+            beside.write_text(json.dumps(point.as_json()), encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            raise OutputError(f"cannot keep a point in {path.parent}: {error.strerror}") from error
+
+    def _path(self, scenario: Scenario) -> Path | None:
         if self.folder is None:
-            return simulate_point(scenario)
+            return None
         parts = fingerprint(scenario)
         text = "|".join(f"{name}={parts[name]}" for name in sorted(parts))
-        path = self.folder / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.json"
-        if path.is_file():
-            return Point.from_json(json.loads(path.read_text(encoding="utf-8")))
-        made = simulate_point(scenario)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # written beside and moved, since several processes keep points in one folder
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(json.dumps(made.as_json()), encoding="utf-8")
-        beside.replace(path)
-        return made
+        return self.folder / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.json"
 
 
 def simulate_point(scenario: Scenario) -> Point:
     """Simulate a scenario and keep its metrics, its digest and whether it kept up."""
-    result = simulate_scenario(scenario)
+    result = simulate_whole(scenario)
     summary = result.evaluate()
     return Point(summary.values(), result.digest, summary.verdict.value)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from llmsim.core.errors import Fault, InputError
 from llmsim.scenario import Scenario
 from llmsim.study.draws import HEADLINES, UNITS
+from llmsim.study.executor import run_in_order
 from llmsim.study.points import Point, simulate_point
 
 if TYPE_CHECKING:
@@ -117,12 +118,9 @@ def compare_seeds(
     if len(seeds) < 2:
         fault = Fault("", "seeds", f"{len(seeds)} of them; an interval needs two or more.")
         raise InputError("compare", [fault])
-    from joblib import Parallel, delayed
-
-    asked = [each.override({"seed": seed}) for each in (first, second) for seed in seeds]
+    asked = [(each.override({"seed": seed}),) for each in (first, second) for seed in seeds]
     points: list[Point] = []
-    pool = Parallel(n_jobs=jobs, return_as="generator")
-    for point in pool(delayed(simulate_point)(each) for each in asked):
+    for point in run_in_order(simulate_point, asked, jobs):
         points.append(point)
         if report is not None:
             report(len(points), len(asked))

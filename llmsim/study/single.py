@@ -98,6 +98,20 @@ def simulate_scenario(
     return Result(table, facts, info, objectives, traffic.warmup_s, render=render)
 
 
+def simulate_whole(scenario: Scenario) -> Result:
+    """Simulate a scenario to its end, for studies, in which a part of a run is worth nothing.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C; `simulate_scenario` would return what happened before.
+    """
+    result = simulate_scenario(scenario)
+    if result.facts.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
 def _fleet_words(pool: PoolFacts) -> str:
     if not pool.gpus_per_replica:
         return f"{pool.replicas} lanes beside"

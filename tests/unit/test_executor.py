@@ -1,0 +1,136 @@
+"""Where runs are made: this machine's processes, or a Dask cluster; nothing lost, nothing twice."""
+
+import os
+import pickle
+import signal
+import time
+
+import pytest
+
+from llmsim.core.errors import Fault, InputError, ScenarioError
+from llmsim.study.executor import Executor, in_order, open_workers, run_in_order
+
+
+def late_first(number, count):
+    """The first tasks take longest."""
+    time.sleep(0.02 * (count - number))
+    return number**2
+
+
+def bad_at_two(number):
+    if number == 2:
+        raise ScenarioError("two.yaml", [Fault("two.yaml:3", "fleet", "is wrong.", "Mend it.")])
+    return number
+
+
+class Backwards:
+    """Workers that end what they began last first."""
+
+    def completed(self, call, tasks):
+        for index, task in reversed(list(enumerate(tasks))):
+            yield index, call(*task)
+
+
+def test_every_task_comes_back_under_its_own_number():
+    tasks = [(number, 4) for number in range(4)]
+    with open_workers(Executor("local", 2)) as workers:
+        made = list(workers.completed(late_first, tasks))
+    assert sorted(made) == [(0, 0), (1, 1), (2, 4), (3, 9)]
+
+
+def test_order_is_that_of_the_tasks_however_they_end():
+    assert list(in_order(Backwards(), pow, [(2, 1), (2, 2), (2, 3)])) == [2, 4, 8]
+
+
+def test_a_turn_is_given_out_before_the_last_task_is_done():
+    begun = []
+
+    def note(number):
+        begun.append(number)
+        return number
+
+    with open_workers(Executor("local", 1)) as workers:
+        assert next(in_order(workers, note, [(1,), (2,), (3,)])) == 1
+    assert begun == [1]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_a_task_raises_comes_out_as_it_was(jobs):
+    with pytest.raises(
+        ScenarioError, match=r"1 problem in two\.yaml:\n  two\.yaml:3  fleet"
+    ) as caught:
+        list(run_in_order(bad_at_two, [(number,) for number in range(4)], jobs))
+    assert caught.value.faults[0].hint == "Mend it."
+
+
+def test_errors_survive_the_way_between_processes():
+    error = InputError("sweep", [Fault("", "jobs", "0.")])
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), back.faults) == (InputError, str(error), error.faults)
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (("dusk",), "unknown executor 'dusk'. Did you mean 'dask'?"),
+        (("local", 0), "jobs: 0, must be at least 1, or -1."),
+        (("local", -1, "tcp://10.0.0.1:8786"), "scheduler: is for the executor dask."),
+    ],
+)
+def test_wrong_orders_are_told(order, words):
+    with pytest.raises(InputError) as caught:
+        Executor(*order)
+    assert words in str(caught.value)
+
+
+def test_without_dask_the_way_to_get_it_is_told(monkeypatch):
+    monkeypatch.setattr("llmsim.study.executor.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'llmsim\[dask\]'"):
+        Executor("dask")
+
+
+def slow_square(number):
+    time.sleep(0.05)
+    return os.getpid(), number**2
+
+
+@pytest.mark.slow
+def test_a_dask_worker_that_dies_takes_nothing_with_it():
+    pytest.importorskip("distributed")
+    with open_workers(Executor("dask", 2)) as workers:
+        made = {}
+        killed = 0
+        for index, (process, square) in workers.completed(slow_square, [(n,) for n in range(60)]):
+            assert index not in made
+            made[index] = square
+            if len(made) == 20:
+                os.kill(process, signal.SIGKILL)
+                killed = process
+    assert killed
+    assert made == {number: number**2 for number in range(60)}
+
+
+@pytest.mark.slow
+def test_a_dask_task_that_raises_ends_the_study():
+    pytest.importorskip("distributed")
+    with open_workers(Executor("dask", 1)) as workers, pytest.raises(ScenarioError, match="two"):
+        list(workers.completed(bad_at_two, [(number,) for number in range(4)]))
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("llmsim.study.executor.CONNECT_S", 0.2)
+    order = Executor("dask", scheduler="tcp://127.0.0.1:1")
+    words = r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"
+    with pytest.raises(InputError, match=words), open_workers(order):
+        pass
+
+
+@pytest.mark.slow
+def test_workers_of_another_version_are_refused(monkeypatch):
+    pytest.importorskip("distributed")
+    with open_workers(Executor("dask", 1)) as workers:
+        monkeypatch.setattr("llmsim.study.executor.code_hash", lambda: "another")
+        with pytest.raises(InputError, match="a worker has another llmsim, or other cards"):
+            list(workers.completed(pow, [(2, 2), (2, 3)]))
