@@ -115,6 +115,7 @@ class Port:
         """Free the KV blocks of a request that has left; somebody in line may fit now."""
         replica = self._replica
         self.expected -= 1
+        self.note_peak()
         blocks = -(-lease.tokens // replica.config.block_tokens)
         # what has no place in the content tree yet was too short to be found there
         replica.ledger.release(lease, blocks, lease.tokens if lease.path else 0)

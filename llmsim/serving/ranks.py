@@ -405,6 +405,7 @@ class RankGroup:
         ticks = self.stretch.longest(lead.ledger.free + lead.draft.first_need, size)
         for rank in self.members:
             cohort = rank.cohort
+            ticks = min(ticks, rank.draft.most_ticks)  # until its policy wants to be asked again
             if rank is lead or not cohort.count:
                 continue
             ticks = min(ticks, cohort.due - cohort.tick)
