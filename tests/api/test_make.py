@@ -1,5 +1,6 @@
 """The Makefile: `make run` from nothing, and when it installs again."""
 
+import os
 import shutil
 import sys
 
@@ -12,6 +13,10 @@ NOT_COPIED = shutil.ignore_patterns(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("LLMSIM_TESTS_WANT") != "installed",
+    reason="compiles the engine, which takes minutes: `make test` runs it",
+)
 def test_make_run_in_a_fresh_copy(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(CHECKOUT, copy, ignore=NOT_COPIED)
