@@ -17,7 +17,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmsim.api import calibrate, card, compare, draw_costs, knee, load, names, run, validate
+    from llmsim.api import (
+        calibrate,
+        card,
+        compare,
+        draw_costs,
+        knee,
+        load,
+        names,
+        plan,
+        run,
+        validate,
+    )
     from llmsim.core.errors import (
         CardError,
         InputError,
@@ -51,6 +62,7 @@ _HOMES = {
     "knee": "llmsim.api",
     "load": "llmsim.api",
     "names": "llmsim.api",
+    "plan": "llmsim.api",
     "run": "llmsim.api",
     "validate": "llmsim.api",
 }
@@ -74,6 +86,7 @@ __all__ = [
     "knee",
     "load",
     "names",
+    "plan",
     "run",
     "validate",
 ]

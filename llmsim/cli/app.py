@@ -12,6 +12,7 @@ import typer
 from llmsim.cli.calibrating import calibrate
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.cli.galleries import gallery_app
+from llmsim.cli.planning import plan
 from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
 from llmsim.cli.searching import knee, placement
@@ -156,6 +157,7 @@ app.command()(validate)
 app.command()(calibrate)
 app.command()(knee)
 app.command()(placement)
+app.command()(plan)
 
 
 @app.command()

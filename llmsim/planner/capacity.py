@@ -27,7 +27,7 @@ from llmsim.costmodel import StepCost
 from llmsim.serving.config import EngineConfig
 
 Role = Literal["mixed", "prefill", "decode"]
-Bound = Literal["tpot", "ttft", "kv", "max_num_seqs", "prefill", "none"]
+Bound = Literal["tpot", "ttft", "e2e", "kv", "max_num_seqs", "prefill", "none"]
 
 NS = 1e-9
 
@@ -56,11 +56,13 @@ class Limits:
 
     Parameters
     ----------
-    ttft_s, tpot_s : float [s]
+    ttft_s, tpot_s, e2e_s : float [s]
+        The last from arrival to the last token.
     """
 
     ttft_s: float = math.inf
     tpot_s: float = math.inf
+    e2e_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,10 @@ def _decoding(replica: _Replica, limits: Limits, mixed: bool) -> Capacity:
     def kept(found: Capacity) -> Bound | None:
         if found.tpot_s > limits.tpot_s:
             return "tpot"
-        return "ttft" if found.ttft_s > limits.ttft_s else None
+        if found.ttft_s > limits.ttft_s:
+            return "ttft"
+        whole_s = found.ttft_s + (replica.shape.output_tokens - 1) * found.tpot_s
+        return "e2e" if whole_s > limits.e2e_s else None
 
     if most < 1:
         return Capacity(0.0, 0, math.nan, math.nan, "kv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmsim.core.errors import InputError, ModelDoesNotFitError
 from llmsim.planner.capacity import Capacity, Limits, Role, Shape, capacity
@@ -134,11 +134,14 @@ class Scored:
     column : Column
     capacity : mapping of str to Capacity
         By bucket.
+    late : mapping of str to Capacity
+        Without any promise, of the buckets that cannot be kept one; empty unless asked for.
     """
 
     choice: Choice
     column: Column
     capacity: Mapping[str, Capacity]
+    late: Mapping[str, Capacity] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,7 @@ def search(
     limits: Mapping[str, Limits] | Limits,
     role: Role = "mixed",
     prune: bool = True,
+    late: bool = False,
 ) -> Searched:
     """Return what every configuration of a space sustains, without those that lose to another.
 
@@ -192,6 +196,8 @@ def search(
     role : {"mixed", "prefill", "decode"}
     prune : bool
         Leave out what loses to another configuration.
+    late : bool
+        Ask also what is sustained of buckets that cannot be kept the promise.
 
     Raises
     ------
@@ -218,13 +224,18 @@ def search(
             for name, shape in shapes.items()
         }
         rates = {name: each.rate_rps for name, each in found.items()}
-        if not any(rates.values()):
+        if not any(rates.values()) and not late:
             bounds = sorted({each.bound for each in found.values()})
             lost.append(Lost(choice, f"keeps the promise of no bucket: {', '.join(bounds)}"))
             continue
         cost = plan.facts.usd_per_gpu_hour * choice.gpus
         column = Column(choice.name, choice.gpu, choice.gpus, cost, rates)
-        scored.append(Scored(choice, column, found))
+        freely = {
+            name: capacity(plan.cost, plan.config, shapes[name], Limits(), role)
+            for name, rate in rates.items()
+            if late and not rate
+        }
+        scored.append(Scored(choice, column, found, freely))
     if not prune:
         return Searched(tuple(scored), tuple(lost))
     kept, beaten = without_dominated(scored)

@@ -49,6 +49,8 @@ class Column:
     usable : tuple of float [replicas]
         Load that 1, 2, ... replicas together carry, for pools that gain by being large; each in
         units of what a single one carries in `throughput_rps`. Empty: a fixed share of them.
+    usable_beyond : float [replicas]
+        Load that each replica beyond those of `usable` adds; 0: pools have a largest size.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Column:
     usd_per_hour: float
     throughput_rps: Mapping[str, float]
     usable: tuple[float, ...] = ()
+    usable_beyond: float = 0.0
 
     def load_per_rps(self, bucket: str) -> float:
         """Return the replicas that one request per second of a bucket keeps busy.
@@ -136,6 +139,9 @@ class Problem:
         if column.usable:
             carried = [n for n, most in enumerate(column.usable, 1) if most >= total - 1e-9]
             wanted = carried[0] if carried else len(column.usable)
+            if not carried and column.usable_beyond > 0:
+                short = total - column.usable[-1]
+                wanted += math.ceil(short / column.usable_beyond - 1e-9)
         else:
             wanted = math.ceil(total / self.usable_frac - 1e-9)
         return wanted + self.spare_replicas if total > 0 else 0
@@ -170,6 +176,9 @@ class Problem:
                     yield Fault("", f"{where}.throughput_rps.{bucket}", message)
             if list(column.usable) != sorted(column.usable) or any(x < 0 for x in column.usable):
                 yield Fault("", f"{where}.usable", "more replicas must not carry less")
+            if not (0 <= column.usable_beyond < math.inf):
+                message = f"{column.usable_beyond:g} is no load"
+                yield Fault("", f"{where}.usable_beyond", message)
 
     def _faulty_limits(self) -> Iterator[Fault]:
         if not (0 < self.usable_frac <= 1):

@@ -178,8 +178,15 @@ def _carry(
         carried = {0: 0.0} | dict(enumerate(column.usable, 1))
         program += pulp.lpSum(levels.values()) == 1, label("one_level", name)
         sizes = pulp.lpSum(size * yes for size, yes in levels.items())
-        program += alive == sizes, label("level", name)
         room = pulp.lpSum(carried[size] * yes for size, yes in levels.items())
+        largest = len(column.usable)
+        further = most - problem.spare_replicas - largest
+        if column.usable_beyond and further > 0:
+            beyond = program.add_variable(label("beyond", name), 0, further, cat="Integer")
+            program += beyond <= further * levels[largest], label("beyond", name)
+            sizes += beyond
+            room += column.usable_beyond * beyond
+        program += alive == sizes, label("level", name)
         program += load <= room, label("load", name)
 
 

@@ -66,7 +66,8 @@ class RoutingPolicy(Protocol):
     """Chooses a replica when a request arrives.
 
     A class may declare ``forecasts = True`` and gets a `ForecastView` then, and may have a
-    `decision_s`: seconds that every decision takes before the request is on its replica.
+    `decision_s`: seconds that every decision takes before the request is on its replica. One that
+    has a method `meet` is told before `start` which pools there are, with how many replicas each.
     """
 
     def start(self, fleet: FleetView, rng: np.random.Generator) -> None:

@@ -89,6 +89,10 @@ def _router(scenario: Scenario, asked: Component, roles: tuple[str, ...]) -> Rou
     models = scenario.models
     if len(models) == 1:
         only: RoutingPolicy = asked.build()
+        meet = getattr(only, "meet", None)
+        if meet is not None:
+            pools = scenario.fleet.pools.items()
+            meet({n: p.replicas + p.spare_replicas for n, p in pools if p.role in roles})
         return only
     places: list[list[int]] = [[] for _ in models]
     place = 0

@@ -27,6 +27,7 @@ EXPORTS = [
     "knee",
     "load",
     "names",
+    "plan",
     "run",
     "validate",
 ]
@@ -48,7 +49,7 @@ def imported_by(code):
 
 def test_exported_names_are_pinned():
     assert llmsim.__all__ == EXPORTS
-    assert len(EXPORTS) <= 20
+    assert len(EXPORTS) <= 24
     assert dir(llmsim) == EXPORTS
 
 

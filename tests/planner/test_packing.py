@@ -204,13 +204,15 @@ LIMITS = {
     "budget": {"budget_usd_per_hour": 100.0},
     "change": {"current": {"big-h100": 1}, "change_usd_per_hour": 0.5},
     "levels": {},
+    "beyond": {},
 }
 
 
 def small(name):
-    usable = (0.5, 1.4, 2.4) if name == "levels" else ()
+    usable = {"levels": (0.5, 1.4, 2.4), "beyond": (0.3,)}.get(name, ())
+    more = 0.3 if name == "beyond" else 0.0
     columns = (
-        Column("big-h100", "h100-sxm", 2, 7.0, {"chat": 2.0, "code": 1.0}, usable),
+        Column("big-h100", "h100-sxm", 2, 7.0, {"chat": 2.0, "code": 1.0}, usable, more),
         Column("l40s", "l40s", 1, 1.5, {"chat": 0.5}),
     )
     return Problem((Bucket("chat", 1.0), Bucket("code", 0.5)), columns, **LIMITS[name])
@@ -228,6 +230,6 @@ def test_no_kind_of_row_lacks_its_golden_program(request):
     made = [row.name for name in LIMITS for row in build(small(name)).program.constraints()]
     rows = {name.split("(")[0] for name in made}
     limits = {"available_gpus", "budget_usd_per_hour", "change"}
-    assert rows == limits | {"serve", "load", "used", "one_level", "level"}
+    assert rows == limits | {"serve", "load", "used", "one_level", "level", "beyond"}
     for kind in rows:
         assert any(f"\n{kind}" in text for text in texts)

@@ -1,0 +1,134 @@
+"""What `llmsim plan` prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from llmsim.planner.plan import Plan, Used
+from llmsim.results.wording import number, share
+
+
+def print_plan(plan: Plan, folder: Path) -> None:
+    """Print what to buy, what it costs, and against what.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path
+        Where it was saved.
+    """
+    console = Console(highlight=False)
+    limits = ", ".join(f"{key} {value:g}" for key, value in plan.slo.items())
+    console.print(f"[bold]{plan.name}[/bold]  {plan.model}, {number(plan.rate_rps)} requests/s")
+    console.print(f"promise: {limits}")
+    console.print(_fleet(plan))
+    gap = f"{share(plan.bound.gap_frac)} above the bound {plan.bound.usd_per_hour:,.2f}"
+    console.print(f"[bold]{plan.usd_per_hour:,.2f} USD/h[/bold], {gap} ({plan.bound.assumption})")
+    console.print(f"{plan.outcome}: {plan.reason}")
+    if len(plan.ranges) > 1:
+        console.print(_split(plan))
+    console.print(_against(plan))
+    if plan.evidence:
+        console.print(_evidence(plan))
+    for note in plan.notes:
+        console.print(f"note: {note}")
+    console.print(f"{len(plan.losers)} configurations were not bought: --explain says why")
+    console.print(f"saved in {folder}; llmsim run {folder / 'fleet.yaml'}")
+
+
+def print_losers(plan: Plan) -> None:
+    """Print every configuration that was not bought, and why.
+
+    Parameters
+    ----------
+    plan : Plan
+    """
+    table = _table("configuration", "USD/h", "not bought because")
+    for each in plan.losers:
+        price = "" if each.usd_per_hour is None else f"{each.usd_per_hour:,.2f}"
+        table.add_row(each.name, price, each.reason)
+    Console(highlight=False).print(table)
+
+
+def _table(*heads: str, right: tuple[int, ...] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place in right else "left", overflow="fold")
+    return table
+
+
+def _fleet(plan: Plan) -> Table:
+    table = _table("buy", "replicas", "GPUs", "USD/h", "used", "bound by", right=(1, 2, 3, 4))
+    for each in plan.used:
+        spare = f" ({each.spare_replicas} spare)" if each.spare_replicas else ""
+        table.add_row(
+            each.name,
+            f"{each.replicas}{spare}",
+            f"{each.replicas * each.gpus}",
+            f"{each.replicas * each.usd_per_hour:,.2f}",
+            share(each.utilisation_frac),
+            each.bound,
+        )
+    return table
+
+
+def _split(plan: Plan) -> Table:
+    heads = [each.name for each in plan.used]
+    table = _table("prompt tokens", "requests/s", *heads, right=tuple(range(1, len(heads) + 2)))
+    lows = [part.low_tokens for part in plan.ranges]
+    for place, part in enumerate(plan.ranges):
+        upto = f"to {lows[place + 1] - 1:,}" if place + 1 < len(lows) else "and more"
+        cells = [_part(each, part.name) for each in plan.used]
+        late = f" ({share(part.late_frac)} late on anything)" if part.late_frac else ""
+        table.add_row(f"{part.low_tokens:,} {upto}{late}", number(part.rate_rps), *cells)
+    return table
+
+
+def _part(used: Used, name: str) -> str:
+    part = used.share.get(name, 0.0)
+    return share(part) if part else ""
+
+
+def _against(plan: Plan) -> Table:
+    table = _table("fleet", "USD/h", "against the plan", right=(1, 2))
+
+    def row(name: str, usd: float) -> None:
+        table.add_row(name, f"{usd:,.2f}", f"{usd / plan.usd_per_hour - 1:+.1%}")
+
+    for step in plan.waterfall:
+        row(f"{step.name}: {_words(step.replicas)}", step.usd_per_hour)
+    for rival in plan.rivals:
+        if rival.usd_per_hour is None:
+            table.add_row(f"{rival.gpu} alone: {rival.reason}", "", "")
+        else:
+            row(f"{rival.gpu} alone: {_words(rival.replicas)}", rival.usd_per_hour)
+    if plan.current is not None:
+        used = plan.current.utilisation_frac
+        told = plan.current.reason if used is None else f"{share(used)} used"
+        row(f"today: {_words(plan.current.replicas)} ({told})", plan.current.usd_per_hour)
+    return table
+
+
+def _evidence(plan: Plan) -> Table:
+    heads = ("simulated", "fleet", "USD/h", "seeds", "attained", "at least", "")
+    table = _table(*heads, right=(2, 3, 4, 5))
+    for each in plan.evidence:
+        lost = f", {each.lost} lost" if each.lost else ""
+        table.add_row(
+            f"{each.stage}{lost}",
+            _words(each.replicas),
+            f"{each.usd_per_hour:,.2f}",
+            f"{len(each.seeds)}",
+            share(sum(each.attained_frac) / len(each.attained_frac)),
+            share(each.low_frac),
+            "passes" if each.passed else each.reason,
+        )
+    return table
+
+
+def _words(replicas: dict[str, int]) -> str:
+    return " + ".join(f"{count} x {name}" for name, count in replicas.items())

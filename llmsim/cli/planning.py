@@ -1,0 +1,86 @@
+"""`llmsim plan`: the cheapest fleet that keeps a promise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmsim.cli.ending import exit_code_for_errors
+
+
+def plan(
+    file: Annotated[
+        str, typer.Argument(metavar="PLAN", help="A plan file, or the name of a shipped one.")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value. The value is YAML."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder of the plan. Default: runs/<name>-<time>."),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace a folder that is not empty.")] = False,
+    explain: Annotated[
+        bool, typer.Option(help="Say of every configuration why it was not bought.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Find the cheapest fleet that keeps a promise to given traffic.
+
+    Example: llmsim plan chat --set slo.ttft_s=1 --explain
+    """
+    with exit_code_for_errors():
+        from llmsim import api
+        from llmsim.cli.plan_tables import print_losers, print_plan
+        from llmsim.cli.running import default_folder
+        from llmsim.planner.folder import save_plan
+        from llmsim.planner.reading import read_plan
+        from llmsim.results.folder import check_free
+        from llmsim.scenario import parse_assignments
+
+        overrides = parse_assignments(set_ or [])
+        folder = out or default_folder(read_plan(file, overrides).keys.name)
+        check_free(folder, force)
+        with _told(quiet=as_json) as progress:
+            found = api.plan(file, overrides, progress=progress)
+        save_plan(found, folder, force)
+        if as_json:
+            typer.echo(json.dumps({"folder": str(folder)} | found.as_json(), indent=1))
+            return
+        print_plan(found, folder)
+        if explain:
+            print_losers(found)
+
+
+@contextmanager
+def _told(quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """Give a callable that draws on standard error what is being done; None where nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, whole: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=whole, count="")
+            count = f"{done:,}" if whole is None else f"{done:,} of {whole:,}"
+            bar.update(tasks[what], completed=done, total=whole, count=count)
+
+        yield show

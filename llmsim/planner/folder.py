@@ -1,0 +1,93 @@
+"""A plan as a folder, written whole or not at all: the plan, its fleet as a scenario, tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from llmsim.core.errors import Fault, InputError
+from llmsim.planner.plan import Plan
+from llmsim.results.folder import META, new_folder
+
+PLAN, FLEET, ASKED = "plan.json", "fleet.yaml", "plan.yaml"
+COLUMNS, EVIDENCE = "columns.csv", "simulations.csv"
+SCHEMA: Final = 1
+"""Version of the layout."""
+
+
+def save_plan(plan: Plan, folder: Path, force: bool = False) -> None:
+    """Write a plan's folder.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path
+    force : bool
+        Replace a folder that an earlier plan or run wrote.
+
+    Raises
+    ------
+    OutputError
+        If the folder is taken or cannot be written.
+    """
+    meta = {"schema": SCHEMA, "kind": "plan", "name": plan.name, "llmsim": plan.llmsim_version}
+    with new_folder(folder, force) as made:
+        (made / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(plan.as_json(), indent=1)
+        (made / PLAN).write_text(text + "\n", encoding="utf-8")
+        (made / FLEET).write_text(plan.scenario_yaml, encoding="utf-8")
+        (made / ASKED).write_text(plan.plan_yaml, encoding="utf-8")
+        heads = ["column", "gpu", "usd_per_hour", "replicas", "reason"]
+        bought = [(u.name, u.gpu, u.usd_per_hour, u.replicas, "bought") for u in plan.used]
+        lost = [(each.name, each.gpu, each.usd_per_hour, 0, each.reason) for each in plan.losers]
+        _table(made / COLUMNS, heads, [*bought, *lost])
+        heads = ["stage", "fleet", "lost", "usd_per_hour", "seeds", "attained_frac"]
+        heads += ["low_frac", "high_frac", "overloaded", "passed", "reason"]
+        rows = [
+            (
+                each.stage,
+                " + ".join(f"{count} x {name}" for name, count in each.replicas.items()),
+                each.lost,
+                each.usd_per_hour,
+                len(each.seeds),
+                sum(each.attained_frac) / len(each.attained_frac),
+                each.low_frac,
+                each.high_frac,
+                each.overloaded,
+                each.passed,
+                each.reason,
+            )
+            for each in plan.evidence
+        ]
+        if rows:
+            _table(made / EVIDENCE, heads, rows)
+
+
+def load_plan(folder: str | Path) -> Plan:
+    """Read a plan's folder back.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Raises
+    ------
+    InputError
+        If there is no plan in it.
+    """
+    path = Path(folder) / PLAN
+    if not path.is_file():
+        raise InputError(
+            str(folder), [Fault(str(path), "", "no such file: no plan was saved here")]
+        )
+    return Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _table(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(heads)
+        writer.writerows(rows)

@@ -1,0 +1,138 @@
+"""Every key of a plan file, with its unit and its default; docs/plan.md is made from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt, Len, Lt
+from pydantic import Field, model_validator
+
+from llmsim.scenario.engine import Count, Engine, Frac, Quantisation
+from llmsim.scenario.model import Name, Traffic
+from llmsim.scenario.promises import Slo
+from llmsim.scenario.section import Section, complain
+
+Usd = Annotated[float, Gt(0)]
+Counts = Annotated[tuple[Count, ...], Len(1)]
+
+
+class Offer(Section):
+    """A GPU that may be bought, by the name of its card."""
+
+    usd_per_hour: Usd | None = None
+    """[USD/h] Price of one GPU; absent: the cheapest of the price card."""
+    price: str | None = None
+    """Whose price counts, where the price card knows more than one; excludes `usd_per_hour`."""
+    available: Annotated[int, Ge(0)] | None = None
+    """[GPUs] How many there are; absent: as many as wanted."""
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if self.price is not None and self.usd_per_hour is not None:
+            complain({"price": "excludes usd_per_hour"})
+        return self
+
+
+class Configuration(Section):
+    """Replicas of one kind that run today."""
+
+    gpu: str
+    """GPU card; one of `gpus`."""
+    replicas: Count
+    """[replicas] How many."""
+    tp: Count = 1
+    """[GPUs] Tensor-parallel GPUs of each."""
+    pp: Count = 1
+    """[stages] Pipeline stages of each."""
+    ep: Count = 1
+    """[GPUs] Groups that share out the experts of a mixture."""
+    quantisation: Quantisation | None = None
+    """Weight format; absent: the model's own."""
+    max_num_seqs: Count | None = None
+    """[requests] As in `engine`, which counts when absent."""
+    max_num_batched_tokens: Count | None = None
+    """[tokens] As in `engine`, which counts when absent."""
+
+
+class Searched(Section):
+    """What may be varied: every combination is a configuration of a replica."""
+
+    tp: Counts = (1, 2, 4, 8)
+    """[GPUs] Tensor-parallel GPUs."""
+    pp: Counts = (1,)
+    """[stages] Pipeline stages."""
+    ep: Counts = (1,)
+    """[GPUs] Groups that share out the experts of a mixture."""
+    quantisation: Annotated[tuple[Quantisation | None, ...], Len(1)] = (None,)
+    """Weight formats; null is the model's own."""
+    max_num_seqs: Counts | None = None
+    """[requests] Most requests in one step; absent: as `engine` says."""
+    max_num_batched_tokens: Counts | None = None
+    """[tokens] Most tokens computed in one step: the chunk; absent: as `engine` says."""
+    clock_frac: Annotated[tuple[Frac, ...], Len(1)] = (1.0,)
+    """[fraction] SM clocks over the full one."""
+    most_gpus: Count = 8
+    """[GPUs] Of one replica."""
+
+
+class Solving(Section):
+    """How integer programs are solved."""
+
+    solver: Literal["cbc", "highs"] = "cbc"
+    """CBC comes with llmsim; HiGHS where it is installed."""
+    gap_frac: Annotated[float, Ge(0), Lt(1)] = 0.005
+    """[fraction] Relative distance from the proven bound at which a fleet is good enough."""
+    time_limit_s: Annotated[float, Gt(0)] = 60.0
+    """[s] For one program."""
+
+
+class PlanFile(Section):
+    """What a fleet is wanted for, from what it may be made, and what it may cost."""
+
+    llmsim: Literal[1]
+    """Version of this file format."""
+    name: Name
+    """Names the plan; the file's name when absent."""
+    description: str = ""
+    """One line for the report."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the traffic."""
+    model: str
+    """Model card, as in a scenario."""
+    slo: Slo
+    """What the service promises, as in a scenario: limits, and the share of requests that must keep
+    them."""
+    traffic: Traffic
+    """Where requests come from, as in a scenario: a trace, or arrivals with lengths."""
+    engine: Engine = Engine()
+    """Engine settings, as in a scenario, of what `search` does not vary."""
+    pool: dict[str, Any] = Field(default={})
+    """Further settings of every pool, as in a scenario, such as `cost` or `batching`."""
+    gpus: Annotated[dict[str, Offer], Len(1)]
+    """GPU cards that may be bought, each with price and number."""
+    search: Searched = Searched()
+    """Which configurations are tried."""
+    budget_usd_per_hour: Usd | None = None
+    """[USD/h] What the fleet may cost; absent: whatever it takes."""
+    spare_replicas: Annotated[int, Ge(0)] = 0
+    """[replicas] So many replicas of any one kind may be lost without breaking the promise."""
+    current: tuple[Configuration, ...] = ()
+    """What runs today."""
+    change_usd_per_hour: Annotated[float, Ge(0)] = 0.0
+    """[USD/h] What a replica more or less than today must save to be worth it."""
+    solve: Solving = Solving()
+    """How integer programs are solved."""
+
+    @model_validator(mode="after")
+    def _can_be_planned(self) -> Self:
+        wrong: dict[str, str] = {}
+        if not self.slo.objectives().is_set:
+            wrong["slo"] = "sets no limit; without ttft_s, tpot_s, itl_s or e2e_s any fleet will do"
+        if self.traffic.programs is not None:
+            wrong["traffic.programs"] = "is not planned for yet; a trace of their calls is"
+        if self.traffic.models is not None or self.traffic.model_by_client is not None:
+            wrong["traffic.models"] = "is not planned for yet: one model at a time"
+        if self.traffic.arrivals is not None and self.traffic.arrivals.kind == "closed-loop":
+            wrong["traffic.arrivals"] = "closed-loop has no rate: any fleet keeps up with it"
+        complain(wrong)
+        return self

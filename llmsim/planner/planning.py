@@ -1,0 +1,358 @@
+"""`llmsim plan`: from a plan file to the cheapest fleet, step by step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from llmsim.core.errors import Fault, InputError
+from llmsim.planner.fleets import fleet_scenario
+from llmsim.planner.packing import Packed, pack
+from llmsim.planner.plan import Bound, Current, Demanded, Loser, Plan, Rival, Step, Used
+from llmsim.planner.problem import Column
+from llmsim.planner.reading import read_plan
+from llmsim.planner.splitting import Split
+from llmsim.planner.work import Tell, Work, prepare
+
+ASSUMPTION: Final = (
+    "no replica carries more than its closed form says, loads add up, and requests come evenly"
+)
+
+MEANINGS: Final = {
+    "naive": "as if requests came evenly: what integer programs alone say",
+    "pooled": "with room for bursts, the more the smaller a pool is (queueing formula)",
+    "N+k": "with replicas of any one kind lost",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A fleet that a program chose.
+
+    Parameters
+    ----------
+    name : str
+    packed : Packed
+    seconds : float [s]
+    """
+
+    name: str
+    packed: Packed
+    seconds: float
+
+    def step(self, spare: int) -> Step:
+        """Return the stage as the waterfall shows it.
+
+        Parameters
+        ----------
+        spare : int
+        """
+        name = f"N+{spare}" if self.name == "N+k" else self.name
+        fleet = dict(self.packed.replicas)
+        return Step(name, MEANINGS[self.name], self.packed.usd_per_hour, fleet, self.seconds)
+
+
+def plan(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, object] | None = None,
+    *,
+    progress: Tell | None = None,
+) -> Plan:
+    """Find the cheapest fleet that keeps a promise.
+
+    Parameters
+    ----------
+    source : str, Path or mapping
+        A plan file, the bare name of a shipped one, or what a file would say.
+    overrides : mapping of str to object, optional
+        Values by dotted path, such as ``{"slo.ttft_s": 1.0}``.
+    progress : callable, optional
+        Called with (what is being done, how much of it is done, how much there is or None).
+
+    Returns
+    -------
+    Plan
+        ``.used`` is the fleet, ``.usd_per_hour`` its cost, ``.bound`` what no fleet can be below.
+
+    Raises
+    ------
+    InputError
+        With every fault of the file; or why no fleet that is allowed keeps the promise.
+    """
+    begun_s = time.perf_counter()
+    asked = read_plan(source, overrides)
+    work = prepare(asked, progress)
+    stages = solve_stages(work, progress)
+    last = stages[-1].packed
+    return assemble(work, stages, dict(last.replicas), begun_s)
+
+
+def solve_stages(work: Work, tell: Tell | None = None) -> list[Stage]:
+    """Return the fleets of the programs, each with one thing more than the one before.
+
+    Parameters
+    ----------
+    work : Work
+    tell : callable, optional
+
+    Raises
+    ------
+    InputError
+        If nothing that is allowed carries the traffic, with the key of the plan that is in the way.
+    """
+    spare = work.asked.keys.spare_replicas
+    problems = {"naive": work.problem(), "pooled": work.problem(pooled=True)}
+    if spare:
+        problems["N+k"] = work.problem(pooled=True, spare=spare)
+    stages: list[Stage] = []
+    for number, (name, problem) in enumerate(problems.items(), 1):
+        begun_s = time.perf_counter()
+        try:
+            packed = pack(problem, work.solver)
+        except InputError as error:
+            raise work.asked.located(own_words(error.faults)) from None
+        stages.append(Stage(name, packed, time.perf_counter() - begun_s))
+        if tell is not None:
+            tell("programs", number, len(problems))
+    return stages
+
+
+def own_words(faults: tuple[Fault, ...]) -> list[Fault]:
+    """Return faults of a program as faults of a plan file.
+
+    Parameters
+    ----------
+    faults : tuple of Fault
+    """
+    found = []
+    for fault in faults:
+        path = fault.path
+        if path.startswith("available_gpus."):
+            path = f"gpus.{path.partition('.')[2]}.available"
+        path = {"available_gpus": "gpus", "time_limit_s": "solve.time_limit_s"}.get(path, path)
+        if path.startswith(("buckets", "columns")):
+            path = "slo"
+        found.append(Fault(fault.where, path, fault.message, fault.hint))
+    return found
+
+
+def assemble(work: Work, stages: list[Stage], fleet: dict[str, int], begun_s: float) -> Plan:
+    """Return the plan for a fleet.
+
+    Parameters
+    ----------
+    work : Work
+    stages : list of Stage
+    fleet : dict of str to int
+        By column.
+    begun_s : float [s]
+        When planning began, by `time.perf_counter`.
+    """
+    asked, spare = work.asked, work.asked.keys.spare_replicas
+    divided = work.split(fleet)
+    assert divided is not None, "the program lets no range go unserved"
+    used = tuple(_used(work, name, count, divided) for name, count in sorted(fleet.items()))
+    cost = math.fsum(each.usd_per_hour * each.replicas for each in used)
+    floor = stages[0].packed.proof.bound
+    bound = Bound(floor, (cost - floor) / cost, ASSUMPTION)
+    scenario = fleet_scenario(asked, work.candidates, work.ranges, fleet, divided)
+    least = {
+        part.name: min(each.late_frac[part.name] for each in work.candidates.kept)
+        for part in work.ranges
+    }
+    slo = asked.scenario.slo.objectives()
+    return Plan(
+        name=asked.keys.name,
+        model=asked.keys.model,
+        outcome="not simulated",
+        reason="the fleet comes from programs and closed forms alone",
+        rate_rps=work.sample.rate_rps,
+        dispersion=max(burst.arrivals for burst in work.bursts.values()),
+        ranges=tuple(
+            Demanded(part.name, part.low_tokens, part.rate_rps, least[part.name])
+            for part in work.ranges
+        ),
+        slo={**slo.limits(), "attained_frac": slo.attained_frac},
+        used=used,
+        usd_per_hour=cost,
+        bound=bound,
+        waterfall=tuple(stage.step(spare) for stage in stages),
+        rivals=rivals(work),
+        current=current_fleet(work),
+        evidence=(),
+        corrected=(),
+        losers=losers(work, fleet),
+        notes=notes(work, stages),
+        scenario_yaml=scenario.resolved_yaml(),
+        plan_yaml=asked.text,
+        llmsim_version=version("llmsim"),
+        seconds=time.perf_counter() - begun_s,
+    )
+
+
+def _used(work: Work, name: str, count: int, divided: Split) -> Used:
+    found = work.candidates.of(name)
+    choice, column = found.choice, found.column
+    share = {bucket: part for (bucket, of), part in divided.share.items() if of == name}
+    rates = {part.name: part.rate_rps for part in work.ranges}
+    load = math.fsum(part * rates[b] * column.load_per_rps(b) for b, part in share.items())
+    return Used(
+        name=name,
+        gpu=choice.gpu,
+        tp=choice.tp,
+        pp=choice.pp,
+        ep=choice.ep,
+        quantisation=choice.quantisation,
+        max_num_seqs=choice.max_num_seqs,
+        max_num_batched_tokens=choice.max_num_batched_tokens,
+        clock_frac=choice.clock_frac,
+        gpus=column.gpus,
+        usd_per_hour=column.usd_per_hour,
+        price_source=work.asked.price_sources[choice.gpu],
+        replicas=count,
+        spare_replicas=min(work.asked.keys.spare_replicas, count),
+        utilisation_frac=load / count,
+        in_flight=found.in_flight,
+        bound=found.bound(work.demand),
+        share=share,
+    )
+
+
+def rivals(work: Work) -> tuple[Rival, ...]:
+    """Return the cheapest fleet of each GPU card alone, cheapest first.
+
+    Parameters
+    ----------
+    work : Work
+    """
+    whole = work.problem(pooled=True, spare=work.asked.keys.spare_replicas)
+    found: list[Rival] = []
+    for gpu in work.asked.keys.gpus:
+        own = tuple(column for column in whole.columns if column.gpu == gpu)
+        if not own:
+            found.append(Rival(gpu, None, {}, "no configuration keeps the promise"))
+            continue
+        available = {name: most for name, most in whole.available_gpus.items() if name == gpu}
+        alone = replace(
+            whole,
+            columns=own,
+            available_gpus=available,
+            budget_usd_per_hour=math.inf,
+            current={},
+            change_usd_per_hour=0.0,
+        )
+        try:
+            packed = pack(alone, work.solver)
+        except InputError as error:
+            late = [part.low_tokens for part in work.ranges if not _able(own, part.name)]
+            told = "; ".join(fault.message for fault in error.faults)
+            if late:
+                told = f"late for too many prompts of {late[0]:,} tokens and more, on any replica"
+            found.append(Rival(gpu, None, {}, told))
+        else:
+            found.append(Rival(gpu, packed.usd_per_hour, dict(packed.replicas), ""))
+    return tuple(sorted(found, key=lambda each: (each.usd_per_hour or math.inf, each.gpu)))
+
+
+def _able(columns: Sequence[Column], part: str) -> bool:
+    return any(column.throughput_rps.get(part) for column in columns)
+
+
+def current_fleet(work: Work) -> Current | None:
+    """Return what runs today, its cost and how busy it is; None where nothing was said.
+
+    Parameters
+    ----------
+    work : Work
+    """
+    asked = work.asked
+    if not asked.current:
+        return None
+    fleet = {choice.name: count for choice, count in asked.current.items()}
+    cost = math.fsum(
+        asked.usd_per_gpu_hour[choice.gpu] * choice.gpus * count
+        for choice, count in asked.current.items()
+    )
+    known = {c.name: n for c, n in asked.current.items() if c in work.candidates.current}
+    divided = work.split(known, even=True) if known else None
+    if divided is None:
+        late = [part.name for part in work.ranges if not _served(work, part.name, known)]
+        reason = f"nothing there keeps the promise to {', '.join(late)}"
+        return Current(fleet, cost, None, reason)
+    return Current(fleet, cost, divided.peak, "")
+
+
+def _served(work: Work, part: str, fleet: Mapping[str, int]) -> bool:
+    return _able([work.candidates.of(name).column for name in fleet], part)
+
+
+def losers(work: Work, fleet: Mapping[str, int]) -> tuple[Loser, ...]:
+    """Return every configuration that is not bought, and why.
+
+    Parameters
+    ----------
+    work : Work
+    fleet : mapping of str to int
+    """
+    found = []
+    for lost in work.candidates.lost:
+        price = work.asked.usd_per_gpu_hour[lost.choice.gpu] * lost.choice.gpus
+        found.append(Loser(lost.choice.name, lost.choice.gpu, price, lost.reason))
+    for column in work.candidates.columns:
+        if column.name not in fleet:
+            reason = _dearer(work, column.name, fleet)
+            found.append(Loser(column.name, column.gpu, column.usd_per_hour, reason))
+    return tuple(found)
+
+
+def _dearer(work: Work, name: str, fleet: Mapping[str, int]) -> str:
+    """Say where a column costs more than what is bought, per request of a range."""
+    own = work.candidates.of(name).column
+    lost: list[tuple[float, str, str]] = []
+    for part in work.ranges:
+        bought = {
+            other: work.candidates.of(other).column.usd_per_hour
+            * work.candidates.of(other).column.load_per_rps(part.name)
+            for other in fleet
+        }
+        best = min(bought, key=lambda other: bought[other])
+        ratio = own.usd_per_hour * own.load_per_rps(part.name) / bought[best]
+        lost.append((ratio, part.name, best))
+    ratio, part_name, best = min(lost)
+    if ratio > 1.0005:
+        return (
+            f"dearer per request in every range: {ratio:.2f} times {best} in {part_name}, "
+            "where it is nearest"
+        )
+    return (
+        f"{ratio:.2f} times the cost per request of {best} in {part_name}, but whole replicas and "
+        "room for bursts do not pay there"
+    )
+
+
+def notes(work: Work, stages: list[Stage]) -> tuple[str, ...]:
+    """Return what must be known about a plan's numbers.
+
+    Parameters
+    ----------
+    work : Work
+    stages : list of Stage
+    """
+    found = []
+    for stage in stages:
+        if stage.packed.proof.status == "feasible":
+            gap = stage.packed.proof.gap_frac
+            found.append(
+                f"the program of the {stage.name} fleet ran into its time limit, {gap:.1%} above "
+                "its bound"
+            )
+    if work.asked.scenario.slo.itl_s is not None:
+        found.append("itl_s has no closed form: programs leave it out, simulation judges it")
+    if any(stage.packed.proof.bound != stage.packed.proof.bound for stage in stages):
+        found.append("a program has no proven bound")
+    return tuple(found)

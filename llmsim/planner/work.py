@@ -1,0 +1,175 @@
+"""What a plan is made from: traffic, configurations, bursts; and the program's input from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from llmsim.core.errors import InputError
+from llmsim.planner.candidates import Candidate, Candidates, find_candidates
+from llmsim.planner.demand import Demand
+from llmsim.planner.pooling import Burst, levels, usable
+from llmsim.planner.problem import Bucket, Column, Problem
+from llmsim.planner.reading import Asked
+from llmsim.planner.solving import Solver
+from llmsim.planner.splitting import Split, split
+from llmsim.planner.traffic import Range, Sample, ranges_of, sample_of
+
+Tell = Callable[[str, int, int | None], None]
+"""Called with (what is being done, how much of it is done, how much there is or None)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything that is known before a fleet is chosen.
+
+    Parameters
+    ----------
+    asked : Asked
+    sample : Sample
+    ranges : tuple of Range
+    demand : Demand
+    candidates : Candidates
+    bursts : mapping of str to Burst
+        By column.
+    """
+
+    asked: Asked
+    sample: Sample
+    ranges: tuple[Range, ...]
+    demand: Demand
+    candidates: Candidates
+    bursts: Mapping[str, Burst]
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The ranges, as buckets of the program."""
+        return tuple(Bucket(part.name, part.rate_rps) for part in self.ranges)
+
+    @property
+    def solver(self) -> Solver:
+        """How programs are solved."""
+        keys = self.asked.keys.solve
+        return Solver(keys.solver, max(keys.gap_frac, 1e-6), keys.time_limit_s)
+
+    def problem(
+        self, usable_frac: Mapping[str, float] | None = None, spare: int = 0, pooled: bool = False
+    ) -> Problem:
+        """Return the program's input.
+
+        Parameters
+        ----------
+        usable_frac : mapping of str to float, optional
+            By column: share of what the pool carries that may be used; all where absent.
+        spare : int
+            Replicas of any kind that may be lost.
+        pooled : bool
+            Whether small pools carry less than their replicas' capacity.
+        """
+        keys = self.asked.keys
+        columns = self.candidates.columns
+        if pooled:
+            columns = tuple(self._pooled(each, usable_frac or {}) for each in columns)
+        limits = {
+            gpu: offer.available for gpu, offer in keys.gpus.items() if offer.available is not None
+        }
+        there = {column.gpu for column in columns}
+        names = {column.name for column in columns}
+        current = {c.name: n for c, n in self.asked.current.items() if c.name in names}
+        return Problem(
+            self.buckets,
+            columns,
+            available_gpus={gpu: most for gpu, most in limits.items() if gpu in there},
+            budget_usd_per_hour=keys.budget_usd_per_hour or math.inf,
+            spare_replicas=spare,
+            current=current,
+            change_usd_per_hour=keys.change_usd_per_hour,
+        )
+
+    def carried(self, column: str, replicas: int) -> float:
+        """Return what a pool carries [replicas], bursts and size considered.
+
+        Parameters
+        ----------
+        column : str
+        replicas : int
+        """
+        if replicas < 1:
+            return 0.0
+        slots = self.candidates.of(column).in_flight
+        return usable(replicas, slots, self.bursts[column])
+
+    def split(self, fleet: Mapping[str, int], even: bool = False) -> Split | None:
+        """Return the most even split over a fleet; None where a range has no pool.
+
+        Parameters
+        ----------
+        fleet : mapping of str to int [replicas]
+        even : bool
+            As if requests came evenly, so that a pool carries its replicas' capacity.
+        """
+        columns = {name: self.candidates.of(name).column for name in fleet}
+        carried = {
+            name: float(count) if even else max(self.carried(name, count), 1e-9)
+            for name, count in fleet.items()
+            if count
+        }
+        return split(self.buckets, columns, carried)
+
+    def _pooled(self, column: Column, usable_frac: Mapping[str, float]) -> Column:
+        share = usable_frac.get(column.name, 1.0)
+        able = [bucket for bucket in self.buckets if bucket.name in column.throughput_rps]
+        load = math.fsum(b.rate_rps * column.load_per_rps(b.name) for b in able)
+        slots, burst = self.candidates.of(column.name).in_flight, self.bursts[column.name]
+        found = levels(load / share, slots, burst)
+        return replace(
+            column,
+            usable=tuple(share * each for each in found),
+            usable_beyond=share * found[-1] / len(found),
+        )
+
+
+def prepare(asked: Asked, tell: Tell | None = None) -> Work:
+    """Read traffic and price every configuration.
+
+    Parameters
+    ----------
+    asked : Asked
+    tell : callable, optional
+
+    Raises
+    ------
+    InputError
+        If there is no traffic, or the SLO cannot be kept.
+    """
+    try:
+        sample = sample_of(asked.scenario)
+    except InputError as error:
+        if error.source == "plan":
+            raise asked.located(error.faults) from None
+        raise
+    ranges, demand = ranges_of(sample)
+    report = None if tell is None else lambda done, whole: tell("configurations", done, whole)
+    found = find_candidates(asked, demand, ranges, report)
+    every = {each.column.name: each for each in (*found.kept, *found.current.values())}
+    bursts = {name: _burst(asked, sample, demand, each) for name, each in every.items()}
+    return Work(asked, sample, ranges, demand, found, bursts)
+
+
+def _burst(asked: Asked, sample: Sample, demand: Demand, of: Candidate) -> Burst:
+    """Return how uneven traffic is for one configuration, in its own service times."""
+    rates = {bucket.name: bucket.rate_rps for bucket in demand.buckets}
+    times = {
+        name: each.batch / each.rate_rps for name, each in of.capacity.items() if each.rate_rps
+    }
+    whole = math.fsum(rates[name] for name in times)
+    service_s = math.fsum(rates[name] * time_s for name, time_s in times.items()) / whole
+    slo = asked.scenario.slo.objectives()
+    room_s = 0.0
+    if slo.ttft_s is not None and slo.tpot_s is None:
+        firsts = math.fsum(rates[name] * of.capacity[name].ttft_s for name in times) / whole
+        room_s = max(slo.ttft_s - firsts, 0.0)
+    return Burst(
+        sample.dispersion(service_s), sample.output_scv, room_s / service_s, 1 - slo.attained_frac
+    )
