@@ -109,6 +109,12 @@ METRICS: Final = (
         "window parts",
     ),
     MetricDef(
+        "undrained_output_tokens_per_s",
+        "tokens/s",
+        "The same until the last arrival: without the time in which the fleet empties",
+        "window parts",
+    ),
+    MetricDef(
         "total_tokens_per_s",
         "tokens/s",
         "The same plus the prompt tokens of requests finished in the window",

@@ -345,13 +345,18 @@ class _Reading:
         inside = end_s >= self._edge_s
         done = inside & (self._outcome == OUTCOMES.index("finished"))
 
-        def rate(mask: Bools, weights: npt.NDArray[Any] | None = None) -> Interval:
+        def rate(
+            mask: Bools, weights: npt.NDArray[Any] | None = None, until_s: float = self._end_s
+        ) -> Interval:
             chosen = None if weights is None else weights[mask].astype(np.float64)
-            return rate_interval(end_s[mask], chosen, self._start_s, self._end_s)
+            return rate_interval(end_s[mask], chosen, self._start_s, until_s)
 
         output = self._table.numbers("output_tokens")
         prompt = self._table.numbers("prompt_tokens")
+        last_s = float(self._arrival_s.max(initial=0.0))
+        undrained = rate(inside & (end_s <= last_s), output, last_s)
         return {
+            "undrained_output_tokens_per_s": undrained,
             "throughput_rps": rate(done),
             "goodput_rps": NOTHING if good is None else rate(done & good),
             "output_tokens_per_s": rate(inside, output),

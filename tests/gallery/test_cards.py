@@ -54,24 +54,8 @@ def test_results_are_those_of_this_code(name):
         assert replay(exhibit, setting, settled, row) == row.digest, told
 
 
-KNOWN = {
-    "llumnix": "saturated: migration serves 1.13 times the tokens (1.03 to 1.25) at twice the "
-    "knee, where it should not. That is the drain, half of a run or more, when replicas have room: "
-    "while requests arrive it is 1.00, 0.97 and 1.01 (seeds 1 to 3, 6,000 requests). The null "
-    "wants a rate of that time, which no metric gives yet",
-}
-"""Nulls that break, and what is known of it."""
-
-
-def with_known(name):
-    """Mark what is known to fail; when it holds again, this fails."""
-    if name not in KNOWN:
-        return name
-    return pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=KNOWN[name]))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [with_known(name) for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_no_null_brings_anything_today(name):
     exhibit = read_exhibit(FOLDERS[name])
     order = Order(exhibit, QUICK_SEEDS, (QUICK_GROUPS[1],), ablations=False, jobs=1)

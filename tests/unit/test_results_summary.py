@@ -106,6 +106,14 @@ def test_rates_by_hand():
     assert value["goodput_rps"] == pytest.approx(0.4)
     assert value["output_tokens_per_s"] == pytest.approx((4 * 11 + 1 + 5) / 10)
     assert value["total_tokens_per_s"] == pytest.approx((50 + 500) / 10)
+    # the last request comes after 9 s, and is still running after 10 s
+    assert value["undrained_output_tokens_per_s"] == pytest.approx((4 * 11 + 1) / 9)
+
+
+def test_the_time_in_which_a_fleet_empties_is_left_out():
+    value = summary_of(rows=ROWS[:5]).values()  # the last comes after 4 s, and ends after 5 s
+    assert value["undrained_output_tokens_per_s"] == pytest.approx((3 * 11 + 1) / 4)
+    assert math.isnan(summary_of(rows=ROWS[:1]).values()["undrained_output_tokens_per_s"])
 
 
 @pytest.mark.parametrize(
