@@ -27,6 +27,7 @@ EXPORTS = [
     "knee",
     "load",
     "names",
+    "placement",
     "plan",
     "run",
     "validate",
