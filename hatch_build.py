@@ -53,6 +53,7 @@ COMPILED = (
     "llmsim/serving/gate.py",
     "llmsim/serving/handoff.py",
     "llmsim/serving/keeper.py",
+    "llmsim/serving/labels.py",
     "llmsim/serving/heartbeats.py",
     "llmsim/serving/joint.py",
     "llmsim/serving/lanes.py",

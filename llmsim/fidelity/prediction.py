@@ -16,7 +16,7 @@ from llmsim.results.facts import RunFacts
 from llmsim.results.store import RequestSink
 from llmsim.scenario import Scenario, build_workload
 from llmsim.serving.build import build_handoff, build_pools
-from llmsim.serving.fleet import ClientRules
+from llmsim.serving.labels import ClientRules
 from llmsim.serving.simulate import PoolPlan, simulate
 
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}

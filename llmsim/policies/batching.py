@@ -146,20 +146,24 @@ class VllmBatching:
     Nothing new is admitted in a step that preempted.
     """
 
-    order: Literal["fcfs", "priority", "programs"] = "fcfs"
+    order: Literal["fcfs", "priority", "programs", "deadline"] = "fcfs"
     """Order of the queue: arrival, (priority, arrival), or `programs`: whose program began first;
-    a request of its own counts as a program that begins with it."""
+    a request of its own counts as a program that begins with it. `deadline`: whose first or last
+    token is due first, by its SLO class or else the scenario's `slo`; last who is promised none."""
 
     every_step: ClassVar[bool] = False
 
     def urgency(self, request: RequestView) -> tuple[int, ...] | None:
-        """Rank by (priority, arrival), or by when the program began."""
+        """Rank by (priority, arrival), by when the program began, or by deadline."""
         if self.order == "fcfs":
             return None
         if self.order == "programs":
             program = request.program
             began_ns = request.arrival_ns if program is None else program.arrival_ns
             return (began_ns, request.arrival_ns, request.index)
+        if self.order == "deadline":
+            due_ns = request.promise.due_ns(request.arrival_ns, request.prompt_tokens)
+            return (due_ns, request.arrival_ns, request.index)
         return (request.priority, request.arrival_ns, request.index)
 
     def plan(self, step: StepDraft) -> None:

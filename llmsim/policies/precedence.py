@@ -138,13 +138,16 @@ class Deadlines:
     The promise may depend on the prompt: ``arrival + ttft_s + tokens * ttft_per_prompt_token_s``.
     """
 
-    ttft_s: Annotated[float, Gt(0)]
-    """[s] Promised time to first token."""
+    ttft_s: Annotated[float, Gt(0)] | None = None
+    """[s] Promised time to first token; absent: what the request's SLO class is promised, or the
+    scenario's `slo`."""
     ttft_per_prompt_token_s: Annotated[float, Ge(0)] = 0.0
     """[s] What is promised besides for every token of the prompt."""
 
     def deadline_ns(self, request: RequestView) -> int:
-        """Return when a request's first token is due [ns]."""
+        """Return when a request's first token is due [ns]; far in the future if never."""
+        if self.ttft_s is None:
+            return request.promise.first_due_ns(request.arrival_ns, request.prompt_tokens)
         promised = self.ttft_s + request.prompt_tokens * self.ttft_per_prompt_token_s
         return request.arrival_ns + seconds_to_ns(promised)
 

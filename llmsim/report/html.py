@@ -12,7 +12,7 @@ from llmsim.results.metrics import EVERY_METRIC, QUANTILES
 from llmsim.results.result import Result
 from llmsim.results.series import load_over_time
 from llmsim.results.summary import Summary
-from llmsim.results.wording import NONE, duration, number, share, usd
+from llmsim.results.wording import NONE, duration, number, share, usd, worded_limits
 
 
 def render_html(result: Result) -> str:
@@ -50,7 +50,7 @@ def render_html(result: Result) -> str:
 
 def _latency_rows(summary: Summary) -> list[dict[str, Any]]:
     found = {m.name: m for m in summary.metrics}
-    limits = summary.slo.limits()
+    limits = worded_limits(summary.slo)
     rows = []
     for key, name in LATENCIES.items():
         metrics = [found[f"{key}_{head}_s"] for head in (*QUANTILES, "mean")]
@@ -61,7 +61,7 @@ def _latency_rows(summary: Summary) -> list[dict[str, Any]]:
                 "cells": [
                     (duration(m.value), _interval(m.ci_low, m.ci_high, "s")) for m in metrics
                 ],
-                "limit": "" if limit is None else f"≤ {duration(limit)}",
+                "limit": limit or "",
                 "kept": "" if limit is None else share(found[f"slo_{key}_attained_frac"].value),
             }
         )

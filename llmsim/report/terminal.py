@@ -12,7 +12,7 @@ from llmsim.results.facts import RunFacts
 from llmsim.results.metrics import QUANTILES
 from llmsim.results.result import Result
 from llmsim.results.summary import Summary
-from llmsim.results.wording import NONE, duration, number, objectives, share, usd
+from llmsim.results.wording import NONE, duration, number, objectives, share, usd, worded_limits
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -84,6 +84,9 @@ def summary_parts(result: Result, folder: Path | None = None) -> list[Renderable
     by_priority = result.by_priority
     if len(by_priority) > 1:
         parts.append(_part_table("priority", {str(k): v for k, v in by_priority.items()}))
+    by_class = {name or "(none)": values for name, values in result.by_slo_class.items()}
+    if by_class:
+        parts.append(_part_table("SLO class", by_class))
     parts += [Text.assemble(("warning: ", "yellow"), text) for text in summary.warnings]
     if folder is not None:
         parts.append(Text.assemble(("saved in ", "dim"), str(folder)))
@@ -101,7 +104,7 @@ def _latency_table(summary: Summary) -> Table:
     table.add_column("latency")
     for head in heads:
         table.add_column(f"{head} *" if marked else head, justify="right", min_width=9)
-    limits = summary.slo.limits()
+    limits = worded_limits(summary.slo)
     if limits:
         table.add_column("objective", justify="right")
         table.add_column("kept by", justify="right")
@@ -109,7 +112,7 @@ def _latency_table(summary: Summary) -> Table:
         cells = [duration(value[f"{key}_{head}_s"]) for head in heads]
         if limits:
             limit = limits.get(f"{key}_s")
-            cells.append("" if limit is None else f"≤ {duration(limit)}")
+            cells.append(limit or "")
             cells.append("" if limit is None else share(value[f"slo_{key}_attained_frac"]))
         table.add_row(name, *cells)
     if marked:

@@ -68,6 +68,9 @@ admission. `itl_max_ns` is 0 with fewer than two tokens.
 RAW_PROGRAM_COLUMNS = ("turn", "final")
 """What a row has besides where requests are calls of programs; the program is the session."""
 
+RAW_CLASS_COLUMNS = ("slo_class",)
+"""What a row has besides, before those of programs, where there are SLO classes; -1 for none."""
+
 REQUEST_COLUMNS = (
     Column("request", "int64", "-", "Index of the request in the workload, from 0"),
     Column("pool", "category", "-", "Pool that served it; empty if none did"),
@@ -109,6 +112,9 @@ REQUEST_COLUMNS = (
     Column("priority", "int32", "-", "Priority class; smaller is more urgent"),
 )
 """Columns of ``requests.parquet``."""
+
+CLASS_COLUMNS = (Column("slo_class", "category", "-", "SLO class; empty where it has none"),)
+"""Columns of ``requests.parquet`` besides, where the scenario has SLO classes."""
 
 CALL_COLUMNS = (
     Column("turn", "int32", "-", "Which call of its program it is, from 0"),

@@ -253,7 +253,12 @@ def read_run(folder: Path) -> tuple[RunInfo, RunFacts, Slo, float]:
         raise InputError(str(folder), missing)
     text = (folder / SCENARIO).read_text(encoding="utf-8")
     try:
-        return _info(meta, text), _facts(meta, folder), Slo(**meta["slo"]), float(meta["warmup_s"])
+        return (
+            _info(meta, text),
+            _facts(meta, folder),
+            Slo.from_json(meta["slo"]),
+            float(meta["warmup_s"]),
+        )
     except (KeyError, TypeError) as error:
         fault = Fault(str(folder / META), "", f"is not as llmsim writes it: {error!r}")
         raise InputError(str(folder), [fault]) from error

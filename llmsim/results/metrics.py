@@ -264,8 +264,19 @@ STATION_METRICS: Final = (
 )
 """Metrics that a summary has besides, where replicas have several stages."""
 
+CLASS_METRICS: Final = (
+    MetricDef(
+        "slo_class_least_ratio",
+        "-",
+        "The least, over SLO classes, of the share that met every objective of its class over the "
+        "share promised: from 1 up every class keeps its promise",
+    ),
+)
+"""Metrics that a summary has besides, where there are SLO classes."""
+
 EVERY_METRIC: Final = (
     *METRICS,
+    *CLASS_METRICS,
     *PROGRAM_METRICS,
     *STOP_METRICS,
     *STATION_METRICS,

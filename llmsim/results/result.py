@@ -17,12 +17,13 @@ from llmsim.results.columns import OUTCOMES
 from llmsim.results.facts import RunFacts
 from llmsim.results.fairness import fairness_frame, service_windows
 from llmsim.results.folder import RunInfo
+from llmsim.results.parts import by_client, by_model, by_priority
 from llmsim.results.programs import program_frame
 from llmsim.results.series import load_over_time
 from llmsim.results.slo import Slo
 from llmsim.results.store import RequestTable
 from llmsim.results.stores import link_frame, pin_frame, tier_frame
-from llmsim.results.summary import Summary, by_client, by_model, by_priority, summarize
+from llmsim.results.summary import Summary, summarize
 from llmsim.results.tokens import Deadline, TokenTimes, fluid_token_rate, fluidity_frame
 from llmsim.results.wording import headline
 
@@ -164,6 +165,14 @@ class Result:
     def by_priority(self) -> dict[int, dict[str, float]]:
         """The same of each priority class, the most urgent first."""
         return by_priority(self.table, self.facts, self.slo, self.warmup_s)
+
+    @property
+    def by_slo_class(self) -> dict[str, dict[str, float]]:
+        """The same of each SLO class, and ``goodput_rps``; empty where there are no classes.
+
+        Every request is judged by its class. Requests without a class stand under an empty name.
+        """
+        return {each.name: dict(each.values) for each in self.evaluate().classes}
 
     def fairness(self, window_s: float = 60.0) -> pd.DataFrame:
         """Return how alike clients were served in sliding windows; see `fairness.fairness_frame`.

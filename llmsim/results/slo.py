@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
@@ -34,6 +35,8 @@ class Slo:
         Longest time from a program's first call to its last token; not a limit of requests.
     attained_frac : float
         Share of requests that must keep every limit, above 0 and at most 1.
+    classes : tuple of SloClass
+        Requests of a class are judged by its limits alone, all others by those above.
 
     Raises
     ------
@@ -48,6 +51,7 @@ class Slo:
     jct_s: Annotated[float, Gt(0)] | None = None
     attained_frac: Annotated[float, Gt(0), Le(1)] = 0.95
     ttft_per_prompt_token_s: Annotated[float, Ge(0)] = 0.0
+    classes: tuple[SloClass, ...] = ()
 
     def __post_init__(self) -> None:
         faults = [
@@ -76,5 +80,29 @@ class Slo:
 
     @property
     def is_set(self) -> bool:
-        """Whether any limit is set."""
-        return bool(self.limits())
+        """Whether any limit is set, be it of a class."""
+        return bool(self.limits()) or any(each.slo.is_set for each in self.classes)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Slo:
+        """Return the SLO of which ``dataclasses.asdict`` has made `told`."""
+        own = {name: value for name, value in told.items() if name != "classes"}
+        classes = (
+            SloClass(each["name"], cls.from_json(each["slo"])) for each in told.get("classes", ())
+        )
+        return cls(**own, classes=tuple(classes))
+
+
+@dataclass(frozen=True, slots=True)
+class SloClass:
+    """Requests that are promised something of their own.
+
+    Parameters
+    ----------
+    name : str
+    slo : Slo
+        Without classes. What it does not limit is not promised to them.
+    """
+
+    name: str
+    slo: Slo

@@ -16,7 +16,9 @@ from llmsim.core.errors import Fault, InputError, InvariantError, nearest
 from llmsim.core.integers import packed
 from llmsim.results.columns import (
     CALL_COLUMNS,
+    CLASS_COLUMNS,
     OUTCOMES,
+    RAW_CLASS_COLUMNS,
     RAW_COLUMNS,
     RAW_PROGRAM_COLUMNS,
     REQUEST_COLUMNS,
@@ -40,6 +42,11 @@ _FINISHED: Final = OUTCOMES.index("finished")
 _CATEGORIES: Final = tuple(c.name for c in REQUEST_COLUMNS if c.dtype == "category")
 
 
+def _shape(programs: bool, classes: bool) -> tuple[Column, ...]:
+    """Return the columns of a table of requests."""
+    return REQUEST_COLUMNS + CLASS_COLUMNS * classes + CALL_COLUMNS * programs
+
+
 class RequestSink:
     """Takes one row per ended request and keeps them as columns.
 
@@ -52,6 +59,8 @@ class RequestSink:
         clients turn up while they are read.
     programs : bool
         Whether requests are calls of programs: rows then end in `columns.RAW_PROGRAM_COLUMNS`.
+    slo_classes : sequence of str
+        Names that `slo_class` points into; rows then have `columns.RAW_CLASS_COLUMNS` too.
     path : Path or None
         Parquet file to stream into; None keeps the columns in memory as Arrow tables
         (about 130 bytes per request), and in a temporary file beyond `SPILL_ROWS`.
@@ -75,13 +84,15 @@ class RequestSink:
         clients: Sequence[str] | Callable[[], Sequence[str]],
         path: Path | None = None,
         programs: bool = False,
+        slo_classes: Sequence[str] = (),
     ) -> None:
-        self._raw = RAW_COLUMNS + RAW_PROGRAM_COLUMNS if programs else RAW_COLUMNS
-        self._shape = REQUEST_COLUMNS + CALL_COLUMNS if programs else REQUEST_COLUMNS
+        classes = len(slo_classes) > 0
+        self._raw = RAW_COLUMNS + RAW_CLASS_COLUMNS * classes + RAW_PROGRAM_COLUMNS * programs
+        self._shape = _shape(programs, classes)
         self.rows: list[tuple[int, ...]] = []
         self._gathered: list[bytes] = []  # rows, packed
         self._gathered_rows = 0
-        self._names = {"pool": ("", *pools), "outcome": OUTCOMES}
+        self._names = {"pool": ("", *pools), "outcome": OUTCOMES, "slo_class": ("", *slo_classes)}
         self._clients = clients
         self._path = path
         self._scratch: TemporaryDirectory[str] | None = None
@@ -191,7 +202,7 @@ class RequestSink:
             names: tuple[str, ...] = ("", *known)
         else:
             names = self._names[name]
-        # "never" (-1) is the empty name at index 0 of pools and clients; outcomes have no empty one
+        # "never" (-1) is the empty name at index 0 of all but outcomes
         shifted = codes if name == "outcome" else codes + 1
         if shifted.min() < 0 or shifted.max() >= len(names):
             wrong = int(codes[(shifted < 0) | (shifted >= len(names))][0])
@@ -228,12 +239,13 @@ def _arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
 def _parquet_writer(path: Path, schema: pa.Schema) -> Any:
     import pyarrow.parquet as pq
 
+    repeated = (*_CATEGORIES, "slo_class", "replica", "preemptions", "priority")
     return pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
         compression_level=1,
-        use_dictionary=[*_CATEGORIES, "replica", "preemptions", "priority"],
+        use_dictionary=[name for name in repeated if name in schema.names],
     )
 
 
@@ -257,6 +269,8 @@ class RequestTable:
     ----------
     has_programs : bool
         Whether requests are calls of programs, and `columns.CALL_COLUMNS` are there too.
+    has_classes : bool
+        Whether there are SLO classes, and `columns.CLASS_COLUMNS`.
     """
 
     def __init__(
@@ -269,7 +283,8 @@ class RequestTable:
         else:
             described, self.n = source.schema, int(source.num_rows)
         self.has_programs = any(c.name in described.names for c in CALL_COLUMNS)
-        self._shape = REQUEST_COLUMNS + CALL_COLUMNS if self.has_programs else REQUEST_COLUMNS
+        self.has_classes = any(c.name in described.names for c in CLASS_COLUMNS)
+        self._shape = _shape(self.has_programs, self.has_classes)
         name = str(source) if isinstance(source, Path) else "requests"
         _check_schema(name, described, _arrow_schema(self._shape))
 

@@ -17,19 +17,15 @@ import numpy.typing as npt
 
 from llmsim.core.errors import Fault, InputError, InvariantError
 from llmsim.core.units import NS_PER_S
-from llmsim.results.columns import OUTCOMES
+from llmsim.results.classes import ClassSummary, joint_claim, least_ratio
 from llmsim.results.facts import RunFacts
 from llmsim.results.intervals import (
     BATCHES,
     MIN_PER_BATCH,
-    NOTHING,
     Interval,
-    mean_interval,
-    quantile_interval,
-    rate_interval,
-    share_interval,
 )
 from llmsim.results.metrics import (
+    CLASS_METRICS,
     METRICS,
     PROGRAM_METRICS,
     QUANTILES,
@@ -38,7 +34,9 @@ from llmsim.results.metrics import (
     TOKEN_METRICS,
     Metric,
 )
+from llmsim.results.parts import class_summaries
 from llmsim.results.programs import program_metrics
+from llmsim.results.reading import Reading
 from llmsim.results.series import (
     W_PER_UJ_PER_NS,
     blocks_of,
@@ -61,8 +59,6 @@ if TYPE_CHECKING:
 Bools = npt.NDArray[np.bool_]
 
 LENGTH_NOTE: Final = "depends on run length: the fleet was overloaded"
-_LATENCY_COLUMNS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s", "queue": "queue_s"}
-_LIMITED: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_max_s", "e2e": "e2e_s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +101,8 @@ class Summary:
     replicas : tuple of ReplicaUse
     warnings : tuple of str
         What the run itself warned of, then what must be known about these numbers.
+    classes : tuple of ClassSummary
+        What it says per SLO class, those without one first; empty without classes.
     """
 
     metrics: tuple[Metric, ...]
@@ -114,6 +112,7 @@ class Summary:
     claim: SloClaim
     replicas: tuple[ReplicaUse, ...]
     warnings: tuple[str, ...]
+    classes: tuple[ClassSummary, ...] = ()
 
     def values(self) -> dict[str, float]:
         """Return every metric's value by name."""
@@ -128,6 +127,7 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for ``summary.json``; what is not a number becomes None."""
+        classes = {"slo_classes": [asdict(c) for c in self.classes]} if self.classes else {}
         cleaned: dict[str, Any] = _plain(
             {
                 "metrics": {m.name: asdict(m) for m in self.metrics},
@@ -137,6 +137,7 @@ class Summary:
                 "slo_claim": asdict(self.claim),
                 "replicas": [asdict(r) for r in self.replicas],
                 "warnings": list(self.warnings),
+                **classes,
             }
         )
         return cleaned
@@ -167,7 +168,7 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
         raise InputError("summary", [Fault("", "warmup_s", message)])
     if len(table) != facts.requests:
         raise InvariantError(f"{facts.requests} requests arrived, but {len(table)} have an outcome")
-    reading = _Reading(table, facts, warmup_s)
+    reading = Reading(table, facts, warmup_s)
     counts = reading.outcomes()
     verdict = judge(facts, counts, *reading.arrival_period())
     met = reading.met(slo)
@@ -198,170 +199,17 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     if facts.tokens is not None:
         found |= token_metrics(facts.tokens.delivered(table), table, slo, warmup_s)
         defined += TOKEN_METRICS
+    classes = class_summaries(table, facts, slo, warmup_s, verdict)
+    if classes:
+        found["slo_class_least_ratio"] = _exact(least_ratio(classes))
+        defined += CLASS_METRICS
     metrics = tuple(
         Metric(d.name, *found[d.name][:1], d.unit, *found[d.name][1:], _note(d.name, noted))
         for d in defined
     )
-    said = claim(slo, found["slo_attained_frac"], verdict)
+    said = joint_claim(classes) if classes else claim(slo, found["slo_attained_frac"], verdict)
     warnings = (*facts.warnings, *_warnings(facts, found, verdict, reading))
-    return Summary(metrics, slo, warmup_s, verdict, said, replicas, warnings)
-
-
-def by_model(
-    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
-) -> dict[str, dict[str, float]]:
-    """Return latencies and attainment of each model's requests; empty where there is one model.
-
-    Parameters
-    ----------
-    table : RequestTable
-    facts : RunFacts
-        Says which pool serves which model.
-    slo : Slo
-    warmup_s : float [s]
-        Requests that arrived before it count as load only.
-    """
-    models = list(dict.fromkeys(pool.model for pool in facts.pools if pool.model))
-    names = table.categories("pool")
-    codes = table.codes("pool", names)
-    found = {}
-    for model in models:
-        pools = [pool.name for pool in facts.pools if pool.model == model]
-        mine = np.isin(codes, [names.index(pool) for pool in pools if pool in names])
-        found[model] = _part(table, facts, slo, warmup_s, mine)
-    return found
-
-
-def by_client(
-    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
-) -> dict[str, dict[str, float]]:
-    """Return latencies, attainment and tokens of each client's requests; see `by_model`."""
-    clients = table.categories("client")
-    codes = table.codes("client", clients)
-    return {
-        client: _part(table, facts, slo, warmup_s, codes == code)
-        for code, client in enumerate(clients)
-        if client
-    }
-
-
-def by_priority(
-    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
-) -> dict[int, dict[str, float]]:
-    """Return the same of each priority class, the most urgent first; see `by_model`."""
-    priority = table.numbers("priority")
-    return {
-        int(each): _part(table, facts, slo, warmup_s, priority == each)
-        for each in np.unique(priority)
-    }
-
-
-def _part(
-    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float, mine: Bools
-) -> dict[str, float]:
-    """Return latencies, attainment and counts of some requests of a run."""
-    reading = _Reading(table, facts, warmup_s, mine)
-    measured = {**reading.latencies(), **reading.attainment(reading.met(slo))}
-    values = {name: interval.value for name, interval in measured.items()}
-    values["requests"] = float(mine.sum())
-    for name in ("prompt_tokens", "output_tokens", "preemptions", "recomputed_tokens"):
-        values[name] = float(table.numbers(name)[mine].sum())
-    return values
-
-
-class _Reading:
-    """Columns of one table, cut at one warm-up; holds masks and the order of arrival."""
-
-    def __init__(
-        self, table: RequestTable, facts: RunFacts, warmup_s: float, only: Bools | None = None
-    ) -> None:
-        self._table = table
-        self._arrival_s = table.numbers("arrival_s")
-        # times are rounded from nanoseconds, so half of one is the honest tolerance at the cut
-        self._edge_s = warmup_s - 0.5 / NS_PER_S
-        order = np.argsort(self._arrival_s, kind="stable")
-        self._late = order[self._arrival_s[order] >= self._edge_s]
-        if only is not None:
-            self._late = self._late[only[self._late]]
-        self._outcome = table.codes("outcome", OUTCOMES).astype(np.int8)
-        self._end_s = facts.end_ns / NS_PER_S
-        self._start_s = warmup_s
-
-    @property
-    def late_requests(self) -> int:
-        """Requests that arrived after the warm-up."""
-        return len(self._late)
-
-    def outcomes(self) -> dict[str, int]:
-        counts = np.bincount(self._outcome, minlength=len(OUTCOMES))
-        return {name: int(n) for name, n in zip(OUTCOMES, counts, strict=True)}
-
-    def arrival_period(self) -> tuple[float, float, int]:
-        """Return first and last arrival [s], and the arrivals in the last half between them."""
-        if not len(self._arrival_s):
-            return 0.0, 0.0, 0
-        first, last = float(self._arrival_s.min()), float(self._arrival_s.max())
-        first = max(first, min(self._start_s, last))
-        return first, last, int((self._arrival_s >= (first + last) / 2).sum())
-
-    def latencies(self) -> dict[str, Interval]:
-        found = {}
-        for key, column in _LATENCY_COLUMNS.items():
-            values = self._table.numbers(column)[self._late]
-            values = values[~np.isnan(values)]
-            for stat, fraction in QUANTILES.items():
-                found[f"{key}_{stat}_s"] = quantile_interval(values, fraction)
-            found[f"{key}_mean_s"] = mean_interval(values)
-        return found
-
-    def met(self, slo: Slo) -> dict[str, Bools]:
-        """Return who finished within each limit that is set, and under ``slo`` within all."""
-        finished = self._outcome == OUTCOMES.index("finished")
-        found = {}
-        for name, limit in slo.limits().items():
-            key = name.removesuffix("_s")
-            values = self._table.numbers(_LIMITED[key])
-            # one token has no TPOT (NaN) and cannot break a limit on it
-            most: float | npt.NDArray[np.float64] = limit
-            if key == "ttft" and slo.ttft_per_prompt_token_s:
-                prompt = self._table.numbers("prompt_tokens")
-                most = limit + slo.ttft_per_prompt_token_s * prompt
-            found[key] = finished & ~(values > most * (1 + 1e-12))
-        if found:
-            found["slo"] = np.logical_and.reduce(list(found.values()))
-        return found
-
-    def attainment(self, met: Mapping[str, Bools]) -> dict[str, Interval]:
-        asked = self._outcome[self._late] != OUTCOMES.index("provider_failed")
-        found = {f"slo_{key}_attained_frac": NOTHING for key in _LIMITED}
-        found["slo_attained_frac"] = NOTHING
-        for key, mask in met.items():
-            name = "slo_attained_frac" if key == "slo" else f"slo_{key}_attained_frac"
-            found[name] = share_interval(mask[self._late][asked])
-        return found
-
-    def rates(self, good: Bools | None) -> dict[str, Interval]:
-        end_s = self._table.numbers("end_s")
-        inside = end_s >= self._edge_s
-        done = inside & (self._outcome == OUTCOMES.index("finished"))
-
-        def rate(
-            mask: Bools, weights: npt.NDArray[Any] | None = None, until_s: float = self._end_s
-        ) -> Interval:
-            chosen = None if weights is None else weights[mask].astype(np.float64)
-            return rate_interval(end_s[mask], chosen, self._start_s, until_s)
-
-        output = self._table.numbers("output_tokens")
-        prompt = self._table.numbers("prompt_tokens")
-        last_s = float(self._arrival_s.max(initial=0.0))
-        undrained = rate(inside & (end_s <= last_s), output, last_s)
-        return {
-            "undrained_output_tokens_per_s": undrained,
-            "throughput_rps": rate(done),
-            "goodput_rps": NOTHING if good is None else rate(done & good),
-            "output_tokens_per_s": rate(inside, output),
-            "total_tokens_per_s": rate(inside, output + np.where(done, prompt, 0)),
-        }
+    return Summary(metrics, slo, warmup_s, verdict, said, replicas, warnings, classes)
 
 
 def _gaps(facts: RunFacts) -> dict[str, Interval]:
@@ -448,7 +296,7 @@ def _money(facts: RunFacts, found: Mapping[str, Interval]) -> dict[str, Interval
 
 
 def _warnings(
-    facts: RunFacts, found: Mapping[str, Interval], verdict: Verdict, reading: _Reading
+    facts: RunFacts, found: Mapping[str, Interval], verdict: Verdict, reading: Reading
 ) -> list[str]:
     said = []
     if facts.interrupted:

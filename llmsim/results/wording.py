@@ -60,7 +60,16 @@ def objectives(slo: Slo) -> str:
     told = {k: f"{k.removesuffix('_s').upper()} ≤ {duration(v)}" for k, v in slo.limits().items()}
     if slo.ttft_per_prompt_token_s:
         told["ttft_s"] += f" + {duration(slo.ttft_per_prompt_token_s)} per prompt token"
-    return ", ".join(told.values())
+    per_class = [f"{each.name}: {objectives(each.slo)}" for each in slo.classes]
+    return "; ".join([part for part in (", ".join(told.values()), *per_class) if part])
+
+
+def worded_limits(slo: Slo) -> dict[str, str]:
+    """Return the limit of each kind that somebody has, by field name, such as ``≤ 1 s``."""
+    told = {name: f"≤ {duration(limit)}" for name, limit in slo.limits().items()}
+    for each in slo.classes:
+        told |= dict.fromkeys(each.slo.limits(), "by class")
+    return told
 
 
 def headline(summary: Summary, model: str, fleet: str) -> str:
@@ -82,12 +91,22 @@ def headline(summary: Summary, model: str, fleet: str) -> str:
         told = share(value["slo_attained_frac"])
         parts.append(
             f"{told} of the requests met the objectives ({objectives(summary.slo)}; target "
-            f"{share(summary.slo.attained_frac)}): {_CLAIMS[summary.claim.value]}."
+            f"{_target(summary)}): {_CLAIMS[summary.claim.value]}."
         )
     else:
         parts.append(f"Half of them had their first token within {duration(value['ttft_p50_s'])}.")
     parts.append(_cost(value))
     return " ".join(part for part in parts if part)
+
+
+def _target(summary: Summary) -> str:
+    if not summary.classes:
+        return share(summary.slo.attained_frac)
+    return ", ".join(
+        f"{share(each.slo.attained_frac)} of {each.name or 'the others'}"
+        for each in summary.classes
+        if each.slo.is_set
+    )
 
 
 _CLAIMS = {

@@ -46,6 +46,7 @@ several documents in one file are faults.
 TITLES: Final = {
     "Scenario": "Top level",
     "Slo": "slo",
+    "SloClass": "slo.classes.*name*",
     "Traffic": "traffic",
     "Abort": "traffic.abort",
     "Engine": "engine, and fleet.pools.*name*.engine",

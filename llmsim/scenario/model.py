@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Len
 from pydantic import PrivateAttr, StringConstraints, model_validator
 
+from llmsim.scenario.classes import wrong_classes
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.engine import Count, Engine, Frac
 from llmsim.scenario.fleet import Fleet, Pool
@@ -74,6 +75,12 @@ class Traffic(Section):
     """Share of the requests that each model gets, by the names that pools give; drawn by chance."""
     model_by_client: Annotated[dict[str, str], Len(1)] | None = None
     """Model of each client of a trace; of clients that are not listed the scenario's own."""
+    slo_classes: Annotated[dict[str, Annotated[float, Gt(0)]], Len(1)] | None = None
+    """Share of the requests, or programs, that each SLO class gets, by the names in `slo.classes`;
+    drawn by chance."""
+    slo_class_by_client: Annotated[dict[str, str], Len(1)] | None = None
+    """SLO class of each client; clients that are not listed have none. A trace may also have a
+    column for it (its `slo_class_column`)."""
     abort: Abort | None = None
     """Clients that leave before the end, apart from any timeout."""
 
@@ -162,6 +169,11 @@ class Scenario(Section):
     @model_validator(mode="after")
     def _models_go_together(self) -> Self:
         _complain(wrong_models(self))
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_known(self) -> Self:
+        _complain(wrong_classes(self))
         return self
 
     def model_of(self, pool: Pool) -> str:

@@ -4,15 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Len
 from pydantic import model_validator
 
 from llmsim.results.slo import Slo as Objectives
+from llmsim.results.slo import SloClass as SloClassObjectives
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.section import Section, complain
 
 Seconds = Annotated[float, Gt(0)]
 Frac = Annotated[float, Gt(0), Le(1)]
+
+
+class SloClass(Section):
+    """What requests of one SLO class are promised; what is not limited here is not promised them.
+
+    Policies see it. Who belongs to which class is said in `traffic`.
+    """
+
+    ttft_s: Seconds | None = None
+    """[s] Longest time to first token."""
+    ttft_per_prompt_token_s: Annotated[float, Ge(0)] = 0.0
+    """[s] Added to `ttft_s` for every token of the prompt."""
+    tpot_s: Seconds | None = None
+    """[s] Longest mean time per output token after the first."""
+    itl_s: Seconds | None = None
+    """[s] Longest gap between two consecutive output tokens."""
+    e2e_s: Seconds | None = None
+    """[s] Longest time from arrival to the last token."""
+    attained_frac: Frac | None = None
+    """[fraction] Share of the class that must meet all of these; absent: that of the SLO."""
+
+    @model_validator(mode="after")
+    def _is_added_to_something(self) -> Self:
+        if self.ttft_per_prompt_token_s and self.ttft_s is None:
+            complain({"ttft_per_prompt_token_s": "is added to ttft_s, which is missing"})
+        return self
 
 
 class Slo(Section):
@@ -33,6 +60,9 @@ class Slo(Section):
     from the limits of their calls."""
     attained_frac: Frac = 0.95
     """[fraction] Share of requests that must attain the SLO."""
+    classes: Annotated[dict[str, SloClass], Len(1)] | None = None
+    """SLO classes by name: requests of a class are judged by its limits in place of these, and the
+    SLO is met where every class meets its own."""
 
     @model_validator(mode="after")
     def _is_added_to_something(self) -> Self:
@@ -42,7 +72,12 @@ class Slo(Section):
 
     def objectives(self) -> Objectives:
         """Return the limits as the results evaluate them."""
-        return Objectives(**self.model_dump())
+        told = self.model_dump()
+        classes = []
+        for name, each in (told.pop("classes") or {}).items():
+            frac = each.pop("attained_frac") or self.attained_frac
+            classes.append(SloClassObjectives(name, Objectives(**each, attained_frac=frac)))
+        return Objectives(**told, classes=tuple(classes))
 
 
 class Record(Section):

@@ -10,6 +10,7 @@ import numpy as np
 
 from llmsim.core.rng import stream
 from llmsim.core.units import NS_PER_S
+from llmsim.scenario.classes import Classed
 from llmsim.scenario.several import ForModels
 from llmsim.workload import (
     ProgramWorkload,
@@ -67,6 +68,8 @@ def build_workload(scenario: Scenario) -> Workload:
         workload = Shared(workload, traffic.clients, traffic.own_prompts, scenario.seed)
     if traffic.abort is not None:
         workload = Aborting(workload, traffic.abort, scenario.seed)
+    if scenario.slo.classes is not None:
+        workload = Classed(workload, scenario)
     return workload if len(scenario.models) == 1 else ForModels(workload, scenario)
 
 

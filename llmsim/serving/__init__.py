@@ -6,7 +6,7 @@ door, `simulate` the one call above it all.
 """
 
 from llmsim.serving.config import EngineConfig
-from llmsim.serving.fleet import ClientRules
+from llmsim.serving.labels import ClientRules
 from llmsim.serving.simulate import PoolPlan, simulate
 
 __all__ = ["ClientRules", "EngineConfig", "PoolPlan", "simulate"]

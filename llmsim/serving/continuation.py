@@ -75,12 +75,14 @@ class Continuation:
         calls = self._programs.next_calls(done)
         for call in calls:
             self.owed += 1
-            self._send_later(call, program.arrival_ns, time_ns)
+            self._send_later(call, program, time_ns)
         return len(calls) > 0
 
-    def _send_later(self, call: NextCall, began_ns: int, time_ns: int) -> None:
+    def _send_later(self, call: NextCall, before: ProgramView, time_ns: int) -> None:
+        began_ns, promise = before.arrival_ns, before.promise
+
         def send(_: simpy.Event) -> None:
             self.owed -= 1
-            self._fleet.take_in_call(call, ProgramView(began_ns, call.turn))
+            self._fleet.take_in_call(call, ProgramView(began_ns, call.turn, promise))
 
         self._clock.at(Wake(send), ARRIVAL_PRIORITY, time_ns + call.after_ns)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import simpy
@@ -23,6 +22,7 @@ from llmsim.serving.continuation import Continuation
 from llmsim.serving.decision import Decision
 from llmsim.serving.gateway import Gateway
 from llmsim.serving.handoff import Handoff
+from llmsim.serving.labels import ClientRules, Labels
 from llmsim.serving.life import Life
 from llmsim.serving.migration import Move
 from llmsim.serving.replica import Replica
@@ -36,19 +36,6 @@ OUTCOME_CODE = {name: code for code, name in enumerate(OUTCOMES)}
 
 _HASH_EVERY: Final = 1_024  # ended requests: few, so that decisions waiting stay in the cache
 _TELL_EVERY: Final = 8_192  # ended requests
-
-
-@dataclass(frozen=True, slots=True)
-class ClientRules:
-    """What clients do by themselves.
-
-    Parameters
-    ----------
-    timeout_ns : int [ns]
-        A client gives up when its response is not complete this long after it was sent; 0: never.
-    """
-
-    timeout_ns: int = 0
 
 
 class Fleet:
@@ -95,6 +82,8 @@ class Fleet:
         self._choose = router.choose
         self.board = board
         self._timeout_ns = clients.timeout_ns
+        self._labels = Labels(clients)
+        self._has_classes = len(clients.classes) > 0
         self._sink = sink
         self._rows = sink.rows
         self._progress = progress
@@ -155,7 +144,7 @@ class Fleet:
         aborts = chunk.abort_ns
         self._aborts: list[int] | None = aborts.tolist() if (aborts >= 0).any() else None
         self._segments = chunk.segments
-        self._models: list[int] | None = None if chunk.model is None else chunk.model.tolist()
+        self._labelled = self._labels.read(chunk)
         if self.beliefs is not None:
             self.beliefs.read(chunk)
         self._at = 0
@@ -200,8 +189,8 @@ class Fleet:
         )
         if self._continuation is not None:
             view.program = ProgramView(now, 0)
-        if self._models is not None:
-            view.model = self._models[at]
+        if self._labelled:
+            self._labels.tell(view, at)
         if self.beliefs is not None:
             self.beliefs.tell(view, at)
         request = Request(view, self._outputs[at])
@@ -229,6 +218,7 @@ class Fleet:
             call.segments,
             program,
         )
+        view.promise = program.promise
         if self.beliefs is not None:
             self.beliefs.tell_call(view, call)
         if not self._take_in(Request(view, call.output_tokens), now) and self._loop is not None:
@@ -443,6 +433,8 @@ class Fleet:
             view.client,
             view.priority,
         )
+        if self._has_classes:
+            row += (view.promise.number,)
         if self._continuation is not None:
             row += self._continuation.labels(view)
         rows.append(row)

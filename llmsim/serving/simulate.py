@@ -31,13 +31,14 @@ from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan, Controls
 from llmsim.serving.equipment import claim_ledger
-from llmsim.serving.fleet import ClientRules, Fleet
+from llmsim.serving.fleet import Fleet
 from llmsim.serving.flows import Flows
 from llmsim.serving.forecast import foreseeing, settle_in
 from llmsim.serving.gateway import Gateway, GatewayPlan
 from llmsim.serving.handoff import HandoffPlan
 from llmsim.serving.heartbeats import Heartbeats
 from llmsim.serving.keeper import Keeper
+from llmsim.serving.labels import ClientRules
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.layered import LayeredReplica, use_layers
 from llmsim.serving.leases import Retainer

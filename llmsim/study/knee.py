@@ -77,6 +77,9 @@ class Promise:
             # NaN, and what a run without token times has not, is no value below a limit
             got = point.values
             return all(got.get(name, math.nan) <= limit for name, limit in self.limits.items())
+        ratio = point.values.get("slo_class_least_ratio")
+        if ratio is not None:  # every class by its own share
+            return ratio >= 1.0
         return attained_frac is None or point.values["slo_attained_frac"] >= attained_frac
 
 

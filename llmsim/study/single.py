@@ -24,8 +24,8 @@ from llmsim.serving.build import (
     fingerprint,
     itl_objective_ns,
 )
-from llmsim.serving.fleet import ClientRules
 from llmsim.serving.meter import NEVER
+from llmsim.serving.promised import promises
 from llmsim.serving.simulate import simulate
 
 Progress = Callable[[int, int | None], None]
@@ -60,6 +60,7 @@ def simulate_scenario(
         [pool.facts.name for pool in pools],
         lambda: workload.clients,
         programs=workload.programs is not None,
+        slo_classes=tuple(scenario.slo.classes or ()),
     )
     began = time.perf_counter()
     try:
@@ -75,7 +76,7 @@ def simulate_scenario(
             gateway=build_gateway(scenario),
             heartbeats=build_heartbeats(scenario),
             count_own_sends=scenario.fleet.count_own_sends,
-            clients=ClientRules(timeout_ns=timeout_ns),
+            clients=promises(scenario, timeout_ns),
             itl_slo_ns=itl_objective_ns(scenario, NEVER),
             token_times=scenario.record.tokens,
             estimates=estimates,

@@ -230,6 +230,7 @@ class ProgramWorkload:
         self._from: list[int] = []  # number of the first program of each chunk
         self.total: int | None = None  # calls turn up one by one
         self.clients: tuple[str, ...] = opening.clients
+        self.slo_classes: tuple[str, ...] = ()
         self.closed_loop: ClosedLoop | None = opening.closed_loop
         self.skipped_rows = 0
         self.programs: Programs | None = self

@@ -93,6 +93,7 @@ class _Phases:
         self._options, self._seed = options, seed
         self.total: int | None = None
         self.clients: tuple[str, ...] = ()
+        self.slo_classes: tuple[str, ...] = ()
         self.closed_loop: ClosedLoop | None = None
         self.programs: Programs | None = None
         self.skipped_rows = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.workload.chunk import Workload
+from llmsim.workload.classcolumn import ClassColumn
 from llmsim.workload.csvrows import STAMP, STAMP_UTC, TOKENS, CsvReader
 from llmsim.workload.headers import match_header
 from llmsim.workload.parameters import check_parameters
@@ -46,6 +47,7 @@ class AzureLLM(TraceFile):
         top = first_lines(path, 2)
         zoned = len(top) > 1 and top[1].split(",")[0].strip()[-6:-5] in ("+", "-")
         prompt = names["context"]
+        classes = ClassColumn(path, self.slo_class_column, header, list(names.values()))
         table = CsvReader(
             path,
             header,
@@ -53,14 +55,22 @@ class AzureLLM(TraceFile):
                 names["timestamp"]: STAMP_UTC if zoned else STAMP,
                 prompt: TOKENS,
                 names["generated"]: TOKENS,
+                **classes.kinds,
             },
             require=lambda row: _complaint(prompt, row),
             valid=lambda columns: _sound(columns[prompt]),
         )
-        return ReplayWorkload(path, self, lambda: _read(path, table, names))
+        return ReplayWorkload(
+            path,
+            self,
+            lambda: _read(path, table, names, classes),
+            classes=lambda: tuple(classes.names),
+        )
 
 
-def _read(path: Path, table: CsvReader, names: Mapping[str, str]) -> Iterator[tuple[Rows, Damage]]:
+def _read(
+    path: Path, table: CsvReader, names: Mapping[str, str], classes: ClassColumn
+) -> Iterator[tuple[Rows, Damage]]:
     for block in line_blocks(path, skip_lines=1):
         columns = table.read(block)
         rows = plain_rows(
@@ -69,7 +79,7 @@ def _read(path: Path, table: CsvReader, names: Mapping[str, str]) -> Iterator[tu
             columns.numbers[names["generated"]],
             columns.line,
         )
-        yield rows, columns.faults
+        yield replace(rows, slo_class=classes.codes(columns.texts)), columns.faults
 
 
 def _sound(prompt: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from llmsim.core.errors import Fault, TraceError
 from llmsim.core.rng import stream
 from llmsim.workload.chunk import Workload
+from llmsim.workload.classcolumn import ClassColumn
 from llmsim.workload.csvrows import SECONDS, TEXT, TOKENS, CsvReader, Text
 from llmsim.workload.headers import match_header
 from llmsim.workload.parameters import check_parameters
@@ -80,12 +81,13 @@ class BurstGPT(TraceFile):
         """
         check_parameters(self, "trace 'burstgpt'")
         path = find_trace(self.path, near)
-        file = _File(path)
+        file = _File(path, self.slo_class_column)
         return ReplayWorkload(
             path,
             self,
             file.read,
             clients=lambda: tuple(file.clients),
+            classes=lambda: tuple(file.classes.names),
             transform=_impute(seed, path) if self.failed == "as_demand" else _keep,
             drop_failed=self.failed == "drop",
         )
@@ -94,15 +96,18 @@ class BurstGPT(TraceFile):
 class _File:
     """One BurstGPT file: which columns it has, and the client names met in it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, class_column: str | None) -> None:
         header, names = match_header(path, "burstgpt")
+        numbers = [names[role] for role in ("timestamp", "request", "response")]
+        self.classes = ClassColumn(path, class_column, header, numbers)
         kinds = {"timestamp": SECONDS, "request": TOKENS, "response": TOKENS}
         kinds |= {"model": TEXT, "log": TEXT, "session": TEXT}
         self._names = names
         self._csv = CsvReader(
             path,
             header,
-            {column: kinds[role] for role, column in names.items() if role in kinds},
+            {column: kinds[role] for role, column in names.items() if role in kinds}
+            | self.classes.kinds,
             require=self._complaint,
             valid=self._valid,
         )
@@ -131,6 +136,7 @@ class _File:
                     session=session,
                     client=self._client(table.texts[names["model"]], table.texts[names["log"]]),
                     failed=output == 0,
+                    slo_class=self.classes.codes(table.texts),
                 ),
                 table.faults,
             )

@@ -307,6 +307,7 @@ class _LikeWorkload:
         self._options, self._seed = options, seed
         self.total: int | None = options.requests
         self.clients: tuple[str, ...] = CLIENTS
+        self.slo_classes: tuple[str, ...] = ()
         self.closed_loop: ClosedLoop | None = None
         self.programs: Programs | None = None
         self.skipped_rows = 0

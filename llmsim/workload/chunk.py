@@ -45,6 +45,9 @@ class RequestChunk:
         Prompt identity per request; None when every prompt is unlike all others.
     model : ndarray of int16 (n,) or None
         Which of the fleet's models a request is for; None where there is one.
+    slo_class : ndarray of int16 (n,) or None
+        Index of its SLO class, or -1; None where there are none. Of a trace, into the workload's
+        own names; of a scenario's workload, into the scenario's classes.
     """
 
     arrival_ns: npt.NDArray[np.int64]
@@ -57,6 +60,7 @@ class RequestChunk:
     abort_ns: npt.NDArray[np.int64]
     segments: list[Segments | None] | None = None
     model: npt.NDArray[np.int16] | None = None
+    slo_class: npt.NDArray[np.int16] | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
@@ -94,6 +98,8 @@ class Workload(Protocol):
         Number of requests if it is known before reading, for the progress bar.
     clients : tuple of str
         Client names that the `client` column points into.
+    slo_classes : tuple of str
+        Names that the `slo_class` column points into.
     closed_loop : ClosedLoop or None
         When set, the arrival column is ignored: request i belongs to slot ``i % in_flight``.
     skipped_rows : int
@@ -105,6 +111,7 @@ class Workload(Protocol):
 
     total: int | None
     clients: tuple[str, ...]
+    slo_classes: tuple[str, ...]
     closed_loop: ClosedLoop | None
     skipped_rows: int
     programs: Programs | None

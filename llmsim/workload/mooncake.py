@@ -12,6 +12,7 @@ import numpy as np
 
 from llmsim.core.errors import Fault, TraceError
 from llmsim.workload.chunk import Segments, Workload
+from llmsim.workload.classcolumn import ClassColumn
 from llmsim.workload.headers import MOONCAKE, wrong_format
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.replay import Damage, ReplayWorkload, TraceFile, spread_ticks
@@ -59,17 +60,23 @@ class Mooncake(TraceFile):
         if not top or not top[0].lstrip().startswith("{"):
             expected = f"JSON lines with the keys {', '.join(MOONCAKE)}"
             raise TraceError(str(path), [wrong_format(path, expected, top[0] if top else "")])
+        classes = ClassColumn(path, self.slo_class_column)
         return ReplayWorkload(
-            path, self, lambda: _read(path), retime=spread_ticks if self.spread_ticks else None
+            path,
+            self,
+            lambda: _read(path, classes),
+            classes=lambda: tuple(classes.names),
+            retime=spread_ticks if self.spread_ticks else None,
         )
 
 
-def _read(path: Path) -> Iterator[tuple[Rows, Damage]]:
+def _read(path: Path, classes: ClassColumn) -> Iterator[tuple[Rows, Damage]]:
     for block in line_blocks(path):
-        yield _rows(path, block)
+        yield _rows(path, block, classes)
 
 
-def _rows(path: Path, block: Block) -> tuple[Rows, Damage]:
+def _rows(path: Path, block: Block, classes: ClassColumn) -> tuple[Rows, Damage]:
+    codes: list[int] = []
     numbers: list[tuple[int, int, int, int]] = []
     pieces: list[Segments] = []
     damage: Damage = []
@@ -78,11 +85,12 @@ def _rows(path: Path, block: Block) -> tuple[Rows, Damage]:
             continue
         line = block.first_line + offset
         try:
-            time_ns, prompt, output, hash_ids = _row(raw)
+            time_ns, prompt, output, hash_ids, named = _row(raw, classes.name)
         except ValueError as error:
             damage.append((line, Fault(f"{path}:{line}", "", str(error))))
             continue
         numbers.append((time_ns, prompt, output, line))
+        codes.append(classes.code(named))
         last = prompt - BLOCK_TOKENS * (len(hash_ids) - 1)
         pieces.append((*((key, BLOCK_TOKENS) for key in hash_ids[:-1]), (hash_ids[-1], last)))
     table = np.array(numbers, dtype=np.int64).reshape(-1, 4)
@@ -97,15 +105,16 @@ def _rows(path: Path, block: Block) -> tuple[Rows, Damage]:
         client=rows.client,
         failed=rows.failed,
         segments=segments,
+        slo_class=None if classes.name is None else np.array(codes, dtype=np.int16),
     ), damage
 
 
-def _row(raw: bytes) -> tuple[int, int, int, list[int]]:
+def _row(raw: bytes, class_key: str | None) -> tuple[int, int, int, list[int], str]:
     """Read one line; a ValueError says what is wrong with it.
 
     Returns
     -------
-    time [ns], prompt [tokens], output [tokens], hash ids
+    time [ns], prompt [tokens], output [tokens], hash ids, SLO class
     """
     try:
         row = json.loads(raw)
@@ -130,9 +139,12 @@ def _row(raw: bytes) -> tuple[int, int, int, list[int]]:
             f"hash_ids: expected {need} ids of {BLOCK_TOKENS} tokens for an input_length of "
             f"{prompt}, read {len(hash_ids)}"
         )
+    named = "" if class_key is None else row.get(class_key, "")
+    if not isinstance(named, str):
+        wrong.append(f"{class_key}: expected the name of an SLO class, read {_short(named)}")
     if wrong:
         raise ValueError("; ".join(wrong))
-    return round(time_ms * _NS_PER_MS), prompt, output, hash_ids
+    return round(time_ms * _NS_PER_MS), prompt, output, hash_ids, named
 
 
 def _number(value: Any) -> bool:

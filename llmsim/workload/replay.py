@@ -57,6 +57,9 @@ class TraceFile:
         lies further back is damaged.
     chunk_rows : int
         Rows in a chunk; the requests do not depend on it.
+    slo_class_column : str, optional
+        Column (CSV) or key (JSON lines) that names each request's SLO class; one without a name
+        has none. The scenario says under ``slo.classes`` what each is promised.
     """
 
     path: str
@@ -68,6 +71,7 @@ class TraceFile:
     on_bad_row: Literal["fail", "skip"] = "fail"
     max_disorder_s: Annotated[float, Ge(0)] = 60.0
     chunk_rows: Annotated[int, Ge(1)] = 65_536
+    slo_class_column: str | None = None
 
 
 class ReplayWorkload:
@@ -102,6 +106,7 @@ class ReplayWorkload:
         options: TraceFile,
         read: Callable[[], Iterator[tuple[Rows, Damage]]],
         clients: Callable[[], tuple[str, ...]] = tuple,
+        classes: Callable[[], tuple[str, ...]] = tuple,
         transform: Transform = lambda rows: lambda: _unchanged,
         retime: Callable[[Iterator[Rows]], Iterator[Rows]] | None = None,
         drop_failed: bool = False,
@@ -110,12 +115,13 @@ class ReplayWorkload:
             message = f"must be greater than start_s = {options.start_s:g} (got {options.end_s:g})"
             raise InputError(f"trace {path}", [Fault("", "end_s", message)])
         self.path, self.options = path, options
-        self._read, self._client_names = read, clients
+        self._read, self._client_names, self._class_names = read, clients, classes
         self._make_transform = transform
         self._transform: Callable[[], RowMap] | None = None
         self._retime, self._drop_failed = retime, drop_failed
         self.total: int | None = None
         self.clients: tuple[str, ...] = clients()
+        self.slo_classes: tuple[str, ...] = classes()
         self.closed_loop: ClosedLoop | None = None
         self.programs: Programs | None = None
         self.skipped_rows = 0
@@ -155,7 +161,7 @@ class ReplayWorkload:
                 self.skipped_rows += len(found)
             else:
                 faults += [fault for _, fault in found]
-            self.clients = self._client_names()
+            self.clients, self.slo_classes = self._client_names(), self._class_names()
             if len(faults) > MOST_FAULTS:
                 break
             if len(sound) and not faults:
@@ -247,6 +253,7 @@ def to_chunk(rows: Rows, origin_ns: int = 0, rate_scale: float = 1.0) -> Request
         failed=rows.failed,
         abort_ns=np.full(n, -1, dtype=np.int64),
         segments=None if rows.segments is None else rows.segments.tolist(),
+        slo_class=rows.slo_class,
     )
 
 

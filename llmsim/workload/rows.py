@@ -32,6 +32,8 @@ class Rows:
         The recorded service did not answer.
     segments : ndarray of object (n,) or None
         Prompt identity of each row.
+    slo_class : ndarray of int16 (n,) or None
+        Index into the names of SLO classes that the trace has, or -1.
     """
 
     time_ns: npt.NDArray[np.int64]
@@ -42,6 +44,7 @@ class Rows:
     client: npt.NDArray[np.int32]
     failed: npt.NDArray[np.bool_]
     segments: npt.NDArray[np.object_] | None = None
+    slo_class: npt.NDArray[np.int16] | None = None
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -57,6 +60,7 @@ class Rows:
             client=self.client[index],
             failed=self.failed[index],
             segments=None if self.segments is None else self.segments[index],
+            slo_class=None if self.slo_class is None else self.slo_class[index],
         )
 
     def at(self, time_ns: npt.NDArray[np.int64]) -> Rows:
@@ -92,6 +96,7 @@ def join(parts: Sequence[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
     pieces = [part.segments for part in parts if part.segments is not None]
+    classes = [part.slo_class for part in parts if part.slo_class is not None]
     return Rows(
         time_ns=np.concatenate([part.time_ns for part in parts]),
         prompt_tokens=np.concatenate([part.prompt_tokens for part in parts]),
@@ -101,4 +106,5 @@ def join(parts: Sequence[Rows]) -> Rows:
         client=np.concatenate([part.client for part in parts]),
         failed=np.concatenate([part.failed for part in parts]),
         segments=np.concatenate(pieces) if pieces else None,
+        slo_class=np.concatenate(classes) if classes else None,
     )

@@ -52,6 +52,7 @@ class SampledWorkload:
         self._near = near
         self.total: int | None = None if inner.total is None else inner.total * samples
         self.clients: tuple[str, ...] = inner.clients
+        self.slo_classes: tuple[str, ...] = inner.slo_classes
         self.closed_loop: ClosedLoop | None = inner.closed_loop
         self.programs: Programs | None = inner.programs
         self.skipped_rows = 0

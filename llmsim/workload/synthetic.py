@@ -71,6 +71,7 @@ class SyntheticWorkload:
         self.end_ns = None if duration_s is None else seconds_to_ns(duration_s)
         self.total: int | None = loop.in_flight * loop.requests_per_slot if loop else requests
         self.clients: tuple[str, ...] = ()
+        self.slo_classes: tuple[str, ...] = ()
         self.closed_loop: ClosedLoop | None = loop
         self.programs: Programs | None = None
         self.skipped_rows = 0

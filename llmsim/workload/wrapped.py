@@ -25,4 +25,5 @@ class WrappedWorkload:
     def _read_through(self) -> None:
         """Take over what the workload inside has met so far: a trace learns while it is read."""
         self.clients: tuple[str, ...] = self._inner.clients
+        self.slo_classes: tuple[str, ...] = self._inner.slo_classes
         self.skipped_rows: int = self._inner.skipped_rows

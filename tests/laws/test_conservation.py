@@ -27,6 +27,7 @@ def test_every_request_ends_once_and_in_order(batching, routing, data):
     assert ran.facts.requests == len(world.jobs)
     for row, job in zip(ran.rows, world.jobs, strict=True):
         assert row.prompt_tokens == job.prompt
+        assert row.slo_class == job.priority - 1
         assert (row.ended_as == "provider_failed") == job.failed
         if row.ended_as == "finished":
             assert row.output_tokens == job.output

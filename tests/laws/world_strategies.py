@@ -227,7 +227,7 @@ def worlds(
         lookahead=0 if lanes or stages else draw(ahead),
         rules=draw(st.sampled_from(["vllm-0.33", "vllm-0.20"])),
         batching=kind,
-        order=draw(st.sampled_from(["fcfs", "priority"])),
+        order=draw(st.sampled_from(["fcfs", "priority", "deadline"])),
         routing=router,
         replicas=replicas,
         view_age_ns=draw(st.sampled_from([0, 0, 7 * MS, 1000 * MS])),

@@ -18,6 +18,7 @@ class Traffic:
     """The jobs of a world as a workload, in chunks of a few rows."""
 
     clients: tuple[str, ...] = ("a", "b", "c")
+    slo_classes: tuple[str, ...] = ("soon", "late")
     skipped_rows = 0
     tools = ()
 
@@ -47,6 +48,7 @@ class Traffic:
                 failed=np.array([j.failed for j in part], dtype=np.bool_),
                 abort_ns=np.array([j.abort_ns for j in part], dtype=np.int64),
                 segments=[j.segments for j in part],
+                slo_class=np.array([j.priority - 1 for j in part], dtype=np.int16),
             )
 
     def next_calls(self, ended: CallEnd) -> list[NextCall]:

@@ -31,16 +31,22 @@ from llmsim.policies import (
     SHARING,
 )
 from llmsim.policies.tiering import EVICTION, LOADING
-from llmsim.results.columns import OUTCOMES, RAW_COLUMNS, RAW_PROGRAM_COLUMNS
+from llmsim.policies.views import Promise
+from llmsim.results.columns import (
+    OUTCOMES,
+    RAW_CLASS_COLUMNS,
+    RAW_COLUMNS,
+    RAW_PROGRAM_COLUMNS,
+)
 from llmsim.results.facts import PoolFacts, RunFacts
 from llmsim.results.store import RequestSink
 from llmsim.serving.beliefs import BeliefPlan
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
-from llmsim.serving.fleet import ClientRules
 from llmsim.serving.gateway import GatewayPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.heartbeats import Heartbeats
+from llmsim.serving.labels import ClientRules
 from llmsim.serving.lanes import Lane, LaneLevel, LanePlan
 from llmsim.serving.layered import LayeredReplica
 from llmsim.serving.life import BootPlan
@@ -318,7 +324,8 @@ class Row:
     def __getattr__(self, name: str) -> Any:
         if name == "ended_as":
             return OUTCOMES[self.outcome]
-        return self.values[(RAW_COLUMNS + RAW_PROGRAM_COLUMNS).index(name)]
+        columns = RAW_COLUMNS + RAW_CLASS_COLUMNS + RAW_PROGRAM_COLUMNS
+        return self.values[columns.index(name)]
 
 
 @dataclass(frozen=True)
@@ -335,6 +342,10 @@ class Ran:
     def finished(self) -> list[Row]:
         return [row for row in self.rows if row.ended_as == "finished"]
 
+
+UNCLASSED = Promise(-1, e2e_ns=400 * MS)
+CLASSES = (Promise(0, 30 * MS, 1e5, 8 * MS), Promise(1))
+"""Promises by priority: 0 has no class, 1 is promised a first token soon, 2 nothing at all."""
 
 Recorder = Callable[[Replica, CallRecord], None]
 
@@ -405,7 +416,9 @@ def run(
         )
         for role, size in sizes.items()
     ]
-    sink = RequestSink(tuple(sizes), Traffic.clients, programs=bool(world.turns))
+    sink = RequestSink(
+        tuple(sizes), Traffic.clients, programs=bool(world.turns), slo_classes=("soon", "late")
+    )
     with (
         patch.object(simulate_module, "Replica", watch),
         patch.object(simulate_module, "Lane", watch),
@@ -427,7 +440,7 @@ def run(
             gateway=world.gateway(),
             count_own_sends=world.own_sends,
             heartbeats=Heartbeats(world.report_ns, world.lost_frac) if world.report_ns else None,
-            clients=ClientRules(timeout_ns=world.timeout_ns),
+            clients=ClientRules(world.timeout_ns, UNCLASSED, CLASSES),
             itl_slo_ns=world.slo_ns,
             token_times=token_times,
             estimates=world.estimates(),

@@ -14,7 +14,7 @@ from llmsim.results.columns import OUTCOMES, RAW_COLUMNS
 from llmsim.results.facts import PoolFacts
 from llmsim.results.store import RequestSink
 from llmsim.serving.config import EngineConfig
-from llmsim.serving.fleet import ClientRules
+from llmsim.serving.labels import ClientRules
 from llmsim.serving.simulate import PoolPlan, simulate
 from llmsim.workload.chunk import ClosedLoop, RequestChunk
 from llmsim.workload.programs import Programs

@@ -17,7 +17,9 @@ OLD_HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Ty
 NEW_HEADER = (
     "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type"
 )
-COLUMNS = tuple(name for name in RequestChunk.__dataclass_fields__ if name != "model")
+COLUMNS = tuple(
+    name for name in RequestChunk.__dataclass_fields__ if name not in ("model", "slo_class")
+)
 
 
 def old_row(at, prompt=100, output=10, model="GPT-4", log="API log"):

@@ -18,7 +18,7 @@ class Only:
     def __init__(self, inner, model):
         self.inner, self.model = inner, model
         self.total, self.closed_loop, self.programs = None, None, None
-        self.clients, self.skipped_rows = (), 0
+        self.clients, self.slo_classes, self.skipped_rows = (), (), 0
 
     def chunks(self):
         for chunk in self.inner.chunks():
@@ -26,7 +26,7 @@ class Only:
             columns = {
                 name: getattr(chunk, name)[mine]
                 for name in chunk.__slots__
-                if name not in ("segments", "model")
+                if name not in ("segments", "model", "slo_class")
             }
             yield replace(chunk, **columns, model=None)
 

@@ -20,7 +20,7 @@ from llmsim.workload import (
     SyntheticWorkload,
 )
 
-APART = ("segments", "model")  # lists, or none where there is one model
+APART = ("segments", "model", "slo_class")  # lists, or none where there is one model
 COLUMNS = tuple(name for name in RequestChunk.__dataclass_fields__ if name not in APART)
 
 OPEN_ARRIVALS = {
