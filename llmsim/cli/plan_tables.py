@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from llmsim.planner.plan import Plan, Used
+from llmsim.planner.plan import Evidence, Plan, Used
 from llmsim.results.wording import number, share
 
 
@@ -32,6 +32,8 @@ def print_plan(plan: Plan, folder: Path) -> None:
     if len(plan.ranges) > 1:
         console.print(_split(plan))
     console.print(_against(plan))
+    if plan.corrected:
+        console.print(_corrected(plan))
     if plan.evidence:
         console.print(_evidence(plan))
     for note in plan.notes:
@@ -113,6 +115,15 @@ def _against(plan: Plan) -> Table:
     return table
 
 
+def _corrected(plan: Plan) -> Table:
+    heads = ("one replica of", "by closed form", "simulated", "factor")
+    table = _table(*heads, right=(1, 2, 3))
+    for each in plan.corrected:
+        rates = (number(each.closed_rps), number(each.simulated_rps))
+        table.add_row(each.column, *(f"{rate}/s" for rate in rates), f"{each.factor:.2f}")
+    return table
+
+
 def _evidence(plan: Plan) -> Table:
     heads = ("simulated", "fleet", "USD/h", "seeds", "attained", "at least", "")
     table = _table(*heads, right=(2, 3, 4, 5))
@@ -123,11 +134,19 @@ def _evidence(plan: Plan) -> Table:
             _words(each.replicas),
             f"{each.usd_per_hour:,.2f}",
             f"{len(each.seeds)}",
-            share(sum(each.attained_frac) / len(each.attained_frac)),
+            share(sum(each.attained_frac) / len(each.attained_frac)) if each.attained_frac else "",
             share(each.low_frac),
-            "passes" if each.passed else each.reason,
+            _said(each),
         )
     return table
+
+
+def _said(evidence: Evidence) -> str:
+    if evidence.passed:
+        return "passes"
+    if evidence.overloaded:
+        return "overloaded"
+    return "not sure" if "sure" in evidence.reason else "fails"
 
 
 def _words(replicas: dict[str, int]) -> str:

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from llmsim.cli.ending import exit_code_for_errors
+
+NOT_PROVEN = 1
+"""Exit code where no fleet that was simulated kept the promise."""
 
 
 def plan(
@@ -30,6 +33,14 @@ def plan(
     explain: Annotated[
         bool, typer.Option(help="Say of every configuration why it was not bought.")
     ] = False,
+    simulate: Annotated[
+        bool, typer.Option(help="Show by simulation that the fleet keeps the promise.")
+    ] = True,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
+    executor: Annotated[str, typer.Option(help="Where to simulate: local or dask.")] = "local",
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://host:8786.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Find the cheapest fleet that keeps a promise to given traffic.
@@ -44,19 +55,28 @@ def plan(
         from llmsim.planner.reading import read_plan
         from llmsim.results.folder import check_free
         from llmsim.scenario import parse_assignments
+        from llmsim.study.executor import Executor, Kind
 
         overrides = parse_assignments(set_ or [])
         folder = out or default_folder(read_plan(file, overrides).keys.name)
         check_free(folder, force)
         with _told(quiet=as_json) as progress:
-            found = api.plan(file, overrides, progress=progress)
+            found = api.plan(
+                file,
+                overrides,
+                simulate=simulate,
+                executor=Executor(cast(Kind, executor), jobs, scheduler),
+                progress=progress,
+            )
         save_plan(found, folder, force)
         if as_json:
             typer.echo(json.dumps({"folder": str(folder)} | found.as_json(), indent=1))
-            return
-        print_plan(found, folder)
-        if explain:
+        else:
+            print_plan(found, folder)
+        if explain and not as_json:
             print_losers(found)
+    if found.outcome == "not proven":
+        raise typer.Exit(NOT_PROVEN)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmsim.planner.candidates import Candidates
+from llmsim.planner.candidates import Candidate, Candidates
 from llmsim.planner.reading import POOL, Asked
 from llmsim.planner.splitting import Split
 from llmsim.planner.traffic import Range, prompt_edges
@@ -20,6 +20,38 @@ def pool_name(column: str) -> str:
     column : str
     """
     return column.replace(".", "_")
+
+
+def pool_of(asked: Asked, candidate: Candidate, replicas: int) -> tuple[str, dict[str, Any]]:
+    """Return the name and the keys of the pool of a configuration.
+
+    Parameters
+    ----------
+    asked : Asked
+    candidate : Candidate
+    replicas : int
+    """
+    told = asked.scenario.resolved()["fleet"]["pools"][POOL]
+    choice = candidate.choice
+    engine = {
+        **told.get("engine", {}),
+        "max_num_seqs": choice.max_num_seqs,
+        "max_num_batched_tokens": choice.max_num_batched_tokens,
+    }
+    if choice.quantisation:
+        engine["quantisation"] = choice.quantisation
+    pool = {
+        **told,
+        "gpu": choice.gpu,
+        "replicas": replicas,
+        "tp": choice.tp,
+        "pp": choice.pp,
+        "ep": choice.ep,
+        "clock_frac": choice.clock_frac,
+        "gpu_price_usd_per_hour": asked.usd_per_gpu_hour[choice.gpu],
+        "engine": engine,
+    }
+    return pool_name(candidate.column.name), pool
 
 
 def fleet_scenario(
@@ -41,32 +73,14 @@ def fleet_scenario(
     divided : Split
     """
     told = asked.scenario.resolved()
-    base = told["fleet"]["pools"][POOL]
     pools: dict[str, Any] = {}
     shares: dict[str, list[float | None]] = {}
     for name, count in replicas.items():
         found = candidates.of(name)
-        choice = found.choice
-        engine = {
-            **base.get("engine", {}),
-            "max_num_seqs": choice.max_num_seqs,
-            "max_num_batched_tokens": choice.max_num_batched_tokens,
-        }
-        if choice.quantisation:
-            engine["quantisation"] = choice.quantisation
-        pools[pool_name(name)] = {
-            **base,
-            "gpu": choice.gpu,
-            "replicas": count,
-            "tp": choice.tp,
-            "pp": choice.pp,
-            "ep": choice.ep,
-            "clock_frac": choice.clock_frac,
-            "gpu_price_usd_per_hour": asked.usd_per_gpu_hour[choice.gpu],
-            "engine": engine,
-        }
+        own, pool = pool_of(asked, found, count)
+        pools[own] = pool
         able = found.column.throughput_rps
-        shares[pool_name(name)] = [
+        shares[own] = [
             divided.share.get((part.name, name), 0.0) if part.name in able else None
             for part in ranges
         ]

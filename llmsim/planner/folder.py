@@ -53,7 +53,7 @@ def save_plan(plan: Plan, folder: Path, force: bool = False) -> None:
                 each.lost,
                 each.usd_per_hour,
                 len(each.seeds),
-                sum(each.attained_frac) / len(each.attained_frac),
+                sum(each.attained_frac) / max(len(each.attained_frac), 1),
                 each.low_frac,
                 each.high_frac,
                 each.overloaded,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Ge, Gt, Len, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Field, model_validator
 
 from llmsim.scenario.engine import Count, Engine, Frac, Quantisation
@@ -86,6 +86,25 @@ class Solving(Section):
     """[s] For one program."""
 
 
+class Proving(Section):
+    """How fleets are simulated before one is proposed."""
+
+    seeds: Annotated[tuple[Annotated[int, Ge(2)], ...], Len(1)] = (3, 5, 8)
+    """[seeds] Looks at a fleet: it is simulated under so many seeds, and under more where these do
+    not decide. Fleets that are compared meet the same requests."""
+    confidence_frac: Annotated[float, Gt(0.5), Lt(1)] = 0.95
+    """[fraction] Confidence of the bound of attainment that must reach the target, over all looks
+    together."""
+    tolerance_frac: Annotated[float, Ge(0), Lt(1)] = 0.03
+    """[fraction] A fleet so little above the bound is good enough."""
+    most_fleets: Count = 40
+    """[fleets] Fleets to simulate at most."""
+    block_s: Annotated[float, Gt(0)] = 60.0
+    """[s] A trace is resampled for other seeds in blocks of so long, drawn with replacement."""
+    micro_columns: Annotated[int, Ge(0), Le(24)] = 24
+    """[columns] Configurations of which one replica is simulated to correct its closed form."""
+
+
 class PlanFile(Section):
     """What a fleet is wanted for, from what it may be made, and what it may cost."""
 
@@ -96,7 +115,7 @@ class PlanFile(Section):
     description: str = ""
     """One line for the report."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of the traffic."""
+    """Seed of the first simulation; the others count up from it."""
     model: str
     """Model card, as in a scenario."""
     slo: Slo
@@ -122,6 +141,8 @@ class PlanFile(Section):
     """[USD/h] What a replica more or less than today must save to be worth it."""
     solve: Solving = Solving()
     """How integer programs are solved."""
+    prove: Proving = Proving()
+    """How fleets are simulated."""
 
     @model_validator(mode="after")
     def _can_be_planned(self) -> Self:
@@ -130,6 +151,8 @@ class PlanFile(Section):
             wrong["slo"] = "sets no limit; without ttft_s, tpot_s, itl_s or e2e_s any fleet will do"
         if self.traffic.programs is not None:
             wrong["traffic.programs"] = "is not planned for yet; a trace of their calls is"
+        if self.slo.classes is not None:
+            wrong["slo.classes"] = "are not planned for yet: one promise to all requests"
         if self.traffic.models is not None or self.traffic.model_by_client is not None:
             wrong["traffic.models"] = "is not planned for yet: one model at a time"
         if self.traffic.arrivals is not None and self.traffic.arrivals.kind == "closed-loop":

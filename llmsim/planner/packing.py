@@ -58,13 +58,15 @@ class Packed:
         }
 
 
-def pack(problem: Problem, solver: Solver | None = None) -> Packed:
+def pack(problem: Problem, solver: Solver | None = None, break_ties: bool = True) -> Packed:
     """Return the cheapest fleet; among equally cheap ones the one with the fewest replicas.
 
     Parameters
     ----------
     problem : Problem
     solver : Solver or None
+    break_ties : bool
+        Without it, any of the cheapest; saves a second search.
 
     Raises
     ------
@@ -82,7 +84,7 @@ def pack(problem: Problem, solver: Solver | None = None) -> Packed:
     if proof.status == "unknown":
         message = f"{solver.name} found no fleet in {solver.time_limit_s:g} s"
         raise InputError("plan", [Fault("", "time_limit_s", message)])
-    if proof.status == "optimal":
+    if break_ties and proof.status == "optimal":
         _break_ties(made, proof, solver)
     return _answer(problem, made, proof)
 

@@ -175,7 +175,7 @@ class Evidence:
     ----------
     stage : str
         Why it was simulated: ``current``, ``naive``, ``pooled``, ``search``, ``bound``, ``trim``,
-        ``confirm``.
+        ``confirm`` (under seeds that had no part in the search), ``recorded`` (the trace as it is).
     replicas : dict of str to int
         By column; what is left of the fleet where replicas were taken away for the test.
     lost : str

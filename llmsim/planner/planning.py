@@ -11,17 +11,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.core.paths import cache_folder
+from llmsim.planner.correcting import correct
 from llmsim.planner.fleets import fleet_scenario
 from llmsim.planner.packing import Packed, pack
-from llmsim.planner.plan import Bound, Current, Demanded, Loser, Plan, Rival, Step, Used
+from llmsim.planner.plan import Bound, Corrected, Current, Demanded, Loser, Plan, Rival, Step, Used
 from llmsim.planner.problem import Column
+from llmsim.planner.proving import Loop, Proven
 from llmsim.planner.reading import read_plan
+from llmsim.planner.simulating import Laboratory
 from llmsim.planner.splitting import Split
 from llmsim.planner.work import Tell, Work, prepare
+from llmsim.study.executor import Executor, open_workers
+from llmsim.study.points import PointStore
 
-ASSUMPTION: Final = (
+EVENLY: Final = (
     "no replica carries more than its closed form says, loads add up, and requests come evenly"
 )
+SIMULATED: Final = (
+    "no replica serves more than one alone did of requests that came evenly, and loads add up"
+)
+
+UNSEEN: Final = "the fleet comes from programs and closed forms alone"
 
 MEANINGS: Final = {
     "naive": "as if requests came evenly: what integer programs alone say",
@@ -61,9 +72,11 @@ def plan(
     source: str | Path | Mapping[str, Any],
     overrides: Mapping[str, object] | None = None,
     *,
+    simulate: bool = True,
+    executor: Executor | None = None,
     progress: Tell | None = None,
 ) -> Plan:
-    """Find the cheapest fleet that keeps a promise.
+    """Find the cheapest fleet that keeps a promise, and show by simulation that it does.
 
     Parameters
     ----------
@@ -71,13 +84,19 @@ def plan(
         A plan file, the bare name of a shipped one, or what a file would say.
     overrides : mapping of str to object, optional
         Values by dotted path, such as ``{"slo.ttft_s": 1.0}``.
+    simulate : bool
+        Without it, the fleet comes from programs and closed forms alone.
+    executor : Executor, optional
+        Where to simulate; all cores of this machine when absent. Simulations are kept, so that a
+        plan that was stopped goes on where it was.
     progress : callable, optional
         Called with (what is being done, how much of it is done, how much there is or None).
 
     Returns
     -------
     Plan
-        ``.used`` is the fleet, ``.usd_per_hour`` its cost, ``.bound`` what no fleet can be below.
+        ``.used`` is the fleet, ``.usd_per_hour`` its cost, ``.outcome`` and ``.evidence`` what was
+        shown of it, ``.bound`` what no fleet can be below.
 
     Raises
     ------
@@ -88,8 +107,43 @@ def plan(
     asked = read_plan(source, overrides)
     work = prepare(asked, progress)
     stages = solve_stages(work, progress)
-    last = stages[-1].packed
-    return assemble(work, stages, dict(last.replicas), begun_s)
+    if not simulate:
+        return assemble(work, stages, Found(dict(stages[-1].packed.replicas)), begun_s)
+    store = PointStore.default("plan")
+    folder = cache_folder() / "plan-requests"
+    with open_workers(executor or Executor()) as workers:
+        corrected: tuple[Corrected, ...] = ()
+        if asked.keys.prove.micro_columns:
+            work, corrected = correct(work, workers, store, folder, progress)
+            stages = [stages[0], *solve_stages(work, progress)[1:]]
+        laboratory = Laboratory(work, workers, store, progress)
+        if work.candidates.current and len(work.candidates.current) == len(asked.current):
+            laboratory.judge({c.name: n for c, n in asked.current.items()}, "current", spare=0)
+        loop = Loop(work, laboratory)
+        naive = dict(stages[0].packed.replicas)
+        if not laboratory.judge(naive, "naive", spare=0).passed:
+            loop.failed.append(naive)
+        proven = loop.run(dict(stages[-1].packed.replicas), 0.0)
+    return assemble(work, stages, Found(proven.fleet, proven, corrected, laboratory), begun_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A fleet, and what was found out about it.
+
+    Parameters
+    ----------
+    fleet : mapping of str to int [replicas]
+    proven : Proven or None
+        None where nothing was simulated.
+    corrected : tuple of Corrected
+    laboratory : Laboratory or None
+    """
+
+    fleet: Mapping[str, int]
+    proven: Proven | None = None
+    corrected: tuple[Corrected, ...] = ()
+    laboratory: Laboratory | None = None
 
 
 def solve_stages(work: Work, tell: Tell | None = None) -> list[Stage]:
@@ -141,25 +195,36 @@ def own_words(faults: tuple[Fault, ...]) -> list[Fault]:
     return found
 
 
-def assemble(work: Work, stages: list[Stage], fleet: dict[str, int], begun_s: float) -> Plan:
+def assemble(work: Work, stages: list[Stage], found: Found, begun_s: float) -> Plan:
     """Return the plan for a fleet.
 
     Parameters
     ----------
     work : Work
     stages : list of Stage
-    fleet : dict of str to int
-        By column.
+    found : Found
     begun_s : float [s]
         When planning began, by `time.perf_counter`.
     """
     asked, spare = work.asked, work.asked.keys.spare_replicas
+    fleet, proven = found.fleet, found.proven
     divided = work.split(fleet)
     assert divided is not None, "the program lets no range go unserved"
     used = tuple(_used(work, name, count, divided) for name, count in sorted(fleet.items()))
     cost = math.fsum(each.usd_per_hour * each.replicas for each in used)
-    floor = stages[0].packed.proof.bound
-    bound = Bound(floor, (cost - floor) / cost, ASSUMPTION)
+    floor = stages[0].packed.proof.bound if proven is None else proven.floor
+    bound = Bound(floor, (cost - floor) / cost, SIMULATED if found.corrected else EVENLY)
+    steps = [stage.step(spare) for stage in stages]
+    if proven is not None and proven.outcome != "not proven":
+        steps.append(
+            Step(
+                "simulated",
+                "as shown by simulation",
+                cost,
+                dict(fleet),
+                time.perf_counter() - begun_s,
+            )
+        )
     scenario = fleet_scenario(asked, work.candidates, work.ranges, fleet, divided)
     least = {
         part.name: min(each.late_frac[part.name] for each in work.candidates.kept)
@@ -169,8 +234,8 @@ def assemble(work: Work, stages: list[Stage], fleet: dict[str, int], begun_s: fl
     return Plan(
         name=asked.keys.name,
         model=asked.keys.model,
-        outcome="not simulated",
-        reason="the fleet comes from programs and closed forms alone",
+        outcome="not simulated" if proven is None else proven.outcome,
+        reason=UNSEEN if proven is None else proven.reason,
         rate_rps=work.sample.rate_rps,
         dispersion=max(burst.arrivals for burst in work.bursts.values()),
         ranges=tuple(
@@ -181,11 +246,11 @@ def assemble(work: Work, stages: list[Stage], fleet: dict[str, int], begun_s: fl
         used=used,
         usd_per_hour=cost,
         bound=bound,
-        waterfall=tuple(stage.step(spare) for stage in stages),
+        waterfall=tuple(steps),
         rivals=rivals(work),
         current=current_fleet(work),
-        evidence=(),
-        corrected=(),
+        evidence=() if found.laboratory is None else tuple(found.laboratory.evidence),
+        corrected=found.corrected,
         losers=losers(work, fleet),
         notes=notes(work, stages),
         scenario_yaml=scenario.resolved_yaml(),

@@ -100,6 +100,9 @@ class Problem:
         What runs today, by column.
     change_usd_per_hour : float [USD/h]
         What a replica more or less than today must save to be worth it.
+    failed : tuple of mapping of str to int [replicas]
+        Fleets that are known not to do, by column: of some column there must be more than in each,
+        since whatever is no larger anywhere does no better.
     """
 
     buckets: tuple[Bucket, ...]
@@ -111,6 +114,7 @@ class Problem:
     spare_replicas: int = 0
     current: Mapping[str, int] = field(default_factory=dict)
     change_usd_per_hour: float = 0.0
+    failed: tuple[Mapping[str, int], ...] = ()
 
     def check(self) -> None:
         """Refuse what cannot be meant.
@@ -144,7 +148,11 @@ class Problem:
                 wanted += math.ceil(short / column.usable_beyond - 1e-9)
         else:
             wanted = math.ceil(total / self.usable_frac - 1e-9)
-        return wanted + self.spare_replicas if total > 0 else 0
+        if not total > 0:
+            return 0
+        # of what was too little, there may have to be one more
+        more = max((fleet.get(column.name, 0) + 1 for fleet in self.failed), default=0)
+        return max(wanted + self.spare_replicas, more)
 
     def _faulty_buckets(self) -> Iterator[Fault]:
         if not self.buckets:
@@ -199,12 +207,15 @@ class Problem:
             if count < 0:
                 yield Fault("", f"available_gpus.{name}", f"{count} is negative")
         names = {column.name for column in self.columns}
-        for name, count in self.current.items():
-            if name not in names:
-                message = f"there is no column '{name}'."
-                yield Fault("", f"current.{name}", message, nearest(name, names))
-            if count < 0:
-                yield Fault("", f"current.{name}", f"{count} is negative")
+        fleets = {"current": self.current}
+        fleets |= {f"failed.{number}": fleet for number, fleet in enumerate(self.failed)}
+        for where, fleet in fleets.items():
+            for name, count in fleet.items():
+                if name not in names:
+                    message = f"there is no column '{name}'."
+                    yield Fault("", f"{where}.{name}", message, nearest(name, names))
+                if count < 0:
+                    yield Fault("", f"{where}.{name}", f"{count} is negative")
 
 
 def _faulty_names(kind: str, names: list[str]) -> Iterator[Fault]:

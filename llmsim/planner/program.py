@@ -66,6 +66,7 @@ def build(problem: Problem) -> Program:
     flow = _serve_sliced(program, problem) if problem.slices else _serve(program, problem)
     _carry(program, problem, count, flow)
     _limit(program, problem, count, cost)
+    _exceed(program, problem, count)
     for number, column in enumerate(problem.columns if changes else ()):
         more, less = changes[number], changes[number + len(problem.columns)]
         today = problem.current.get(column.name, 0)
@@ -188,6 +189,23 @@ def _carry(
             room += column.usable_beyond * beyond
         program += alive == sizes, label("level", name)
         program += load <= room, label("load", name)
+
+
+def _exceed(
+    program: pulp.LpProblem, problem: Problem, count: Mapping[str, pulp.LpVariable]
+) -> None:
+    """Of some kind there is more than in each fleet that is known not to do."""
+    import pulp
+
+    for number, fleet in enumerate(problem.failed):
+        larger = {
+            column.name: program.add_variable(label("larger", number, column.name), cat="Binary")
+            for column in problem.columns
+        }
+        program += pulp.lpSum(larger.values()) >= 1, label("exceed", number)
+        for name, yes in larger.items():
+            least = (fleet.get(name, 0) + 1) * yes
+            program += count[name] >= least, label("larger", number, name)
 
 
 def _limit(

@@ -84,8 +84,18 @@ class Work:
             budget_usd_per_hour=keys.budget_usd_per_hour or math.inf,
             spare_replicas=spare,
             current=current,
-            change_usd_per_hour=keys.change_usd_per_hour,
+            # what a change must save is no cost, and has no place in a bound
+            change_usd_per_hour=keys.change_usd_per_hour if pooled else 0.0,
         )
+
+    def price(self, column: str) -> float:
+        """Return what a replica costs [USD/h].
+
+        Parameters
+        ----------
+        column : str
+        """
+        return self.candidates.of(column).column.usd_per_hour
 
     def carried(self, column: str, replicas: int) -> float:
         """Return what a pool carries [replicas], bursts and size considered.

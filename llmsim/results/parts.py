@@ -37,6 +37,19 @@ def by_model(
     return found
 
 
+def by_pool(
+    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
+) -> dict[str, dict[str, float]]:
+    """Return the same of the requests that each pool ended; see `by_model`."""
+    names = table.categories("pool")
+    codes = table.codes("pool", names)
+    return {
+        pool.name: part(table, facts, slo, warmup_s, codes == names.index(pool.name))
+        for pool in facts.pools
+        if pool.name in names
+    }
+
+
 def by_client(
     table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
 ) -> dict[str, dict[str, float]]:

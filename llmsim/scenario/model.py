@@ -46,6 +46,9 @@ class Traffic(Section):
 
     trace: Annotated[Component, Seam("trace")] | None = None
     """A recorded trace to replay; excludes `arrivals`, `lengths`, `prompts` and `programs`."""
+    resample_s: Seconds | None = None
+    """[s] Replay blocks of the trace that are so long, drawn with replacement by the seed: another
+    trace of the same kind; absent: the trace as it was recorded."""
     arrivals: Annotated[Component, Seam("arrivals")] | None = None
     """When synthetic requests arrive."""
     lengths: Annotated[Component, Seam("lengths")] | None = None
@@ -103,6 +106,8 @@ class Traffic(Section):
             wrong |= dict.fromkeys(missing, "is missing; synthetic traffic needs it")
         if self.clients is not None and (self.trace or self.programs or self.samples > 1):
             wrong["clients"] = "is for synthetic requests alone; not for traces, programs, samples"
+        if self.resample_s is not None and self.trace is None:
+            wrong["resample_s"] = "is for a trace; synthetic traffic is drawn anew by every seed"
         if self.own_prompts and self.clients is None:
             wrong["own_prompts"] = "needs traffic.clients"
         if self.programs is not None and self.abort is not None:

@@ -15,6 +15,7 @@ from llmsim.scenario.several import ForModels
 from llmsim.workload import (
     ProgramWorkload,
     RequestChunk,
+    Resampled,
     SampledWorkload,
     SyntheticWorkload,
     Workload,
@@ -44,6 +45,8 @@ def build_workload(scenario: Scenario) -> Workload:
     workload: Workload
     if traffic.trace is not None:
         workload = traffic.trace.build().open(scenario.seed, scenario.folder)
+        if traffic.resample_s is not None:
+            workload = Resampled(workload, traffic.resample_s, scenario.seed)
     else:
         # The schema lets no scenario through that has neither a trace nor both of these.
         assert traffic.arrivals is not None

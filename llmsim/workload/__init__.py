@@ -16,6 +16,7 @@ from llmsim.workload.lengths import LENGTHS, Lengths
 from llmsim.workload.programs import CallEnd, NextCall, Programs
 from llmsim.workload.prompts import PROMPTS, Prompts
 from llmsim.workload.readers import TRACES, TraceReader
+from llmsim.workload.resampling import Resampled
 from llmsim.workload.samples import SampledWorkload
 from llmsim.workload.synthetic import CHUNK_ROWS, SyntheticWorkload
 from llmsim.workload.wrapped import WrappedWorkload
@@ -39,6 +40,7 @@ __all__ = [
     "Programs",
     "Prompts",
     "RequestChunk",
+    "Resampled",
     "SampledWorkload",
     "Segments",
     "SyntheticWorkload",

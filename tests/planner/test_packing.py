@@ -205,6 +205,7 @@ LIMITS = {
     "change": {"current": {"big-h100": 1}, "change_usd_per_hour": 0.5},
     "levels": {},
     "beyond": {},
+    "failed": {"failed": ({"big-h100": 1, "l40s": 1},)},
 }
 
 
@@ -230,6 +231,25 @@ def test_no_kind_of_row_lacks_its_golden_program(request):
     made = [row.name for name in LIMITS for row in build(small(name)).program.constraints()]
     rows = {name.split("(")[0] for name in made}
     limits = {"available_gpus", "budget_usd_per_hour", "change"}
-    assert rows == limits | {"serve", "load", "used", "one_level", "level", "beyond"}
+    assert rows == limits | {
+        "serve",
+        "load",
+        "used",
+        "one_level",
+        "level",
+        "beyond",
+        "exceed",
+        "larger",
+    }
     for kind in rows:
         assert any(f"\n{kind}" in text for text in texts)
+
+
+def test_what_was_too_little_is_not_bought_again():
+    assert pack(one(1.5)).replicas == {"h100": 2}
+    assert pack(replace(one(1.5), failed=({"h100": 2},))).replicas == {"h100": 3}
+    two = replace(melange(slices=0), failed=(pack(melange(slices=0)).replicas,))
+    found = pack(two)
+    assert found.usd_per_hour > pack(melange(slices=0)).usd_per_hour
+    with pytest.raises(InputError, match="there is no column 'h10'"):
+        pack(replace(one(1.5), failed=({"h10": 2},)))
