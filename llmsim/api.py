@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsim.core.errors import RegistryError, nearest
 from llmsim.core.paths import find_data
+from llmsim.deployment import deploy as deploy
 from llmsim.planner.planning import plan as plan
 from llmsim.report.html import render_html
 from llmsim.results.folder import check_free

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from llmsim.cli.calibrating import calibrate
+from llmsim.cli.deploying import deploy
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.cli.galleries import gallery_app
 from llmsim.cli.planning import plan
@@ -158,6 +159,7 @@ app.command()(calibrate)
 app.command()(knee)
 app.command()(placement)
 app.command()(plan)
+app.command()(deploy)
 
 
 @app.command()

@@ -70,7 +70,7 @@ class RunInfo:
 
 
 @contextmanager
-def new_folder(folder: Path, force: bool) -> Iterator[Path]:
+def new_folder(folder: Path, force: bool, mark: str = META) -> Iterator[Path]:
     """Give a folder to write into that takes its final name only when all is written.
 
     Parameters
@@ -79,14 +79,16 @@ def new_folder(folder: Path, force: bool) -> Iterator[Path]:
         Final name.
     force : bool
         Replace a folder that is not empty.
+    mark : str
+        File that a folder must hold to be replaced: ``meta.json``, that of a run.
 
     Raises
     ------
     OutputError
-        If the folder holds something and `force` is not set, if it is no run folder (`force`
+        If the folder holds something and `force` is not set, if it has no `mark` (`force`
         never deletes anything else), or if it cannot be written.
     """
-    check_free(folder, force)
+    check_free(folder, force, mark)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -102,16 +104,17 @@ def new_folder(folder: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def check_free(folder: Path, force: bool) -> None:
-    """Raise `OutputError` if a run cannot be saved under this name; cheap, so call it first."""
+def check_free(folder: Path, force: bool, mark: str = META) -> None:
+    """Raise `OutputError` if nothing can be saved under this name; cheap, so call it first."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} is not a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not force:
         raise OutputError(f"{folder} is not empty; choose another folder, or force to replace it")
-    if not (folder / META).is_file():
-        raise OutputError(f"{folder} holds no {META}: it is no run folder and is not replaced")
+    if not (folder / mark).is_file():
+        kind = "it is no run folder and" if mark == META else "it"
+        raise OutputError(f"{folder} holds no {mark}: {kind} is not replaced")
 
 
 def _swap(made: Path, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,6 +54,30 @@ def load_scenario(source: str | Path, overrides: Mapping[str, object] | None = N
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "scenario"
     layers.data.setdefault("name", stem)
     return _finish(layers, overrides or {}, str(source), path.name, path.parent)
+
+
+def places_in(
+    source: str | Path, overrides: Mapping[str, object] | None = None
+) -> Callable[[str], str]:
+    """Return who says where a key of a scenario was written, for faults that are found later.
+
+    Parameters
+    ----------
+    source : str or Path
+        As for `load_scenario`, which has read it without a fault.
+    overrides : mapping of str to object, optional
+
+    Returns
+    -------
+    callable
+        From a dotted path to ``file:line``, or ``--set``, of the key or the nearest one above it.
+    """
+    layers = Layers()
+    for document in _chain(find_scenario(source)):
+        layers.put(document)
+    for dotted, value in ordered(overrides or {}):
+        layers.override(dotted, value)
+    return lambda path: layers.place(tuple(path.split(".")))
 
 
 def build_scenario(

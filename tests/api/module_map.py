@@ -19,9 +19,9 @@ of the ladder down ([ARCHITECTURE.md](../ARCHITECTURE.md) says how the rooms han
 """
 
 ROOMS = (
-    "cli", "", "gallery", "fidelity", "planner", "report", "study", "serving", "scenario",
-    "systems", "policies", "workload", "costmodel", "costmodel/measured", "kvcache", "results",
-    "specs", "specs/importers", "core",
+    "cli", "", "gallery", "fidelity", "deployment", "planner", "report", "study", "serving",
+    "scenario", "systems", "policies", "workload", "costmodel", "costmodel/measured", "kvcache",
+    "results", "specs", "specs/importers", "core",
 )  # fmt: skip
 """Folders of the package, highest first; the empty one is the package itself."""
 

@@ -23,6 +23,7 @@ EXPORTS = [
     "calibrate",
     "card",
     "compare",
+    "deploy",
     "draw_costs",
     "knee",
     "load",
