@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         placement,
         plan,
         run,
+        sweep,
         validate,
     )
     from llmsim.core.errors import (
@@ -68,6 +69,7 @@ _HOMES = {
     "placement": "llmsim.api",
     "plan": "llmsim.api",
     "run": "llmsim.api",
+    "sweep": "llmsim.api",
     "validate": "llmsim.api",
 }
 
@@ -94,6 +96,7 @@ __all__ = [
     "placement",
     "plan",
     "run",
+    "sweep",
     "validate",
 ]
 

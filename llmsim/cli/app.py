@@ -17,6 +17,7 @@ from llmsim.cli.planning import plan
 from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
 from llmsim.cli.searching import knee, placement
+from llmsim.cli.sweeping import sweep
 from llmsim.cli.validating import validate
 from llmsim.core.interrupt import watch
 
@@ -160,6 +161,7 @@ app.command()(knee)
 app.command()(placement)
 app.command()(plan)
 app.command()(deploy)
+app.command()(sweep)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmsim.results.wording import NONE, duration, number, share, usd
+from llmsim.results.wording import NONE, quantity, share
 from llmsim.study.comparison import CostComparison
 from llmsim.study.draws import HEADLINES, UNITS, CostDraws
 from llmsim.study.seeded import SeedComparison
@@ -141,11 +141,4 @@ def _named(metric: str) -> str:
 
 
 def _told(metric: str, value: float) -> str:
-    if not math.isfinite(value):
-        return NONE
-    unit = UNITS[metric]
-    if unit == "s":
-        return duration(value)
-    if unit == "fraction":
-        return share(value)
-    return usd(value) if unit == "USD" else number(value)
+    return quantity(value, UNITS[metric])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,12 +30,12 @@ CDF_POINTS: Final = 400
 SERIES_POINTS: Final = 500
 """Points a curve over time is drawn with; bins are averaged, not dropped."""
 
-_INK: Final = "#010203"
-_FAINT: Final = "#010204"
-_LINES: Final = {"#010211": "--line-1", "#010212": "--line-2", "#010213": "--line-3"}
-_COLOURS: Final = tuple(_LINES)
+INK: Final = "#010203"
+FAINT: Final = "#010204"
+LINES: Final = {"#010211": "--line-1", "#010212": "--line-2", "#010213": "--line-3"}
+COLOURS: Final = tuple(LINES)
 
-_ABOVE: Final[dict[str, Any]] = {
+ABOVE: Final[dict[str, Any]] = {
     "loc": "lower left",
     "bbox_to_anchor": (0, 0.99),
     "ncols": 3,
@@ -47,15 +47,15 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.hashsalt": "llmsim",  # ids that do not change from run to run
     "font.family": "sans-serif",
     "font.size": 10,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": _FAINT,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "grid.color": FAINT,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
     "path.simplify": True,
 }
@@ -75,16 +75,16 @@ def cdf_svg(result: Result) -> str:
     alt = f"Cumulative share of requests by latency: {', '.join(told) or 'no request to show'}"
 
     def draw(axes: Axes) -> None:
-        for colour, (name, (x, y)) in zip(_COLOURS, curves.items(), strict=False):
+        for colour, (name, (x, y)) in zip(COLOURS, curves.items(), strict=False):
             axes.plot(x, 100 * y, color=colour, label=name)
         if curves:
             _log_time(axes, curves)
-            axes.legend(**_ABOVE)
+            axes.legend(**ABOVE)
         axes.set_ylim(0, 100)
         axes.set_xlabel("latency")
         axes.set_ylabel("requests [%]")
 
-    return _svg(draw, alt, "cdf")
+    return inline_svg(draw, alt, "cdf")
 
 
 def _log_time(axes: Axes, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
@@ -131,9 +131,9 @@ def load_svg(load: Mapping[str, Floats]) -> str:
     def draw(axes: Axes) -> None:
         _over_time(axes, load, {"running": "running", "waiting": "waiting"}, 1.0)
         axes.set_ylabel("requests")
-        axes.legend(**_ABOVE)
+        axes.legend(**ABOVE)
 
-    return _svg(draw, alt, "load")
+    return inline_svg(draw, alt, "load")
 
 
 def kv_svg(load: Mapping[str, Floats]) -> str:
@@ -145,9 +145,9 @@ def kv_svg(load: Mapping[str, Floats]) -> str:
         _over_time(axes, load, {"kv_used_frac": "KV in use", "busy_frac": "busy"}, 100.0)
         axes.set_ylim(0, 105)
         axes.set_ylabel("share [%]")
-        axes.legend(**_ABOVE)
+        axes.legend(**ABOVE)
 
-    return _svg(draw, alt, "kv")
+    return inline_svg(draw, alt, "kv")
 
 
 def _over_time(
@@ -156,23 +156,44 @@ def _over_time(
     step = -(-len(load["t_s"]) // SERIES_POINTS) or 1
     starts = np.arange(0, len(load["t_s"]), step)
     size = np.diff([*starts, len(load["t_s"])])
-    for colour, (name, label) in zip(_COLOURS, names.items(), strict=False):
+    for colour, (name, label) in zip(COLOURS, names.items(), strict=False):
         mean = np.add.reduceat(load[name], starts) / size if len(starts) else load[name]
         axes.plot(load["t_s"][starts], scale * mean, color=colour, label=label)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("time [s]")
 
 
-def _svg(draw: Any, alt: str, name: str) -> str:
+def inline_svg(
+    draw: Callable[[Axes], None],
+    alt: str,
+    name: str,
+    height_in: float = 3.0,
+    box: tuple[float, float, float, float] = (0.11, 0.17, 0.86, 0.71),
+) -> str:
+    """Return a drawing as an SVG element of a page.
+
+    Parameters
+    ----------
+    draw : callable
+        Draws on the axes it is given, in the colours of this module.
+    alt : str
+        What is to be seen, for those who do not see it.
+    name : str
+        Goes in front of the element's ids; once per page.
+    height_in : float [in]
+        Of 7.2 in width.
+    box : tuple of float
+        Left, bottom, width and height of the axes, as shares of the drawing.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure: Figure = Figure(figsize=(7.2, 3.0))
+        figure: Figure = Figure(figsize=(7.2, height_in))
         FigureCanvasSVG(figure)
         # fixed margins: an automatic layout draws everything twice
-        draw(figure.add_axes((0.11, 0.17, 0.86, 0.71)))
+        draw(figure.add_axes(box))
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -194,7 +215,7 @@ def _inline(svg: str, alt: str, name: str) -> str:
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'href="#', f'href="#{name}-', body)
     body = re.sub(r"url\(#", f"url(#{name}-", body)
-    for colour, variable in _LINES.items():
+    for colour, variable in LINES.items():
         body = body.replace(colour, f"var({variable})")
-    body = body.replace(_INK, "currentColor").replace(_FAINT, "var(--grid)")
+    body = body.replace(INK, "currentColor").replace(FAINT, "var(--grid)")
     return body.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1).strip()

@@ -27,13 +27,10 @@ def render_html(result: Result) -> str:
     str
         Self-contained HTML: styles and drawings are inside, nothing is fetched.
     """
-    from jinja2 import Environment
-
     summary = result.evaluate()
     load = load_over_time(result.facts)
-    text = files("llmsim.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
-    return template.render(
+    return fill(
+        "report.html.j2",
         info=result.info,
         facts=result.facts,
         headline=result.headline(),
@@ -46,6 +43,25 @@ def render_html(result: Result) -> str:
         load=load_svg(load),
         kv=kv_svg(load),
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a page of this room.
+
+    Parameters
+    ----------
+    template : str
+        Name of the file; its style is that of all pages.
+    **values
+        What stands in it.
+    """
+    from jinja2 import Environment
+
+    room = files("llmsim.report")
+    text = room.joinpath(template).read_text(encoding="utf-8")
+    style = room.joinpath("page.css").read_text(encoding="utf-8").rstrip()
+    made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    return made.render(style=style, **values)
 
 
 def _latency_rows(summary: Summary) -> list[dict[str, Any]]:

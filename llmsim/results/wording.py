@@ -55,6 +55,24 @@ def usd(value: float) -> str:
     return f"${value:,.2f}" if value >= 0.995 or value == 0 else f"${value:.3g}"
 
 
+def quantity(value: float, unit: str) -> str:
+    """Return a metric's value for a table whose head names it: durations, shares, money, numbers.
+
+    Parameters
+    ----------
+    value : float
+    unit : str
+        As `results.metrics` has it.
+    """
+    if not math.isfinite(value):
+        return NONE
+    if unit == "s":
+        return duration(value)
+    if unit == "fraction":
+        return share(value)
+    return usd(value) if unit.startswith("USD") else number(value)
+
+
 def objectives(slo: Slo) -> str:
     """Return the limits that are set, such as ``TTFT <= 1 s, ITL <= 50 ms``."""
     told = {k: f"{k.removesuffix('_s').upper()} ≤ {duration(v)}" for k, v in slo.limits().items()}

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -73,7 +73,7 @@ class Workers(Protocol):
 
     def completed(
         self, call: Callable[..., T], tasks: Sequence[Task]
-    ) -> Iterator[tuple[int, T]]:  # pragma: no cover
+    ) -> Generator[tuple[int, T], None, None]:
         """Yield (index of the task, what the call returned), each as soon as it is done.
 
         Parameters
@@ -138,7 +138,9 @@ class _Local:
 
     jobs: int
 
-    def completed(self, call: Callable[..., T], tasks: Sequence[Task]) -> Iterator[tuple[int, T]]:
+    def completed(
+        self, call: Callable[..., T], tasks: Sequence[Task]
+    ) -> Generator[tuple[int, T], None, None]:
         if self.jobs == 1 or len(tasks) < 2:
             for index, task in enumerate(tasks):
                 yield index, call(*task)
@@ -177,7 +179,9 @@ class _Dask:
             message = f"no Dask scheduler answers at '{address}': {error}."
             raise InputError("executor", [Fault("", "scheduler", message)]) from error
 
-    def completed(self, call: Callable[..., T], tasks: Sequence[Task]) -> Iterator[tuple[int, T]]:
+    def completed(
+        self, call: Callable[..., T], tasks: Sequence[Task]
+    ) -> Generator[tuple[int, T], None, None]:
         from distributed import as_completed
 
         code = code_hash()

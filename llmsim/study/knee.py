@@ -17,6 +17,7 @@ from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.results.metrics import EVERY_METRIC
 from llmsim.scenario import Scenario
 from llmsim.study.executor import run_in_order
+from llmsim.study.interval import student_interval
 from llmsim.study.points import Point, PointStore
 
 if TYPE_CHECKING:
@@ -137,13 +138,7 @@ class KneeStudy:
 
     def interval(self) -> tuple[float, float]:
         """Return both ends of the 95% interval of the mean; NaN with one seed."""
-        if len(self.loads) < 2 or not np.all(np.isfinite(self.loads)):
-            return math.nan, math.nan
-        from scipy.stats import t
-
-        half = float(t.ppf(0.975, len(self.loads) - 1)) * float(np.std(self.loads, ddof=1))
-        half /= math.sqrt(len(self.loads))
-        return self.mean - half, self.mean + half
+        return student_interval(self.loads)
 
     def table(self) -> pd.DataFrame:
         """Return a row per seed: seed, load, load per GPU, runs simulated."""

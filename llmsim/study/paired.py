@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmsim.study.interval import student_interval
+
 
 @dataclass(frozen=True, slots=True)
 class Paired:
@@ -50,13 +52,8 @@ class Paired:
         known = self.known
         if len(known) < 2 or min(known) <= 0:
             return math.nan, math.nan
-        from scipy.stats import t
-
-        logs = np.log(known)
-        middle = float(np.mean(logs))
-        half = float(t.ppf(0.975, len(logs) - 1)) * float(np.std(logs, ddof=1))
-        half /= math.sqrt(len(logs))
-        return math.exp(middle - half), math.exp(middle + half)
+        low, high = student_interval(np.log(known))
+        return math.exp(low), math.exp(high)
 
 
 def gain(baseline: float, treatment: float, higher_is_better: bool) -> float:

@@ -95,45 +95,58 @@ class PointStore:
         ModelDoesNotFitError
             If the model does not fit its GPUs.
         """
-        found = self.kept(scenario)
+        place = self.place(scenario)
+        found = self.read(place)
         if found is None:
             found = simulate_point(scenario)
-            self.keep(scenario, found)
+            self.write(place, found)
         return found
 
     def kept(self, scenario: Scenario) -> Point | None:
         """Return the point of a scenario if it was simulated before."""
-        path = self._path(scenario)
-        if path is None or not path.is_file():
-            return None
-        return Point.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return self.read(self.place(scenario))
 
     def keep(self, scenario: Scenario, point: Point) -> None:
-        """Keep the point of a scenario.
+        """Keep the point of a scenario; see `write`."""
+        self.write(self.place(scenario), point)
+
+    def place(self, scenario: Scenario) -> Path | None:
+        """Return the file that the point of a scenario has or will have; None if nothing is kept.
+
+        Notes
+        -----
+        Made from the resolved scenario and the content of its trace, which is read for it.
+        """
+        if self.folder is None:
+            return None
+        parts = fingerprint(scenario)
+        text = "|".join(f"{name}={parts[name]}" for name in sorted(parts))
+        return self.folder / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.json"
+
+    def read(self, place: Path | None) -> Point | None:
+        """Return the point at a place, if it was simulated before."""
+        if place is None or not place.is_file():
+            return None
+        return Point.from_json(json.loads(place.read_text(encoding="utf-8")))
+
+    def write(self, place: Path | None, point: Point) -> None:
+        """Keep a point at its place; None keeps nothing.
 
         Raises
         ------
         OutputError
             If the folder cannot be written.
         """
-        path = self._path(scenario)
-        if path is None:
+        if place is None:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             # written beside and moved, since several processes keep points in one folder
-            beside = path.with_suffix(f".{os.getpid()}.tmp")
+            beside = place.with_suffix(f".{os.getpid()}.tmp")
             beside.write_text(json.dumps(point.as_json()), encoding="utf-8")
-            beside.replace(path)
+            beside.replace(place)
         except OSError as error:
-            raise OutputError(f"cannot keep a point in {path.parent}: {error.strerror}") from error
-
-    def _path(self, scenario: Scenario) -> Path | None:
-        if self.folder is None:
-            return None
-        parts = fingerprint(scenario)
-        text = "|".join(f"{name}={parts[name]}" for name in sorted(parts))
-        return self.folder / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.json"
+            raise OutputError(f"cannot keep a point in {place.parent}: {error.strerror}") from error
 
 
 def simulate_point(scenario: Scenario) -> Point:

@@ -14,6 +14,7 @@ from llmsim.core.errors import Fault, InputError
 from llmsim.scenario import Scenario
 from llmsim.study.draws import HEADLINES, UNITS
 from llmsim.study.executor import run_in_order
+from llmsim.study.interval import student_interval
 from llmsim.study.points import Point, simulate_point
 
 if TYPE_CHECKING:
@@ -57,14 +58,7 @@ class SeedComparison:
         Student's t over the pairs' differences: both runs of a pair meet the same requests, so
         that what they owe to the seed alone is gone.
         """
-        made = self.differences(metric)
-        if len(made) < 2:
-            return math.nan, math.nan
-        from scipy.stats import t
-
-        half = float(t.ppf(0.975, len(made) - 1)) * float(np.std(made, ddof=1))
-        half /= math.sqrt(len(made))
-        return float(np.mean(made)) - half, float(np.mean(made)) + half
+        return student_interval(self.differences(metric))
 
     def first_better_frac(self, metric: str) -> float:
         """Return the share of seeds in which the first is better, ties counting half."""

@@ -19,7 +19,8 @@ of the ladder down ([ARCHITECTURE.md](../ARCHITECTURE.md) says how the rooms han
 """
 
 ROOMS = (
-    "cli", "", "gallery", "fidelity", "deployment", "planner", "report", "study", "serving",
+    "cli", "", "api", "gallery", "fidelity", "deployment", "planner", "report", "study",
+    "serving",
     "scenario", "systems", "policies", "workload", "costmodel", "costmodel/measured", "kvcache",
     "results", "specs", "specs/importers", "core",
 )  # fmt: skip

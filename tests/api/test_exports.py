@@ -31,6 +31,7 @@ EXPORTS = [
     "placement",
     "plan",
     "run",
+    "sweep",
     "validate",
 ]
 

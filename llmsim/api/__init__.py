@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmsim.api.sweeping import sweep
 from llmsim.core.errors import RegistryError, nearest
 from llmsim.core.paths import find_data
-from llmsim.deployment import deploy as deploy
-from llmsim.planner.planning import plan as plan
+from llmsim.deployment import deploy
+from llmsim.planner.planning import plan
 from llmsim.report.html import render_html
 from llmsim.results.folder import check_free
 from llmsim.results.result import Result
@@ -31,6 +32,23 @@ if TYPE_CHECKING:
     from llmsim.specs import CalibrationCard
 
 Progress = Callable[[int, int | None], None]
+
+__all__ = [
+    "calibrate",
+    "card",
+    "compare",
+    "compare_seeds",
+    "deploy",
+    "draw_costs",
+    "knee",
+    "load",
+    "names",
+    "placement",
+    "plan",
+    "run",
+    "sweep",
+    "validate",
+]
 
 
 def run(
