@@ -37,7 +37,16 @@ from llmsim.deployment.router import (
 from llmsim.deployment.scaling import adapter_rule, autoscaler, notes_of_control
 from llmsim.deployment.sglang import faults_for_sglang, sglang_line
 from llmsim.deployment.site import Site, find_sites
+from llmsim.deployment.stacks import (
+    DYNAMO,
+    LLM_D,
+    dynamo_graph,
+    llm_d_values,
+    stack_notes,
+    why_not,
+)
 from llmsim.deployment.vllm import faults_for_vllm, vllm_environment, vllm_line
+from llmsim.deployment.weights import ROUTE, route, weight_faults, weight_notes
 from llmsim.results.folder import new_folder
 from llmsim.scenario import Scenario
 
@@ -97,6 +106,9 @@ class Deployment:
             line = router_line(plan, "cluster")
             objects = router_objects(self.scenario.name, plan, line.arguments)
             found[f"kubernetes/{plan.name}.yaml"] = dump_objects(objects)
+            found |= self._stack_files(plan)
+        if any(plan.alone for plan in self.routers):
+            found[ROUTE] = dump_objects([route(self.scenario, self.routers)])
         rules = [adapter_rule(each.site) for each in self.launches if self._scaled(each.site)]
         if rules:
             found[ADAPTER] = dump_objects([{"rules": {"custom": rules}}])
@@ -153,6 +165,20 @@ class Deployment:
             f"kubernetes/{stem}.yaml": dump_objects(objects),
         }
 
+    def _stack_files(self, plan: RouterPlan) -> dict[str, str]:
+        """Return values of serving stacks for a model whose prompts and decoding are apart."""
+        launches = [each for each in self.launches if each.site.model == plan.model]
+        refused = why_not(plan)
+        found = {}
+        tail = "" if len(self.routers) == 1 else plan.name.removeprefix("router")
+        if LLM_D not in refused:
+            values = llm_d_values(plan, launches)
+            found[LLM_D.replace(".yaml", f"{tail}.yaml")] = dump_objects([values])
+        if DYNAMO not in refused:
+            graph = dynamo_graph(self.scenario.name, plan, launches)
+            found[DYNAMO.replace(".yaml", f"{tail}.yaml")] = dump_objects([graph])
+        return found
+
     def _readme(self, found: Mapping[str, str]) -> str:
         from llmsim.deployment.readme import render_readme
 
@@ -204,7 +230,7 @@ def make_deployment(scenario: Scenario, options: Options | None = None) -> Deplo
     options = options or Options()
     sites = find_sites(scenario, options.engine, options.checkpoints)
     faults = [fault for site in sites for fault in (*_layout_faults(site), *gpu_faults(site))]
-    faults += router_faults(sites) + _same_names(sites)
+    faults += router_faults(sites) + _same_names(sites) + weight_faults(scenario)
     if faults:
         raise InputError(f"the fleet of {scenario.name}, which cannot be deployed", faults)
     notes: list[Note] = []
@@ -216,6 +242,9 @@ def make_deployment(scenario: Scenario, options: Options | None = None) -> Deplo
     routers = plan_routers(scenario.name, scenario.fleet, sites)
     for plan in routers:
         notes += [note for note in router_line(plan, "cluster").notes if note not in notes]
+        notes += stack_notes(plan)
+    if any(plan.alone for plan in routers):
+        notes += weight_notes(scenario)
     notes += notes_of_fleet(scenario.fleet) + notes_of_control(scenario)
     return Deployment(scenario, tuple(launches), tuple(routers), tuple(notes))
 

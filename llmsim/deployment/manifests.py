@@ -165,7 +165,7 @@ def _pod(
         "name": site.table.program,
         "image": launch.image,
         **_command(launch, arguments),
-        "env": _variables(launch),
+        "env": variables(launch),
         "resources": {
             "limits": {facts["gpus"][site.gpu.vendor]["resource"]: str(site.node_gpus)},
         },
@@ -203,7 +203,8 @@ def _command(launch: Launch, arguments: Sequence[Argument]) -> dict[str, Any]:
     return {"command": ["/bin/sh", "-c"], "args": ["\n".join(script) + "\n"]}
 
 
-def _variables(launch: Launch) -> list[dict[str, Any]]:
+def variables(launch: Launch) -> list[dict[str, Any]]:
+    """Return the variables of a pool's containers: the token for weights, and the engine's."""
     secret = load_facts("kubernetes")["token_secret"]["value"]
     reference = {"name": secret, "key": "token", "optional": True}
     token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}

@@ -42,9 +42,10 @@ def render_readme(deployment: Deployment, files: Sequence[str]) -> str:
         files=files,
         routers=deployment.routers,
         several_nodes=any(launch.site.nodes > 1 for launch in deployment.launches),
-        apart=any(launch.site.pool.role != "mixed" for launch in deployment.launches),
+        apart=any(path.startswith(("llm-d/", "dynamo/")) for path in files),
         scaled=any(path.endswith("adapter-values.yaml") for path in files),
         facts=load_facts("kubernetes"),
+        stacks=load_facts("stacks"),
     )
 
 

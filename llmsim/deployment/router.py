@@ -32,7 +32,7 @@ class RouterPlan:
 
     Parameters
     ----------
-    model : str
+    scenario, model : str
         Which it is for.
     name : str
         Of its objects and its script.
@@ -40,13 +40,17 @@ class RouterPlan:
     sites : tuple of Site
         Pools behind it.
     fleet : Fleet
+    alone : bool
+        Whether its pool has a router to itself, because traffic is divided between pools.
     """
 
+    scenario: str
     model: str
     name: str
     table: FlagTable
     sites: tuple[Site, ...]
     fleet: Fleet
+    alone: bool = False
 
     @property
     def apart(self) -> bool:
@@ -73,11 +77,21 @@ def plan_routers(scenario: str, fleet: Fleet, sites: Sequence[Site]) -> list[Rou
     plans = []
     for model in models:
         own = tuple(site for site in sites if site.model == model)
-        name = "router" if len(models) == 1 else object_name("router", model.rsplit("/", 1)[-1])
-        plans.append(
-            RouterPlan(model, name, load_table(f"{own[0].table.program}-router"), own, fleet)
-        )
+        table = load_table(f"{own[0].table.program}-router")
+        word = "" if len(models) == 1 else model.rsplit("/", 1)[-1]
+        if divides(fleet) and len(own) > 1:
+            for site in own:
+                name = object_name("router", site.name)
+                plans.append(RouterPlan(scenario, model, name, table, (site,), fleet, alone=True))
+        else:
+            name = object_name("router", word)
+            plans.append(RouterPlan(scenario, model, name, table, own, fleet))
     return plans
+
+
+def divides(fleet: Fleet) -> bool:
+    """Return whether the fleet's router divides traffic between pools in given shares."""
+    return fleet.routing.kind == "planned-split" and bool(fleet.routing.params["shares"])
 
 
 def router_faults(sites: Sequence[Site]) -> list[Fault]:
@@ -217,7 +231,9 @@ def _policy(plan: RouterPlan, line: CommandLine, key: str, asked: Component, fla
         return
     line.put(flag, "power_of_two", key)
     text = f"{plan.table.name} has no such policy; power_of_two looks at two replicas, not all"
-    line.note(key, asked, text)
+    if divides(plan.fleet):
+        text = "no router here looks at the length of a prompt; within a pool: power_of_two"
+    line.note(key, kind if divides(plan.fleet) else asked, text)
 
 
 def _affinity(line: CommandLine, asked: Component) -> None:
@@ -240,6 +256,8 @@ def _replicas(plan: RouterPlan, line: CommandLine, where: str) -> None:
             roles = {"mixed": "--selector"}
         for role, flag in roles.items():
             marks = serving_labels(plan.model, role)
+            if plan.alone:
+                marks["app.kubernetes.io/name"] = object_name(plan.scenario, plan.sites[0].name)
             line.put(flag, [f"{key}={value}" for key, value in marks.items()])
         return
     places: dict[str, list[Shell]] = {"mixed": [], "prefill": [], "decode": []}

@@ -203,3 +203,96 @@ def test_the_readme_lists_files_notes_and_flags():
             assert f"`{name}`" in text or f"`--{name.removeprefix('--no-')}`" in text
     assert "{" not in text.split("## Flags")[1]
     assert MARK in made.files
+
+
+def hold_pod(template, name="x"):
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": template}
+    check(pod)
+
+
+def test_llm_d_gets_values_for_one_pool_of_each_role():
+    made = deploy("disaggregated")
+    values = yaml.safe_load(made.files["llm-d/values.yaml"])
+    assert set(values) == {
+        "modelArtifacts", "multinode", "accelerator", "routing", "decode", "prefill",
+    }  # fmt: skip
+    assert values["modelArtifacts"]["uri"] == "hf://meta-llama/Llama-3.1-8B"
+    for role, port in (("prefill", "8000"), ("decode", "8200")):
+        part = values[role]
+        (container,) = part["containers"]
+        words = container["args"]
+        assert words[words.index("--port") + 1] == port
+        assert container["modelCommand"] == "custom"
+        own = {key: container[key] for key in container if not key.startswith("mo")}
+        assert "kv_producer" in str(words) if role == "prefill" else "kv_consumer" in str(words)
+        own["volumeMounts"] = container["volumeMounts"]
+        hold_pod({"containers": [own], "volumes": part["volumes"]})
+    assert values["decode"]["replicas"] == 2
+    # a model of its own has a file of its own; pools of a mixed role have none
+    many = deploy("two-models").files
+    assert [path for path in many if path.startswith("llm-d/")] == [
+        "llm-d/values-llama-3-1-70b.yaml"
+    ]
+    assert not [path for path in deploy("quickstart").files if "llm-d" in path or "dynamo" in path]
+
+
+def test_dynamo_gets_a_graph_with_a_component_for_each_pool():
+    changes = {"fleet.routing": "prefix-affinity"}
+    (graph,) = yaml.safe_load_all(deploy("disaggregated", changes).files["dynamo/graph.yaml"])
+    assert graph["kind"] == "DynamoGraphDeployment"
+    parts = graph["spec"]["components"]
+    assert [part["type"] for part in parts] == ["frontend", "prefill", "decode"]
+    assert parts[0]["podTemplate"]["spec"]["containers"][0]["env"] == [
+        {"name": "DYN_ROUTER_MODE", "value": "kv"}
+    ]
+    for part in parts:
+        hold_pod(part["podTemplate"]["spec"])
+    for part in parts[1:]:
+        (container,) = part["podTemplate"]["spec"]["containers"]
+        assert container["name"] == "main"
+        words = container["args"]
+        assert words[words.index("--disaggregation-mode") + 1] == part["type"]
+        assert "--port" not in words
+        assert "--watermark" not in words
+
+
+def test_stacks_that_do_not_fit_are_noted():
+    made = deploy("disaggregated", engine="sglang")
+    assert not [path for path in made.files if "llm-d" in path or "dynamo" in path]
+    texts = [note.text for note in made.notes if note.key.startswith("pools (")]
+    assert len(texts) == 2
+    two = deploy("disaggregated", {"fleet.pools.more": {"role": "decode", "gpu": "h200-sxm"}})
+    assert "dynamo/graph.yaml" in two.files
+    assert "llm-d/values.yaml" not in two.files
+    assert any("one pool of prefill engines" in note.text for note in two.notes)
+
+
+def test_unlike_pools_get_the_weights_of_the_plan():
+    shares = {"big": [0.25, None], "small": [0.75, 1.0]}
+    changes = {
+        "fleet.pools": {"big": {"gpu": "h100-sxm"}, "small": {"gpu": "l40s", "replicas": 3}},
+        "fleet.pools.main": None,
+        "fleet.routing": {"kind": "planned-split", "edges_tokens": [500], "shares": shares},
+    }
+    scenario = Scenario.load("quickstart", changes)
+    made = deploy(scenario)
+    (route,) = yaml.safe_load_all(made.files["gateway/route.yaml"])
+    (rule,) = route["spec"]["rules"]
+    weights = {each["name"]: each["weight"] for each in rule["backendRefs"]}
+    assert sum(weights.values()) == 1000
+    from llmsim.scenario import build_workload
+
+    prompts = [n for chunk in build_workload(scenario).chunks() for n in chunk.prompt_tokens]
+    short = sum(n < 500 for n in prompts) / len(prompts)
+    assert 0.2 < short < 0.8
+    assert abs(weights["quickstart-router-big"] - 250 * short) <= 1
+    services = {each["metadata"]["name"] for each in made.manifests() if each["kind"] == "Service"}
+    assert set(weights) <= services
+    for name in ("big", "small"):
+        (pod,) = [
+            each["spec"]["template"]["spec"]["containers"][0]
+            for each in made.manifests()
+            if each["kind"] == "Deployment" and each["metadata"]["name"].endswith(f"router-{name}")
+        ]
+        assert f"app.kubernetes.io/name=quickstart-{name}" in pod["args"][0]
+    assert {"routing", "routing.edges_tokens"} <= {note.key for note in made.notes}
