@@ -89,7 +89,7 @@ class Solving(Section):
 class Proving(Section):
     """How fleets are simulated before one is proposed."""
 
-    seeds: Annotated[tuple[Annotated[int, Ge(2)], ...], Len(1)] = (3, 5, 8)
+    seeds: Annotated[tuple[Annotated[int, Ge(2)], ...], Len(1)] = (3, 6, 12)
     """[seeds] Looks at a fleet: it is simulated under so many seeds, and under more where these do
     not decide. Fleets that are compared meet the same requests."""
     confidence_frac: Annotated[float, Gt(0.5), Lt(1)] = 0.95

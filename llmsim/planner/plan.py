@@ -127,7 +127,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """The cheapest fleet of one GPU card, by the same program as the plan's.
+    """A cheap fleet of one GPU card alone.
 
     Parameters
     ----------
@@ -137,12 +137,16 @@ class Rival:
     replicas : dict of str to int
     reason : str
         Why there is none.
+    shown : bool
+        Whether it passed by simulation, and nothing can be taken from it; else it is what the
+        program with room for bursts says.
     """
 
     gpu: str
     usd_per_hour: float | None
     replicas: dict[str, int]
     reason: str
+    shown: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +15,10 @@ from llmsim.core.paths import cache_folder
 from llmsim.planner.correcting import correct
 from llmsim.planner.fleets import fleet_scenario
 from llmsim.planner.packing import Packed, pack
-from llmsim.planner.plan import Bound, Corrected, Current, Demanded, Loser, Plan, Rival, Step, Used
-from llmsim.planner.problem import Column
+from llmsim.planner.plan import Bound, Corrected, Demanded, Loser, Plan, Rival, Step, Used
 from llmsim.planner.proving import Loop, Proven
 from llmsim.planner.reading import read_plan
+from llmsim.planner.rivals import current_fleet, rivals
 from llmsim.planner.simulating import Laboratory
 from llmsim.planner.splitting import Split
 from llmsim.planner.work import Tell, Work, prepare
@@ -119,12 +119,14 @@ def plan(
         laboratory = Laboratory(work, workers, store, progress)
         if work.candidates.current and len(work.candidates.current) == len(asked.current):
             laboratory.judge({c.name: n for c, n in asked.current.items()}, "current", spare=0)
-        loop = Loop(work, laboratory)
-        naive = dict(stages[0].packed.replicas)
-        if not laboratory.judge(naive, "naive", spare=0).passed:
-            loop.failed.append(naive)
-        proven = loop.run(dict(stages[-1].packed.replicas), 0.0)
-    return assemble(work, stages, Found(proven.fleet, proven, corrected, laboratory), begun_s)
+        laboratory.judge(dict(stages[0].packed.replicas), "naive", spare=0)
+        first = dict(stages[-1].packed.replicas)
+        laboratory.judge(first, "pooled")
+        others = rivals(work, laboratory)
+        most = laboratory.fleets + asked.keys.prove.most_fleets
+        proven = Loop(work, laboratory, most).run(first)
+    found = Found(proven.fleet, proven, corrected, laboratory, others)
+    return assemble(work, stages, found, begun_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +140,14 @@ class Found:
         None where nothing was simulated.
     corrected : tuple of Corrected
     laboratory : Laboratory or None
+    rivals : tuple of Rival
     """
 
     fleet: Mapping[str, int]
     proven: Proven | None = None
     corrected: tuple[Corrected, ...] = ()
     laboratory: Laboratory | None = None
+    rivals: tuple[Rival, ...] = ()
 
 
 def solve_stages(work: Work, tell: Tell | None = None) -> list[Stage]:
@@ -213,7 +217,12 @@ def assemble(work: Work, stages: list[Stage], found: Found, begun_s: float) -> P
     used = tuple(_used(work, name, count, divided) for name, count in sorted(fleet.items()))
     cost = math.fsum(each.usd_per_hour * each.replicas for each in used)
     floor = stages[0].packed.proof.bound if proven is None else proven.floor
-    bound = Bound(floor, (cost - floor) / cost, SIMULATED if found.corrected else EVENLY)
+    assumption = SIMULATED if found.corrected else EVENLY
+    if proven is not None and proven.relief > 1 + 1e-6:
+        assumption += (
+            f"; but {proven.relief:.3g} times as much, which a fleet that passed does carry"
+        )
+    bound = Bound(floor, (cost - floor) / cost, assumption)
     steps = [stage.step(spare) for stage in stages]
     if proven is not None and proven.outcome != "not proven":
         steps.append(
@@ -247,7 +256,7 @@ def assemble(work: Work, stages: list[Stage], found: Found, begun_s: float) -> P
         usd_per_hour=cost,
         bound=bound,
         waterfall=tuple(steps),
-        rivals=rivals(work),
+        rivals=rivals(work) if found.laboratory is None else found.rivals,
         current=current_fleet(work),
         evidence=() if found.laboratory is None else tuple(found.laboratory.evidence),
         corrected=found.corrected,
@@ -286,74 +295,6 @@ def _used(work: Work, name: str, count: int, divided: Split) -> Used:
         bound=found.bound(work.demand),
         share=share,
     )
-
-
-def rivals(work: Work) -> tuple[Rival, ...]:
-    """Return the cheapest fleet of each GPU card alone, cheapest first.
-
-    Parameters
-    ----------
-    work : Work
-    """
-    whole = work.problem(pooled=True, spare=work.asked.keys.spare_replicas)
-    found: list[Rival] = []
-    for gpu in work.asked.keys.gpus:
-        own = tuple(column for column in whole.columns if column.gpu == gpu)
-        if not own:
-            found.append(Rival(gpu, None, {}, "no configuration keeps the promise"))
-            continue
-        available = {name: most for name, most in whole.available_gpus.items() if name == gpu}
-        alone = replace(
-            whole,
-            columns=own,
-            available_gpus=available,
-            budget_usd_per_hour=math.inf,
-            current={},
-            change_usd_per_hour=0.0,
-        )
-        try:
-            packed = pack(alone, work.solver)
-        except InputError as error:
-            late = [part.low_tokens for part in work.ranges if not _able(own, part.name)]
-            told = "; ".join(fault.message for fault in error.faults)
-            if late:
-                told = f"late for too many prompts of {late[0]:,} tokens and more, on any replica"
-            found.append(Rival(gpu, None, {}, told))
-        else:
-            found.append(Rival(gpu, packed.usd_per_hour, dict(packed.replicas), ""))
-    return tuple(sorted(found, key=lambda each: (each.usd_per_hour or math.inf, each.gpu)))
-
-
-def _able(columns: Sequence[Column], part: str) -> bool:
-    return any(column.throughput_rps.get(part) for column in columns)
-
-
-def current_fleet(work: Work) -> Current | None:
-    """Return what runs today, its cost and how busy it is; None where nothing was said.
-
-    Parameters
-    ----------
-    work : Work
-    """
-    asked = work.asked
-    if not asked.current:
-        return None
-    fleet = {choice.name: count for choice, count in asked.current.items()}
-    cost = math.fsum(
-        asked.usd_per_gpu_hour[choice.gpu] * choice.gpus * count
-        for choice, count in asked.current.items()
-    )
-    known = {c.name: n for c, n in asked.current.items() if c in work.candidates.current}
-    divided = work.split(known, even=True) if known else None
-    if divided is None:
-        late = [part.name for part in work.ranges if not _served(work, part.name, known)]
-        reason = f"nothing there keeps the promise to {', '.join(late)}"
-        return Current(fleet, cost, None, reason)
-    return Current(fleet, cost, divided.peak, "")
-
-
-def _served(work: Work, part: str, fleet: Mapping[str, int]) -> bool:
-    return _able([work.candidates.of(name).column for name in fleet], part)
 
 
 def losers(work: Work, fleet: Mapping[str, int]) -> tuple[Loser, ...]:

@@ -36,6 +36,9 @@ CONFIRMATIONS: Final = 4
 HOPELESS: Final = 1.15
 """A fleet whose busiest pool has so many times the load that it carries is not simulated."""
 
+PROGRAM_S: Final = 15.0
+"""Longest search of one program [s]: there are many, and a bound holds whenever it is cut off."""
+
 EPS: Final = 1e-6
 
 
@@ -53,15 +56,16 @@ class Proven:
     floor : float [USD/h]
         No fleet that passes costs less, on the assumptions of the bound and if more replicas never
         serve worse.
-    refuted : bool
-        Whether a fleet passed that the bound ruled out.
+    relief : float
+        So many times what its replicas are believed to carry a fleet that passed does carry; the
+        bound allows it to all. 1 where none does.
     """
 
     fleet: Mapping[str, int]
     outcome: Outcome
     reason: str
     floor: float
-    refuted: bool
+    relief: float
 
 
 @dataclass(slots=True)
@@ -72,30 +76,30 @@ class Loop:
     ----------
     work : Work
     laboratory : Laboratory
+    most_fleets : int or None
+        Fleets that the laboratory may have simulated in the end; as the plan says when None.
     """
 
     work: Work
     laboratory: Laboratory
+    most_fleets: int | None = None
     failed: list[dict[str, int]] = field(default_factory=list)
     usable_frac: dict[str, float] = field(default_factory=dict)
     best: dict[str, int] | None = None
-    confirmed: set[tuple[tuple[str, int], ...]] = field(default_factory=set)
     floor: float = 0.0
-    refuted: bool = False
+    relief: float = 1.0
     last: dict[str, int] = field(default_factory=dict)
 
-    def run(self, first: Mapping[str, int], floor: float) -> Proven:
+    def run(self, first: Mapping[str, int]) -> Proven:
         """Search until a fleet is shown to do, and cheaper ones are ruled out or too many.
 
         Parameters
         ----------
         first : mapping of str to int [replicas]
             The fleet to begin with.
-        floor : float [USD/h]
-            Bound to begin with.
         """
-        self.floor = floor
         misses = 0
+        self._learn()
         self._offer(dict(first), "pooled")
         while True:
             self._find()
@@ -113,10 +117,50 @@ class Loop:
                 return self._without_any()
 
     def _left(self) -> bool:
-        return self.laboratory.fleets < self.work.asked.keys.prove.most_fleets
+        most = self.most_fleets or self.work.asked.keys.prove.most_fleets
+        return self.laboratory.fleets < most
+
+    def settle(self, first: Mapping[str, int]) -> dict[str, int] | None:
+        """Return a fleet that passes and from which nothing can be taken; None if none is found.
+
+        Parameters
+        ----------
+        first : mapping of str to int [replicas]
+            The fleet to begin with.
+        """
+        self._learn()
+        self._offer(dict(first), "rival")
+        self._find()
+        self._trim()
+        return self.best
 
     def _cost(self, fleet: Mapping[str, int]) -> float:
         return math.fsum(self.work.price(name) * count for name, count in fleet.items())
+
+    def _learn(self) -> None:
+        """Take over what is known of fleets that might be bought."""
+        names = {column.name for column in self.work.candidates.columns}
+        for fleet, judged in self.laboratory.known():
+            if not set(fleet) <= names:
+                continue
+            if not judged.passed:
+                self.failed.append(fleet)
+            elif self._allowed(fleet):
+                self._relieve(judged)
+                if self.best is None or self._cost(fleet) < self._cost(self.best):
+                    self.best = fleet
+
+    def _allowed(self, fleet: Mapping[str, int]) -> bool:
+        """Whether there are as many GPUs, and as much money."""
+        keys = self.work.asked.keys
+        taken: dict[str, int] = {}
+        for name, count in fleet.items():
+            column = self.work.candidates.of(name).column
+            taken[column.gpu] = taken.get(column.gpu, 0) + column.gpus * count
+        offers = {gpu: keys.gpus[gpu].available for gpu in taken}
+        enough = all(most is None or taken[gpu] <= most for gpu, most in offers.items())
+        budget = keys.budget_usd_per_hour
+        return enough and (budget is None or self._cost(fleet) <= budget + EPS)
 
     def _offer(self, fleet: dict[str, int], stage: str) -> bool:
         """Simulate a fleet; keep it if it is the best so far, learn from it if it fails."""
@@ -125,13 +169,19 @@ class Loop:
         if judged.passed:
             if self.best is None or self._cost(fleet) < self._cost(self.best):
                 self.best = fleet
-            if self._cost(fleet) < self.floor * (1 - EPS):
-                self.refuted = True
+            self._relieve(judged)
             return True
         if fleet not in self.failed:
             self.failed.append(fleet)
         self._deflate(judged)
         return False
+
+    def _relieve(self, judged: Judged) -> None:
+        """Believe of all replicas what those of a fleet that passed have shown."""
+        for each in judged.evidence:
+            divided = self.work.split(each.replicas, even=True)
+            if divided is not None:
+                self.relief = max(self.relief, divided.peak)
 
     def _deflate(self, judged: Judged) -> None:
         target = self.work.asked.keys.slo.attained_frac
@@ -154,9 +204,14 @@ class Loop:
     def _propose(self, pooled: bool) -> Packed | None:
         spare = self.work.asked.keys.spare_replicas
         problem = self.work.problem(self.usable_frac, spare, pooled)
-        problem = replace(problem, failed=tuple(self.failed))
+        problem = replace(problem, failed=self._cuts())
+        if not pooled:
+            eased = (replace(b, rate_rps=b.rate_rps / self.relief) for b in problem.buckets)
+            problem = replace(problem, buckets=tuple(eased))
+        solver = self.work.solver
+        solver = replace(solver, time_limit_s=min(solver.time_limit_s, PROGRAM_S))
         try:
-            return pack(problem, self.work.solver, break_ties=False)
+            return pack(problem, solver, break_ties=False)
         except InputError:
             return None
 
@@ -175,6 +230,18 @@ class Loop:
                 if self._offer(fleet, "trim"):
                     shrunk = True
                     break
+
+    def _cuts(self) -> tuple[dict[str, int], ...]:
+        """Return the fleets that failed, without those that another one rules out."""
+
+        def within(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+            return all(count <= other.get(name, 0) for name, count in one.items())
+
+        kept: list[dict[str, int]] = []
+        for fleet in self.failed:
+            if not any(within(fleet, other) for other in kept):
+                kept = [other for other in kept if not within(other, fleet)] + [fleet]
+        return tuple(kept)
 
     def _ruled_out(self, fleet: Mapping[str, int]) -> bool:
         """Whether a fleet that failed is nowhere smaller."""
@@ -195,7 +262,7 @@ class Loop:
                 self.floor = self._cost(self.best)
                 return True
             bound = packed.proof.bound
-            self.floor = max(self.floor, bound if math.isfinite(bound) else 0.0)
+            self.floor = bound if math.isfinite(bound) else 0.0
             tolerance = self.work.asked.keys.prove.tolerance_frac
             if self._cost(self.best) <= self.floor * (1 + tolerance) + EPS:
                 return True
@@ -211,20 +278,14 @@ class Loop:
 
         It passes more easily, and rules out more where it fails: all that is nowhere larger.
         """
-        grown, cost = dict(fleet), self._cost(fleet)
+        grown = dict(fleet)
         columns = self.work.candidates.columns
         for column in sorted(columns, key=lambda each: -each.usd_per_hour):
-            while cost + column.usd_per_hour < below_usd_per_hour - EPS:
-                offer = self.work.asked.keys.gpus[column.gpu].available
-                taken = sum(
-                    grown.get(each.name, 0) * each.gpus
-                    for each in columns
-                    if each.gpu == column.gpu
-                )
-                if offer is not None and taken + column.gpus > offer:
+            while True:
+                more = {**grown, column.name: grown.get(column.name, 0) + 1}
+                if self._cost(more) >= below_usd_per_hour - EPS or not self._allowed(more):
                     break
-                grown[column.name] = grown.get(column.name, 0) + 1
-                cost += column.usd_per_hour
+                grown = more
         return grown
 
     def _confirm(self, fleet: dict[str, int]) -> bool:
@@ -239,25 +300,22 @@ class Loop:
         cost = self._cost(fleet)
         floor = min(self.floor, cost)
         unsure = self.laboratory.undecided(cost)
-        if self.refuted:
-            reason = "it passes, below what the closed forms hold possible: they are no bound here"
-            return Proven(fleet, "simulated", reason, floor, True)
         if unsure:
             reason = (
                 f"it passes; {unsure} cheaper fleets attained enough in the mean but not surely: "
                 "more seeds or requests may decide"
             )
-            return Proven(fleet, "simulated", reason, floor, False)
+            return Proven(fleet, "simulated", reason, floor, self.relief)
         if cost <= floor * (1 + EPS):
             reason = "it passes, and nothing cheaper does, if more replicas never serve worse"
-            return Proven(fleet, "proven", reason, floor, False)
+            return Proven(fleet, "proven", reason, floor, self.relief)
         if closed:
             tolerance = self.work.asked.keys.prove.tolerance_frac
             reason = f"it passes, and is within {tolerance:.0%} of what no fleet can be below"
-            return Proven(fleet, "good enough", reason, floor, False)
+            return Proven(fleet, "good enough", reason, floor, self.relief)
         tried = self.laboratory.fleets
         reason = f"it passes; after {tried} fleets a cheaper one was not ruled out"
-        return Proven(fleet, "simulated", reason, floor, False)
+        return Proven(fleet, "simulated", reason, floor, self.relief)
 
     def _without_any(self) -> Proven:
         tried = self.laboratory.fleets
@@ -265,4 +323,4 @@ class Loop:
             reason = f"{tried} fleets failed, and what is allowed holds no larger one"
         else:
             reason = f"{tried} fleets failed; prove.most_fleets allows no more"
-        return Proven(self.last, "not proven", reason, self.floor, self.refuted)
+        return Proven(self.last, "not proven", reason, self.floor, self.relief)

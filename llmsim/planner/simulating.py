@@ -62,6 +62,18 @@ class Laboratory:
         """Fleets that were put to the test."""
         return sum(seeding == "common" for seeding, _, _ in self._known)
 
+    def known(self) -> list[tuple[dict[str, int], Judged]]:
+        """Return every fleet that was put to the test as the plan asks, and what came of it.
+
+        One that failed without any loss of replicas counts, too: it fails with one all the more.
+        """
+        asked = self.work.asked.keys.spare_replicas
+        return [
+            (dict(own), judged)
+            for (seeding, spare, own), judged in self._known.items()
+            if seeding == "common" and (spare == asked or (spare < asked and not judged.passed))
+        ]
+
     def undecided(self, below_usd_per_hour: float) -> int:
         """Return how many cheaper fleets attained enough in the mean, but not surely.
 
