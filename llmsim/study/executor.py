@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -170,6 +172,8 @@ class _Dask:
                 n_workers=None if executor.jobs == -1 else executor.jobs,
                 threads_per_worker=1,
                 dashboard_address=None,
+                silence_logs=logging.ERROR,
+                preload=[__name__],
             )
         try:
             self._client: Any = Client(
@@ -204,6 +208,15 @@ class _Dask:
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+def dask_setup(_worker: object) -> None:
+    """Have a worker of a cluster that was started here never see Ctrl-C.
+
+    Dask calls it by its name when a worker starts. A terminal sends Ctrl-C to every process of a
+    command; workers are told to stop by the one that asked, and need not die of it first.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _checked(code: str, call: Callable[..., T], task: Task) -> T:

@@ -1,13 +1,17 @@
 """`llmsim sweep` and `ls.sweep` from outside: table, folder, page, exit codes."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from blocks import environment
 from typer.testing import CliRunner
 
 import llmsim as ls
@@ -175,6 +179,36 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(monkeypatch):
     monkeypatch.setattr(sweeping, "try_point", lambda s: begun.append(s) or whole(s))
     assert sweep(*words, "--out", "whole").exit_code == 0
     assert len(begun) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["--jobs", "2"], ["--jobs", "2", "--executor", "dask"]])
+def test_ctrl_c_on_a_terminal_reaches_every_process_and_none_complains(more, tmp_path):
+    if "dask" in more:
+        pytest.importorskip("distributed")
+    words = ["sweep", "quickstart", "--set", "traffic.requests=3000", "--out", "cut", *more]
+    started = subprocess.Popen(
+        ["llmsim", *words, "--over", "engine.max_num_seqs=17..80:64"],
+        env=environment() | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, as a terminal makes one
+    )
+    try:
+        while len(list((tmp_path / "cache").rglob("*.json"))) < 3:
+            assert started.poll() is None, started.communicate()
+            time.sleep(0.1)
+        os.killpg(started.pid, signal.SIGINT)
+        _, err = started.communicate(timeout=120)
+    finally:
+        started.kill()
+    assert started.returncode == 130, err
+    assert re.fullmatch(r"Interrupted: \d+ of 64 points are done; the same command .*\n", err)
+    kept = len(list((tmp_path / "cache").rglob("*.json")))
+    done = int(re.search(r"\d+", err)[0])
+    assert 3 <= done <= kept < 64
+    assert pd.read_parquet("cut/runs.parquet").shape[0] == done
 
 
 BAD_FILE = """\
