@@ -49,6 +49,7 @@ FLEET_ELSEWHERE: Final[Mapping[str, str]] = {
     "handoff.routing": "the router's policy for decoding",
     "handoff.message_s": "how the simulation prices a transfer",
     "handoff.messages": "how the simulation prices a transfer",
+    "handoff.gather_bytes_per_s": "how the simulation prices a transfer",
     "control": "the autoscaler, or a note for each",
     "pools": "everything else here",
 }
@@ -62,6 +63,8 @@ FLEET_NOTES: Final[Mapping[str, str]] = {
     "handoff.view_age_s": "how old the router's view is depends on the cluster",
     "handoff.link": "the network of the cluster is what it is; compare it with this link",
     "handoff.first_token": "depends on the engine and its router",
+    "handoff.transfer": "whether KV goes layer by layer depends on the engine's KV connector",
+    "handoff.when_full": "no router here holds what decode replicas refuse",
     "gateway": "no router here makes replicas refuse requests and holds these meanwhile",
     "boot": "assumed of the cluster; measure how long a pod takes until it is ready",
     "flip": "no manifest here turns replicas over to another role",

@@ -70,6 +70,8 @@ RAW_PROGRAM_COLUMNS = ("turn", "final")
 
 RAW_CLASS_COLUMNS = ("slo_class",)
 """What a row has besides, before those of programs, where there are SLO classes; -1 for none."""
+RAW_HANDOFF_COLUMNS = ("prefill_replica",)
+"""What a row has besides, last, where some replicas compute prompts for others."""
 
 REQUEST_COLUMNS = (
     Column("request", "int64", "-", "Index of the request in the workload, from 0"),
@@ -121,6 +123,16 @@ CALL_COLUMNS = (
     Column("final", "bool", "-", "Whether its program is over when it has been served"),
 )
 """Columns of ``requests.parquet`` besides, where requests are calls of programs."""
+
+HANDOFF_COLUMNS = (
+    Column(
+        "prefill_replica",
+        "int32",
+        "-",
+        "Replica that computed its prompt and handed it over to `replica`; -1 if none did",
+    ),
+)
+"""Columns of ``requests.parquet`` besides, where some replicas compute prompts for others."""
 
 PROGRAM_COLUMNS = (
     Column("program", "int64", "-", "Index of the program; the session of its calls"),

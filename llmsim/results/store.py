@@ -17,9 +17,11 @@ from llmsim.core.integers import packed
 from llmsim.results.columns import (
     CALL_COLUMNS,
     CLASS_COLUMNS,
+    HANDOFF_COLUMNS,
     OUTCOMES,
     RAW_CLASS_COLUMNS,
     RAW_COLUMNS,
+    RAW_HANDOFF_COLUMNS,
     RAW_PROGRAM_COLUMNS,
     REQUEST_COLUMNS,
     Column,
@@ -42,9 +44,10 @@ _FINISHED: Final = OUTCOMES.index("finished")
 _CATEGORIES: Final = tuple(c.name for c in REQUEST_COLUMNS if c.dtype == "category")
 
 
-def _shape(programs: bool, classes: bool) -> tuple[Column, ...]:
-    """Return the columns of a table of requests."""
-    return REQUEST_COLUMNS + CLASS_COLUMNS * classes + CALL_COLUMNS * programs
+def _shape(programs: bool, classes: bool, handoff: bool) -> tuple[Column, ...]:
+    """Return the columns of a table of requests, those included that only some runs have."""
+    shape = REQUEST_COLUMNS + CLASS_COLUMNS * classes + CALL_COLUMNS * programs
+    return shape + HANDOFF_COLUMNS * handoff
 
 
 class RequestSink:
@@ -58,15 +61,19 @@ class RequestSink:
         The same for `client`; a callable returns the names known so far, for traces whose
         clients turn up while they are read.
     programs : bool
-        Whether requests are calls of programs: rows then end in `columns.RAW_PROGRAM_COLUMNS`.
+        Whether requests are calls of programs: rows then go on with `columns.RAW_PROGRAM_COLUMNS`.
     slo_classes : sequence of str
         Names that `slo_class` points into; rows then have `columns.RAW_CLASS_COLUMNS` too.
+    handoff : bool
+        Whether some replicas compute prompts for others: rows then end in
+        `columns.RAW_HANDOFF_COLUMNS`.
     path : Path or None
         Parquet file to stream into; None keeps the columns in memory as Arrow tables
         (about 130 bytes per request), and in a temporary file beyond `SPILL_ROWS`.
 
     Attributes
     ----------
+    handoff : bool
     rows : list of tuple of int
         The engine appends here, in the order of `columns.RAW_COLUMNS`, and calls `gather` once
         there are `GATHER_ROWS`. The list is emptied in place, so a bound ``rows.append`` stays
@@ -85,10 +92,13 @@ class RequestSink:
         path: Path | None = None,
         programs: bool = False,
         slo_classes: Sequence[str] = (),
+        handoff: bool = False,
     ) -> None:
         classes = len(slo_classes) > 0
         self._raw = RAW_COLUMNS + RAW_CLASS_COLUMNS * classes + RAW_PROGRAM_COLUMNS * programs
-        self._shape = _shape(programs, classes)
+        self._raw += RAW_HANDOFF_COLUMNS * handoff
+        self._shape = _shape(programs, classes, handoff)
+        self.handoff = handoff
         self.rows: list[tuple[int, ...]] = []
         self._gathered: list[bytes] = []  # rows, packed
         self._gathered_rows = 0
@@ -284,7 +294,8 @@ class RequestTable:
             described, self.n = source.schema, int(source.num_rows)
         self.has_programs = any(c.name in described.names for c in CALL_COLUMNS)
         self.has_classes = any(c.name in described.names for c in CLASS_COLUMNS)
-        self._shape = _shape(self.has_programs, self.has_classes)
+        handoff = any(c.name in described.names for c in HANDOFF_COLUMNS)
+        self._shape = _shape(self.has_programs, self.has_classes, handoff)
         name = str(source) if isinstance(source, Path) else "requests"
         _check_schema(name, described, _arrow_schema(self._shape))
 

@@ -9,6 +9,7 @@ from pydantic import Strict, StringConstraints, model_validator
 
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.engine import Count, Engine
+from llmsim.scenario.handing import wrong_handing
 from llmsim.scenario.keeping import wrong_moves, wrong_promises
 from llmsim.scenario.lanes import wrong_lanes, wrong_pipelines, wrong_ranks
 from llmsim.scenario.operations import Boot, Flip, Gateway, Migration, wrong_control
@@ -132,6 +133,15 @@ class Handoff(Section):
     """One message per layer, K or V, and KV block; or one per layer that has been gathered."""
     message_s: Annotated[float, Ge(0)] = 1e-6
     """[s] What a message costs beside its bytes. Assumed: posting an RDMA write."""
+    gather_bytes_per_s: Annotated[float, Gt(0)] | None = None
+    """[bytes/s] How fast a GPU gathers KV that it sends, and scatters what has come; absent: at
+    once. With `messages: per-layer`."""
+    transfer: Literal["bulk", "layer"] = "bulk"
+    """With `bulk` KV is pulled when all of it has been computed; with `layer` the request is routed
+    when the last step of its prompt begins, and a layer's KV goes while the next is computed."""
+    when_full: Literal["wait", "refuse"] = "wait"
+    """What a decode replica without room does: the request waits in its line, or is refused; then
+    the others are asked in turn, and it is held with its KV where that is until one has room."""
     first_token: Literal["prefill", "decode"] = "prefill"
     """When the client gets the first token: as it is computed, or when the KV has arrived."""
 
@@ -185,6 +195,11 @@ class Fleet(Section):
         wrong = wrong_lanes(self.pools) | wrong_ranks(self) | wrong_pipelines(self)
         for name, message in (wrong | wrong_stops(self) | wrong_layers(self)).items():
             _complain({f"pools.{name}": message})
+        return self
+
+    @model_validator(mode="after")
+    def _handing_over_fits_the_pools(self) -> Self:
+        _complain(wrong_handing(self))
         return self
 
     @property

@@ -281,6 +281,10 @@ def build_handoff(scenario: Scenario) -> HandoffPlan | None:
         first_token_at_decode=asked.first_token == "decode",
         view_age_ns=seconds_to_ns(asked.view_age_s),
         models=tuple(scenario.models.index(name) for name in models),
+        layers=tuple(cards[name].layer_count for name in models)
+        if asked.transfer == "layer"
+        else (),
+        refuses=asked.when_full == "refuse",
     )
 
 
@@ -381,12 +385,16 @@ def _transfer_price(asked: Handoff | Migration, pool: Pool, model: ModelSpec) ->
     dtype = pool.engine.kv_dtype or model.kv_dtype
     parts = 2 * model.layer_count  # K and V; a latent cache is one message, but then of both
     by_block = asked.messages == "per-block"
+    of_gpu = model.kv_bytes_per_token(pool.tp, dtype)
+    gathers = asked.gather_bytes_per_s if isinstance(asked, Handoff) else None
+    copied = 2 * of_gpu * pool.engine.block_tokens / gathers if gathers else 0.0
     return TransferPrice(
-        bytes_per_token=model.kv_bytes_per_token(pool.tp, dtype) * pool.tp,
+        bytes_per_token=of_gpu * pool.tp,
         fixed_bytes=model.state_bytes_per_sequence(pool.tp) * pool.tp,
         messages_per_block=parts if by_block else 0,
         messages=0 if by_block else parts,
         message_s=asked.message_s,
+        gathered_s_per_block=copied,
     )
 
 

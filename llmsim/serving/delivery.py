@@ -61,6 +61,8 @@ class Delivery:
         Members of the cohort that have not had a tick yet.
     hand_over : callable or None
         Called with a request whose prompt is computed, where others decode it.
+    hands_early : bool
+        Whether it is called when the last step of a prompt is launched, not when it has run.
     drop_handed : callable
         Called with such a request and an outcome when its client leaves in the same call.
     arrived : deque of Request
@@ -94,6 +96,7 @@ class Delivery:
         "drop_handed",
         "failing",
         "hand_over",
+        "hands_early",
         "leaving",
         "lose",
         "pending",
@@ -128,6 +131,7 @@ class Delivery:
         self.lose: Callable[[list[Request]], None] = _nobody_fails
         self.stalled = False
         self.hand_over: Callable[[Request], None] | None = None
+        self.hands_early = False
         self.drop_handed: Callable[[Request, str], None] = _nobody_hands_over
 
     def emit_first(self, request: Request, end_ns: int) -> None:
@@ -328,6 +332,19 @@ class Delivery:
                 self.unticked.append(request)
         self.completing = []
         self._stretch.anchored = False
+
+    def hand_early(self) -> None:
+        """Hand those over whose prompt's last step has been launched, before it has run."""
+        hand_over, draft = self.hand_over, self._draft
+        if hand_over is None:
+            return
+        early = [request for request in self.completing if request.generated < request.output]
+        self.completing = [r for r in self.completing if r.generated >= r.output]
+        for request in early:
+            if draft.keeper is not None:
+                draft.keeper.writer.computed(request)
+            del draft.prefilling[request], draft.running_set[request]
+            hand_over(request)
 
     def _join(self, request: Request) -> None:
         request.state = DECODE

@@ -299,9 +299,8 @@ class Fleet:
         now = self.clock.now
         request.ended = True
         self._live.discard(request)
-        goes_on = False
-        if self._continuation is not None:
-            goes_on = self._continuation.ended(request, False, now)
+        follow = self._continuation
+        goes_on = follow is not None and follow.ended(request, False, now)
         self._row(request, outcome, now)
         if self._loop is not None and not goes_on:
             self._send_at(now + self._loop.think_ns)
@@ -392,9 +391,8 @@ class Fleet:
         self._live.discard(request)
         if self.beliefs is not None and outcome == "finished":
             self.beliefs.ended(request.view, request.generated)
-        goes_on = False
-        if self._continuation is not None:
-            goes_on = self._continuation.ended(request, outcome == "finished", time_ns)
+        follow = self._continuation
+        goes_on = follow is not None and follow.ended(request, outcome == "finished", time_ns)
         self._row(request, outcome, time_ns)
         if self.gateway is not None:
             self.gateway.something_freed()
@@ -402,9 +400,9 @@ class Fleet:
                 self.life.look_soon(replica)
             if self.roles is not None:
                 self.roles.look_soon(replica)
-        if goes_on:
-            return
-        if self._loop is not None:
+        if self.handoff is not None and self.handoff.held:
+            self.handoff.something_freed()
+        if self._loop is not None and not goes_on:
             self._send_at(time_ns + self._loop.think_ns)
 
     def _row(self, request: Request, outcome: str, time_ns: int) -> None:
@@ -437,6 +435,8 @@ class Fleet:
             row += (view.promise.number,)
         if self._continuation is not None:
             row += self._continuation.labels(view)
+        if self._sink.handoff:
+            row += (-1 if self.handoff is None else self.handoff.came_from.pop(view.index, -1),)
         rows.append(row)
         request.ended = True
         self.ended += 1

@@ -5,10 +5,15 @@ under a *lease*. It is routed once more, to a decode replica, and waits in line 
 replica has room it takes the blocks and pulls the KV; the lease ends with the last byte, and the
 request joins the decodes at the next call of the scheduler. So memory of the prefill replicas is
 the buffer between the two, and a link that is too thin fills it.
+
+Sent by layer, a request leaves when the last step of its prompt is launched, and the KV of a layer
+goes while the next one is computed. A decode replica may also refuse: then the others are asked in
+turn, and the request is held with its KV where it is until one of them has room.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +52,8 @@ class TransferPrice:
         Messages whatever the length.
     message_s : float [s]
         Of one message.
+    gathered_s_per_block : float [s/block]
+        What copying a block at both ends takes, into one piece and out of it; GPUs side by side.
     """
 
     bytes_per_token: float
@@ -54,11 +61,12 @@ class TransferPrice:
     messages_per_block: float
     messages: float
     message_s: float
+    gathered_s_per_block: float = 0.0
 
     def lead_ns(self, blocks: int) -> int:
-        """Return what the messages for some blocks cost [ns]."""
+        """Return what some blocks cost beside their way: messages and copies [ns]."""
         count = self.messages + self.messages_per_block * blocks
-        return round(count * self.message_s * NS_PER_S)
+        return round((count * self.message_s + blocks * self.gathered_s_per_block) * NS_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,10 @@ class HandoffPlan:
     first_token_at_decode : bool
         The client gets the first token when the KV has arrived, not when it is computed.
     view_age_ns : int [ns]
+    layers : tuple of int [layers]
+        Of the model of each pool, where KV is sent layer by layer; empty where it is sent whole.
+    refuses : bool
+        Whether a decode replica without room refuses, instead of letting the request wait there.
     """
 
     router: RoutingPolicy
@@ -85,6 +97,59 @@ class HandoffPlan:
     view_age_ns: int
     models: tuple[int, ...] = ()
     """Which model each pool serves; empty where there is one."""
+    layers: tuple[int, ...] = ()
+    refuses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPart:
+    """All layers of a request's KV but the last, sent while the step that makes them runs.
+
+    Parameters
+    ----------
+    wait_ns : int [ns]
+        Until the first layer is ready.
+    lead_ns : int [ns]
+        What the messages cost.
+    size_bytes : float [bytes]
+    cap_bytes_per_s : float [bytes/s]
+        Not faster than the layers are computed; infinite where messages alone take longer.
+    """
+
+    wait_ns: int
+    lead_ns: int
+    size_bytes: float
+    cap_bytes_per_s: float
+
+
+def part_by_layer(
+    begun_ns: int, due_ns: int, now_ns: int, layers: int, size_bytes: float, lead_ns: int
+) -> LayerPart:
+    """Return what is sent before the last layer is ready.
+
+    Layer i of L is ready at ``begun + i (due - begun) / L``. With x what one layer takes alone on
+    the way, messages included, the last has come at ``max(max(ready_1, now) + L x, due + x)``.
+
+    Parameters
+    ----------
+    begun_ns, due_ns : int [ns]
+        Of the step that computes the KV.
+    now_ns : int [ns]
+        When there is room for it.
+    layers : int [layers]
+        Two or more.
+    size_bytes : float [bytes]
+        All layers.
+    lead_ns : int [ns]
+        Messages of all layers.
+    """
+    first_ns = max(now_ns, begun_ns - (begun_ns - due_ns) // layers)
+    share = (layers - 1) / layers
+    lead, size = round(lead_ns * share), size_bytes * share
+    window_ns = due_ns - first_ns - lead
+    # flows end at the next whole nanosecond: half of one less has them end as the step does
+    cap = size * NS_PER_S / (window_ns - 0.5) if size and window_ns > 0 else math.inf
+    return LayerPart(first_ns - now_ns, lead, size, cap)
 
 
 class Lease(Holder):
@@ -106,9 +171,12 @@ class Lease(Holder):
         Whose KV the blocks hold.
     flow : Flow or None
         The transfer under way.
+    begun_ns, due_ns : int [ns]
+        When the request left, and when the step ends that computes the last of its KV; sent by
+        layer, it leaves as that step begins.
     """
 
-    __slots__ = ("flow", "flows", "source", "tokens", "with_token")
+    __slots__ = ("begun_ns", "due_ns", "flow", "flows", "source", "tokens", "with_token")
 
     def __init__(self, source: Replica, request: Request, flows: Flows, with_token: bool) -> None:
         super().__init__()
@@ -120,6 +188,8 @@ class Lease(Holder):
         self.held = request.held
         self.held_blocks = request.held_blocks
         self.flow: Flow | None = None
+        self.due_ns = request.last_token_ns
+        self.begun_ns = source.clock.now
         request.path = request.held = None
         request.held_blocks = 0
 
@@ -160,6 +230,10 @@ class Handoff:
         What the router sees; `board` where that is the same.
     held : deque of (Request, Lease)
         Whom nobody decodes now.
+    came_from : dict of int to int
+        The replica that has handed over each request that has not ended.
+    refusals : int
+        How often a replica said no.
     elsewhere : callable or None
         Returns the target that takes a request for which the router has chosen another, by its
         index; -1 if there is none now.
@@ -188,6 +262,12 @@ class Handoff:
         self._longest_tokens: dict[int, int] = {}
         self._room_tokens: dict[int, int] = {}
         self._models = plan.models
+        self._layers = plan.layers
+        self._refuses = plan.refuses
+        self._release = Wake(self._try_held)
+        self.came_from: dict[int, int] = {}
+        self.refusals = 0
+        self.called: Callable[[Replica, int], bool] | None = None
         for target in targets:
             model, config = self._model_of(target), target.config
             room, longest = config.kv_blocks * config.block_tokens, config.max_model_len
@@ -224,7 +304,9 @@ class Handoff:
         lease = Lease(source, request, self._flows, with_token)
         request.lease = lease
         request.state = HANDED
-        due = request.last_token_ns
+        self.came_from[request.view.index] = source.index
+        # by layer, its way begins as the step does in which the first layer will be ready
+        due = self._clock.now if self._layers else lease.due_ns
         # at this instant the replicas up to this one have had their call
         passed = source.turn if due <= self._clock.now else -1
         wake = Wake(lambda _: self._route(request, lease, passed))
@@ -236,6 +318,20 @@ class Handoff:
         wake = Wake(lambda _: self._route(request, lease, -1))
         self._clock.at(wake, FLOW_PRIORITY, self._clock.now)
 
+    def something_freed(self) -> None:
+        """Try those who were refused again, as soon as the call under way is through."""
+        now = self._clock.now
+        if self._refuses and (self._release.place < 0 or self._release.time_ns != now):
+            self._clock.at(self._release, FLOW_PRIORITY, now)
+
+    def _try_held(self, _: Wake) -> None:
+        held = self.held
+        while held:
+            request, lease = held[0]
+            if not request.ended and not self._send(request, lease, self._chosen(request), -1):
+                return
+            held.popleft()
+
     def try_held(self) -> None:
         """Route those again whom nobody could decode."""
         held = self.held
@@ -244,31 +340,79 @@ class Handoff:
             if not request.ended:
                 self.route_again(request, lease)
 
+    def _chosen(self, request: Request) -> int:
+        """Ask the router."""
+        chosen = self._choose(request.view)
+        self.routes.append(chosen)
+        return chosen
+
     def _route(self, request: Request, lease: Lease, passed: int) -> None:
         if request.ended:
             return
-        now = self._clock.now
-        chosen = self._choose(request.view)
-        self.routes.append(chosen)
+        chosen = self._chosen(request)
         if self.elsewhere is not None:
             chosen = self.elsewhere(chosen)
             if chosen < 0:
                 self.held.append((request, lease))
                 return
             self.routes.append(chosen)
+        waits = self._refuses and bool(self.held)
+        if waits or not self._send(request, lease, chosen, passed):
+            self.held.append((request, lease))
+
+    def _send(self, request: Request, lease: Lease, chosen: int, passed: int) -> bool:
+        """Put a request in the line of the target chosen, or of one that does not refuse it.
+
+        Returns
+        -------
+        bool
+            Whether somebody takes it.
+        """
+        now = self._clock.now
+        if self._refuses:
+            chosen = self._taker(chosen, lease)
+            if chosen < 0:
+                return False
+            self.routes.append(chosen)
         target = self._targets[chosen]
         if target.ranks is not None:
             target = target.ranks.choose()
+        if target is lease.source and lease.due_ns > now:
+            wake = Wake(lambda _: self._route(request, lease, -1))
+            self._clock.at(wake, FLOW_PRIORITY, lease.due_ns)
+            return True
         source = request.replica
-        if source is not None and source.board is not None:
-            source.board.change(source.slot, -1, now)
+        if source is not None and lease.due_ns > now:  # it still takes a step there
+            gone = Wake(lambda _: self._left(source))
+            self._clock.at(gone, FLOW_PRIORITY, lease.due_ns)
+        elif source is not None:
+            self._left(source)
         self._board.change(chosen, 1, now)
+        called = target.turn <= passed
+        if self.called is not None and self.called(target, now):
+            called = True
         if target is lease.source:
-            target.port.keep(request, lease, target.turn <= passed)
-            return
+            target.port.keep(request, lease, called)
+            return True
         request.state = WAITING
         request.queued_ns = now
-        target.enqueue(request, target.turn <= passed)
+        target.enqueue(request, called)
+        return True
+
+    def _left(self, source: Replica) -> None:
+        """Note that a request is on its source no more."""
+        if source.board is not None:
+            source.board.change(source.slot, -1, self._clock.now)
+
+    def _taker(self, first: int, lease: Lease) -> int:
+        """Return the first target from `first` on, in a circle, that has room; or -1."""
+        targets = self._targets
+        for step in range(len(targets)):
+            chosen = (first + step) % len(targets)
+            if targets[chosen].port.has_room(lease.tokens):
+                return chosen
+            self.refusals += 1
+        return -1
 
     def pull(self, request: Request, target: Replica, hit_tokens: int, blocks: int) -> None:
         """Start to move a request's KV to the replica that has made room for it.
@@ -290,6 +434,10 @@ class Handoff:
         price = self._prices[target.pool]
         size = price.bytes_per_token * (lease.tokens - hit_tokens) + price.fixed_bytes
 
+        lead_ns = price.lead_ns(blocks)
+        path = (2 * lease.source.index, 2 * target.index + 1)
+        rank = request.view.index
+
         def arrived(_: Flow) -> None:
             now = self._clock.now
             lease.source.port.take_back(lease)
@@ -300,12 +448,25 @@ class Handoff:
             if self.freed is not None:
                 self.freed(lease.source)
 
+        layers = self._layers[lease.source.pool] if self._layers else 1
+        if layers == 1 or lease.due_ns <= began:
+            lead_ns += max(0, lease.due_ns - began)
+            lease.flow = self._flows.start(path, size, arrived, rank=rank, lead_ns=lead_ns)
+            return
+        part = part_by_layer(lease.begun_ns, lease.due_ns, began, layers, size, lead_ns)
+
+        def all_but_last(_: Flow) -> None:
+            wait_ns = max(0, lease.due_ns - self._clock.now) + lead_ns - part.lead_ns
+            rest = size - part.size_bytes
+            lease.flow = self._flows.start(path, rest, arrived, rank=rank, lead_ns=wait_ns)
+
         lease.flow = self._flows.start(
-            (2 * lease.source.index, 2 * target.index + 1),
-            size,
-            arrived,
-            rank=request.view.index,
-            lead_ns=price.lead_ns(blocks),
+            path,
+            part.size_bytes,
+            all_but_last,
+            rank=rank,
+            lead_ns=part.wait_ns + part.lead_ns,
+            cap_bytes_per_s=part.cap_bytes_per_s,
         )
 
     def drop(self, request: Request, outcome: str) -> None:

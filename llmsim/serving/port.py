@@ -83,6 +83,21 @@ class Port:
             tokens = request.prompt
         return -(-tokens // config.block_tokens) <= config.kv_blocks
 
+    def has_room(self, tokens: int) -> bool:
+        """Whether KV of some tokens would get in as it is now, after all who wait [tokens]."""
+        replica = self._replica
+        size = replica.config.block_tokens
+        line = replica.line.requests()
+        begun = replica.running + self.expected + len(replica.delivery.arrived) + len(line)
+        if begun >= replica.config.max_num_seqs:
+            return False
+        blocks = -(-tokens // size)
+        for each in line:
+            known = each.prompt + each.generated if each.lease is None else each.lease.tokens
+            blocks += -(-known // size)
+        spare = replica.config.watermark_blocks if begun else 0
+        return blocks + spare <= replica.config.kv_blocks - self.kv_blocks_used()
+
     def longest_tokens(self) -> int:
         """Return the longest prompt plus output that can be served from here on [tokens]."""
         longest = self._replica.config.max_model_len

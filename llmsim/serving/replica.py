@@ -363,10 +363,7 @@ class Replica:
         self._front_ns = front
         if draft.preempted:
             self._stretch.anchored = False
-        if draft.chunks or draft.first_need < 0:
-            if not draft.chunks and not draft.decoding:
-                self._rest(now)
-                return
+        if draft.chunks or (draft.first_need < 0 and draft.decoding):
             self._launch_step(front)
         elif draft.decoding:
             self._launch_stretch(front)
@@ -422,6 +419,8 @@ class Replica:
             self._call_ns = FOREVER
             return
         self._end_step(front)
+        if self.delivery.hands_early:
+            self.delivery.hand_early()
 
     def open_gate(self) -> None:
         """End the launch of a step that had to wait: all that it waited for has come."""

@@ -97,11 +97,13 @@ def connect_roles(
     takers = [replica for replica in replicas if pools[replica.pool].role == "decode"]
     targets = doors_on(board, takers)
     handoff = Handoff(clock, plan, targets, board, fleet.on_end, flows)
+    handoff.called = fleet.called if plan.refuses else None
     for replica in takers:
         replica.port.connect(handoff, gives=False)
     for replica in replicas:
         if pools[replica.pool].role == "prefill":
             replica.port.connect(handoff, gives=True)
+            _hand_early(replica, plan)
     for replica in replicas:
         if pools[replica.pool].staged is not None:
             spread_connection(replica)
@@ -124,4 +126,10 @@ def connect_all(
         replica.port.connect(handoff, gives=False)
         replica.port.connect(handoff, gives=True)
         replica.port.take_role(pools[replica.pool].role == "prefill")
+        _hand_early(replica, plan)
     return handoff
+
+
+def _hand_early(replica: Replica, plan: HandoffPlan) -> None:
+    """Have prompts handed over as their last step begins; scheduled ahead, they are anyway."""
+    replica.delivery.hands_early = bool(plan.layers) and not replica.config.lookahead

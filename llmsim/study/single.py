@@ -54,6 +54,7 @@ def simulate_scenario(
     pools, warnings = build_pools(scenario)
     estimates, declared = build_estimates(scenario)
     workload = build_workload(scenario)
+    handoff = build_handoff(scenario)
     traffic = scenario.traffic
     timeout_ns = 0 if traffic.timeout_s is None else seconds_to_ns(traffic.timeout_s)
     sink = RequestSink(
@@ -61,6 +62,7 @@ def simulate_scenario(
         lambda: workload.clients,
         programs=workload.programs is not None,
         slo_classes=tuple(scenario.slo.classes or ()),
+        handoff=handoff is not None,
     )
     began = time.perf_counter()
     try:
@@ -71,7 +73,7 @@ def simulate_scenario(
             sink,
             seed=scenario.seed,
             view_age_ns=seconds_to_ns(scenario.fleet.view_age_s),
-            handoff=build_handoff(scenario),
+            handoff=handoff,
             control=build_control(scenario, pools),
             gateway=build_gateway(scenario),
             heartbeats=build_heartbeats(scenario),

@@ -162,10 +162,12 @@ def run(case: Mapping[str, Any]) -> Measured:
     workload = build_workload(wanted)
     if "compress" in case:
         workload = Compressed(workload, case["compress"])
+    handoff = build_handoff(wanted)
     sink = RequestSink(
         [pool.facts.name for pool in pools],
         lambda: workload.clients,
         programs=workload.programs is not None,
+        handoff=handoff is not None,
     )
     router = wanted.fleet.routing.build()
     began = time.process_time()
@@ -176,7 +178,7 @@ def run(case: Mapping[str, Any]) -> Measured:
         sink,
         seed=wanted.seed,
         view_age_ns=round(wanted.fleet.view_age_s * 1e9),
-        handoff=build_handoff(wanted),
+        handoff=handoff,
         control=build_control(wanted, pools),
         gateway=build_gateway(wanted),
         clients=ClientRules(),

@@ -150,6 +150,11 @@ def bench_handoff(times: int) -> None:
         case = scenario(azure(scale), 1, fleet__routing="least-loaded", fleet__pools=pools)
         run = best_of(case, times)
         add(made, f"{scale:g} x its own rate", run)
+        layers = {"fleet__handoff": {"transfer": "layer", "when_full": "refuse"}}
+        case = scenario(
+            azure(scale), 1, fleet__routing="least-loaded", fleet__pools=pools, **layers
+        )
+        add(made, "by layer, refusal", best_of(case, times), run)
         flips = {"fleet__flip": {}, "fleet__control": [{"kind": "balance-roles"}]}
         case = scenario(azure(scale), 1, fleet__routing="least-loaded", fleet__pools=pools, **flips)
         add(made, "roles may change", best_of(case, times), run)

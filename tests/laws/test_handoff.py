@@ -88,3 +88,43 @@ def test_who_leaves_on_the_way_gives_everything_back():
 def test_a_request_that_no_decode_replica_can_ever_hold_is_turned_away():
     world = replace(ONE, jobs=(Job(0, 100, 200), Job(0, 100, 2)), kv_blocks=8)
     assert [row.ended_as for row in run(world).rows] == ["unservable", "finished"]
+
+
+FOUR = replace(ONE, sent_layers=4)
+# the step's four layers end at 1.75, 3.5, 5.25 and 7 ms; each takes 0.25 ms and 1.75 us to send
+
+
+def test_by_layer_only_the_last_layer_is_waited_for():
+    for lookahead in (0, 1):
+        (row,) = run(replace(FOUR, lookahead=lookahead)).rows
+        assert row.first_token_ns == PREFILL_NS
+        assert row.end_ns == PREFILL_NS + TRANSFER_NS // 4 + sum(STEPS_NS)
+        assert row.replica == 1
+        assert row.prefill_replica == 0
+
+
+def test_a_thin_link_is_busy_from_the_first_layer_on():
+    slow = replace(FOUR, port_bytes_per_s=1e8, message_ns=0)
+    (row,) = run(slow).rows
+    # 10 ms for 1 MB, from the end of the first layer on
+    assert row.end_ns == PREFILL_NS // 4 + 10 * MS + sum(STEPS_NS)
+
+
+def test_a_replica_without_room_refuses_and_another_takes_it():
+    """By turns the third would wait behind the first; it goes where there is room."""
+    jobs = (Job(0, 100, 200), Job(1, 100, 2), Job(2, 100, 2))
+    world = World(jobs, cost="round", decoders=2, kv_blocks=19, port_bytes_per_s=1e12)
+    for refuses in (False, True):
+        rows = run(replace(world, refuses_kv=refuses)).rows
+        assert rows[0].replica != rows[1].replica
+        assert rows[2].end_ns < rows[0].end_ns
+
+
+def test_nobody_has_room_and_it_is_held_where_it_was_computed():
+    jobs = (Job(0, 100, 10), Job(1, 100, 10), Job(2, 100, 10))
+    base = World(jobs, cost="round", decoders=2, kv_blocks=14, max_num_seqs=1)
+    waits, refuses = (run(replace(base, refuses_kv=each)).rows for each in (False, True))
+    first = min(refuses[:2], key=lambda row: row.end_ns)
+    assert refuses[2].replica == first.replica  # the first that got room, whoever that is
+    assert refuses[2].end_ns > first.end_ns
+    assert waits[2].end_ns >= refuses[2].end_ns

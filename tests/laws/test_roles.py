@@ -23,6 +23,7 @@ def changeable(data, **given):
         flip_drains=data.draw(st.booleans()),
         switch_ns=data.draw(st.sampled_from([0, 0, MS, 90 * MS])),
         reloads=data.draw(st.booleans()),
+        refuses_kv=False,
         refuse_at=data.draw(st.sampled_from([0, 0, 2])),
         hold_ns=data.draw(st.sampled_from([0, 50 * MS])) if world.timeout_ns else 0,
     )

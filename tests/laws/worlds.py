@@ -36,6 +36,7 @@ from llmsim.results.columns import (
     OUTCOMES,
     RAW_CLASS_COLUMNS,
     RAW_COLUMNS,
+    RAW_HANDOFF_COLUMNS,
     RAW_PROGRAM_COLUMNS,
 )
 from llmsim.results.facts import PoolFacts, RunFacts
@@ -98,6 +99,8 @@ class World:
     port_bytes_per_s: float = 1e9
     message_ns: int = 0
     late_first_token: bool = False
+    sent_layers: int = 0
+    refuses_kv: bool = False
     tier_chunks: tuple[int, ...] = ()
     chunk_blocks: int = 1
     tier_scopes: tuple[str, ...] = ("replica", "pool")
@@ -172,7 +175,15 @@ class World:
         price = TransferPrice(1e4, 0.0, 1.0, 0.0, self.message_ns / 1e9)
         ports = (self.port_bytes_per_s, self.port_bytes_per_s)
         router = ROUTING.get("least-loaded")()
-        return HandoffPlan(router, (price, price), ports, self.late_first_token, self.view_age_ns)
+        return HandoffPlan(
+            router,
+            (price, price),
+            ports,
+            self.late_first_token,
+            self.view_age_ns,
+            layers=(self.sent_layers,) * 2 if self.sent_layers else (),
+            refuses=self.refuses_kv,
+        )
 
     def kv(self) -> KvPlan | None:
         """Tiers of `tier_chunks`, the nearest first, each half as fast as before; 10 kB a token."""
@@ -324,6 +335,8 @@ class Row:
     def __getattr__(self, name: str) -> Any:
         if name == "ended_as":
             return OUTCOMES[self.outcome]
+        if name in RAW_HANDOFF_COLUMNS:
+            return self.values[-1]
         columns = RAW_COLUMNS + RAW_CLASS_COLUMNS + RAW_PROGRAM_COLUMNS
         return self.values[columns.index(name)]
 
@@ -416,9 +429,8 @@ def run(
         )
         for role, size in sizes.items()
     ]
-    sink = RequestSink(
-        tuple(sizes), Traffic.clients, programs=bool(world.turns), slo_classes=("soon", "late")
-    )
+    ways = {"programs": bool(world.turns), "handoff": bool(world.decoders)}
+    sink = RequestSink(tuple(sizes), Traffic.clients, slo_classes=("soon", "late"), **ways)
     with (
         patch.object(simulate_module, "Replica", watch),
         patch.object(simulate_module, "Lane", watch),

@@ -4,6 +4,7 @@ from llmsim.results.changes import CHANGE_COLUMNS
 from llmsim.results.columns import (
     CALL_COLUMNS,
     CLASS_COLUMNS,
+    HANDOFF_COLUMNS,
     PROGRAM_COLUMNS,
     REQUEST_COLUMNS,
     TIMELINE_COLUMNS,
@@ -23,7 +24,7 @@ DOC = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 def test_the_docs_hold_every_metric_and_column():
     text = DOC.read_text(encoding="utf-8")
-    columns = (REQUEST_COLUMNS, CLASS_COLUMNS, CALL_COLUMNS, PROGRAM_COLUMNS)
+    columns = (REQUEST_COLUMNS, CLASS_COLUMNS, CALL_COLUMNS, HANDOFF_COLUMNS, PROGRAM_COLUMNS)
     columns += (TIMELINE_COLUMNS, CHANGE_COLUMNS)
     optional = (CLASS_METRICS, PROGRAM_METRICS, STOP_METRICS, STATION_METRICS, TOKEN_METRICS)
     defined = [metrics_table(), *map(metrics_table, optional)]
