@@ -16,6 +16,7 @@ from llmsim.cli.galleries import gallery_app
 from llmsim.cli.planning import plan
 from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
+from llmsim.cli.roofing import show_needs, show_roofline
 from llmsim.cli.searching import knee, placement
 from llmsim.cli.sweeping import sweep
 from llmsim.cli.validating import validate
@@ -256,6 +257,10 @@ def show_step(
 
         plan = ParallelPlan(tp, ep, dp, pp)
         show_step_cost(StepOrder(model, gpu, plan, batch, context, tuple(prefill or ())))
+
+
+show_app.command(name="roofline")(show_roofline)
+show_app.command(name="needs")(show_needs)
 
 
 def _show(what: str, name: str) -> None:
