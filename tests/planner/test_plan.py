@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import llmsim as ls
 from llmsim.cli.app import app
 from llmsim.core.errors import InputError, ScenarioError
+from llmsim.core.paths import list_data
 from llmsim.planner.folder import load_plan
 from llmsim.planner.plan import Plan
 from llmsim.planner.planning import solve_stages
@@ -203,3 +204,8 @@ def test_the_command_writes_all_or_nothing(tmp_path):
 def test_every_key_is_described():
     text = plan_keys.PAGE.read_text(encoding="utf-8")
     assert plan_keys.page(text) == text, "call tests/planner/plan_keys.py"
+
+
+@pytest.mark.parametrize("name", sorted(list_data("scenarios/plans", ".yaml")))
+def test_every_shipped_plan_is_right(name):
+    assert read_plan(name).keys.name == name

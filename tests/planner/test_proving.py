@@ -197,16 +197,11 @@ def evidence_of(found, stage):
 
 @pytest.mark.slow
 def test_bursts_break_the_naive_fleet_and_not_the_corrected_one():
-    bursty = {
-        "traffic.arrivals": {"kind": "gamma", "rate_rps": 40.0, "cv": 3.5},
-        "slo.attained_frac": 0.99,
-        "slo.ttft_s": 0.5,
-        "gpus.l40s.available": None,
-    }
-    found = ls.plan(ASKED, bursty, executor=HERE)
+    found = ls.plan("bursty", executor=HERE)
     (naive,) = evidence_of(found, "naive")
+    assert naive.replicas == found.waterfall[0].replicas
     assert not naive.passed
-    assert sum(naive.attained_frac) / len(naive.attained_frac) < 0.97
+    assert sum(naive.attained_frac) / len(naive.attained_frac) < 0.98
     assert found.proof.passed
     assert found.proof.low_frac >= 0.99
     assert found.waterfall[0].usd_per_hour < found.usd_per_hour
