@@ -15,6 +15,7 @@ from llmsim.planner.columns import Choice, Lost, Scored, Space, search, without_
 from llmsim.planner.demand import Demand
 from llmsim.planner.problem import Column
 from llmsim.planner.reading import POOL, Asked
+from llmsim.planner.shortlist import shortlist
 from llmsim.planner.traffic import Range
 from llmsim.results.slo import Slo
 from llmsim.results.wording import share
@@ -157,9 +158,12 @@ def find_candidates(
     current = {each.choice: each for each in whole if each.choice in asked.current}
     useful, idle = _useful(whole)
     kept, beaten = without_dominated([Scored(c.choice, c.column, c.capacity) for c in useful])
-    names = {each.column.name for each in kept} | {each.column.name for each in current.values()}
+    columns, far = shortlist([each.column for each in kept], asked.keys.search.most_columns)
+    names = {each.name for each in columns} | {each.column.name for each in current.values()}
     left = tuple(each for each in useful if each.column.name in names)
+    named = {each.column.name: each.choice for each in useful}
     out = [each for each in beaten if each.choice not in current]
+    out += [Lost(named[name], told) for name, told in far.items() if named[name] not in current]
     return Candidates(left, (*lost, *idle, *out), current)
 
 

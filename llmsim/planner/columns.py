@@ -209,13 +209,15 @@ def search(
     scored: list[Scored] = []
     lost: list[Lost] = []
     for choice in space.choices():
-        asked = scenario.override(choice.overrides(pool))
         try:
+            asked = scenario.override(choice.overrides(pool))
             plans, _ = build_pools(asked)
         except ModelDoesNotFitError as error:
             lost.append(Lost(choice, _first_line(error)))
             continue
         except InputError as error:
+            if any(fault.path.endswith(".gpu") for fault in error.faults):
+                raise
             lost.append(Lost(choice, "; ".join(fault.message for fault in error.faults)))
             continue
         plan = plans[0]

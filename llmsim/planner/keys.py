@@ -73,6 +73,9 @@ class Searched(Section):
     """[fraction] SM clocks over the full one."""
     most_gpus: Count = 8
     """[GPUs] Of one replica."""
+    most_columns: Count = 24
+    """[configurations] So many are considered of those that nothing beats outright: the nearest to
+    the cheapest per request; two of each card in any case."""
 
 
 class Solving(Section):

@@ -357,6 +357,12 @@ def notes(work: Work, stages: list[Stage]) -> tuple[str, ...]:
                 f"the program of the {stage.name} fleet ran into its time limit, {gap:.1%} above "
                 "its bound"
             )
+    far = sum("nearest are considered" in each.reason for each in work.candidates.lost)
+    if far:
+        found.append(
+            f"{far} configurations were left out as too far from the cheapest per request "
+            "(search.most_columns); the bound is of fleets without them"
+        )
     if work.asked.scenario.slo.itl_s is not None:
         found.append("itl_s has no closed form: programs leave it out, simulation judges it")
     if any(stage.packed.proof.bound != stage.packed.proof.bound for stage in stages):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -122,20 +123,37 @@ def sample_of(scenario: Scenario) -> Sample:
     return Sample(arrival_s, prompts, outputs, duration_s)
 
 
+LEAST_FRAC: Final = 0.01
+"""A range with less of the requests is no range of its own: what few prompts need must not decide
+which cards may serve all that are about as long."""
+
+
 def ranges_of(sample: Sample) -> tuple[tuple[Range, ...], Demand]:
     """Return the prompt ranges that occur, and the buckets that they are made of.
 
     Parameters
     ----------
     sample : Sample
+
+    Notes
+    -----
+    A range with too few requests is part of the one below it, or of the one above if it is the
+    lowest.
     """
     demand = demand_of(sample.prompt_tokens, sample.output_tokens, sample.duration_s)
     rates = {bucket.name: bucket.rate_rps for bucket in demand.buckets}
-    found = []
+    found: list[Range] = []
+    small = LEAST_FRAC * demand.rate_rps
     for low in PROMPT_EDGES:
         names = tuple(name for name in rates if name.startswith(f"in{low}."))
-        if names:
-            found.append(Range(f"in{low}", low, sum(rates[name] for name in names), names))
+        if not names:
+            continue
+        here = Range(f"in{low}", low, sum(rates[name] for name in names), names)
+        if found and min(here.rate_rps, found[-1].rate_rps) < small:
+            below = found.pop()
+            rate_rps = below.rate_rps + here.rate_rps
+            here = Range(below.name, below.low_tokens, rate_rps, below.buckets + here.buckets)
+        found.append(here)
     return tuple(found), demand
 
 

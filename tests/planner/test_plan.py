@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import plan_keys
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from llmsim.planner.folder import load_plan
 from llmsim.planner.plan import Plan
 from llmsim.planner.planning import solve_stages
 from llmsim.planner.reading import read_plan
+from llmsim.planner.traffic import Sample, prompt_edges, ranges_of
 from llmsim.planner.work import prepare
 from llmsim.scenario import Scenario
 
@@ -209,3 +211,23 @@ def test_every_key_is_described():
 @pytest.mark.parametrize("name", sorted(list_data("scenarios/plans", ".yaml")))
 def test_every_shipped_plan_is_right(name):
     assert read_plan(name).keys.name == name
+
+
+def test_few_requests_are_no_range_of_their_own():
+    prompts = np.array([100] * 500 + [600] * 480 + [5000] * 15 + [9000] * 5)
+    sample = Sample(np.linspace(0, 99.9, 1000), prompts, np.full(1000, 50), 100.0)
+    ranges, demand = ranges_of(sample)
+    found = [(part.low_tokens, round(part.rate_rps, 9)) for part in ranges]
+    assert found == [(1, 5.0), (512, 4.8), (4096, 0.2)]
+    assert {name for part in ranges for name in part.buckets} == {b.name for b in demand.buckets}
+    assert prompt_edges(ranges) == (512, 4096)
+
+
+def test_dispersion_is_one_for_poisson_and_more_for_bursts():
+    draw = np.random.default_rng(3)
+    even = np.cumsum(draw.exponential(0.1, 20_000))
+    bursty = np.cumsum(draw.gamma(0.25, 0.4, 20_000))  # squared coefficient of variation 4
+    lengths = np.full(20_000, 10)
+    for times, expected in ((even, 1.0), (bursty, 4.0)):
+        found = Sample(times, lengths, lengths, float(times[-1])).dispersion(20.0)
+        assert found == pytest.approx(expected, rel=0.25)
