@@ -16,6 +16,7 @@ from llmsim.cli.galleries import gallery_app
 from llmsim.cli.planning import plan
 from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
+from llmsim.cli.reporting import report
 from llmsim.cli.roofing import show_needs, show_roofline
 from llmsim.cli.searching import knee, placement
 from llmsim.cli.sweeping import sweep
@@ -162,6 +163,7 @@ app.command()(knee)
 app.command()(placement)
 app.command()(plan)
 app.command()(deploy)
+app.command()(report)
 app.command()(sweep)
 
 

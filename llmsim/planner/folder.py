@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.planner.page import render_plan
 from llmsim.planner.plan import Plan
-from llmsim.results.folder import META, new_folder
+from llmsim.results.folder import META, REPORT, new_folder
 
 PLAN, FLEET, ASKED = "plan.json", "fleet.yaml", "plan.yaml"
 COLUMNS, EVIDENCE = "columns.csv", "simulations.csv"
@@ -40,6 +41,7 @@ def save_plan(plan: Plan, folder: Path, force: bool = False) -> None:
         (made / PLAN).write_text(text + "\n", encoding="utf-8")
         (made / FLEET).write_text(plan.scenario_yaml, encoding="utf-8")
         (made / ASKED).write_text(plan.plan_yaml, encoding="utf-8")
+        (made / REPORT).write_text(render_plan(plan), encoding="utf-8")
         heads = ["column", "gpu", "usd_per_hour", "replicas", "reason"]
         bought = [(u.name, u.gpu, u.usd_per_hour, u.replicas, "bought") for u in plan.used]
         lost = [(each.name, each.gpu, each.usd_per_hour, 0, each.reason) for each in plan.losers]

@@ -1,0 +1,328 @@
+"""``report.html`` of a plan: what to buy, against what, and what shows that it will do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from llmsim.planner.plan import Evidence, Plan, Used
+from llmsim.report.figures import ABOVE, COLOURS, inline_svg
+from llmsim.report.html import fill
+from llmsim.results.wording import NONE, number, share, usd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+REASONS: Final = {
+    "ttft": "computing prompts, and the wait for them",
+    "tpot": "the pace of decoding: reading weights and KV for each token",
+    "e2e": "the time of a whole answer",
+    "kv": "KV memory",
+    "max_num_seqs": "the most requests in a step (max_num_seqs)",
+    "prefill": "computing prompts",
+    "none": "nothing that is limited",
+}
+"""What keeps a replica from more, in words, by `Used.bound`."""
+
+MOST_LOSERS: Final = 200
+"""Configurations that are listed; all of them are in ``columns.csv``."""
+
+_BOX: Final = (0.30, 0.17, 0.66, 0.75)
+"""Axes with long labels at their left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A fleet and its cost.
+
+    Parameters
+    ----------
+    name, fleet : str
+    usd_per_hour : float [USD/h]
+    kind : str
+        ``way`` to the plan, the ``plan`` itself, a ``rival``, or what runs ``today``.
+    """
+
+    name: str
+    fleet: str
+    usd_per_hour: float
+    kind: str
+
+
+def render_plan(plan: Plan) -> str:
+    """Return the text of ``report.html``.
+
+    Parameters
+    ----------
+    plan : Plan
+
+    Returns
+    -------
+    str
+        Self-contained HTML: styles and drawings are inside, nothing is fetched.
+    """
+    bars = cost_bars(plan)
+    tests = [_test(each) for each in plan.evidence]
+    return fill(
+        "plan.html.j2",
+        plan=plan,
+        headline=headline(plan),
+        savings=savings(plan),
+        bought=[_bought(each) for each in plan.used],
+        promise=[(name, _limit(name, value)) for name, value in plan.slo.items()],
+        ranges=_ranges(plan),
+        bars=[_worded_bar(bar, plan) for bar in bars],
+        no_rivals=_no_rival(plan),
+        costs=costs_svg(bars),
+        shown=attained_svg(plan) if plan.evidence else "",
+        tests=tests,
+        first=first_to_give_way(plan),
+        room=room_svg(plan),
+        prices=price_room(plan),
+        corrected=plan.corrected,
+        losers=[(e.name, e.gpu, _usd(e.usd_per_hour), e.reason) for e in plan.losers[:MOST_LOSERS]],
+        more=max(0, len(plan.losers) - MOST_LOSERS),
+        number=number,
+        share=share,
+        usd=_usd,
+    )
+
+
+def headline(plan: Plan) -> str:
+    """Return what to buy, in one sentence."""
+    if not plan.used:
+        return "No fleet was found."
+    parts = [f"{each.replicas} x {each.name}" for each in plan.used]
+    gpus = sum(each.replicas * each.gpus for each in plan.used)
+    rate = f"{number(plan.rate_rps)} requests/s of {plan.model}"
+    return f"Buy {' + '.join(parts)} ({gpus} GPUs, {_usd(plan.usd_per_hour)}/h) for {rate}."
+
+
+def savings(plan: Plan) -> list[str]:
+    """Return what the plan costs against the best fleet of one card, and against today."""
+    said = []
+    rivals = [each for each in plan.rivals if each.usd_per_hour is not None]
+    if rivals:
+        best = min(rivals, key=lambda each: each.usd_per_hour or 0.0)
+        assert best.usd_per_hour is not None
+        kinds = {each.gpu for each in plan.used}
+        if kinds == {best.gpu} and abs(best.usd_per_hour - plan.usd_per_hour) < 1e-6:
+            said.append(f"{best.gpu} is the cheapest card alone, and the plan is a fleet of it.")
+        else:
+            against = _against(plan.usd_per_hour, best.usd_per_hour)
+            alone = f"{best.gpu}, {_usd(best.usd_per_hour)}/h"
+            said.append(f"{against} than the best fleet of one card ({alone}).")
+    if plan.current is not None:
+        now = plan.current.usd_per_hour
+        said.append(f"{_against(plan.usd_per_hour, now)} than what runs today ({_usd(now)}/h).")
+    return said
+
+
+def cost_bars(plan: Plan) -> list[Bar]:
+    """Return the fleets that a reader compares: the way to the plan, rivals, and today's."""
+    found = [
+        Bar(each.name, _fleet(each.replicas), each.usd_per_hour, "way") for each in plan.waterfall
+    ]
+    # the last stage is the plan, unless what was proven is none of them
+    if found and found[-1].fleet == _fleet(plan.replicas):
+        found[-1] = replace(found[-1], name=f"{found[-1].name}: the plan", kind="plan")
+    else:
+        found.append(Bar("the plan", _fleet(plan.replicas), plan.usd_per_hour, "plan"))
+    found += [
+        Bar(f"{each.gpu} alone", _fleet(each.replicas), each.usd_per_hour, "rival")
+        for each in plan.rivals
+        if each.usd_per_hour is not None
+    ]
+    if plan.current is not None:
+        today = plan.current
+        found.append(Bar("today", _fleet(today.replicas), today.usd_per_hour, "today"))
+    return found
+
+
+def costs_svg(bars: Sequence[Bar]) -> str:
+    """Return the costs of all fleets as bars."""
+    colour = {"way": COLOURS[0], "plan": COLOURS[2], "rival": COLOURS[1], "today": COLOURS[1]}
+    alt = "Cost of each fleet: " + ", ".join(f"{b.name} {_usd(b.usd_per_hour)}/h" for b in bars)
+
+    def draw(axes: Axes) -> None:
+        places = range(len(bars))
+        values = [bar.usd_per_hour for bar in bars]
+        axes.barh(places, values, color=[colour[bar.kind] for bar in bars], height=0.6)
+        axes.set_yticks(list(places), [bar.name for bar in bars])
+        axes.invert_yaxis()
+        axes.set_xlabel("cost [USD/h]")
+        axes.grid(visible=False, axis="y")
+
+    return inline_svg(draw, alt, "costs", 0.9 + 0.32 * len(bars), _tall_box(len(bars)))
+
+
+def attained_svg(plan: Plan) -> str:
+    """Return what each simulated fleet attained, with its confidence bounds, against the target."""
+    target = 100 * plan.slo.get("attained_frac", 1.0)
+    tests = plan.evidence
+    alt = "Share of requests that kept every limit: " + ", ".join(
+        f"{each.stage} {share(_mean(each))}" for each in tests
+    )
+
+    def draw(axes: Axes) -> None:
+        places = list(range(len(tests)))
+        for place, each in zip(places, tests, strict=True):
+            colour = COLOURS[2] if each.passed else COLOURS[1]
+            axes.plot(
+                [100 * each.low_frac, 100 * each.high_frac], [place, place], color=colour, lw=2
+            )
+            axes.plot([100 * _mean(each)], [place], "o", color=colour)
+        axes.axvline(target, color=COLOURS[0], linestyle="--", label=f"target {target:g}%")
+        axes.set_yticks(places, [f"{each.stage}, {_usd(each.usd_per_hour)}/h" for each in tests])
+        axes.set_ylim(len(tests) - 0.5, -0.5)
+        axes.set_xlim(right=103)
+        axes.set_xlabel("requests that kept every limit [%]")
+        axes.legend(**ABOVE)
+
+    return inline_svg(draw, alt, "shown", 1.2 + 0.3 * len(tests), _tall_box(len(tests)))
+
+
+def room_svg(plan: Plan) -> str:
+    """Return how much of what each pool could carry is used, as bars."""
+    pools = plan.used
+    alt = "Load over capacity: " + ", ".join(f"{u.name} {share(u.utilisation_frac)}" for u in pools)
+
+    def draw(axes: Axes) -> None:
+        places = list(range(len(pools)))
+        values = [100 * each.utilisation_frac for each in pools]
+        axes.barh(places, values, color=COLOURS[0], height=0.5)
+        axes.axvline(100, color=COLOURS[1], linestyle="--", label="all that it could carry")
+        axes.set_yticks(places, [each.name for each in pools])
+        axes.invert_yaxis()
+        axes.set_xlabel("load over capacity [%]")
+        axes.grid(visible=False, axis="y")
+        axes.legend(**ABOVE)
+
+    return inline_svg(draw, alt, "room", 1.2 + 0.4 * len(pools), _tall_box(len(pools)))
+
+
+def first_to_give_way(plan: Plan) -> str:
+    """Return which pool is fullest, and what keeps its replicas from more."""
+    if not plan.used:
+        return ""
+    fullest = max(plan.used, key=lambda each: each.utilisation_frac)
+    why = REASONS.get(fullest.bound, fullest.bound)
+    spare = 1 / fullest.utilisation_frac if fullest.utilisation_frac else float("inf")
+    return (
+        f"{fullest.name} gives way first: it is used to {share(fullest.utilisation_frac)}, "
+        f"{number(spare)} times its load would fill it if requests came evenly, and what keeps a "
+        f"replica from more is {why}."
+    )
+
+
+def price_room(plan: Plan) -> list[tuple[str, str, str]]:
+    """Return for each card how far its price may rise until a fleet without it is cheaper.
+
+    Notes
+    -----
+    With `C` the plan's cost, `C_g` what it spends on a card, and `R` the cheapest fleet that has
+    none of it, the price may rise by ``(R - C) / C_g``; other prices stay.
+    """
+    found = []
+    for gpu in dict.fromkeys(each.gpu for each in plan.used):
+        spent = sum(u.usd_per_hour * u.replicas for u in plan.used if u.gpu == gpu)
+        others = [
+            (each.usd_per_hour, each.gpu)
+            for each in plan.rivals
+            if each.usd_per_hour is not None and each.gpu != gpu
+        ]
+        if not others:
+            found.append((gpu, "any", "no other card alone keeps the promise"))
+        elif spent > 0:
+            cost, name = min(others)
+            rise = (cost - plan.usd_per_hour) / spent
+            found.append((gpu, f"{100 * rise:+.0f}%", f"then {name} alone is cheaper"))
+    return found
+
+
+def _no_rival(plan: Plan) -> list[tuple[str, str]]:
+    return [(each.gpu, each.reason) for each in plan.rivals if each.usd_per_hour is None]
+
+
+def _bought(each: Used) -> dict[str, str]:
+    plan = [f"{key} {n}" for key in ("tp", "pp", "ep") if (n := getattr(each, key)) > 1]
+    return {
+        "name": each.name,
+        "made": ", ".join([*plan, each.quantisation]).strip(", ") or "one GPU",
+        "replicas": str(each.replicas),
+        "spare": str(each.spare_replicas),
+        "gpus": str(each.replicas * each.gpus),
+        "cost": _usd(each.replicas * each.usd_per_hour),
+        "price": f"{_usd(each.usd_per_hour)}: {each.price_source}",
+        "used": share(each.utilisation_frac),
+        "bound": REASONS.get(each.bound, each.bound),
+    }
+
+
+def _ranges(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": each.name,
+            "rate": number(each.rate_rps),
+            "late": share(each.late_frac) if each.late_frac else "",
+            "shares": [
+                share(used.share.get(each.name, 0.0)) if each.name in used.share else NONE
+                for used in plan.used
+            ],
+        }
+        for each in plan.ranges
+    ]
+
+
+def _worded_bar(bar: Bar, plan: Plan) -> tuple[str, str, str, str]:
+    ratio = bar.usd_per_hour / plan.usd_per_hour - 1 if plan.usd_per_hour else 0.0
+    told = "" if bar.kind == "plan" else f"{100 * ratio:+.1f}%"
+    return bar.name, bar.fleet, _usd(bar.usd_per_hour), told
+
+
+def _test(each: Evidence) -> dict[str, str]:
+    return {
+        "stage": each.stage,
+        "fleet": _fleet(each.replicas),
+        "lost": each.lost,
+        "cost": _usd(each.usd_per_hour),
+        "seeds": str(len(each.seeds)),
+        "attained": share(_mean(each)) if each.attained_frac else NONE,
+        "bounds": f"{share(each.low_frac)} to {share(each.high_frac)}",
+        "kind": "met" if each.passed else "missed",
+        "passed": "kept" if each.passed else "not kept",
+        "reason": each.reason,
+    }
+
+
+def _mean(each: Evidence) -> float:
+    return sum(each.attained_frac) / len(each.attained_frac) if each.attained_frac else 0.0
+
+
+def _limit(name: str, value: float) -> str:
+    return share(value) if name.endswith("_frac") else f"{number(value)} s"
+
+
+def _fleet(replicas: dict[str, int]) -> str:
+    return " + ".join(f"{count} x {name}" for name, count in replicas.items() if count) or "nothing"
+
+
+def _usd(value: float | None) -> str:
+    return NONE if value is None else usd(value)
+
+
+def _against(ours: float, theirs: float) -> str:
+    """Return how much less, or more, ours costs than theirs."""
+    if not theirs:
+        return "Costs more"
+    part = 1 - ours / theirs
+    return f"{share(abs(part))} {'less' if part >= 0 else 'more'}"
+
+
+def _tall_box(rows: int) -> tuple[float, float, float, float]:
+    """Return axes that leave room for labels, whatever the height of the drawing."""
+    left, _, width, _ = _BOX
+    height = 1.2 + 0.32 * rows
+    bottom = 0.5 / height
+    return left, bottom, width, 1 - bottom - 0.4 / height
