@@ -107,8 +107,7 @@ def _against(plan: Plan) -> Table:
         if rival.usd_per_hour is None:
             table.add_row(f"{rival.gpu} alone: {rival.reason}", "", "")
         else:
-            unseen = "" if rival.shown or not plan.evidence else " (not shown)"
-            row(f"{rival.gpu} alone: {_words(rival.replicas)}{unseen}", rival.usd_per_hour)
+            row(f"{rival.gpu} alone: {_words(rival.replicas)}", rival.usd_per_hour)
     if plan.current is not None:
         used = plan.current.utilisation_frac
         told = plan.current.reason if used is None else f"{share(used)} used"

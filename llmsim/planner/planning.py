@@ -106,7 +106,7 @@ def plan(
     begun_s = time.perf_counter()
     asked = read_plan(source, overrides)
     work = prepare(asked, progress)
-    stages = solve_stages(work, progress)
+    stages = solve_stages(work, progress, strict=not simulate)
     if not simulate:
         return assemble(work, stages, Found(dict(stages[-1].packed.replicas)), begun_s)
     store = PointStore.default("plan")
@@ -115,7 +115,7 @@ def plan(
         corrected: tuple[Corrected, ...] = ()
         if asked.keys.prove.micro_columns:
             work, corrected = correct(work, workers, store, folder, progress)
-            stages = [stages[0], *solve_stages(work, progress)[1:]]
+            stages = [stages[0], *_again(work, progress)]
         laboratory = Laboratory(work, workers, store, progress)
         if work.candidates.current and len(work.candidates.current) == len(asked.current):
             laboratory.judge({c.name: n for c, n in asked.current.items()}, "current", spare=0)
@@ -127,6 +127,14 @@ def plan(
         proven = Loop(work, laboratory, most).run(first)
     found = Found(proven.fleet, proven, corrected, laboratory, others)
     return assemble(work, stages, found, begun_s)
+
+
+def _again(work: Work, tell: Tell | None) -> list[Stage]:
+    """Return the stages after the naive one, with corrected capacities; those that there are."""
+    try:
+        return solve_stages(work, tell, strict=False)[1:]
+    except InputError:
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +158,16 @@ class Found:
     rivals: tuple[Rival, ...] = ()
 
 
-def solve_stages(work: Work, tell: Tell | None = None) -> list[Stage]:
+def solve_stages(work: Work, tell: Tell | None = None, strict: bool = True) -> list[Stage]:
     """Return the fleets of the programs, each with one thing more than the one before.
 
     Parameters
     ----------
     work : Work
     tell : callable, optional
+    strict : bool
+        Without it, programs that leave room for bursts may have no answer: they go by a formula,
+        and simulation may know better.
 
     Raises
     ------
@@ -173,7 +184,9 @@ def solve_stages(work: Work, tell: Tell | None = None) -> list[Stage]:
         try:
             packed = pack(problem, work.solver)
         except InputError as error:
-            raise work.asked.located(own_words(error.faults)) from None
+            if strict or name == "naive":
+                raise work.asked.located(own_words(error.faults)) from None
+            continue
         stages.append(Stage(name, packed, time.perf_counter() - begun_s))
         if tell is not None:
             tell("programs", number, len(problems))
@@ -362,6 +375,11 @@ def notes(work: Work, stages: list[Stage]) -> tuple[str, ...]:
         found.append(
             f"{far} configurations were left out as too far from the cheapest per request "
             "(search.most_columns); the bound is of fleets without them"
+        )
+    if len(stages) == 1:
+        found.append(
+            "no fleet that is allowed leaves as much room for bursts as the formula asks for; the "
+            "search began with the naive fleet"
         )
     if work.asked.scenario.slo.itl_s is not None:
         found.append("itl_s has no closed form: programs leave it out, simulation judges it")

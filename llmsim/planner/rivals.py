@@ -47,16 +47,24 @@ def _alone(work: Work, gpu: str, laboratory: Laboratory | None) -> Rival:
     )
     candidates = Candidates(own, (), work.candidates.current)
     alone = replace(work, asked=replace(work.asked, keys=keys), candidates=candidates)
-    try:
-        packed = pack(alone.problem(pooled=True, spare=keys.spare_replicas), work.solver)
-    except InputError as error:
-        return Rival(gpu, None, {}, "; ".join(fault.message for fault in error.faults), False)
+    problems = [alone.problem(pooled=True, spare=keys.spare_replicas)]
+    if laboratory is not None:  # it may know better than the formula for bursts
+        problems.append(alone.problem(spare=keys.spare_replicas))
+    packed, told = None, ""
+    for problem in problems:
+        try:
+            packed = packed or pack(problem, work.solver)
+        except InputError as error:
+            told = "; ".join(fault.message for fault in error.faults)
+    if packed is None:
+        return Rival(gpu, None, {}, told, False)
     fleet = dict(packed.replicas)
     if laboratory is not None:
         loop = Loop(alone, laboratory, laboratory.fleets + FLEETS)
         shown = loop.settle(fleet)
-        if shown is not None:
-            return Rival(gpu, _cost(work, shown), shown, "", True)
+        if shown is None:
+            return Rival(gpu, None, {}, "no fleet of it that was simulated passes", False)
+        return Rival(gpu, _cost(work, shown), shown, "", True)
     return Rival(gpu, packed.usd_per_hour, fleet, "", False)
 
 

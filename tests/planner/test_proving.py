@@ -10,6 +10,7 @@ import pytest
 from test_plan import ASKED
 
 import llmsim as ls
+from llmsim.core.errors import InputError
 from llmsim.planner.judging import Judged, bounds, decided
 from llmsim.planner.packing import pack
 from llmsim.planner.plan import Evidence, Plan
@@ -247,3 +248,29 @@ def test_laws_of_simulated_plans():
     assert cost(gpus__l40s__available=0) >= usual
     double = cost(traffic__arrivals__rate_rps=60.0, traffic__requests=1600)
     assert usual <= double <= 2 * usual
+
+
+def test_a_formula_for_bursts_refuses_nothing_that_simulation_may_allow(tmp_path):
+    """One H100 is too few by the formula, and too few it is; two are allowed and pass."""
+    import yaml
+    from typer.testing import CliRunner
+
+    from llmsim.cli.app import app
+
+    burst = {"kind": "gamma", "rate_rps": 20.0, "cv": 3.0}
+    traffic = {**ASKED["traffic"], "arrivals": burst, "requests": 400}
+    gpus = {"h100-sxm": {"usd_per_hour": 4.0, "available": 1}}
+    prove = {"micro_columns": 0, "seeds": [2]}
+    slo = {"ttft_s": 0.4, "tpot_s": 0.02, "attained_frac": 0.99}
+    path = tmp_path / "tight.yaml"
+    asked = ASKED | {"traffic": traffic, "gpus": gpus, "prove": prove, "slo": slo}
+    path.write_text(yaml.safe_dump(asked))
+    with pytest.raises(InputError, match=r"gpus\.h100-sxm\.available: 1 GPUs are too few"):
+        ls.plan(path, simulate=False)
+    words = ["plan", str(path), "-o", str(tmp_path / "out"), "--jobs", "1"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1, done.output
+    assert "not proven" in done.output
+    assert "holds no larger one" in " ".join(done.output.split())
+    enough = ls.plan(path, {"gpus.h100-sxm.available": 3}, executor=HERE)
+    assert enough.proof.passed
