@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from llmsim.core.errors import Fault, InputError
 from llmsim.planner.problem import Problem
-from llmsim.planner.program import Program, build
+from llmsim.planner.program import Program, build, label
 from llmsim.planner.shortage import refuse_unservable, shortage
 from llmsim.planner.solving import Proof, Solver, solve
 
 TIE_TIME_LIMIT_S = 5.0
-"""Longest search for the fewest replicas [s]; the cheapest fleet is kept when it takes longer."""
+"""Longest search for the fewest replicas and kinds [s]; any cheapest fleet is kept beyond it."""
 
 TIE_FRAC = 1e-6
 """Relative cost within which two fleets cost the same, and the one with fewer replicas wins."""
@@ -59,7 +59,7 @@ class Packed:
 
 
 def pack(problem: Problem, solver: Solver | None = None, break_ties: bool = True) -> Packed:
-    """Return the cheapest fleet; among equally cheap ones the one with the fewest replicas.
+    """Return the cheapest fleet; among equally cheap ones the fewest replicas, of the fewest kinds.
 
     Parameters
     ----------
@@ -85,18 +85,25 @@ def pack(problem: Problem, solver: Solver | None = None, break_ties: bool = True
         message = f"{solver.name} found no fleet in {solver.time_limit_s:g} s"
         raise InputError("plan", [Fault("", "time_limit_s", message)])
     if break_ties and proof.status == "optimal":
-        _break_ties(made, proof, solver)
+        _break_ties(problem, made, proof, solver)
     return _answer(problem, made, proof)
 
 
-def _break_ties(made: Program, proof: Proof, solver: Solver) -> None:
-    """Among fleets that cost the same, take the fewest replicas; the answer stays stable."""
+def _break_ties(problem: Problem, made: Program, proof: Proof, solver: Solver) -> None:
+    """Among fleets that cost the same take the fewest replicas, of the fewest kinds."""
     import pulp
 
     program = made.program
     priced = program.objective
     program += priced <= proof.value + TIE_FRAC * max(abs(proof.value), 1.0), "as_cheap"
-    program.setObjective(pulp.lpSum(made.count.values()))
+    kinds = []
+    for column in problem.columns:
+        kind = program.add_variable(label("kind", column.name), cat="Binary")
+        most = problem.most_replicas(column)
+        program += made.count[column.name] <= most * kind, label("kind", column.name)
+        kinds.append(kind)
+    # one replica fewer outweighs all kinds
+    program.setObjective((len(kinds) + 1) * pulp.lpSum(made.count.values()) + pulp.lpSum(kinds))
     solver = replace(solver, time_limit_s=min(solver.time_limit_s, TIE_TIME_LIMIT_S))
     kept = {variable.name: variable.varValue for variable in program.variables()}
     if solve(program, solver).status not in ("optimal", "feasible"):

@@ -253,3 +253,16 @@ def test_what_was_too_little_is_not_bought_again():
     assert found.usd_per_hour > pack(melange(slices=0)).usd_per_hour
     with pytest.raises(InputError, match="there is no column 'h10'"):
         pack(replace(one(1.5), failed=({"h10": 2},)))
+
+
+def test_among_equally_cheap_and_small_fleets_the_one_of_fewest_kinds():
+    rates = {"chat": 1.0, "code": 1.0}
+    columns = tuple(Column(name, "h100-sxm", 1, 4.0, rates) for name in ("a", "b", "c"))
+    problem = Problem((Bucket("chat", 2.0), Bucket("code", 0.9)), columns)
+    assert sorted(pack(problem).replicas.values()) == [3]
+    # the same where each kind is best at something, as long as one kind alone costs no more
+    skewed = (
+        Column("a", "h100-sxm", 1, 4.0, {"chat": 1.0, "code": 1.01}),
+        Column("b", "h100-sxm", 1, 4.0, {"chat": 1.01, "code": 1.0}),
+    )
+    assert len(pack(replace(problem, columns=skewed)).replicas) == 1
