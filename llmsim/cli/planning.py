@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from llmsim.cli.ending import exit_code_for_errors
+
+if TYPE_CHECKING:
+    from llmsim.planner.plan import Plan
 
 NOT_PROVEN = 1
 """Exit code where no fleet that was simulated kept the promise."""
@@ -41,6 +44,9 @@ def plan(
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://host:8786.")
     ] = None,
+    pdf: Annotated[
+        bool, typer.Option(help="Print the report into report.pdf, too; needs Chromium or Chrome.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Find the cheapest fleet that keeps a promise to given traffic.
@@ -51,15 +57,13 @@ def plan(
         from llmsim import api
         from llmsim.cli.plan_tables import print_losers, print_plan
         from llmsim.cli.running import default_folder
-        from llmsim.planner.folder import save_plan
         from llmsim.planner.reading import read_plan
-        from llmsim.results.folder import check_free
         from llmsim.scenario import parse_assignments
         from llmsim.study.executor import Executor, Kind
 
         overrides = parse_assignments(set_ or [])
         folder = out or default_folder(read_plan(file, overrides).keys.name)
-        check_free(folder, force)
+        _check(folder, force, pdf)
         with _told(quiet=as_json) as progress:
             found = api.plan(
                 file,
@@ -68,7 +72,7 @@ def plan(
                 executor=Executor(cast(Kind, executor), jobs, scheduler),
                 progress=progress,
             )
-        save_plan(found, folder, force)
+        _save(found, folder, force, pdf)
         if as_json:
             typer.echo(json.dumps({"folder": str(folder)} | found.as_json(), indent=1))
         else:
@@ -77,6 +81,27 @@ def plan(
             print_losers(found)
     if found.outcome == "not proven":
         raise typer.Exit(NOT_PROVEN)
+
+
+def _check(folder: Path, force: bool, pdf: bool) -> None:
+    """Raise before the long work if its result could not be written."""
+    from llmsim.report.pdf import check_browser
+    from llmsim.results.folder import check_free
+
+    check_free(folder, force)
+    if pdf:
+        check_browser()
+
+
+def _save(found: Plan, folder: Path, force: bool, pdf: bool) -> None:
+    """Write a plan's folder, and print its report if that is wanted."""
+    from llmsim.planner.folder import save_plan
+    from llmsim.report.pdf import print_pdf
+    from llmsim.results.folder import REPORT
+
+    save_plan(found, folder, force)
+    if pdf:
+        print_pdf(folder / REPORT, (folder / REPORT).with_suffix(".pdf"))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from llmsim.planner.outlook import Outlook, Tried, breaking, power_said
 from llmsim.planner.plan import Evidence, Plan, Used
 from llmsim.report.figures import ABOVE, COLOURS, inline_svg
 from llmsim.report.html import fill
@@ -50,12 +51,14 @@ class Bar:
     kind: str
 
 
-def render_plan(plan: Plan) -> str:
+def render_plan(plan: Plan, outlook: Outlook | None = None) -> str:
     """Return the text of ``report.html``.
 
     Parameters
     ----------
     plan : Plan
+    outlook : Outlook, optional
+        What the fleet stands beyond what it was planned for.
 
     Returns
     -------
@@ -79,6 +82,11 @@ def render_plan(plan: Plan) -> str:
         tests=tests,
         first=first_to_give_way(plan),
         room=room_svg(plan),
+        outlook=outlook,
+        headroom="" if outlook is None or not outlook.headroom else headroom_svg(plan, outlook),
+        breaks="" if outlook is None else breaking(outlook),
+        power="" if outlook is None else power_said(outlook),
+        tried=[] if outlook is None else [_tried(e) for e in outlook.sensitivity],
         prices=price_room(plan),
         corrected=plan.corrected,
         losers=[(e.name, e.gpu, _usd(e.usd_per_hour), e.reason) for e in plan.losers[:MOST_LOSERS]],
@@ -183,6 +191,30 @@ def attained_svg(plan: Plan) -> str:
     return inline_svg(draw, alt, "shown", 1.2 + 0.3 * len(tests), _tall_box(len(tests)))
 
 
+def headroom_svg(plan: Plan, outlook: Outlook) -> str:
+    """Return attainment by load, with its bounds, against the target."""
+    target = 100 * plan.slo.get("attained_frac", 1.0)
+    points = outlook.headroom
+    alt = "Share of requests that kept every limit by load: " + ", ".join(
+        f"{each.factor:g} times {share(each.attained_frac)}" for each in points
+    )
+
+    def draw(axes: Axes) -> None:
+        loads = [each.factor for each in points]
+        low = [100 * each.low_frac for each in points]
+        high = [100 * each.high_frac for each in points]
+        axes.fill_between(loads, low, high, color=COLOURS[2], alpha=0.25, linewidth=0)
+        means = [100 * each.attained_frac for each in points]
+        axes.plot(loads, means, "o-", color=COLOURS[2], label="simulated")
+        axes.axhline(target, color=COLOURS[0], linestyle="--", label=f"target {target:g}%")
+        axes.set_ylim(0, 103)
+        axes.set_xlabel("traffic, times as planned")
+        axes.set_ylabel("kept every limit [%]")
+        axes.legend(**ABOVE)
+
+    return inline_svg(draw, alt, "headroom")
+
+
 def room_svg(plan: Plan) -> str:
     """Return how much of what each pool could carry is used, as bars."""
     pools = plan.used
@@ -245,6 +277,16 @@ def _no_rival(plan: Plan) -> list[tuple[str, str]]:
     return [(each.gpu, each.reason) for each in plan.rivals if each.usd_per_hour is None]
 
 
+def _tried(each: Tried) -> dict[str, str]:
+    return {
+        "what": f"{each.what} x {each.factor:g}",
+        "attained": share(each.attained_frac),
+        "bounds": f"{share(each.low_frac)} to {share(each.high_frac)}",
+        "kind": "met" if each.kept else "missed",
+        "kept": "kept" if each.kept else "overloaded" if each.overloaded else "not kept",
+    }
+
+
 def _bought(each: Used) -> dict[str, str]:
     plan = [f"{key} {n}" for key in ("tp", "pp", "ep") if (n := getattr(each, key)) > 1]
     return {
@@ -261,9 +303,14 @@ def _bought(each: Used) -> dict[str, str]:
 
 
 def _ranges(plan: Plan) -> list[dict[str, Any]]:
+    ends = [each.low_tokens for each in plan.ranges[1:]]
+    names = [
+        f"{each.low_tokens:,} to {end - 1:,}" for each, end in zip(plan.ranges, ends, strict=False)
+    ]
+    names += [f"{each.low_tokens:,} and more" for each in plan.ranges[-1:]]
     return [
         {
-            "name": each.name,
+            "name": name,
             "rate": number(each.rate_rps),
             "late": share(each.late_frac) if each.late_frac else "",
             "shares": [
@@ -271,7 +318,7 @@ def _ranges(plan: Plan) -> list[dict[str, Any]]:
                 for used in plan.used
             ],
         }
-        for each in plan.ranges
+        for name, each in zip(names, plan.ranges, strict=True)
     ]
 
 

@@ -40,12 +40,22 @@ def find_browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def needs_browser() -> str:
-    """Return what is missing where there is no browser."""
-    return (
-        f"a PDF is printed by a browser, and none is on PATH (looked for {', '.join(BROWSERS)}); "
-        "on Debian: apt install chromium"
-    )
+def check_browser() -> str:
+    """Return the path of a browser that can print; cheap, so call it before long work.
+
+    Raises
+    ------
+    OutputError
+        If there is none; says what is needed.
+    """
+    found = find_browser()
+    if found is None:
+        looked = ", ".join(BROWSERS)
+        raise OutputError(
+            f"a PDF is printed by a browser, and none is on PATH (looked for {looked}); "
+            "on Debian: apt install chromium"
+        )
+    return found
 
 
 def print_pdf(page: Path, target: Path) -> None:
@@ -63,9 +73,7 @@ def print_pdf(page: Path, target: Path) -> None:
     OutputError
         If there is no browser, or it does not print.
     """
-    browser = find_browser()
-    if browser is None:
-        raise OutputError(needs_browser())
+    browser = check_browser()
     with tempfile.TemporaryDirectory(prefix="llmsim-browser-") as profile:
         made = Path(profile) / "page.pdf"
         words = [browser, *QUIET, f"--user-data-dir={profile}/profile", *_sandbox()]

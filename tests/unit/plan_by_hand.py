@@ -66,13 +66,13 @@ PLAN = Plan(
     rate_rps=20.0,
     dispersion=2.5,
     ranges=(
-        Demanded("1 to 511", 1, 15.0, 0.0),
-        Demanded("512 and more", 512, 5.0, 0.01),
+        Demanded("in1", 1, 15.0, 0.0),
+        Demanded("in512", 512, 5.0, 0.01),
     ),
     slo={"ttft_s": 1.0, "tpot_s": 0.05, "attained_frac": 0.95},
     used=(
-        used("big", "h100-sxm", 2, 3.5, 0.6, "tpot", {"1 to 511": 0.2, "512 and more": 1.0}),
-        used("small", "l40s", 3, 1.0, 0.8, "kv", {"1 to 511": 0.8}),
+        used("big", "h100-sxm", 2, 3.5, 0.6, "tpot", {"in1": 0.2, "in512": 1.0}),
+        used("small", "l40s", 3, 1.0, 0.8, "kv", {"in1": 0.8}),
     ),
     usd_per_hour=10.0,
     bound=Bound(9.5, 0.05, "loads add up"),

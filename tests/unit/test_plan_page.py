@@ -111,6 +111,12 @@ def test_evidence_stands_with_its_bounds(text):
     assert len(Page(bare).svgs) == 2
 
 
+def test_ranges_stand_with_their_ends_and_shares(text):
+    said = words(text)
+    assert "1 to 511 15 20.0% 80.0%" in said
+    assert "512 and more 5 100.0%" in said
+
+
 def test_a_plan_without_rivals_or_today_has_a_page():
     text = render_plan(replace(PLAN, rivals=(), current=None, corrected=(), losers=(), notes=()))
     assert "than what runs today" not in text
@@ -137,6 +143,11 @@ def test_without_a_browser_pdf_says_what_it_needs(tmp_path, monkeypatch):
     assert done.exit_code == 2
     assert "apt install chromium" in done.output
     assert not (tmp_path / "p" / "report.pdf").exists()
+    # a plan is not even begun
+    begun = CliRunner().invoke(app, ["plan", "chat", "--pdf", "-o", str(tmp_path / "q")])
+    assert begun.exit_code == 2
+    assert "apt install chromium" in begun.output
+    assert not (tmp_path / "q").exists()
     with pytest.raises(OutputError, match="none is on PATH"):
         print_pdf(tmp_path / "p" / "report.html", tmp_path / "x.pdf")
 

@@ -1,0 +1,299 @@
+"""A planned fleet under other circumstances: more traffic, burstier, longer, dearer operators."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from llmsim.core.errors import InputError
+from llmsim.planner.judging import bounds
+from llmsim.planner.plan import Plan
+from llmsim.planner.simulating import simulate_fleet
+from llmsim.results.wording import number, share
+from llmsim.scenario import Scenario
+from llmsim.study.draws import draw_costs
+from llmsim.study.executor import run_in_order
+from llmsim.study.points import Point
+
+OUTLOOK: Final = "outlook.json"
+"""File of a plan's folder."""
+
+LOADS: Final = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
+"""Times the planned rate, in order; the search ends with the first that breaks the promise."""
+
+OTHER: Final = 1.25
+"""Times the planned burstiness and lengths."""
+
+FIRST_SEED: Final = 2_000_000
+"""Seeds lie so far from those that had a part in finding or confirming the plan."""
+
+CONFIDENCE_FRAC: Final = 0.95
+
+HOURS_OF_A_YEAR: Final = 8766.0
+"""365.25 days [h]."""
+
+Tell = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The planned fleet under one circumstance.
+
+    Parameters
+    ----------
+    what : str
+        ``rate``, ``burstiness``, ``prompts`` or ``outputs``.
+    factor : float
+        Times as planned.
+    seeds, overloaded : int
+        Runs, and those in which the fleet did not keep up.
+    attained_frac, low_frac, high_frac : float
+        Mean share of requests that kept every limit, with its confidence bounds.
+    kept : bool
+        Whether the lower bound reaches the target, and no run was overloaded.
+    by_limit : dict of str to float
+        Share of requests that kept each limit.
+    busiest_frac, kv_peak_frac : float
+        Busy share of the busiest replica, and highest use of KV memory, means over the seeds.
+    preemptions : float
+        Mean over the seeds.
+    power_w : float [W]
+        Of all GPUs, mean over the seeds.
+    joules_per_output_token : float [J/token]
+    """
+
+    what: str
+    factor: float
+    seeds: int
+    overloaded: int
+    attained_frac: float
+    low_frac: float
+    high_frac: float
+    kept: bool
+    by_limit: dict[str, float]
+    busiest_frac: float
+    kv_peak_frac: float
+    preemptions: float
+    power_w: float
+    joules_per_output_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a planned fleet stands.
+
+    Parameters
+    ----------
+    headroom : tuple of Tried
+        By rate, up to the first that breaks the promise.
+    sensitivity : tuple of Tried
+        One circumstance at a time.
+    met_frac : float or None
+        Share of draws of the operators' prices in which the promise is kept: P(SLO met) as far as
+        the error of the cost model goes; None where none was drawn.
+    draws : int
+    left_out : tuple of str
+        What could not be tried, and why.
+    """
+
+    headroom: tuple[Tried, ...]
+    sensitivity: tuple[Tried, ...]
+    met_frac: float | None
+    draws: int
+    left_out: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write ``outlook.json`` into a plan's folder."""
+        from pydantic import TypeAdapter
+
+        told = TypeAdapter(Outlook).dump_python(self, mode="json")
+        (folder / OUTLOOK).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Outlook | None:
+        """Return what `save` wrote; None where nothing was."""
+        from pydantic import TypeAdapter
+
+        path = folder / OUTLOOK
+        if not path.is_file():
+            return None
+        return TypeAdapter(Outlook).validate_json(path.read_text(encoding="utf-8"))
+
+
+def look_ahead(
+    plan: Plan, seeds: int = 3, draws: int = 10, jobs: int = -1, tell: Tell | None = None
+) -> Outlook:
+    """Simulate a planned fleet under other circumstances than those that it was planned for.
+
+    Parameters
+    ----------
+    plan : Plan
+    seeds : int
+        Of each circumstance, at least 2; the same for all, and none that the plan has seen.
+    draws : int
+        Of the operators' prices; 0 for none.
+    jobs : int
+        Processes; -1 for one per core.
+    tell : callable, optional
+        Called with (what, done, whole or None).
+    """
+    scenario = Scenario.parse(yaml.safe_load(plan.scenario_yaml))
+    target = plan.slo.get("attained_frac", 1.0)
+    left_out: list[str] = []
+
+    def attempt(what: str, factor: float, change: Mapping[str, object]) -> Tried:
+        if tell is not None:
+            tell(f"{what} x {factor:g}", 0, None)
+        first = scenario.seed + FIRST_SEED
+        tasks = [(scenario.override({**change, "seed": first + n}),) for n in range(seeds)]
+        points = list(run_in_order(simulate_fleet, tasks, jobs))
+        return _tried(what, factor, points, target)
+
+    headroom: list[Tried] = []
+    for factor in LOADS:
+        change = _more_traffic(scenario, factor)
+        if change is None:
+            left_out.append("more traffic: this traffic has no rate that can be changed")
+            break
+        headroom.append(attempt("rate", factor, change))
+        if not headroom[-1].kept:
+            break
+    sensitivity = []
+    for what, make in (("burstiness", _burstier), ("prompts", _longer), ("outputs", _longer)):
+        change = make(scenario, what)
+        if change is None:
+            left_out.append(f"{what}: this traffic has no such number that can be changed")
+        else:
+            sensitivity.append(attempt(what, OTHER, change))
+    met, made = _under_draws(scenario, draws, jobs, left_out)
+    return Outlook(tuple(headroom), tuple(sensitivity), met, made, tuple(left_out))
+
+
+def breaking(outlook: Outlook) -> str:
+    """Return up to which load the promise holds, and what gives way beyond it."""
+    if not outlook.headroom:
+        return ""
+    *held, last = outlook.headroom
+    if last.kept:
+        return f"The promise holds up to {last.factor:g} times the planned rate, the most tried."
+    upto = f"holds up to {held[-1].factor:g} times" if held else "does not hold at"
+    said = f"The promise {upto} the planned rate"
+    said += f", and breaks at {last.factor:g} times." if held else "."
+    first = min(last.by_limit, key=lambda name: last.by_limit[name], default="")
+    if first:
+        said += f" What breaks is {first}: {share(last.by_limit[first])} of the requests keep it."
+    return f"{said} {_why(last)}"
+
+
+def power_said(outlook: Outlook) -> str:
+    """Return power and energy at the planned load; empty where it was not simulated."""
+    if not outlook.headroom or math.isnan(outlook.headroom[0].power_w):
+        return ""
+    planned = outlook.headroom[0]
+    year_kwh = planned.power_w * HOURS_OF_A_YEAR / 1000
+    return (
+        f"At the planned load the GPUs take {number(planned.power_w)} W "
+        f"({number(year_kwh)} kWh a year, without cooling and hosts), "
+        f"{number(planned.joules_per_output_token)} J for each output token."
+    )
+
+
+def _why(last: Tried) -> str:
+    """Return what the replicas ran out of, by what was full."""
+    full = f"the busiest replica is busy {share(last.busiest_frac)} of the time"
+    kv = f"KV memory is used up to {share(last.kv_peak_frac)}"
+    if last.preemptions >= 1:
+        return f"KV memory is short: {number(last.preemptions)} preemptions a run; {full}."
+    if last.overloaded:
+        return f"Replicas do not keep up: {full}, and {kv}."
+    return f"Steps become longer than the limits allow: {full}, and {kv}."
+
+
+def _tried(what: str, factor: float, points: Sequence[Point], target: float) -> Tried:
+    def mean(name: str) -> float:
+        values = [point.values.get(name, math.nan) for point in points]
+        return math.fsum(values) / len(values)
+
+    attained = [point.values["slo_attained_frac"] for point in points]
+    requests = [point.values["requests"] for point in points]
+    low, high = bounds(attained, requests, 1 - CONFIDENCE_FRAC)
+    overloaded = sum(point.verdict == "overloaded" for point in points)
+    by_limit = {
+        limit: value
+        for limit in ("ttft", "tpot", "itl", "e2e")
+        if not math.isnan(value := mean(f"slo_{limit}_attained_frac"))
+    }
+    return Tried(
+        what=what,
+        factor=factor,
+        seeds=len(points),
+        overloaded=overloaded,
+        attained_frac=math.fsum(attained) / len(attained),
+        low_frac=low,
+        high_frac=high,
+        kept=low >= target and not overloaded,
+        by_limit=by_limit,
+        busiest_frac=mean("busy_max_frac"),
+        kv_peak_frac=mean("kv_used_peak_frac"),
+        preemptions=mean("preemptions"),
+        power_w=mean("power_mean_w"),
+        joules_per_output_token=mean("joules_per_output_token"),
+    )
+
+
+def _more_traffic(scenario: Scenario, factor: float) -> dict[str, object] | None:
+    """Return the same time of traffic at another rate; None where it has none."""
+    traffic = scenario.traffic
+    rate = None if traffic.arrivals is None else traffic.arrivals.params.get("rate_rps")
+    if rate is None:
+        return None
+    change: dict[str, object] = {"traffic.arrivals.rate_rps": rate * factor}
+    if traffic.requests is not None:
+        change["traffic.requests"] = round(traffic.requests * factor)
+    return change
+
+
+def _burstier(scenario: Scenario, what: str) -> dict[str, object] | None:
+    """Return arrivals whose times between one another vary more; None where there is no such."""
+    del what
+    arrivals = scenario.traffic.arrivals
+    if arrivals is None or arrivals.kind not in ("poisson", "gamma"):
+        return None
+    cv = arrivals.params.get("cv", 1.0)
+    kind = {"kind": "gamma", "rate_rps": arrivals.params["rate_rps"], "cv": cv * OTHER}
+    return {"traffic.arrivals": kind}
+
+
+def _longer(scenario: Scenario, what: str) -> dict[str, object] | None:
+    """Return longer prompts or outputs; None where lengths have no mean that can be changed."""
+    lengths = scenario.traffic.lengths
+    word = what.removesuffix("s")
+    params: dict[str, Any] = {} if lengths is None else lengths.params
+    for key in (f"{word}_mean_tokens", f"{word}_tokens"):
+        if isinstance(params.get(key), int | float):
+            value = params[key] * OTHER
+            whole = isinstance(params[key], int)
+            return {f"traffic.lengths.{key}": round(value) if whole else value}
+    return None
+
+
+def _under_draws(
+    scenario: Scenario, draws: int, jobs: int, left_out: list[str]
+) -> tuple[float | None, int]:
+    """Return the share of draws of the operators' prices in which the promise is kept."""
+    if draws < 2:
+        left_out.append("the cost model's error: no draws were asked for")
+        return None, 0
+    try:
+        drawn = draw_costs(scenario, draws, jobs)
+    except InputError as error:
+        left_out.append(f"the cost model's error: {error.faults[0].message}")
+        return None, 0
+    met = drawn.slo_met_frac
+    return (None if math.isnan(met) else met), draws

@@ -1,0 +1,116 @@
+"""A planned fleet under other circumstances: what is changed, and where the promise breaks."""
+
+from dataclasses import replace
+
+import pytest
+from plan_by_hand import PLAN
+from test_report_html import Page
+
+from llmsim.planner.outlook import (
+    LOADS,
+    OTHER,
+    Outlook,
+    Tried,
+    _burstier,
+    _longer,
+    _more_traffic,
+    breaking,
+    look_ahead,
+    power_said,
+)
+from llmsim.planner.page import render_plan
+from llmsim.scenario import Scenario
+
+QUICK = Scenario.load("quickstart")
+
+
+def tried(factor, attained, kept, what="rate", **more):
+    usual = {
+        "seeds": 3,
+        "overloaded": 0,
+        "low_frac": attained - 0.01,
+        "high_frac": min(1.0, attained + 0.01),
+        "by_limit": {"ttft": attained, "tpot": 1.0},
+        "busiest_frac": 0.9,
+        "kv_peak_frac": 0.5,
+        "preemptions": 0.0,
+        "power_w": 1000.0,
+        "joules_per_output_token": 0.5,
+    }
+    return Tried(what=what, factor=factor, attained_frac=attained, kept=kept, **(usual | more))
+
+
+OUTLOOK = Outlook(
+    (tried(1.0, 0.99, True), tried(1.25, 0.97, True), tried(1.5, 0.6, False, overloaded=2)),
+    (tried(OTHER, 0.98, True, "burstiness"), tried(OTHER, 0.9, False, "prompts")),
+    0.75,
+    8,
+    ("outputs: this traffic has no such number that can be changed",),
+)
+
+
+def test_more_traffic_lasts_as_long():
+    change = _more_traffic(QUICK, 1.5)
+    assert change == {"traffic.arrivals.rate_rps": 12.0, "traffic.requests": 7200}
+    timed = QUICK.override({"traffic.requests": None, "traffic.duration_s": 60})
+    assert _more_traffic(timed, 2.0) == {"traffic.arrivals.rate_rps": 16.0}
+
+
+def test_burstier_and_longer_change_one_number_each():
+    bursty = QUICK.override(_burstier(QUICK, "burstiness")).traffic.arrivals.params
+    assert bursty == QUICK.traffic.arrivals.params | {"cv": 2.0 * OTHER}
+    even = QUICK.override({"traffic.arrivals": {"kind": "poisson", "rate_rps": 3}})
+    assert even.override(_burstier(even, "")).traffic.arrivals.params["cv"] == OTHER
+    assert _longer(QUICK, "prompts") == {"traffic.lengths.prompt_mean_tokens": 1000 * OTHER}
+    assert _longer(QUICK, "outputs") == {"traffic.lengths.output_mean_tokens": 220 * OTHER}
+    fixed = {"kind": "fixed", "prompt_tokens": 1000, "output_tokens": 10}
+    whole = QUICK.override({"traffic.lengths": fixed})
+    assert _longer(whole, "outputs") == {"traffic.lengths.output_tokens": 12}
+
+
+def test_where_it_breaks_is_said_with_what_was_full():
+    said = breaking(OUTLOOK)
+    assert said.startswith("The promise holds up to 1.25 times the planned rate, and breaks at 1.5")
+    assert "What breaks is ttft: 60.0% of the requests keep it." in said
+    assert "Replicas do not keep up: the busiest replica is busy 90.0% of the time" in said
+    short = replace(OUTLOOK, headroom=(tried(1.0, 0.5, False, preemptions=40.0),))
+    assert breaking(short).startswith("The promise does not hold at the planned rate.")
+    assert "KV memory is short: 40" in breaking(short)
+    ample = replace(OUTLOOK, headroom=OUTLOOK.headroom[:2])
+    assert breaking(ample) == "The promise holds up to 1.25 times the planned rate, the most tried."
+
+
+def test_it_is_saved_and_stands_on_the_page(tmp_path):
+    OUTLOOK.save(tmp_path)
+    assert Outlook.load(tmp_path) == OUTLOOK
+    assert Outlook.load(tmp_path / "elsewhere") is None
+    page = Page(render_plan(PLAN, OUTLOOK))
+    said = " ".join(" ".join(page.words).split())
+    assert len(page.svgs) == 4
+    assert breaking(OUTLOOK) in said
+    # 1 kW for 8766 h
+    assert power_said(OUTLOOK) in said
+    assert "1,000 W (8,766 kWh a year" in power_said(OUTLOOK)
+    assert "burstiness x 1.25 98.0% 97.0% to 99.0% kept" in said
+    assert "shown to be kept in 75.0% of 8 draws" in said
+    assert "Not tried: outputs" in said
+
+
+@pytest.mark.slow
+def test_a_fleet_is_tried_until_its_promise_breaks():
+    scenario = QUICK.override(
+        {"traffic.requests": 400, "slo": {"ttft_s": 1.0, "tpot_s": 0.03, "attained_frac": 0.9}}
+    )
+    slo = {"ttft_s": 1.0, "tpot_s": 0.03, "attained_frac": 0.9}
+    plan = replace(PLAN, scenario_yaml=scenario.resolved_yaml(), slo=slo)
+    found = look_ahead(plan, seeds=2, draws=2, jobs=1)
+    assert [each.factor for each in found.headroom] == list(LOADS[: len(found.headroom)])
+    assert [each.kept for each in found.headroom] == [True] * (len(found.headroom) - 1) + [False]
+    first, last = found.headroom[0], found.headroom[-1]
+    assert last.attained_frac < first.attained_frac
+    assert last.low_frac < 0.9 or last.overloaded
+    assert [each.what for each in found.sensitivity] == ["burstiness", "prompts", "outputs"]
+    assert found.draws == 2
+    assert 0 <= found.met_frac <= 1
+    # the same seeds give the same answer
+    assert look_ahead(plan, seeds=2, draws=0, jobs=1).headroom == found.headroom
