@@ -76,6 +76,7 @@ COMPILED = (
     "llmsim/serving/storehouse.py",
     "llmsim/serving/stretch.py",
     "llmsim/serving/swap.py",
+    "llmsim/serving/switching.py",
     "llmsim/serving/tape.py",
     "llmsim/serving/together.py",
     "llmsim/serving/turning.py",

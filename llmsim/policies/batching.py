@@ -6,6 +6,7 @@ waiting) and keeps the state; the policy only decides. The draft never shows a t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -81,6 +82,20 @@ class StepDraft(Protocol):
         bool
             Whether there were blocks for them; nothing is planned if not.
         """
+        ...
+
+    def switch(self, rank: Callable[[RequestView], int]) -> None:
+        """Let those run who rank first: who ranks below one that waits loses its KV, or swaps it.
+
+        Parameters
+        ----------
+        rank : callable
+            The least is the most important; of equals who has arrived first.
+        """
+        ...
+
+    def come_back(self) -> None:
+        """Bring back who was swapped out, by the rank of the latest `switch`, as far as it fits."""
         ...
 
     def ask_again(self, steps: int) -> None:

@@ -27,6 +27,9 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
         wrong["role"] = f"{pool.role} does not go with {_keeper(pool)}"
     if pool.kv is not None and _keeper(pool):
         wrong["kv"] = f"does not go with {_keeper(pool)}"
+    swap = None if pool.kv is None else pool.kv.swap
+    if swap is not None and swap.overlaps and pool.engine.prefix_caching:
+        wrong["kv"] = "swap.overlaps does not go with engine.prefix_caching"
     if pool.dp > 1 and _keeper(pool):
         wrong["batching"] = f"attention ranks do not go with {_keeper(pool)}"
     if pool.pp > 1 and pool.allocation.params.get("ahead") is False:

@@ -66,6 +66,9 @@ class KvSwap(Section):
     """[blocks] Neighbouring blocks that one copy takes, of one layer's K or V."""
     keeps_copies: bool = False
     """Keep on the host what has come back, while there is room, and copy only what is new."""
+    overlaps: bool = False
+    """Copies of requests that change places run beside the steps of others, else those wait; for
+    batching policies that switch between requests. Not with `engine.prefix_caching`."""
 
 
 class Kv(Section):

@@ -20,11 +20,10 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
     chunked = draft.chunked and not whole_prompts
     caches = ledger.caches
     keeper = draft.keeper
-    if draft.swapper is not None and draft.swapper.swapped:
-        return
+    out = draft.swapper if draft.swapper is not None and draft.swapper.swapped else None
     while draft.budget_tokens > 0 and len(draft.running_set) < draft.max_seqs:
         request = draft.line.head()
-        if request is None:
+        if request is None or (out is not None and not out.outranked_by(request)):
             return
         if request.lease is not None:
             if _make_room(draft, request, request.lease.tokens):

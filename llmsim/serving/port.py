@@ -154,6 +154,8 @@ class Port:
         """Have the scheduler called if somebody waits for KV blocks, some of which are back."""
         if self.somebody_waits():
             self._replica.look_again(called_now)
+        if self._handoff is not None and self._handoff.held and not self._gives:
+            self._handoff.something_freed()
 
     def pull(self, request: Request, hit_tokens: int, blocks: int) -> None:
         """Have the KV of a request brought here, for which room has been made."""

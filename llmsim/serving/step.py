@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llmsim.policies.ordering import Running
 from llmsim.policies.views import RequestView
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.draft import Draft
 from llmsim.serving.queue import OrderedQueue
+from llmsim.serving.switching import switch
 
 
 class Step:
@@ -72,6 +75,15 @@ class Step:
     def advance_prefills(self) -> bool:
         """Give prompts in progress their next tokens, and nobody else, within the budget."""
         return self._draft.advance_prefills()
+
+    def switch(self, rank: Callable[[RequestView], int]) -> None:
+        """Let those run who rank first."""
+        switch(self._draft, rank)
+
+    def come_back(self) -> None:
+        """Bring back who was swapped out, by the rank of the latest `switch`."""
+        if self._draft.swapper is not None:
+            self._draft.swapper.bring_back(ranked=True)
 
     def ask_again(self, steps: int) -> None:
         """Have the policy called after so many steps, even if nothing else happens."""

@@ -60,6 +60,7 @@ def _swap_plan(swap: KvSwap, pool: Pool, model: ModelSpec) -> SwapPlan:
         parts=2 * model.layer_count,
         run_blocks=swap.run_blocks,
         keeps_copies=swap.keeps_copies,
+        overlaps=swap.overlaps,
     )
 
 

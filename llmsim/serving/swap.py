@@ -4,6 +4,10 @@ As in vLLM v0: copies of a step come before its compute, on the link between the
 host; nobody new is admitted while anybody is out; who has been out longest comes back first, as
 soon as it fits and leaves the watermark. Where host memory is full the victim is computed again
 (vLLM v0 ends with an error there); `refused` counts these.
+
+A policy may say who ranks first (`serving.switching`): then those come back first, and who waits
+gets in before who ranks lower. Copies may also run beside the steps of others: the blocks of a
+victim come back when they have been copied, and who comes back joins when all of its KV is there.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
 from llmsim.core.units import NS_PER_S
+from llmsim.policies.views import RequestView
 from llmsim.results.facts import TierFacts
 from llmsim.serving.decisions import DROP, RESUME
 from llmsim.serving.flows import Flow, Flows
@@ -45,6 +50,8 @@ class SwapPlan:
     keeps_copies : bool
         What was swapped in stays in host memory while there is room, and only what is new since
         is copied the next time.
+    overlaps : bool
+        Copies of those who change places run beside the steps of others; else steps wait for them.
     """
 
     blocks: int
@@ -53,6 +60,7 @@ class SwapPlan:
     parts: int = 1
     run_blocks: int = 1
     keeps_copies: bool = False
+    overlaps: bool = False
 
     def lead_ns(self, blocks: int) -> int:
         """Return what the copies of some blocks cost beside their bytes [ns]."""
@@ -67,6 +75,26 @@ class SwapPlan:
         bytes_per_s : float [bytes/s]
         """
         return self.lead_ns(blocks) / NS_PER_S + blocks * self.block_bytes / bytes_per_s
+
+
+class Return:
+    """KV on its way back to the GPU beside the steps of others.
+
+    Attributes
+    ----------
+    blocks : int [blocks]
+        Taken for it.
+    flow : Flow or None
+    came : bool
+        All is there, and it waits for the next call.
+    """
+
+    __slots__ = ("blocks", "came", "flow")
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self.flow: Flow | None = None
+        self.came = False
 
 
 class Swapper:
@@ -88,6 +116,10 @@ class Swapper:
         The first comes back first.
     free : int [blocks]
         Room in host memory; copies that are only kept count as taken.
+    rank : callable or None
+        Who is more important, the least first; None where the first comes back first.
+    aside : bool
+        Victims are copied beside the steps of others now.
     refused : int
         Victims that found no room.
     out_blocks, in_blocks : int [blocks]
@@ -113,6 +145,10 @@ class Swapper:
         self._there: dict[Request, int] = {}  # blocks in host memory, of who is out
         self._copies: dict[Request, int] = {}  # of who is back, the oldest first
         self.swapped: deque[Request] = deque()
+        self._coming: dict[Request, Return] = {}
+        self._kept_back: dict[Request, int] = {}  # GPU blocks that are still being copied
+        self.rank: Callable[[RequestView], int] | None = None
+        self.aside = False
         self.free = plan.blocks
         self.refused = 0
         self.out_blocks = 0
@@ -150,15 +186,26 @@ class Swapper:
             self.free += self._copies.pop(next(iter(self._copies)))
         return blocks <= self.free
 
+    def keep_back(self, victim: Request, blocks: int) -> None:
+        """Keep as many blocks from others as a victim has given back, until it is copied."""
+        if blocks and victim in self._leaving:
+            self._replica.ledger.take(blocks)
+            self._kept_back[victim] = blocks
+
     def _copy(self, request: Request, blocks: int, path: tuple[int, ...]) -> None:
         replica = self._replica
         plan = self.plan
         replica.port.expected += 1
         size = blocks * plan.block_bytes
+        aside = self.aside
 
         def ended(flow: Flow) -> None:
             replica.port.expected -= 1
             self._leaving.pop(request, None)
+            if aside:
+                replica.port.give_back(self._kept_back.pop(request, 0))
+                replica.port.room_made()
+                return
             gate.ended_ns = replica.clock.now
             replica.open_gate()
             if self.swapped:
@@ -168,54 +215,129 @@ class Swapper:
             path, size, ended, rank=request.view.index, lead_ns=plan.lead_ns(blocks), tracked=True
         )
         gate = Gate(flow, size, 1)
-        replica.draft.gates.append(gate)
+        if not aside:
+            replica.draft.gates.append(gate)
 
     # --- back -------------------------------------------------------------------------------
 
-    def bring_back(self) -> None:
-        """Start to copy back whom there is room for, in order; they run in the coming step."""
-        draft = self._replica.draft
-        ledger = draft.ledger
-        while self.swapped and draft.has_seat():
-            request = self.swapped[0]
-            if request in self._leaving:
+    def bring_back(self, ranked: bool = False) -> None:
+        """Start to copy back whom there is room for, in order; seat who has come.
+
+        Parameters
+        ----------
+        ranked : bool
+            The policy asks for it; where it ranks requests nobody comes back before it does.
+        """
+        if self.rank is not None:
+            draft = self._replica.draft
+            if not ranked and (draft.running_set or draft.line.count):
+                return  # the policy is called, and will ask
+            self._sort(self.rank)
+        for request in [each for each, back in self._coming.items() if back.came]:
+            if not self._replica.draft.has_seat():
+                break
+            del self._coming[request]
+            self._arrive(request)
+        first = self._replica.draft.line.head() if self.rank is not None else None
+        for request in list(self.swapped):
+            if request in self._coming:
+                continue
+            if first is not None and self._before(first, request):
+                return  # who waits gets in first
+            if request in self._leaving or not self._has_room(request):
                 return
-            blocks = -(-request.computed // draft.block_tokens)
-            needed = -(-(request.computed + 1) // draft.block_tokens)
-            room = ledger.free - draft.cohort.blocks_needed(1)
+            self._begin(request)
+
+    def _sort(self, rank: Callable[[RequestView], int]) -> None:
+        ordered = sorted((rank(each.view), each.view.index) for each in self.swapped)
+        behind = {each.view.index: each for each in self.swapped}
+        self.swapped = deque(behind[index] for _, index in ordered)
+
+    def _has_room(self, request: Request) -> bool:
+        """Whether a request that is out fits now, its next token included."""
+        draft = self._replica.draft
+        if len(draft.running_set) + len(self._coming) >= draft.max_seqs:
+            return False
+        needed = -(-(request.computed + 1) // draft.block_tokens)
+        while True:
+            room = draft.ledger.free - draft.cohort.blocks_needed(1)
             if draft.running_set:
                 room -= draft.watermark_blocks
-            if needed > room:
-                keeper = draft.keeper
-                if keeper is not None and keeper.relieve():
-                    continue
-                return
-            self.swapped.popleft()
-            there = self._there.pop(request)
-            if self.plan.keeps_copies:
-                self._copies[request] = there
-            else:
-                self.free += there
-            ledger.take(blocks)
-            request.seat = draft.seats
-            draft.seats += 1
-            request.state = PARKED
-            draft.running_set[request] = None
-            draft.parked[request] = None
-            path = request.path
-            if path and path[-1][0].slot is not None:
-                path[-1][0].writer = request
-            draft.decisions.extend((RESUME, request.view.index, draft.now))
-            if request.queued_ns < draft.now:
-                draft.meter.waited(request.queued_ns, draft.now)
-            self.in_blocks += blocks
+            if needed <= room:
+                return True
+            if draft.keeper is None or not draft.keeper.relieve():
+                return False
+
+    def _begin(self, request: Request) -> None:
+        """Take blocks for a request that is out, and copy its KV back."""
+        draft = self._replica.draft
+        blocks = -(-request.computed // draft.block_tokens)
+        draft.ledger.take(blocks)
+        self.in_blocks += blocks
+        if not self.plan.overlaps:
+            self._arrive(request)
             self._copy(request, blocks, self._into)
+            return
+        replica, back = self._replica, Return(blocks)
+        self._coming[request] = back
+        replica.port.expected += 1
+
+        def came(_: Flow) -> None:
+            replica.port.expected -= 1
+            back.came = True
+            replica.look_again()
+
+        back.flow = self._flows.start(
+            self._into,
+            blocks * self.plan.block_bytes,
+            came,
+            rank=request.view.index,
+            lead_ns=self.plan.lead_ns(blocks),
+        )
+
+    def _arrive(self, request: Request) -> None:
+        """Let a request run again; its blocks are taken."""
+        draft = self._replica.draft
+        self.swapped.remove(request)
+        there = self._there.pop(request)
+        if self.plan.keeps_copies:
+            self._copies[request] = there
+        else:
+            self.free += there
+        request.seat = draft.seats
+        draft.seats += 1
+        request.state = PARKED
+        draft.running_set[request] = None
+        draft.parked[request] = None
+        path = request.path
+        if path and path[-1][0].slot is not None:
+            path[-1][0].writer = request
+        draft.decisions.extend((RESUME, request.view.index, draft.now))
+        if request.queued_ns < draft.now:
+            draft.meter.waited(request.queued_ns, draft.now)
+
+    def outranked_by(self, request: Request) -> bool:
+        """Whether a request in line is more important than everybody who is out."""
+        return self.rank is not None and all(self._before(request, each) for each in self.swapped)
+
+    def _before(self, one: Request, other: Request) -> bool:
+        rank = self.rank
+        if rank is None:
+            raise InvariantError("nobody ranks requests here")
+        own = rank(one.view), one.view.index
+        return own < (rank(other.view), other.view.index)
 
     def drop(self, request: Request, outcome: str) -> None:
         """Let a request go whose client leaves while its KV is on the host."""
         replica = self._replica
         now = replica.clock.now
         request.ended = True
+        back = self._coming.pop(request, None)
+        if back is not None:
+            if back.flow is not None and not back.came:
+                self._flows.cancel(back.flow)
+                replica.port.expected -= 1
+            replica.port.give_back(back.blocks)
         self.swapped.remove(request)
         self.free += self._there.pop(request)
         if request.queued_ns < now:

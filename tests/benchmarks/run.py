@@ -236,6 +236,23 @@ def bench_tiers(times: int) -> None:
     CONSOLE.print(made)
 
 
+def bench_switching(times: int) -> None:
+    """More chats than memory holds, priorities drawn anew every 50 steps, KV swapped."""
+    made = table("Chat on 16 replicas that swap")
+    loop = {"kind": "closed-loop", "in_flight": 16 * 160, "requests_per_slot": 8}
+    lengths = {"kind": "lognormal", "prompt_mean_tokens": 1000, "prompt_cv": 0.8}
+    lengths |= {"output_mean_tokens": 250, "output_cv": 0.8}
+    traffic = {"arrivals": loop, "lengths": lengths}
+    swap = {"swap": {"capacity_bytes": 60e9, "run_blocks": 16, "keeps_copies": True}}
+    changes = {"engine__prefix_caching": False, "engine__kv_blocks": 8000}
+    changes |= {"fleet__pools__main__kv": swap}
+    run = best_of(scenario(traffic, 16, **changes), times)
+    add(made, "first come, first served", run)
+    changes |= {"fleet__pools__main__batching": "fastswitch"}
+    add(made, "priorities that change", best_of(scenario(traffic, 16, **changes), times), run)
+    CONSOLE.print(made)
+
+
 def bench_stops(times: int) -> None:
     """Long prompts that are stopped inside for short ones, against steps that run to their end."""
     from llmsim.scenario import Scenario
@@ -383,6 +400,7 @@ def main() -> None:
         "pipeline": lambda: bench_pipeline(asked.times),
         "migration": lambda: bench_migration(asked.times),
         "tiers": lambda: bench_tiers(asked.times),
+        "switching": lambda: bench_switching(asked.times),
         "pins": lambda: bench_pins(asked.times),
         "stops": lambda: bench_stops(asked.times),
         "tokens": lambda: bench_tokens(asked.times),

@@ -128,3 +128,11 @@ def test_nobody_has_room_and_it_is_held_where_it_was_computed():
     assert refuses[2].replica == first.replica  # the first that got room, whoever that is
     assert refuses[2].end_ns > first.end_ns
     assert waits[2].end_ns >= refuses[2].end_ns
+
+
+def test_who_is_refused_gets_the_room_that_a_write_to_a_tier_gives_back():
+    """The decode replica is idle, but what its last request wrote is still being copied."""
+    jobs = (Job(0, 100, 2), Job(0, 100, 2))
+    world = World(jobs, decoders=1, kv_blocks=8, refuses_kv=True, prefix_caching=True)
+    slow = replace(world, tier_chunks=(30,), tier_scopes=("replica",), port_bytes_per_s=1e6)
+    assert [row.ended_as for row in run(slow).rows] == ["finished", "finished"]

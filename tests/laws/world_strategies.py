@@ -113,6 +113,7 @@ def tiers_below(draw: Any) -> dict[str, Any]:
         "by_layer": draw(st.booleans()),
         "swap_blocks": draw(st.sampled_from([0, 0, 5, 1000])),
         "keeps_copies": draw(st.booleans()),
+        "swap_overlaps": draw(st.booleans()),
         "port_bytes_per_s": draw(st.sampled_from([1e12, 1e9, 3e7])),
         "message_ns": draw(st.sampled_from([0, 1, MS])),
     }

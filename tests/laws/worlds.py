@@ -113,6 +113,7 @@ class World:
     joins_loads: bool = True
     swap_blocks: int = 0
     keeps_copies: bool = False
+    swap_overlaps: bool = False
     shuffle_ns: int = 0
     look_age_ns: int = 0
     copy_rounds: int = 3
@@ -197,6 +198,7 @@ class World:
                 1e4 * self.block_tokens,
                 message_s,
                 keeps_copies=self.keeps_copies,
+                overlaps=self.swap_overlaps and not self.prefix_caching,
             )
         rank = EVICTION.get(self.eviction)().rank
         tiers = tuple(

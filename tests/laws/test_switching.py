@@ -1,0 +1,96 @@
+"""Requests that change places by rank, and the copies of their KV, by hand and in random worlds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from endings import assert_all_ended
+from hypothesis import given
+from hypothesis import strategies as st
+from prices import MS
+from test_fast_forward import assert_same
+from world_strategies import laws, worlds
+from worlds import Job, World, run
+
+from llmsim.systems.fastswitch import FastSwitch
+
+
+class Turns(FastSwitch):
+    """Two requests, each of them first for two steps."""
+
+    def _rank(self, request):
+        return (request.index + self._epoch) % 2
+
+
+TWO = World(
+    (Job(0, 30, 8), Job(0, 30, 8)),
+    cost="round",
+    kv_blocks=3,  # one request of two blocks, and the beginning of another
+    swap_blocks=100,
+    batching="fastswitch",
+    port_bytes_per_s=1e8,
+)
+COPY_NS = 3_200_000  # two blocks of 160 kB at 100 MB/s; a token is 10 kB
+
+
+def steps(contexts):
+    """Steps of one decode: 5 ms + 20 us, and 20 ns a token of context."""
+    return sum(5_020_000 + 20 * context for context in contexts)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_by_hand(overlaps):
+    """The first computes its prompt, makes way after two decodes, and comes back after two more."""
+    rows = run(replace(TWO, swap_overlaps=overlaps), policy=lambda: Turns(update_steps=2)).rows
+    prompt = 5 * MS + 30 * 20_000
+    # two decodes after its prompt; the other's prompt needs the blocks that are copied out
+    assert rows[0].first_token_ns == prompt
+    second = prompt + steps([31, 32]) + COPY_NS
+    assert rows[1].first_token_ns == second + prompt
+    assert rows[0].preemptions >= 1
+    assert rows[0].recomputed_tokens == rows[1].recomputed_tokens == 0
+
+
+@laws(40)
+@given(data=st.data())
+def test_in_any_world(data):
+    """Merging changes nothing, everybody ends, and no block is lost, on the GPU or beside it."""
+    world = data.draw(worlds(batching="fastswitch", tiers=None, handoff=None, turns=True))
+    steps_between = data.draw(st.sampled_from([1, 2, 5, 50]))
+    pattern = data.draw(st.sampled_from(["random", "markov"]))
+    blocks = data.draw(st.sampled_from([0, 5, 1000])) if world.allocation == "paged" else 0
+    world = replace(world, tier_chunks=(), swap_blocks=blocks)
+
+    def policy():
+        return FastSwitch(update_steps=steps_between, levels=3, pattern=pattern)
+
+    assert_same(world, policy=policy)
+    ran = run(world, policy=policy)
+    assert_all_ended(ran)
+    for replica in ran.replicas:
+        if replica.draft.swapper is not None:
+            replica.draft.swapper.check()
+
+
+class Third(Turns):
+    """A third request stays, whatever the others do."""
+
+    def _rank(self, request):
+        return -1 if request.index == 2 else super()._rank(request)
+
+
+def test_others_run_beside_the_copies():
+    """Two change places over a thin link: who stays waits for a copy, or does not."""
+    jobs = (Job(0, 70, 20), Job(0, 70, 20), Job(0, 10, 40))
+    # blocks of 64 tokens that nobody outgrows: two for each of the two, one for the third
+    base = replace(TWO, jobs=jobs, block_tokens=64, kv_blocks=3, port_bytes_per_s=1e7)
+    gaps = {}
+    for overlaps in (False, True):
+        world = replace(base, swap_overlaps=overlaps)
+        rows = run(world, policy=lambda: Third(update_steps=4)).rows
+        assert rows[0].preemptions + rows[1].preemptions > 1
+        assert rows[2].preemptions == 0
+        gaps[overlaps] = rows[2].itl_max_ns
+    assert gaps[False] > 128 * MS  # two blocks of 640 kB at 10 MB/s
+    assert gaps[True] < 20 * MS
