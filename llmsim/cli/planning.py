@@ -40,9 +40,9 @@ def plan(
         bool, typer.Option(help="Show by simulation that the fleet keeps the promise.")
     ] = True,
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
-    executor: Annotated[str, typer.Option(help="Where to simulate: local or dask.")] = "local",
+    executor: Annotated[str, typer.Option(help="Where to simulate: local, dask or ray.")] = "local",
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://host:8786.")
+        str | None, typer.Option(help="Address of the cluster, such as tcp://host:8786.")
     ] = None,
     pdf: Annotated[
         bool, typer.Option(help="Print the report into report.pdf, too; needs Chromium or Chrome.")

@@ -160,7 +160,9 @@ def print_sweep(sweep: Sweep, top: int = TOP, console: Console | None = None) ->
     console.print(Text.assemble((sweep.base.name, "bold"), f"  {size(sweep)}"))
     console.print(table)
     if top and len(numbers) > top:
-        console.print(Text(f"{len(numbers) - top} more points; --top 0 shows all.", style="dim"))
+        many = len(numbers) - top
+        told = f"{many} more point{'' if many == 1 else 's'}; --top 0 shows all."
+        console.print(Text(told, style="dim"))
     for text in words(sweep):
         console.print(Text(text))
     reasons = dict.fromkeys(note for status, note in sweep.standings if status == "impossible")

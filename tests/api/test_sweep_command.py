@@ -56,34 +56,39 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-@pytest.fixture
-def done(tmp_path):
-    told = sweep("quickstart", *TINY, *OVER, "--subject-to", "ttft_p99_s<=0.5", "--out", "made")
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One sweep for several tests: what it printed, and where its folder is."""
+    folder = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.chdir(folder)
+        told = sweep("quickstart", *TINY, *OVER, "--subject-to", "ttft_p99_s<=0.5", "--out", "made")
     assert told.exit_code == 0, told.output
-    return told
+    return told.output, folder / "made"
 
 
 def test_the_table_marks_the_best_and_who_is_not_feasible(done):
-    assert "quickstart  4 points, seed 7" in done.output
-    (best,) = [line for line in done.output.splitlines() if line.strip().startswith("★◆")]
+    assert "quickstart  4 points, seed 7" in done[0]
+    (best,) = [line for line in done[0].splitlines() if line.strip().startswith("★◆")]
     assert "feasible" in best
-    assert "Wanted: most goodput_rps with ttft_p99_s <= 0.5." in done.output
-    assert "saved in made" in done.output
+    assert "Wanted: most goodput_rps with ttft_p99_s <= 0.5." in done[0]
+    assert "saved in made" in done[0]
 
 
 def test_the_folder_holds_tables_and_a_file_that_makes_it_again(done, tmp_path):
     names = {"meta.json", "points.csv", "points.parquet", "report.html", "runs.parquet"}
-    assert {path.name for path in (tmp_path / "made").iterdir()} == names | {"sweep.yaml"}
-    again = sweep("made/sweep.yaml", "--out", "again", "--fresh")
+    assert {path.name for path in done[1].iterdir()} == names | {"sweep.yaml"}
+    again = sweep(str(done[1] / "sweep.yaml"), "--out", "again", "--fresh")
     assert again.exit_code == 0, again.output
     first, second = (
-        pd.read_parquet(tmp_path / name / "runs.parquet") for name in ("made", "again")
+        pd.read_parquet(folder / "runs.parquet") for folder in (done[1], tmp_path / "again")
     )
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_the_page_needs_nothing_but_a_browser(done, tmp_path):
-    page = Page((tmp_path / "made" / "report.html").read_text(encoding="utf-8"))
+def test_the_page_needs_nothing_but_a_browser(done):
+    page = Page((done[1] / "report.html").read_text(encoding="utf-8"))
     assert page.svgs == 2
     assert all(link.startswith("#") for link in page.links)
     assert {link[1:] for link in page.links} <= set(page.ids)
@@ -101,7 +106,7 @@ def test_a_browser_draws_the_page_without_a_complaint(done, tmp_path):
     picture = tmp_path / "page.png"
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
     words += ["--window-size=1600,1200", f"--screenshot={picture}"]
-    page = (tmp_path / "made" / "report.html").as_uri()
+    page = (done[1] / "report.html").as_uri()
     ran = subprocess.run(
         [chromium, *words, page], capture_output=True, text=True, timeout=120, check=True
     )
@@ -122,11 +127,11 @@ def test_drawn_axes_take_samples_and_seeds_give_intervals():
     told = sweep(
         "quickstart",
         *TINY,
-        *("--over", "traffic.arrivals.rate_rps=1..8:sobol", "--samples", "4", "--seeds", "2"),
+        *("--over", "traffic.arrivals.rate_rps=1..8:sobol", "--samples", "2", "--seeds", "2"),
         *("--out", "made"),
     )
     assert told.exit_code == 0, told.output
-    assert "4 points under 2 seeds" in told.output
+    assert "2 points under 2 seeds" in told.output
     assert " ± " in told.output
     frame = pd.read_csv("made/points.csv")
     assert (frame["goodput_rps_ci_low"] < frame["goodput_rps"]).all()
