@@ -381,6 +381,11 @@ def notes(work: Work, stages: list[Stage]) -> tuple[str, ...]:
             "no fleet that is allowed leaves as much room for bursts as the formula asks for; the "
             "search began with the naive fleet"
         )
+    if work.sample.shares_prefixes:
+        found.append(
+            "prompts share prefixes: fleets are simulated with hits, but closed forms and single "
+            "replicas are without, so that a cheaper fleet than the bound may do"
+        )
     if work.asked.scenario.slo.itl_s is not None:
         found.append("itl_s has no closed form: programs leave it out, simulation judges it")
     if any(stage.packed.proof.bound != stage.packed.proof.bound for stage in stages):

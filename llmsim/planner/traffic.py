@@ -29,12 +29,15 @@ class Sample:
     prompt_tokens, output_tokens : ndarray of int64 (n,) [tokens]
     duration_s : float [s]
         In which they arrived.
+    shares_prefixes : bool
+        Whether some prompts begin like others.
     """
 
     arrival_s: npt.NDArray[np.float64]
     prompt_tokens: npt.NDArray[np.int64]
     output_tokens: npt.NDArray[np.int64]
     duration_s: float
+    shares_prefixes: bool = False
 
     @property
     def rate_rps(self) -> float:
@@ -120,7 +123,8 @@ def sample_of(scenario: Scenario) -> Sample:
     if not duration_s > 0:
         message = f"{count} requests arrive at one moment: that is no rate"
         raise InputError("plan", [Fault("", "traffic", message)])
-    return Sample(arrival_s, prompts, outputs, duration_s)
+    shared = any(chunk.segments is not None for chunk in chunks)
+    return Sample(arrival_s, prompts, outputs, duration_s, shared)
 
 
 LEAST_FRAC: Final = 0.01

@@ -231,3 +231,10 @@ def test_dispersion_is_one_for_poisson_and_more_for_bursts():
     for times, expected in ((even, 1.0), (bursty, 4.0)):
         found = Sample(times, lengths, lengths, float(times[-1])).dispersion(20.0)
         assert found == pytest.approx(expected, rel=0.25)
+
+
+def test_shared_prefixes_are_noted(found):
+    prompts = {"traffic.prompts": {"kind": "shared-prefix", "prefix_tokens": 200}}
+    shared = ls.plan(ASKED, prompts, simulate=False)
+    assert any("share prefixes" in note for note in shared.notes)
+    assert not any("share prefixes" in note for note in found.notes)
