@@ -6,10 +6,10 @@ simulates one replica of each, `proving` is the loop between programs and simula
 (`simulating`, `judging`, `fleets`), `rivals` what a plan is measured against.
 
 Below it, `problem` (buckets of traffic, columns of configurations, what is allowed), of which
-`program` makes an integer program and `packing` an answer; `solving` calls the solver and keeps its
-bound, `shortage` says why there is no answer, `pooling` how much room bursts need, `splitting` who
-serves what. Buckets come from `demand`, columns from `columns`, which asks `capacity` what a replica
-sustains.
+`program` makes an integer program and `packing` an answer; `solving` calls the solver and keeps
+its bound, `shortage` says why there is no answer, `pooling` how much room bursts need, `splitting`
+who serves what. Buckets come from `demand`, columns from `columns`, which asks `capacity` what a
+replica sustains.
 """
 
 from llmsim.planner.packing import Packed, pack
