@@ -20,17 +20,16 @@ class ExecutorKind(StrEnum):
 
     LOCAL = "local"
     DASK = "dask"
-    RAY = "ray"
 
 
 ExecutorOption = Annotated[
-    ExecutorKind, typer.Option(help="Cores of this machine, or a Dask or Ray cluster.")
+    ExecutorKind, typer.Option(help="Cores of this machine, or a Dask cluster (llmsim[dask]).")
 ]
 SchedulerOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Where the cluster is, such as tcp://10.0.0.1:8786; on this machine if absent.",
+        help="A Dask scheduler, such as tcp://10.0.0.1:8786; a cluster on this machine if absent.",
     ),
 ]
 

@@ -14,13 +14,14 @@ from llmsim.policies.allocation import ALLOCATION, Allocator
 from llmsim.policies.batching import BATCHING, BatchingPolicy, StepDraft
 from llmsim.policies.control import CONTROL, ControlPolicy
 from llmsim.policies.dividing import PlannedSplit
-from llmsim.policies.estimation import OUTPUT_LENGTH, LengthEstimator
+from llmsim.policies.estimation import OUTPUT_LENGTH, TOOL_TIME, LengthEstimator, ToolTimeEstimator
 from llmsim.policies.precedence import PRECEDENCE, Precedence, PrefillProfile
 from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
 from llmsim.policies.retention import RETENTION, CallView, PinView, RetentionPolicy
 from llmsim.policies.routing import ROUTING, FleetView, RoutingPolicy
 from llmsim.policies.rules import ENGINE_RULES, EngineRules, engine_rules
 from llmsim.policies.sharing import SHARING, LanesView, SharingPolicy
+from llmsim.policies.shortest import ShortestFirst
 from llmsim.policies.tiering import EVICTION, LOADING, EvictionPolicy, LoadPolicy, LoadView
 from llmsim.policies.views import ProgramView, RequestView
 
@@ -36,6 +37,7 @@ __all__ = [
     "RETENTION",
     "ROUTING",
     "SHARING",
+    "TOOL_TIME",
     "Allocator",
     "BatchingPolicy",
     "CallView",
@@ -59,6 +61,8 @@ __all__ = [
     "RoutingPolicy",
     "RunningReport",
     "SharingPolicy",
+    "ShortestFirst",
     "StepDraft",
+    "ToolTimeEstimator",
     "engine_rules",
 ]

@@ -115,6 +115,24 @@ class StepDraft(Protocol):
         """
         ...
 
+    def displace(self, place: int) -> bool:
+        """Take seat and KV of a running request, which waits from now on.
+
+        To be called before anybody is advanced, by a policy with ``displaces = True``: arrivals
+        are then shown to it even where no seat is free.
+
+        Parameters
+        ----------
+        place : int
+            In `EngineView.running`.
+
+        Returns
+        -------
+        bool
+            False, and nothing is done, for one whose last token is on its way.
+        """
+        ...
+
     def admit_waiting(self, whole_prompts: bool = False) -> None:
         """Admit from the head of the queue until one does not fit.
 

@@ -1,4 +1,6 @@
-"""What is believed of an output's length before it is known: the one way policies get at it.
+"""What is believed of an output's length, or of a tool's time, before it is known.
+
+There is no other way for a policy to get at either.
 
 An estimator that draws (`foresee`) does so for every request beforehand, from a stream of its own,
 so that every policy is told the same; one that learns (`guess`, `learn`) knows what has ended. Each
@@ -7,7 +9,9 @@ says what it is made from: whoever looks at true lengths declares it, and the ru
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Protocol
 
@@ -217,3 +221,153 @@ class ByPromptLength(_Asked):
         if size not in self._classes:
             self._classes[size] = MeanLength(self.first_tokens, self.window)
         self._classes[size].learn(request, output_tokens)
+
+
+class ToolTimeEstimator(Protocol):
+    """Believes something of how long a tool will take, now that an answer has asked for it.
+
+    Attributes
+    ----------
+    information : str
+        What it is made from, in words; `TRUE_TIMES` is in it where it looks at true times.
+    """
+
+    information: ClassVar[str]
+
+    def believe(self, tool: str, true_s: float, rng: np.random.Generator) -> Sequence[float]:
+        """Return times that are equally likely, in ascending order; none where nothing is known.
+
+        Parameters
+        ----------
+        tool : str
+            Its name, which the answer tells.
+        true_s : float [s]
+            For estimators that say so.
+        rng : numpy.random.Generator
+            Of this call alone.
+
+        Returns
+        -------
+        sequence of float [s]
+        """
+        ...
+
+    def learn(self, tool: str, time_s: float) -> None:
+        """Take in how long a tool has taken whose program has come back [s]."""
+        ...
+
+
+TRUE_TIMES = "true tool times"
+"""What an estimator is made from that nobody could have in reality."""
+
+TOOL_TIME: Registry[ToolTimeEstimator] = Registry("tool_time")
+
+
+class _Unlearning:
+    """What estimators have in common that learn nothing."""
+
+    def learn(self, tool: str, time_s: float) -> None:
+        """Learn nothing."""
+
+
+@TOOL_TIME.register("oracle")
+@dataclass
+class OracleToolTime(_Unlearning):
+    """The true time, which nobody has in reality: an upper bound of what estimates are worth."""
+
+    information: ClassVar[str] = TRUE_TIMES
+
+    def believe(self, tool: str, true_s: float, rng: np.random.Generator) -> Sequence[float]:
+        """Return the truth."""
+        return (true_s,)
+
+
+@TOOL_TIME.register("noisy")
+@dataclass
+class NoisyToolTime(_Unlearning):
+    """The true time times a log-normal factor with median 1."""
+
+    information: ClassVar[str] = f"{TRUE_TIMES}, with noise"
+
+    sigma: Annotated[float, Ge(0), Le(5)] = 0.5
+    """Standard deviation of the factor's logarithm."""
+
+    def believe(self, tool: str, true_s: float, rng: np.random.Generator) -> Sequence[float]:
+        """Return the truth times what is drawn."""
+        return (true_s * float(np.exp(self.sigma * rng.standard_normal())),)
+
+
+@TOOL_TIME.register("constant")
+@dataclass
+class ConstantToolTime(_Unlearning):
+    """The same for every tool."""
+
+    information: ClassVar[str] = "a constant"
+
+    seconds: Annotated[float, Ge(0)] = 1.0
+    """[s] What is believed."""
+
+    def believe(self, tool: str, true_s: float, rng: np.random.Generator) -> Sequence[float]:
+        """Return the constant."""
+        return (self.seconds,)
+
+
+@TOOL_TIME.register("history")
+@dataclass
+class ToolHistory:
+    """The latest times that a tool took; those of all tools where too few of its own are known."""
+
+    information: ClassVar[str] = "tools that have ended"
+
+    samples: Annotated[int, Ge(0)] = 100
+    """More times than this must be known of a tool, else those of all tools together count, and
+    nothing is believed while these are as few."""
+    remembered: Annotated[int, Ge(1)] = 1000
+    """Latest times that are kept of each tool, and of all together."""
+
+    _tools: dict[str, LatestTimes] = field(default_factory=dict, init=False, repr=False)
+    _all: LatestTimes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing learned."""
+        self._all = LatestTimes(self.remembered)
+
+    def believe(self, tool: str, true_s: float, rng: np.random.Generator) -> Sequence[float]:
+        """Return the times of the tool, or of all."""
+        return self.known(tool)
+
+    def known(self, tool: str) -> Sequence[float]:
+        """Return the times of the tool, or of all [s]; none while they are too few."""
+        for times in (self._tools.get(tool), self._all):
+            if times is not None and len(times.sorted) > self.samples:
+                return times.sorted
+        return ()
+
+    def learn(self, tool: str, time_s: float) -> None:
+        """Remember how long a tool took."""
+        if tool not in self._tools:
+            self._tools[tool] = LatestTimes(self.remembered)
+        self._tools[tool].add(time_s)
+        self._all.add(time_s)
+
+
+class LatestTimes:
+    """The latest of some times, in order of length.
+
+    Parameters
+    ----------
+    most : int
+        How many are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._line: deque[float] = deque()
+        self.sorted: list[float] = []
+
+    def add(self, time_s: float) -> None:
+        """Add one [s], forgetting the oldest beyond the limit."""
+        self._line.append(time_s)
+        insort(self.sorted, time_s)
+        if len(self._line) > self._most:
+            self.sorted.remove(self._line.popleft())

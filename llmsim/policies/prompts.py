@@ -165,7 +165,10 @@ class PromptsFirst:
         if step.running and waited < self._wait_steps:
             step.ask_again(self._wait_steps - waited)
             return False
-        return self._changed or step.decode_steps >= self._try_at
+        if self._changed or step.decode_steps >= self._try_at:
+            return True
+        step.ask_again(self._try_at - step.decode_steps)
+        return False
 
     def _admit(self, step: StepDraft) -> None:
         running = self._engine.running()

@@ -6,6 +6,7 @@ said. What is *pinned* meanwhile can be overwritten by nobody; it takes memory f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Annotated, ClassVar, Literal, Protocol
@@ -36,6 +37,9 @@ class CallView:
     rebuild_s : float [s]
         What it would take to have them back: computed in a step of their own, or loaded
         from the nearest tier, if that is sooner.
+    pauses_s : sequence of float or None [s]
+        How long the tool may take, equally likely times in ascending order, as the scenario's
+        estimator believes: none where it knows nothing. None where there is no estimator.
     """
 
     program_ns: int
@@ -43,6 +47,7 @@ class CallView:
     tool: str
     tokens: int
     rebuild_s: float
+    pauses_s: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

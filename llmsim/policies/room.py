@@ -184,3 +184,31 @@ class PeakOfAll:
 
     def retracted(self, running: Sequence[Running], steps: int) -> None:
         """Learn nothing: nobody should have lost its KV."""
+
+
+class Watermark:
+    """Lets in who fits now, beside a share of the memory that stays free.
+
+    Parameters
+    ----------
+    free_tokens : int [tokens]
+        What stays free.
+    """
+
+    def __init__(self, free_tokens: int) -> None:
+        self._free = free_tokens
+
+    def idle(self) -> None:
+        """Remember nothing."""
+
+    def open(self, running: Sequence[Running], steps: int, completing: bool) -> None:
+        """Do nothing: whatever is held shows in what is free."""
+
+    def admits(
+        self, request: RequestView, generated: int, new_tokens: int, whole: bool, free_tokens: int
+    ) -> bool:
+        """Whether what is known of the request fits."""
+        return new_tokens <= free_tokens - self._free
+
+    def retracted(self, running: Sequence[Running], steps: int) -> None:
+        """Learn nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, ClassVar, Final, Literal, Protocol
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -62,10 +62,22 @@ class ForecastView(FleetView, Protocol):
         ...
 
 
+class CacheView(FleetView, Protocol):
+    """What a router sees that declares ``reads_caches = True``: what is cached where."""
+
+    def cached_tokens(self, replica: int, request: RequestView) -> int:
+        """Return how many leading tokens of a prompt a replica has cached at this moment [tokens].
+
+        Unlike loads this has no age.
+        """
+        ...
+
+
 class RoutingPolicy(Protocol):
     """Chooses a replica when a request arrives.
 
-    A class may declare ``forecasts = True`` and gets a `ForecastView` then, and may have a
+    A class may declare ``forecasts = True`` and gets a `ForecastView` then, or
+    ``reads_caches = True`` and gets a `CacheView`; it may have a
     `decision_s`: seconds that every decision takes before the request is on its replica. One that
     has a method `meet` is told before `start` which pools there are, with how many replicas each.
     """
@@ -251,3 +263,43 @@ class PrefixAffinity:
             parent = node[0]
         while len(nodes) > self.max_nodes:
             del nodes[next(iter(nodes))]
+
+
+@ROUTING.register("precise")
+@dataclass
+class Precise:
+    """The replica that has most of this prompt cached at this moment, unless it is swamped.
+
+    An index of KV blocks that every engine keeps up to date, without delay: what `prefix-affinity`
+    remembers, and may be wrong about, this router knows. Steps are not merged where it looks.
+    """
+
+    min_match_frac: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Share of the prompt that must be cached; below it the least loaded replica is chosen."""
+
+    max_imbalance: Annotated[int, Ge(0)] = 16
+    """How many more requests than the least loaded the replica may have [requests]."""
+
+    reads_caches: ClassVar[bool] = True
+
+    _fleet: CacheView = field(init=False, repr=False)
+
+    def start(self, fleet: CacheView, rng: np.random.Generator) -> None:
+        """Keep the view."""
+        self._fleet = fleet
+
+    def choose(self, request: RequestView) -> int:
+        """Return the replica with the longest cached prefix; of equals the least loaded."""
+        fleet = self._fleet
+        least = fleet.least_outstanding()
+        most = fleet.outstanding(least) + self.max_imbalance
+        best, found = least, 0
+        load = fleet.outstanding(least)
+        for replica in range(fleet.replicas):
+            outstanding = fleet.outstanding(replica)
+            if outstanding > most:
+                continue
+            cached = fleet.cached_tokens(replica, request)
+            if cached > found or (cached == found and outstanding < load):
+                best, found, load = replica, cached, outstanding
+        return best if found >= self.min_match_frac * request.prompt_tokens else least

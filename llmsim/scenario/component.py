@@ -32,6 +32,7 @@ SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "allocation": ("llmsim.policies", "ALLOCATION"),
     "routing": ("llmsim.policies", "ROUTING"),
     "output_length": ("llmsim.policies", "OUTPUT_LENGTH"),
+    "tool_time": ("llmsim.policies", "TOOL_TIME"),
     "loading": ("llmsim.policies", "LOADING"),
     "eviction": ("llmsim.policies", "EVICTION"),
     "retention": ("llmsim.policies", "RETENTION"),

@@ -8,6 +8,7 @@ from llmsim.scenario.component import Component, registry
 
 if TYPE_CHECKING:
     from llmsim.scenario.fleet import Fleet, Pool
+    from llmsim.scenario.model import Scenario
     from llmsim.scenario.promises import Estimators
 
 _KEEPS: Final = ("waiting_order", "victim", "admits", "ended", "layer_groups")
@@ -16,6 +17,56 @@ _KEEPS: Final = ("waiting_order", "victim", "admits", "ended", "layer_groups")
 
 def _foresees(routing: Component) -> bool:
     return getattr(registry("routing").get(routing.kind), "forecasts", False)
+
+
+def wrong_beliefs(fleet: Fleet, estimators: Estimators) -> dict[str, str]:
+    """Return whose policy goes by believed output lengths where nothing is believed, by key."""
+    if estimators.output_length is not None:
+        return {}
+    wrong = {}
+    for name, pool in fleet.pools.items():
+        for key in ("batching", "allocation"):
+            part: Component = getattr(pool, key)
+            if getattr(part.build(), "asks_lengths", False):
+                told = f"{part.kind} goes by output lengths: set estimators.output_length"
+                wrong[f"fleet.pools.{name}.{key}"] = told
+    return wrong
+
+
+def wrong_tool_times(scenario: Scenario) -> dict[str, str]:
+    """Return why nobody would ask an estimator of tool times, if nobody would, by key."""
+    asked = scenario.estimators.tool_time
+    if asked is None:
+        return {}
+    pins = [pool.retention.kind for pool in scenario.fleet.pools.values()]
+    asks = [kind for kind in pins if getattr(registry("retention").get(kind), "asks_pauses", False)]
+    if asks:
+        return {}
+    told = ", ".join(dict.fromkeys(pins))
+    return {"estimators.tool_time": f"is asked by nobody: retention {told} has no use for it"}
+
+
+def wrong_caches(fleet: Fleet) -> dict[str, str]:
+    """Return why a router cannot go by what is cached where, if it cannot, by key."""
+    wrong = {}
+    if fleet.hands_over and _reads_caches(fleet.handoff.routing):
+        kind = fleet.handoff.routing.kind
+        wrong["fleet.handoff.routing"] = f"{kind} looks at prompts that are still to be computed"
+    if not _reads_caches(fleet.routing):
+        return wrong
+    pools = fleet.pools.values()
+    told = []
+    if any(pool.model for pool in pools):
+        told.append("does not know several models yet")
+    if not any(pool.engine.prefix_caching for pool in pools if pool.role != "decode"):
+        told.append("goes by cached prefixes, and engine.prefix_caching is off")
+    if told:
+        wrong["fleet.routing"] = f"{fleet.routing.kind} {'; it '.join(told)}"
+    return wrong
+
+
+def _reads_caches(routing: Component) -> bool:
+    return getattr(registry("routing").get(routing.kind), "reads_caches", False)
 
 
 def wrong_forecasts(fleet: Fleet, estimators: Estimators) -> dict[str, str]:

@@ -17,7 +17,12 @@ from llmsim.scenario.classes import wrong_classes
 from llmsim.scenario.component import Component, Seam
 from llmsim.scenario.engine import Count, Engine, Frac
 from llmsim.scenario.fleet import Fleet, Pool
-from llmsim.scenario.foreseeing import wrong_forecasts
+from llmsim.scenario.foreseeing import (
+    wrong_beliefs,
+    wrong_caches,
+    wrong_forecasts,
+    wrong_tool_times,
+)
 from llmsim.scenario.keeping import wrong_record, wrong_retention
 from llmsim.scenario.promises import Estimators, Record, Slo
 from llmsim.scenario.section import Section
@@ -160,6 +165,9 @@ class Scenario(Section):
     @model_validator(mode="after")
     def _routers_can_foresee(self) -> Self:
         _complain(wrong_forecasts(self.fleet, self.estimators))
+        _complain(wrong_beliefs(self.fleet, self.estimators))
+        _complain(wrong_caches(self.fleet))
+        _complain(wrong_tool_times(self))
         return self
 
     @model_validator(mode="after")

@@ -93,6 +93,10 @@ class Estimators(Section):
     output_length: Annotated[Component, Seam("output_length")] | None = None
     """How long an output will be; absent: policies are told nothing. `oracle`, and whatever else
     looks at true lengths, is named in the summary of a run."""
+    tool_time: Annotated[Component, Seam("tool_time")] | None = None
+    """How long a tool will take that an answer asks for, for pools that pin KV meanwhile; absent:
+    their policy learns for itself, or does without. `oracle`, and whatever else looks at true
+    times, is named in the summary of a run."""
     beyond_tokens: Annotated[int, Ge(1)] = 10
     """[tokens] Who has had all the tokens that it was believed to get is believed to get so many
     more. Block's rule (Vidur predictor): 10."""

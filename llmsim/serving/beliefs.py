@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from llmsim.core.rng import stream
-from llmsim.policies.estimation import LengthEstimator
+from llmsim.policies.estimation import LengthEstimator, ToolTimeEstimator
 from llmsim.policies.views import RequestView
 from llmsim.workload.chunk import RequestChunk
-from llmsim.workload.programs import NextCall
+from llmsim.workload.programs import NextCall, Programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +85,32 @@ class Beliefs:
         """Let the estimator know of an output that is complete."""
         if not self._draws:
             self._estimator.learn(view, output_tokens)
+
+
+class ToolBeliefs:
+    """An estimator of tool times at work on one replica.
+
+    Parameters
+    ----------
+    estimator : ToolTimeEstimator
+        A fresh instance.
+    programs : Programs
+    seed : int
+        The scenario's.
+    """
+
+    __slots__ = ("_estimator", "_programs", "_seed")
+
+    def __init__(self, estimator: ToolTimeEstimator, programs: Programs, seed: int) -> None:
+        self._estimator = estimator
+        self._programs = programs
+        self._seed = seed
+
+    def pauses_s(self, tool: str, program: int, turn: int) -> Sequence[float]:
+        """Return what is believed of the tool that a call's answer asks for; see `believe` [s]."""
+        rng = stream(self._seed, "tool_time", program, turn)
+        return self._estimator.believe(tool, self._programs.pause_s(program, turn), rng)
+
+    def learn(self, tool: str, time_s: float) -> None:
+        """Let the estimator know how long a tool has taken [s]."""
+        self._estimator.learn(tool, time_s)

@@ -20,7 +20,7 @@ from llmsim.costmodel.pipeline import PipelineCost, stage_links
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.policies.estimation import TRUTH, LengthEstimator
+from llmsim.policies.estimation import TRUE_TIMES, TRUTH
 from llmsim.policies.models import ByModel
 from llmsim.policies.retention import RetentionPolicy
 from llmsim.policies.routing import RoutingPolicy
@@ -356,18 +356,19 @@ def build_control(scenario: Scenario, pools: Sequence[PoolPlan]) -> ControlPlan 
 
 
 def build_estimates(scenario: Scenario) -> tuple[BeliefPlan | None, list[str]]:
-    """Return who believes something of output lengths, and what the reader must know of it."""
-    asked = scenario.estimators.output_length
-    if asked is None:
-        return None, []
-    length: LengthEstimator = asked.build()
-    plan = BeliefPlan(length, scenario.estimators.beyond_tokens)
-    if TRUTH not in length.information:
-        return plan, []
-    return plan, [
-        f"estimators.output_length is {asked}: made from {length.information}, "
-        "which nobody has beforehand in reality"
-    ]
+    """Return who believes something of output lengths, and what must be known of all estimators."""
+    asked = scenario.estimators
+    told = []
+    for key, part in (("output_length", asked.output_length), ("tool_time", asked.tool_time)):
+        made_from = "" if part is None else part.build().information
+        if TRUTH in made_from or TRUE_TIMES in made_from:
+            told.append(
+                f"estimators.{key} is {part}: made from {made_from}, "
+                "which nobody has beforehand in reality"
+            )
+    if asked.output_length is None:
+        return None, told
+    return BeliefPlan(asked.output_length.build(), asked.beyond_tokens), told
 
 
 def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | None) -> float:

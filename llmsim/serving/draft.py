@@ -68,6 +68,8 @@ class Draft:
     pull : callable
         Called with (request, tokens that are here, blocks to move) when room was made for KV that
         is on another replica.
+    displaces : bool
+        Whether the policy may give a running request's seat to one that arrives.
     claims : ClaimLedger or None
         The ledger, where requests are promised memory; None where they are not.
     guarded : bool
@@ -106,6 +108,7 @@ class Draft:
         "config",
         "decisions",
         "decoding",
+        "displaces",
         "fcfs",
         "first_need",
         "gates",
@@ -156,6 +159,7 @@ class Draft:
         self.fcfs = isinstance(line, FcfsQueue)
         self.guard = policy if isinstance(policy, GuardsAdmission) else None
         self.chooser = policy if isinstance(policy, ChoosesVictims) else None
+        self.displaces = bool(getattr(policy, "displaces", False))
         self.claims: ClaimLedger | None = None
         self.guarded = False
         self.shelf: Shelf | None = None

@@ -17,6 +17,7 @@ from llmsim.policies.routing import FleetView, RoutingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.serving.beliefs import BeliefPlan, Beliefs
 from llmsim.serving.board import CLOSED, LoadBoard
+from llmsim.serving.caches import knowing, show_caches
 from llmsim.serving.clock import FOREVER, Clock
 from llmsim.serving.decision import Decision
 from llmsim.serving.fleet import Fleet
@@ -202,7 +203,7 @@ def foreseeing(
     count_own_sends: bool,
     estimates: BeliefPlan | None,
 ) -> RoutingPolicy:
-    """Return a router that sees forecasts if it declares them; else itself.
+    """Return a router that sees forecasts, or caches, if it declares that; else itself.
 
     Raises
     ------
@@ -210,7 +211,7 @@ def foreseeing(
         If nothing is believed of output lengths.
     """
     if not getattr(router, "forecasts", False):
-        return router
+        return knowing(router, board)
     delay_ns = _delay_ns(router)
     view = Forecasts(clock, board, age_ns, count_own_sends, delay_ns, estimates)
     return Foreseeing(router, view)
@@ -233,6 +234,7 @@ def settle_in(
     if isinstance(router, Foreseeing):
         router.forecasts.connect(doors, fleet.called)
         router = router.router
+    show_caches(router, doors)
     delay_ns = _delay_ns(router)
     if delay_ns:
         fleet.decision = Decision(clock, fleet, delay_ns)

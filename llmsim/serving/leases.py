@@ -7,19 +7,22 @@ event that frees blocks like any other; a merged stretch is cut by it only if so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from llmsim.core.units import NS_PER_S, seconds_to_ns
 from llmsim.kvcache import Holder, Match, PrefixLedger
+from llmsim.policies.estimation import ToolTimeEstimator
 from llmsim.policies.retention import CallView, PinView, RetentionPolicy
 from llmsim.results.facts import PinFacts
+from llmsim.serving.beliefs import ToolBeliefs
 from llmsim.serving.clock import CALL_PRIORITY, FOREVER
 from llmsim.serving.queue import UrgencyQueue
 from llmsim.serving.request import Request
 from llmsim.serving.wake import Wake
+from llmsim.workload.programs import Programs
 
 if TYPE_CHECKING:
     from llmsim.serving.replica import Replica
@@ -68,6 +71,8 @@ class Retainer:
         Returns the name of the tool that a call's answer asks for, by (program, turn), empty where
         it asks for none; None where programs have no tools, and no answer tells that it is the
         last.
+    beliefs : ToolBeliefs or None
+        What is believed of tools' times.
 
     Attributes
     ----------
@@ -81,11 +86,13 @@ class Retainer:
         ledger: PrefixLedger,
         policy: RetentionPolicy,
         tool: Callable[[int, int], str] | None,
+        beliefs: ToolBeliefs | None = None,
     ) -> None:
         self._replica = replica
         self._ledger = ledger
         self._policy = policy
         self._tool = tool
+        self._beliefs = beliefs
         self.pins: dict[int, Pin] = {}
         self._away: dict[int, tuple[str, int]] = {}  # tool, and since when [ns]
         self._due: list[tuple[int, int, Pin]] = []  # a heap of (end, order, pin)
@@ -118,7 +125,10 @@ class Retainer:
         keeper = replica.draft.keeper
         if keeper is not None:
             rebuild_s = min(rebuild_s, keeper.load_s(tokens))
-        call = CallView(program.arrival_ns, program.turn, tool, tokens, rebuild_s)
+        pauses_s: Sequence[float] | None = None
+        if self._beliefs is not None:
+            pauses_s = self._beliefs.pauses_s(tool, view.session, program.turn)
+        call = CallView(program.arrival_ns, program.turn, tool, tokens, rebuild_s, pauses_s)
         hold_s = self._policy.hold_s(call)
         ends_ns = FOREVER if hold_s == inf else end_ns + seconds_to_ns(hold_s)
         now = replica.clock.now
@@ -186,7 +196,10 @@ class Retainer:
             return
         away = self._away.pop(view.session, None)
         if away is not None:
-            self._policy.returned(away[0], (request.arrival_ns - away[1]) / NS_PER_S)
+            pause_s = (request.arrival_ns - away[1]) / NS_PER_S
+            self._policy.returned(away[0], pause_s)
+            if self._beliefs is not None:
+                self._beliefs.learn(away[0], pause_s)
         pin = self.pins.get(view.session)
         if pin is not None:
             pin.claimed = request
@@ -266,3 +279,46 @@ class Retainer:
         return PinFacts(
             self._made, self._kept, self._expired, self._gave_way, self._left, self._block_ns
         )
+
+
+def keep_pins(
+    retention: Sequence[Callable[[], RetentionPolicy] | None],
+    replicas: Sequence[Replica],
+    programs: Programs | None,
+    tool_times: Callable[[], ToolTimeEstimator] | None,
+    seed: int,
+) -> None:
+    """Let replicas pin KV for programs between two of their calls, where a pool wants that.
+
+    Parameters
+    ----------
+    retention : sequence of callable or None
+        Of each pool: returns a fresh policy.
+    replicas : sequence of Replica
+    programs : Programs or None
+    tool_times : callable or None
+        Returns a fresh estimator of tool times.
+    seed : int
+        The scenario's.
+    """
+    if programs is None:
+        return
+    names = _Tools(programs) if programs.tools else None
+    for replica in replicas:
+        policy, ledger = retention[replica.pool], replica.ledger
+        if policy is not None and isinstance(ledger, PrefixLedger):
+            believed = None if tool_times is None else ToolBeliefs(tool_times(), programs, seed)
+            named = None if names is None else names.of
+            replica.draft.retainer = Retainer(replica, ledger, policy(), named, believed)
+
+
+class _Tools:
+    """Names of the tools that answers ask for."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def of(self, program: int, turn: int) -> str:
+        """Return the name, empty where none is asked for."""
+        number = self._programs.tool(program, turn)
+        return self._programs.tools[number] if number >= 0 else ""

@@ -102,6 +102,16 @@ def _victim(draft: Draft) -> Request:
     return max(draft.running_set, key=lambda request: urgency(request.view) or ())
 
 
+def displace(draft: Draft, place: int) -> bool:
+    """Preempt the request at a place of the running list before a step; see `StepDraft`."""
+    victim = list(draft.running_set)[place]
+    if victim.state not in (PREFILL, DECODE, PARKED):
+        return False
+    draft.scheduled.clear()
+    preempt(draft, victim)
+    return True
+
+
 def preempt(draft: Draft, victim: Request) -> None:
     """Take a request's KV away and put it back in line; its generated tokens stay."""
     size = draft.block_tokens

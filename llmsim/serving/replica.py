@@ -150,7 +150,7 @@ class Replica:
         elif (
             self._merged
             and (alone or not self.draft.fcfs)
-            and len(self.running_set) < self.config.max_num_seqs
+            and (len(self.running_set) < self.config.max_num_seqs or self.draft.displaces)
         ):
             self._cut(called_now)
 

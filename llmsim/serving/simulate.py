@@ -17,15 +17,16 @@ from llmsim.core.rng import stream
 from llmsim.costmodel.contract import JointCost, StagedCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.layer_ranges import LayerCost
-from llmsim.kvcache import PrefixLedger
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.estimation import ToolTimeEstimator
 from llmsim.policies.retention import RetentionPolicy
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.store import RequestSink
 from llmsim.serving.beliefs import BeliefPlan
+from llmsim.serving.caches import step_by_step
 from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
@@ -41,7 +42,7 @@ from llmsim.serving.keeper import Keeper
 from llmsim.serving.labels import ClientRules
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.layered import LayeredReplica, use_layers
-from llmsim.serving.leases import Retainer
+from llmsim.serving.leases import keep_pins
 from llmsim.serving.meter import NEVER
 from llmsim.serving.pipeline import Pipeline, drafts_of, station_facts
 from llmsim.serving.ranks import Rank, RankGroup
@@ -139,6 +140,7 @@ def simulate(
     itl_slo_ns: int = NEVER,
     token_times: bool = False,
     estimates: BeliefPlan | None = None,
+    tool_times: Callable[[], ToolTimeEstimator] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> RunFacts:
     """Serve a workload with a fleet and hand over what happened.
@@ -173,6 +175,8 @@ def simulate(
         Take down when every token came out.
     estimates : BeliefPlan or None
         What policies are told of output lengths; None for nothing.
+    tool_times : callable or None
+        Returns a fresh estimator of tool times, called once per replica that pins.
     progress : callable or None
         Called with (requests ended, total or None).
 
@@ -192,7 +196,7 @@ def simulate(
     router.start(board, stream(seed, "routing"))
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
     tape = _tape(pools) if token_times else None
-    replicas = _build_replicas(clock, pools, itl_slo_ns, fleet, tape)
+    replicas = _build_replicas(clock, step_by_step(pools, router), itl_slo_ns, fleet, tape)
     names = [pools[replica.pool].facts.name for replica in replicas]
     doors = doors_on(board, [r for r in replicas if flips or pools[r.pool].role != "decode"])
     if gateway is not None or (control is not None and (control.boot or control.flip)):
@@ -206,7 +210,7 @@ def simulate(
         fleet.handoff = connect(clock, handoff, pools, replicas, fleet, flows, decoders)
     _divide_steps(clock, pools, replicas)
     house = _build_tiers(clock, pools, replicas, fleet)
-    _keep_pins(pools, replicas, workload)
+    keep_pins([p.retention for p in pools], replicas, workload.programs, tool_times, seed)
     settle_in(router, clock, fleet, doors, estimates, seed)
     controls = None
     if control is not None:
@@ -216,8 +220,7 @@ def simulate(
         clock.run(until=fleet.done)
     _close(fleet, replicas)
     facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
-    if house is not None:
-        facts = _with_stores(facts, house, replicas, names)
+    facts = facts if house is None else _with_stores(facts, house, replicas, names)
     facts = controls.added_to(facts) if controls else facts
     tokens = None if tape is None else tape.times()
     stops, stations = stop_facts(names, replicas), station_facts(names, replicas)
@@ -359,23 +362,6 @@ def _build_tiers(
                 replica, plan.swap, house.flows, reach.to_host, reach.from_host, fleet.on_end
             )
     return house
-
-
-def _keep_pins(pools: Sequence[PoolPlan], replicas: Sequence[Replica], workload: Workload) -> None:
-    """Let replicas pin KV for programs between two of their calls, where a pool wants that."""
-    programs = workload.programs
-    if programs is None:
-        return
-    tools = programs.tools
-
-    def tool(program: int, turn: int) -> str:
-        number = programs.tool(program, turn)
-        return tools[number] if number >= 0 else ""
-
-    for replica in replicas:
-        policy, ledger = pools[replica.pool].retention, replica.ledger
-        if policy is not None and isinstance(ledger, PrefixLedger):
-            replica.draft.retainer = Retainer(replica, ledger, policy(), tool if tools else None)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from llmsim.policies.ordering import Running
 from llmsim.policies.views import RequestView
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.draft import Draft
+from llmsim.serving.preemption import displace
 from llmsim.serving.queue import OrderedQueue
 from llmsim.serving.switching import switch
 
@@ -93,6 +94,10 @@ class Step:
     def advance_running(self) -> bool:
         """Give running requests their next tokens, in running order, within the budget."""
         return self._draft.advance_running()
+
+    def displace(self, place: int) -> bool:
+        """Take seat and KV of a running request, which waits from now on; see `StepDraft`."""
+        return displace(self._draft, place)
 
     def admit_waiting(self, whole_prompts: bool = False) -> None:
         """Admit from the head of the queue until one does not fit."""

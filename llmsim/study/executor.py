@@ -1,4 +1,4 @@
-"""Where the runs of a study are simulated: the cores of this machine, a Dask or a Ray cluster.
+"""Where the runs of a study are simulated: the cores of this machine, or a Dask cluster.
 
 ::
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,19 +20,11 @@ from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.study.points import code_hash
 
-DEAD: Final = "The process of a run died, again and again on a cluster: is there enough memory?"
-
-RAY_RETRIES: Final = 3
-"""Times that a call is made again whose Ray worker died; Dask's own limit is the same."""
-
 T = TypeVar("T")
 Task = tuple[Any, ...]
 """Positional arguments of one call; they are pickled."""
 
-Kind = Literal["local", "dask", "ray"]
-
-MODULES: Final = {"dask": "distributed", "ray": "ray"}
-"""What an executor imports; it comes with the extra of its name."""
+Kind = Literal["local", "dask"]
 
 CONNECT_S: Final = 10
 """How long to wait until a Dask scheduler answers [s]."""
@@ -45,12 +36,12 @@ class Executor:
 
     Parameters
     ----------
-    kind : {"local", "dask", "ray"}
+    kind : {"local", "dask"}
     jobs : int
         Processes on this machine; -1 for one per core. A cluster with an address has its own.
     scheduler : str or None
-        Address of a cluster: of a Dask scheduler, such as ``tcp://10.0.0.1:8786``, or of a Ray
-        head, such as ``10.0.0.1:6379``; None starts a cluster of `jobs` workers on this machine.
+        Address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``; None starts a cluster of
+        `jobs` workers on this machine.
 
     Raises
     ------
@@ -67,12 +58,12 @@ class Executor:
         if self.kind not in get_args(Kind):
             hint = nearest(self.kind, get_args(Kind))
             faults.append(Fault("", "executor", f"unknown executor '{self.kind}'.", hint))
-        if self.kind in MODULES and find_spec(MODULES[self.kind]) is None:
-            hint = f"pip install 'llmsim[{self.kind}]' brings it."
-            faults.append(Fault("", "executor", f"{self.kind} is not installed here.", hint))
+        if self.kind == "dask" and find_spec("distributed") is None:
+            hint = "pip install 'llmsim[dask]' brings it."
+            faults.append(Fault("", "executor", "Dask is not installed here.", hint))
         if self.kind == "local" and self.scheduler is not None:
-            hint = "Name one of them, or leave the address out."
-            faults.append(Fault("", "scheduler", "is for the executors dask and ray.", hint))
+            hint = "Say dask, or leave the address out."
+            faults.append(Fault("", "scheduler", "is for the executor dask.", hint))
         if self.jobs != -1 and self.jobs < 1:
             faults.append(Fault("", "jobs", f"{self.jobs}, must be at least 1, or -1."))
         if faults:
@@ -96,9 +87,8 @@ class Workers(Protocol):
 
         Notes
         -----
-        What the call raises comes out here; `ChildProcessError` if a process died that made it, on
-        a cluster several of them. Whoever stops reading, Ctrl-C included, gives up the calls that
-        are not done yet.
+        What the call raises comes out here. Whoever stops reading, Ctrl-C included, gives up the
+        calls that are not done yet.
         """
         ...
 
@@ -110,12 +100,12 @@ def open_workers(executor: Executor) -> Iterator[Workers]:
     Raises
     ------
     InputError
-        If no cluster answers at the address.
+        If no Dask scheduler answers at the address.
     """
     if executor.kind == "local":
         yield _Local(executor.jobs)
         return
-    with closing(_Dask(executor) if executor.kind == "dask" else _Ray(executor)) as cluster:
+    with closing(_Dask(executor)) as cluster:
         yield cluster
 
 
@@ -161,10 +151,7 @@ class _Local:
 
         # single runs take from milliseconds to minutes: no batches of them
         pool = Parallel(n_jobs=self.jobs, return_as="generator_unordered", batch_size=1)
-        try:
-            yield from pool(delayed(_numbered)(at, call, task) for at, task in enumerate(tasks))
-        except BrokenProcessPool as error:
-            raise ChildProcessError(DEAD) from error
+        yield from pool(delayed(_numbered)(index, call, task) for index, task in enumerate(tasks))
 
 
 def _numbered(index: int, call: Callable[..., T], task: Task) -> tuple[int, T]:
@@ -199,7 +186,7 @@ class _Dask:
     def completed(
         self, call: Callable[..., T], tasks: Sequence[Task]
     ) -> Generator[tuple[int, T], None, None]:
-        from distributed import KilledWorker, as_completed
+        from distributed import as_completed
 
         code = code_hash()
         # `pure` would make one task of equal arguments; who asks twice wants two
@@ -213,8 +200,6 @@ class _Dask:
                 index = futures.pop(future)
                 future.release()  # the cluster need not remember it any longer
                 yield index, made
-        except KilledWorker as error:
-            raise ChildProcessError(DEAD) from error
         finally:
             self._client.cancel(list(futures))
 
@@ -223,55 +208,6 @@ class _Dask:
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
-
-
-class _Ray:
-    """Workers of a Ray cluster. A call whose worker dies is made again."""
-
-    def __init__(self, executor: Executor) -> None:
-        import ray
-
-        here = executor.scheduler is None
-        try:
-            ray.init(
-                address=executor.scheduler or "local",
-                num_cpus=executor.jobs if here and executor.jobs != -1 else None,
-                include_dashboard=False if here else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            message = f"no Ray cluster answers at '{executor.scheduler}': {error}."
-            raise InputError("executor", [Fault("", "scheduler", message)]) from error
-        self._ray: Any = ray
-
-    def completed(
-        self, call: Callable[..., T], tasks: Sequence[Task]
-    ) -> Generator[tuple[int, T], None, None]:
-        code = code_hash()
-        remote = self._ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_checked)
-        left = {remote.remote(code, call, task): index for index, task in enumerate(tasks)}
-        try:
-            while left:
-                (ended,), _ = self._ray.wait(list(left), num_returns=1)
-                index = left.pop(ended)
-                yield index, self._got(ended)
-        finally:
-            for reference in left:
-                self._ray.cancel(reference, force=True)
-
-    def _got(self, reference: Any) -> Any:
-        try:
-            return self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:
-            # Ray's own error has the text of the cause; whoever asked knows the cause itself
-            raise error.cause from None
-        except self._ray.exceptions.RayError as error:
-            raise ChildProcessError(DEAD) from error
-
-    def close(self) -> None:
-        """Leave the cluster; stop it if it was started here."""
-        self._ray.shutdown()
 
 
 def dask_setup(_worker: object) -> None:

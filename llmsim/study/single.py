@@ -55,6 +55,7 @@ def simulate_scenario(
     estimates, declared = build_estimates(scenario)
     workload = build_workload(scenario)
     handoff = build_handoff(scenario)
+    asked = scenario.estimators.tool_time
     traffic = scenario.traffic
     timeout_ns = 0 if traffic.timeout_s is None else seconds_to_ns(traffic.timeout_s)
     sink = RequestSink(
@@ -82,6 +83,7 @@ def simulate_scenario(
             itl_slo_ns=itl_objective_ns(scenario, NEVER),
             token_times=scenario.record.tokens,
             estimates=estimates,
+            tool_times=None if asked is None else asked.build,
             progress=progress,
         )
     finally:

@@ -16,14 +16,14 @@ last when nothing else can run.
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
 from llmsim.policies.batching import BATCHING, StepDraft
+from llmsim.policies.estimation import ToolHistory
 from llmsim.policies.retention import RETENTION, CallView, GivesWay, PinView
 from llmsim.policies.views import RequestView
 
@@ -48,42 +48,23 @@ class ContinuumOrder:
             step.admit_waiting()
 
 
-class ToolTimes:
-    """The latest times that a tool took, in order of length.
+def best_s(times_s: Sequence[float], worth_s: float) -> float:
+    """Return the time to wait that gains most where the tool's end in time is worth so much.
 
     Parameters
     ----------
-    most : int
-        How many are kept.
+    times_s : sequence of float [s]
+        That the tool may take, equally likely, in ascending order.
+    worth_s : float [s]
     """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._line: deque[float] = deque()
-        self.sorted: list[float] = []
-
-    def add(self, time_s: float) -> None:
-        """Add one [s], forgetting the oldest beyond the limit."""
-        self._line.append(time_s)
-        insort(self.sorted, time_s)
-        if len(self._line) > self._most:
-            self.sorted.remove(self._line.popleft())
-
-    def best_s(self, worth_s: float) -> float:
-        """Return the time to wait that gains most where the tool's end in time is worth so much.
-
-        Parameters
-        ----------
-        worth_s : float [s]
-        """
-        count = len(self.sorted)
-        best, gain = 0.0, 0.0
-        for below, time_s in enumerate(self.sorted, 1):
-            if time_s >= worth_s:
-                break
-            if below / count * worth_s - time_s > gain:
-                best, gain = time_s, below / count * worth_s - time_s
-        return best
+    count = len(times_s)
+    best, gain = 0.0, 0.0
+    for below, time_s in enumerate(times_s, 1):
+        if time_s >= worth_s:
+            break
+        if below / count * worth_s - time_s > gain:
+            best, gain = time_s, below / count * worth_s - time_s
+    return best
 
 
 class TurnsLeft:
@@ -117,7 +98,10 @@ class TurnsLeft:
 @RETENTION.register("continuum")
 @dataclass
 class ContinuumRetention:
-    """Pinned as long as the chance that the tool is done by then is worth the memory."""
+    """Pinned as long as the chance that the tool is done by then is worth the memory.
+
+    Tool times are those that `estimators.tool_time` believes; without it, what has been seen here.
+    """
 
     default_s: Annotated[float, Ge(0)] = 2.0
     """[s] While too few tool times are known; the preview's FIXED_THRESHOLD_CONTINUUM."""
@@ -127,27 +111,25 @@ class ContinuumRetention:
     """Latest times that are kept of each tool, and of all together. Assumed; published: all."""
 
     pins: ClassVar[bool] = True
+    asks_pauses: ClassVar[bool] = True
     gives_way: ClassVar[GivesWay] = "deadlock"
 
-    _tools: dict[str, ToolTimes] = field(init=False, repr=False, default_factory=dict)
-    _all: ToolTimes = field(init=False, repr=False)
+    _history: ToolHistory = field(init=False, repr=False)
     _turns: TurnsLeft = field(init=False, repr=False, default_factory=TurnsLeft)
     _waits: int = field(init=False, repr=False, default=0)
     _waited_s: float = field(init=False, repr=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Begin with nothing learned."""
-        self._all = ToolTimes(self.remembered)
+        self._history = ToolHistory(self.samples, self.remembered)
 
     def hold_s(self, call: CallView) -> float:
         """Return the time that gains most [s]."""
-        times = self._tools.get(call.tool)
-        if times is None or len(times.sorted) <= self.samples:
-            times = self._all
-        if len(times.sorted) <= self.samples:
+        times_s = self._history.known(call.tool) if call.pauses_s is None else call.pauses_s
+        if not times_s:
             return self.default_s
         mean_s = self._waited_s / self._waits if self._waits else 0.0
-        return times.best_s(mean_s * self._turns.eta + call.rebuild_s)
+        return best_s(times_s, mean_s * self._turns.eta + call.rebuild_s)
 
     def rank(self, pin: PinView) -> int:
         """Release first what would end last."""
@@ -155,10 +137,7 @@ class ContinuumRetention:
 
     def returned(self, tool: str, pause_s: float) -> None:
         """Remember how long a tool took."""
-        if tool not in self._tools:
-            self._tools[tool] = ToolTimes(self.remembered)
-        self._tools[tool].add(pause_s)
-        self._all.add(pause_s)
+        self._history.learn(tool, pause_s)
 
     def admitted(self, wait_s: float) -> None:
         """Remember how long a call has waited."""

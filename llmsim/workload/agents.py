@@ -311,6 +311,13 @@ class ProgramWorkload:
         drawn, place = self._of(program)
         return -1 if turn + 1 >= drawn.turns[place] else drawn.tool[drawn.first[place] + turn]
 
+    def pause_s(self, program: int, turn: int) -> float:
+        """Return how long after a call's end the next one is sent [s]; 0 after the last."""
+        drawn, place = self._of(program)
+        if turn + 1 >= drawn.turns[place]:
+            return 0.0
+        return drawn.after_ns[drawn.first[place] + turn] / NS_PER_S
+
     def is_final(self, program: int, turn: int) -> bool:
         """Whether this is a program's last call."""
         drawn, place = self._of(program)

@@ -102,6 +102,10 @@ class Programs(Protocol):
         """Return the tool that a call's output asks for, or -1; known once the call has ended."""
         ...
 
+    def pause_s(self, program: int, turn: int) -> float:
+        """Return how long after a call's end the next is sent [s]; for estimators that say so."""
+        ...
+
     def is_final(self, program: int, turn: int) -> bool:
         """Whether a program is over when this call has been served; for the record alone."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -112,11 +112,15 @@ class SharedPrefix:
         Distinct prefixes.
     zipf_exponent : float
         Popularity of the k-th group goes as k^-exponent; 0 is uniform.
+    own_parts : int
+        Distinct own parts within a group, which are sent again and again; 0: every one is new. A
+        shorter draw of an own part is the beginning of a longer one.
     """
 
     prefix_tokens: Annotated[int, Ge(1)]
     groups: Annotated[int, Ge(1)] = 1
     zipf_exponent: Annotated[float, Ge(0)] = 1.0
+    own_parts: Annotated[int, Ge(0)] = 0
 
     def sampler(self, seed: int, pool_lengths: LengthSampler) -> PromptSampler:
         """Return a function that puts a group's prefix before each request's own tokens."""
@@ -124,13 +128,18 @@ class SharedPrefix:
         cdf = zipf_cdf(self.groups, self.zipf_exponent)
         heads = [(group, self.prefix_tokens) for group in range(self.groups)]
         next_key = self.groups
+        parts, which = self.own_parts, stream(seed, "prompts", "own-parts")
 
         def sample(prompt_tokens: Tokens) -> tuple[Tokens, list[Segments | None] | None]:
             nonlocal next_key
             rows = len(prompt_tokens)
             group = np.searchsorted(cdf, rng.random(rows), side="right")
-            keys = range(next_key, next_key + rows)
-            next_key += rows
+            keys: Iterable[int] = range(next_key, next_key + rows)
+            if parts:
+                drawn = which.integers(0, parts, rows)
+                keys = (self.groups + group * parts + drawn).tolist()
+            else:
+                next_key += rows
             own = zip(group.tolist(), keys, prompt_tokens.tolist(), strict=True)
             return (
                 prompt_tokens + np.int32(self.prefix_tokens),

@@ -3,7 +3,10 @@
 The measured ladder ranks the routers by what they know of the caches. It is not reproduced whole:
 below saturation the measured load-aware router is slower than the random one (2.2 s against 0.8 s
 at 10 requests/s), which no queue explains, and here both are alike. `round-robin` stands in for
-random.
+random. Up to 30 requests/s the two routers that know prefixes are alike, measured and here. Beyond
+35 the measured estimate loses track (24 s at 60 requests/s, the precise one 0.3 s); here neither
+does, for ours remembers all it has sent: 16 s and 25 s at 60, where the decodes of 1,000 tokens
+are what is short.
 """
 
 import csv
@@ -20,8 +23,14 @@ pytestmark = [
     pytest.mark.skipif(not MEASURED.is_file(), reason="the measurements are not here"),
 ]
 
-ROUTERS = {"estimated": "prefix-affinity", "load": "least-loaded", "random": "round-robin"}
-"""Measured policy, and what it is here: `estimated` remembers what it sent where, as ours does."""
+ROUTERS = {
+    "precise": "precise",
+    "estimated": "prefix-affinity",
+    "load": "least-loaded",
+    "random": "round-robin",
+}
+"""Measured policy, and what it is here: `precise` is told by every engine what it has cached,
+`estimated` remembers what it sent where, as ours do."""
 
 LADDER_RPS = (10, 30)
 """Below and above what the routers without knowledge of prefixes sustain."""
@@ -50,13 +59,14 @@ def simulated():
                     "model": "qwen3-32b",
                     "traffic": {
                         "arrivals": {"kind": "poisson", "rate_rps": rate},
-                        # 150 groups with 6,000 tokens in common, questions of 1,200
+                        # 150 groups with 6,000 tokens in common, five questions of 1,200 each
                         "lengths": {"kind": "fixed", "prompt_tokens": 1200, "output_tokens": 1000},
                         "prompts": {
                             "kind": "shared-prefix",
                             "prefix_tokens": 6000,
                             "groups": 150,
                             "zipf_exponent": 0.0,
+                            "own_parts": 5,
                         },
                         "duration_s": 40.0,
                     },
@@ -73,20 +83,30 @@ def simulated():
 
 @pytest.mark.parametrize("rate", LADDER_RPS)
 @pytest.mark.parametrize("blind", ["load", "random"])
-def test_the_router_that_knows_prefixes_wins_as_measured(rate, blind, simulated):
+@pytest.mark.parametrize("knows", ["precise", "estimated"])
+def test_the_routers_that_know_prefixes_win_as_measured(rate, blind, knows, simulated):
     real = measured()
-    assert real["estimated", rate, "ttft_mean"] < real[blind, rate, "ttft_mean"]
-    ours, other = simulated["estimated", rate], simulated[blind, rate]
+    assert real[knows, rate, "ttft_mean"] < real[blind, rate, "ttft_mean"]
+    ours, other = simulated[knows, rate], simulated[blind, rate]
     assert 1.5 * ours["ttft_mean_s"] < other["ttft_mean_s"]
     assert ours["prefix_hit_frac"] > 2 * other["prefix_hit_frac"]
 
 
+@pytest.mark.parametrize("rate", LADDER_RPS)
+@pytest.mark.parametrize("knows", ["precise", "estimated"])
+def test_their_first_tokens_take_about_as_long_as_measured(rate, knows, simulated):
+    """Within a factor of 1.5; the blind ones' queues depend on how long a stage was."""
+    ratio = 1000 * simulated[knows, rate]["ttft_mean_s"] / measured()[knows, rate, "ttft_mean"]
+    assert 1 / 1.5 < ratio < 1.5
+
+
 @pytest.mark.parametrize("blind", ["load", "random"])
-def test_beyond_saturation_prefixes_are_worth_half_the_throughput_again(blind, simulated):
+@pytest.mark.parametrize("knows", ["precise", "estimated"])
+def test_beyond_saturation_prefixes_are_worth_half_the_throughput_again(blind, knows, simulated):
     real = measured()
     name = "output_throughput_mean"
-    assert real["estimated", 30, name] > 1.4 * real[blind, 30, name]
-    ours, other = (simulated[each, 30]["output_tokens_per_s"] for each in ("estimated", blind))
+    assert real[knows, 30, name] > 1.4 * real[blind, 30, name]
+    ours, other = (simulated[each, 30]["output_tokens_per_s"] for each in (knows, blind))
     assert ours > 1.4 * other
 
 

@@ -24,6 +24,11 @@ def keeps_memory(batching: str) -> bool:
     return hasattr(BATCHING.get(batching), "admits")
 
 
+def asks_lengths(batching: str) -> bool:
+    """Whether a policy goes by what is believed of output lengths."""
+    return bool(getattr(BATCHING.get(batching), "asks_lengths", False))
+
+
 KEEPS = ("waiting_order", "victim", "admits", "ended", "layer_groups")
 """What batching policies have that keep more than the next step."""
 

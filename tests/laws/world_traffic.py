@@ -65,5 +65,8 @@ class Traffic:
     def tool(self, program: int, turn: int) -> int:
         return -1
 
+    def pause_s(self, program: int, turn: int) -> float:
+        return self._world.turns[program][turn].after_ns / 1e9
+
     def is_final(self, program: int, turn: int) -> bool:
         return turn >= len(self._world.turns[program])

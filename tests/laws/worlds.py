@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from abilities import KEEPS, foresees, together
+from abilities import KEEPS, asks_lengths, foresees, together
 from jobs import Job, Turn, short
 from prices import MS, PRICES, ByLayers, Joint, MadeUpUse, Slower, Staged
 from shuffle import Shuffle
@@ -29,6 +29,7 @@ from llmsim.policies import (
     RETENTION,
     ROUTING,
     SHARING,
+    TOOL_TIME,
 )
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.policies.views import Promise
@@ -264,7 +265,14 @@ class World:
     def estimates(self) -> BeliefPlan | None:
         """What policies are told of output lengths; a router that foresees is told something."""
         kind = self.believed or ("mean" if foresees(self.routing) else "")
+        kind = kind or ("noisy" if asks_lengths(self.batching) else "")
         return BeliefPlan(OUTPUT_LENGTH.get(kind)(), 3) if kind else None
+
+    def tool_times(self) -> Callable[[], Any] | None:
+        """What is believed of pauses, in every second world that pins."""
+        kinds = {0: None, 1: "history", 2: None, 3: "noisy"}
+        kind = kinds[len(self.jobs) % 4] if self.retention else None
+        return None if kind is None else TOOL_TIME.get(kind)
 
     def lane(self, role: str, cost: StepCost) -> LanePlan | None:
         """How prefill and decode replicas share GPUs, if they do."""
@@ -325,6 +333,9 @@ class World:
 
     def policy(self) -> Any:
         kind = BATCHING.get(self.batching)
+        if self.batching == "shortest-first":
+            ages = 100.0 * (self.order == "deadline")
+            return kind(preempts=self.order != "fcfs", lead_tokens=3, ageing_tokens_per_s=ages)
         return kind(order=self.order) if self.batching == "vllm" else kind()
 
 
@@ -458,6 +469,7 @@ def run(
             itl_slo_ns=world.slo_ns,
             token_times=token_times,
             estimates=world.estimates(),
+            tool_times=world.tool_times(),
         )
     rows = tuple(Row(tuple(values)) for values in sorted(sink.raw().tolist()))
     return Ran(world, told, rows, tuple(kept), tuple(watched))

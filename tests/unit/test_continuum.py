@@ -7,23 +7,13 @@ import pytest
 import llmsim as ls
 from llmsim.policies.retention import CallView
 from llmsim.policies.views import ProgramView, RequestView
-from llmsim.systems.continuum import ContinuumOrder, ContinuumRetention, ToolTimes, TurnsLeft
+from llmsim.systems.continuum import ContinuumOrder, ContinuumRetention, TurnsLeft, best_s
 
 
 @pytest.mark.parametrize(("worth_s", "time_s"), [(0.5, 0.0), (2.0, 0.0), (4.0, 1.0), (30.0, 10.0)])
 def test_the_time_that_gains_most(worth_s, time_s):
     """Gains at 1, 3 and 10 s are w/3 - 1, 2w/3 - 3 and w - 10: the first is best from 3 s on."""
-    times = ToolTimes(10)
-    for each in (10.0, 1.0, 3.0):
-        times.add(each)
-    assert times.best_s(worth_s) == time_s
-
-
-def test_old_times_are_forgotten():
-    times = ToolTimes(2)
-    for each in (5.0, 1.0, 3.0):
-        times.add(each)
-    assert times.sorted == [1.0, 3.0]
+    assert best_s((1.0, 3.0, 10.0), worth_s) == time_s
 
 
 def test_how_surely_few_calls_are_left():

@@ -3,14 +3,12 @@
 import os
 import pickle
 import signal
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from llmsim.core.errors import Fault, InputError, ScenarioError
-from llmsim.study.executor import MODULES, Executor, in_order, open_workers, run_in_order
+from llmsim.study.executor import Executor, in_order, open_workers, run_in_order
 
 
 def late_first(number, count):
@@ -76,7 +74,7 @@ def test_errors_survive_the_way_between_processes():
     [
         (("dusk",), "unknown executor 'dusk'. Did you mean 'dask'?"),
         (("local", 0), "jobs: 0, must be at least 1, or -1."),
-        (("local", -1, "tcp://10.0.0.1:8786"), "scheduler: is for the executors dask and ray."),
+        (("local", -1, "tcp://10.0.0.1:8786"), "scheduler: is for the executor dask."),
     ],
 )
 def test_wrong_orders_are_told(order, words):
@@ -85,33 +83,10 @@ def test_wrong_orders_are_told(order, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["dask", "ray"])
-def test_without_a_cluster_the_way_to_get_it_is_told(kind, monkeypatch):
+def test_without_dask_the_way_to_get_it_is_told(monkeypatch):
     monkeypatch.setattr("llmsim.study.executor.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=rf"pip install 'llmsim\[{kind}\]'"):
-        Executor(kind)
-
-
-def die(_number):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_a_process_that_dies_here_ends_the_study_with_a_word():
-    with (
-        open_workers(Executor("local", 2)) as workers,
-        pytest.raises(ChildProcessError, match="The process of a run died"),
-    ):
-        list(workers.completed(die, [(1,), (2,)]))
-
-
-@pytest.mark.slow
-def test_a_call_that_kills_every_worker_is_given_up(cluster):
-    with (
-        open_workers(Executor(cluster, 1)) as workers,
-        pytest.raises(ChildProcessError, match="again and again on a cluster"),
-    ):
-        list(workers.completed(die, [(1,)]))
+    with pytest.raises(InputError, match=r"pip install 'llmsim\[dask\]'"):
+        Executor("dask")
 
 
 def slow_square(number):
@@ -119,17 +94,10 @@ def slow_square(number):
     return os.getpid(), number**2
 
 
-@pytest.fixture(params=["dask", "ray"])
-def cluster(request, monkeypatch):
-    """A kind of cluster that is installed here, whose workers find this module."""
-    pytest.importorskip(MODULES[request.param])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-    return request.param
-
-
 @pytest.mark.slow
-def test_a_worker_that_dies_takes_nothing_with_it(cluster):
-    with open_workers(Executor(cluster, 2)) as workers:
+def test_a_dask_worker_that_dies_takes_nothing_with_it():
+    pytest.importorskip("distributed")
+    with open_workers(Executor("dask", 2)) as workers:
         made = {}
         killed = 0
         for index, (process, square) in workers.completed(slow_square, [(n,) for n in range(60)]):
@@ -143,8 +111,9 @@ def test_a_worker_that_dies_takes_nothing_with_it(cluster):
 
 
 @pytest.mark.slow
-def test_a_task_that_raises_ends_the_study(cluster):
-    with open_workers(Executor(cluster, 1)) as workers, pytest.raises(ScenarioError, match="two"):
+def test_a_dask_task_that_raises_ends_the_study():
+    pytest.importorskip("distributed")
+    with open_workers(Executor("dask", 1)) as workers, pytest.raises(ScenarioError, match="two"):
         list(workers.completed(bad_at_two, [(number,) for number in range(4)]))
 
 
@@ -159,8 +128,9 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
 
 
 @pytest.mark.slow
-def test_workers_of_another_version_are_refused(cluster, monkeypatch):
-    with open_workers(Executor(cluster, 1)) as workers:
+def test_workers_of_another_version_are_refused(monkeypatch):
+    pytest.importorskip("distributed")
+    with open_workers(Executor("dask", 1)) as workers:
         monkeypatch.setattr("llmsim.study.executor.code_hash", lambda: "another")
         with pytest.raises(InputError, match="a worker has another llmsim, or other cards"):
             list(workers.completed(pow, [(2, 2), (2, 3)]))
