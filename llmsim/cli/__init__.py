@@ -6,6 +6,15 @@ Start with `app` (every command and its options); `running` is `llmsim run`, `lo
 permission); 130: interrupted.
 """
 
-from llmsim.cli.app import app, main
+from llmsim.core.interrupt import watch
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    watch()  # before anything else is imported: a Ctrl-C in an import can get lost
+    from llmsim.cli.app import app
+
+    app()
+
+
+__all__ = ["main"]

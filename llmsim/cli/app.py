@@ -21,7 +21,6 @@ from llmsim.cli.roofing import show_needs, show_roofline
 from llmsim.cli.searching import knee, placement
 from llmsim.cli.sweeping import sweep
 from llmsim.cli.validating import validate
-from llmsim.core.interrupt import watch
 
 app = typer.Typer(
     name="llmsim",
@@ -270,9 +269,3 @@ def _show(what: str, name: str) -> None:
         from llmsim.cli.looking import show_card
 
         show_card(what, name)
-
-
-def main() -> None:
-    """Run the command line and leave the process with its exit code."""
-    watch()
-    app()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from llmsim.cli import app
+from llmsim.cli.app import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 BLOCK = re.compile(r"^```(yaml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import llmsim.api
-from llmsim.cli import app
+from llmsim.cli.app import app
 from llmsim.cli.running import default_folder, progress_bar
 from llmsim.core.errors import InvariantError, OutputError
 from llmsim.scenario import Scenario
@@ -240,7 +240,7 @@ def test_version_is_the_installed_one():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from llmsim.cli import app; from typer.main import get_command; "
+        "import sys; from llmsim.cli.app import app; from typer.main import get_command; "
         "get_command(app); "
         "print([m for m in ('pydantic', 'yaml', 'numpy', 'pandas', 'matplotlib', 'simpy') "
         "if m in sys.modules])"

@@ -55,6 +55,8 @@ def test_what_it_holds_is_the_beginning_of_the_whole_run(tmp_path):
         folder = tmp_path / f"after-{after_s}"
         folder.mkdir()
         assert interrupted(folder, LONG, after_s=after_s)[0] == 130
+        if not (folder / "run").exists():
+            continue  # nothing had been run yet
         part = ls.load(folder / "run").requests
         part = part[(part.outcome == "finished") & (part.request < 1500)]
         if len(part) > 100:

@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from llmsim.cli import app
+from llmsim.cli.app import app
 from llmsim.core.paths import list_data
 
 SCENARIOS = list_data("scenarios", ".yaml")

@@ -15,7 +15,7 @@ from blocks import environment
 from typer.testing import CliRunner
 
 import llmsim as ls
-from llmsim.cli import app
+from llmsim.cli.app import app
 from llmsim.core.errors import InputError
 from llmsim.core.paths import list_data
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from llmsim.cli import app
+from llmsim.cli.app import app
 from llmsim.fidelity.measuredrun import MeasuredRequest, MeasuredRun, MeasuredStep
 from llmsim.fidelity.reference import compare_decisions, fit_line, step_prices_s
 from llmsim.policies.rules import ENGINE_RULES

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import llmsim as ls
-from llmsim.cli import app
+from llmsim.cli.app import app
 from llmsim.scenario import Scenario
 
 HEADER = (

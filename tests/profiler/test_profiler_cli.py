@@ -99,7 +99,7 @@ def test_gpu_kernels_are_rows_without_a_time_on_a_cpu(tmp_path):
 
 def _profile(*given: str) -> subprocess.CompletedProcess[str]:
     """Call the command in a process of its own: it sets torch's threads."""
-    code = "from llmsim.cli.app import main; main()"
+    code = "from llmsim.cli import main; main()"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-c", code, "profile", *given],

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from llmsim.cli import app
+from llmsim.cli.app import app
 from llmsim.core.errors import InputError
 from llmsim.costmodel.ideal import (
     Use,

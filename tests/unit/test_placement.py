@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import llmsim as ls
 from llmsim import api
-from llmsim.cli import app
+from llmsim.cli.app import app
 from llmsim.scenario import Scenario
 from llmsim.study.knee import Promise
 from llmsim.study.placement import Plan, plans, search_placement

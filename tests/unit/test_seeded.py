@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import llmsim as ls
 from llmsim import api
-from llmsim.cli import app
+from llmsim.cli.app import app
 from llmsim.study.draws import HEADLINES
 from llmsim.study.seeded import SeedComparison
 
