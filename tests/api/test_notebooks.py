@@ -54,3 +54,13 @@ def test_which_layout_wins_depends_on_the_pace_and_the_mix():
     assert middle["pd"] > max(middle["mixed"], middle["chunked"])
     loose = kept.loc[("long prompts", 40)]
     assert loose["pd"] < max(loose["mixed"], loose["chunked"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the messaging between kernel and client
+def test_how_many_gpus_are_needed_was_shown_by_simulation():
+    path = CHECKOUT / "notebooks" / "how-many-gpus.ipynb"
+    evidence = run_notebook(path, "evidence").set_index("stage")
+    assert not evidence.loc["naive", "passed"]  # bursts break what an even stream would need
+    assert evidence.loc["confirm", "passed"]
+    assert evidence.loc["naive", "usd_per_hour"] < evidence.loc["confirm", "usd_per_hour"]
