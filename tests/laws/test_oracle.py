@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import replace
 
 import pytest
-from abilities import foresees, together
+from abilities import asks_lengths, foresees, together
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import TokenLog
@@ -176,6 +176,8 @@ def test_a_longer_output_changes_nothing_before_its_end(batching, routing, looka
     if together(batching) and foresees(routing):
         return  # refused
     world = data.draw(worlds(batching=batching, routing=routing, lookahead=lookahead, handoff=None))
+    if asks_lengths(batching):  # worlds let it believe the truth with noise, which looks ahead
+        world = replace(world, believed="mean")
     chosen = data.draw(st.integers(0, len(world.jobs) - 1))
     job = world.jobs[chosen]
     longer = replace(job, output=job.output + data.draw(st.integers(1, 30)))

@@ -33,6 +33,9 @@ class Loads:
 
     first_token_ns = last_token_ns
 
+    def cached_tokens(self, replica, request):
+        return 0
+
 
 def ask(index=0, session=-1, segments=None, prompt=None) -> RequestView:
     tokens = prompt or sum(length for _, length in segments or ((0, 10),))
