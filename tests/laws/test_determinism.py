@@ -86,8 +86,10 @@ def test_in_a_fresh_process():
         digest, rows = json.loads(line)
         assert ran.facts.digest == digest
         assert [list(row.values) for row in ran.rows] == rows
-        # a rule that keeps memory for outputs is there so that nobody is preempted
-        assert keeps_memory(world.batching) or any(r.preemptions for r in ran.facts.replicas)
+        # a rule that keeps memory for outputs is there so that nobody is preempted, and a router
+        # that reads caches happens to spread this load as well
+        spared = keeps_memory(world.batching) or world.routing == "precise"
+        assert spared or any(r.preemptions for r in ran.facts.replicas)
 
 
 @pytest.mark.parametrize("routing", ROUTING.names())

@@ -66,7 +66,8 @@ class Traffic:
         return -1
 
     def pause_s(self, program: int, turn: int) -> float:
-        return self._world.turns[program][turn].after_ns / 1e9
+        turns = self._world.turns[program]
+        return turns[turn].after_ns / 1e9 if turn < len(turns) else 0.0  # nothing after the last
 
     def is_final(self, program: int, turn: int) -> bool:
         return turn >= len(self._world.turns[program])
