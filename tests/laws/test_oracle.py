@@ -74,8 +74,9 @@ def test_what_a_policy_is_promised():
     assert public(StepDraft) == {
         "budget_tokens", "running", "waiting", "admitted", "short_of_blocks",
         "advance_running", "admit_waiting", "advance_prefills", "ask_again", "free_seats",
-        "decode_steps", "prefilling",
+        "decode_steps", "prefilling", "switch", "come_back", "displace",
     }  # fmt: skip
+    # the last three are verbs: who leaves the GPU, returns to it, or gives way
 
 
 SECRETIVE = World(tuple(Job(i * 1_000_000, 5, SECRET) for i in range(3)), max_model_len=10**6)
