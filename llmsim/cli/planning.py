@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -56,7 +53,7 @@ def plan(
     with exit_code_for_errors():
         from llmsim import api
         from llmsim.cli.plan_tables import print_losers, print_plan
-        from llmsim.cli.running import default_folder
+        from llmsim.cli.running import default_folder, stage_bars
         from llmsim.planner.reading import read_plan
         from llmsim.scenario import parse_assignments
         from llmsim.study.executor import Executor, Kind
@@ -64,7 +61,7 @@ def plan(
         overrides = parse_assignments(set_ or [])
         folder = out or default_folder(read_plan(file, overrides).keys.name)
         _check(folder, force, pdf)
-        with _told(quiet=as_json) as progress:
+        with stage_bars(quiet=as_json) as progress:
             found = api.plan(
                 file,
                 overrides,
@@ -102,30 +99,3 @@ def _save(found: Plan, folder: Path, force: bool, pdf: bool) -> None:
     save_plan(found, folder, force)
     if pdf:
         print_pdf(folder / REPORT, (folder / REPORT).with_suffix(".pdf"))
-
-
-@contextmanager
-def _told(quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """Give a callable that draws on standard error what is being done; None where nobody looks."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[count]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, whole: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=whole, count="")
-            count = f"{done:,}" if whole is None else f"{done:,} of {whole:,}"
-            bar.update(tasks[what], completed=done, total=whole, count=count)
-
-        yield show

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,6 +17,10 @@ from llmsim.cli.ending import INTERRUPTED
 from llmsim.core.errors import InputError, ModelDoesNotFitError
 from llmsim.scenario import Scenario, parse_assignments
 from llmsim.scenario.checks import prove
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 Progress = Callable[[int, int | None], None]
 
@@ -117,6 +122,43 @@ def progress_bar(name: str, quiet: bool, unit: str = "requests") -> Iterator[Pro
     unit : str
         What is counted.
     """
+    with _bars(quiet, left=True) as bars:
+        if bars is None:
+            yield None
+            return
+        task = bars.add_task(name, total=None, count="")
+
+        def show(done: int, total: int | None) -> None:
+            count = f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"
+            bars.update(task, completed=done, total=total, count=count)
+
+        yield show
+
+
+@contextmanager
+def stage_bars(quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """Give a callable that draws a bar for each thing that is done; None where nobody looks.
+
+    It is called with what is being done, how much of it is done, how much there is or None.
+    """
+    with _bars(quiet, left=False) as bars:
+        if bars is None:
+            yield None
+            return
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, whole: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=whole, count="")
+            count = f"{done:,}" if whole is None else f"{done:,} of {whole:,}"
+            bars.update(tasks[what], completed=done, total=whole, count=count)
+
+        yield show
+
+
+@contextmanager
+def _bars(quiet: bool, left: bool) -> Iterator[Bars | None]:
+    """Give bars on standard error, with the time left or without; None where nobody looks."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -124,22 +166,16 @@ def progress_bar(name: str, quiet: bool, unit: str = "requests") -> Iterator[Pro
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    columns = (
+    columns = [
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeLeft(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None, count="")
-
-        def show(done: int, total: int | None) -> None:
-            count = f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"
-            bar.update(task, completed=done, total=total, count=count)
-
-        yield show
+    ]
+    if left:
+        columns += [TextColumn("left"), TimeLeft()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield bars
 
 
 def check_scenarios(scenarios: Sequence[str], assignments: Sequence[str]) -> bool:

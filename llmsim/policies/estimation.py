@@ -9,7 +9,7 @@ says what it is made from: whoever looks at true lengths declares it, and the ru
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -325,12 +325,12 @@ class ToolHistory:
     remembered: Annotated[int, Ge(1)] = 1000
     """Latest times that are kept of each tool, and of all together."""
 
-    _tools: dict[str, LatestTimes] = field(default_factory=dict, init=False, repr=False)
-    _all: LatestTimes = field(init=False, repr=False)
+    _tools: dict[str, LatestValues] = field(default_factory=dict, init=False, repr=False)
+    _all: LatestValues = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Begin with nothing learned."""
-        self._all = LatestTimes(self.remembered)
+        self._all = LatestValues(self.remembered)
 
     def believe(self, tool: str, true_s: float, rng: np.random.Generator) -> Sequence[float]:
         """Return the times of the tool, or of all."""
@@ -346,13 +346,13 @@ class ToolHistory:
     def learn(self, tool: str, time_s: float) -> None:
         """Remember how long a tool took."""
         if tool not in self._tools:
-            self._tools[tool] = LatestTimes(self.remembered)
+            self._tools[tool] = LatestValues(self.remembered)
         self._tools[tool].add(time_s)
         self._all.add(time_s)
 
 
-class LatestTimes:
-    """The latest of some times, in order of length.
+class LatestValues:
+    """The latest of some values, in order of size.
 
     Parameters
     ----------
@@ -365,9 +365,9 @@ class LatestTimes:
         self._line: deque[float] = deque()
         self.sorted: list[float] = []
 
-    def add(self, time_s: float) -> None:
-        """Add one [s], forgetting the oldest beyond the limit."""
-        self._line.append(time_s)
-        insort(self.sorted, time_s)
+    def add(self, value: float) -> None:
+        """Add one, forgetting the oldest beyond the limit."""
+        self._line.append(value)
+        insort(self.sorted, value)
         if len(self._line) > self._most:
-            self.sorted.remove(self._line.popleft())
+            del self.sorted[bisect_left(self.sorted, self._line.popleft())]

@@ -7,8 +7,7 @@ the rules that it is compared with, on the same engine.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
@@ -16,6 +15,7 @@ from typing import Annotated, Final, Literal
 from annotated_types import Ge, Gt, Le
 
 from llmsim.policies.batching import BATCHING, StepDraft
+from llmsim.policies.estimation import LatestValues
 from llmsim.policies.lines import ArrivalLine
 from llmsim.policies.ordering import EngineView, Running
 from llmsim.policies.prompts import PromptsFirst
@@ -25,27 +25,8 @@ from llmsim.policies.views import RequestView
 _MASK: Final = 2**64 - 1
 
 
-class RecentLengths:
-    """The latest output lengths, in order of length.
-
-    Parameters
-    ----------
-    most : int
-        How many are kept.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._line: deque[int] = deque()
-        self._sorted: list[int] = []
-
-    def add(self, tokens: int) -> None:
-        """Add one, forgetting the oldest beyond the limit [tokens]."""
-        self._line.append(tokens)
-        insort(self._sorted, tokens)
-        if len(self._line) > self._most:
-            oldest = self._line.popleft()
-            del self._sorted[bisect_right(self._sorted, oldest) - 1]
+class RecentLengths(LatestValues):
+    """The latest output lengths [tokens], from which one can be drawn."""
 
     def draw(self, beyond: int, chance: float) -> int:
         """Return one that is longer than `beyond` [tokens]; 0 if none is.
@@ -56,9 +37,9 @@ class RecentLengths:
         chance : float
             From 0 up to, not including, 1: which of them, by length.
         """
-        first = bisect_right(self._sorted, beyond)
-        longer = len(self._sorted) - first
-        return self._sorted[first + int(chance * longer)] if longer else 0
+        first = bisect_right(self.sorted, beyond)
+        longer = len(self.sorted) - first
+        return int(self.sorted[first + int(chance * longer)]) if longer else 0
 
 
 def chance_of(request: int, step: int) -> float:

@@ -6,7 +6,7 @@ import pytest
 import llmsim as ls
 from llmsim.policies.estimation import (
     ConstantToolTime,
-    LatestTimes,
+    LatestValues,
     NoisyToolTime,
     OracleToolTime,
     ToolHistory,
@@ -23,7 +23,7 @@ def pinned(**overrides):
 
 
 def test_old_times_are_forgotten():
-    times = LatestTimes(2)
+    times = LatestValues(2)
     for each in (5.0, 1.0, 3.0):
         times.add(each)
     assert times.sorted == [1.0, 3.0]
