@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         plan,
         run,
         sweep,
+        trace,
         validate,
     )
     from llmsim.core.errors import (
@@ -70,6 +71,7 @@ _HOMES = {
     "plan": "llmsim.api",
     "run": "llmsim.api",
     "sweep": "llmsim.api",
+    "trace": "llmsim.api",
     "validate": "llmsim.api",
 }
 
@@ -97,6 +99,7 @@ __all__ = [
     "plan",
     "run",
     "sweep",
+    "trace",
     "validate",
 ]
 

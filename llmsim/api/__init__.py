@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmsim.api import trace
 from llmsim.api.sweeping import sweep
 from llmsim.core.errors import RegistryError, nearest
 from llmsim.core.paths import find_data
@@ -47,6 +48,7 @@ __all__ = [
     "plan",
     "run",
     "sweep",
+    "trace",
     "validate",
 ]
 

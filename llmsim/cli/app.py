@@ -20,6 +20,7 @@ from llmsim.cli.reporting import report
 from llmsim.cli.roofing import show_needs, show_roofline
 from llmsim.cli.searching import knee, placement
 from llmsim.cli.sweeping import sweep
+from llmsim.cli.tracing import trace_app
 from llmsim.cli.validating import validate
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app.add_typer(show_app, name="show")
 add_commands(profile_app)
 app.add_typer(profile_app, name="profile")
 app.add_typer(gallery_app, name="gallery")
+app.add_typer(trace_app, name="trace")
 
 SetOption = Annotated[
     list[str] | None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.core.errors import Fault, InputError
 from llmsim.fidelity.cases import Case, Key
 from llmsim.fidelity.prediction import Prediction
 from llmsim.fidelity.replay import Work, prepare, simulate_all
 from llmsim.fidelity.scenarios import DEFAULTS, Options
+from llmsim.workload.formats.benchresult import finite_rate, read_result
 
 _TIMES: Final = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e", "e2e_latency": "e2e"}
 """What the clients call a metric, and what it is called here."""
@@ -34,8 +33,6 @@ _RATES: Final = {
     "output_throughput": "output_throughput",
     "total_token_throughput": "total_throughput",
 }
-
-_NEEDED: Final = ("completed", "total_input_tokens", "total_output_tokens", "duration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +77,16 @@ def read_bench(path: Path, bench: Bench) -> tuple[Case, dict[str, Any]]:
     InputError
         If it is no such file, or keys are missing; each with the nearest that is there.
     """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        try:
-            data = json.loads("\n".join(lines))
-        except ValueError:
-            data = json.loads(lines[-1]) if lines else None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(str(path), [Fault(str(path), "", f"not JSON: {error}")]) from None
-    if not isinstance(data, dict):
-        raise InputError(str(path), [Fault(str(path), "", "a benchmark result is a JSON object.")])
-    faults = [
-        Fault(
-            str(path),
-            key,
-            "is missing; this is no result of vllm bench serve or sglang.bench_serving.",
-            nearest(key, data),
-        )
-        for key in _NEEDED
-        if key not in data
-    ]
+    data = read_result(path)
     if not bench.gpu:
-        faults.append(Fault("", "--gpu", "is missing: the file does not say"))
-    if faults:
-        raise InputError(str(path), faults)
+        fault = Fault("", "--gpu", "is missing: the file does not say")
+        raise InputError(str(path), [fault])
     return _case(path, data, bench), _lengths(data)
 
 
 def _case(path: Path, data: Mapping[str, Any], bench: Bench) -> Case:
     done = max(1, int(data["completed"]))
-    slots, rate = data.get("max_concurrency"), _rate(data.get("request_rate"))
+    slots, rate = data.get("max_concurrency"), finite_rate(data)
     total = int(data.get("num_prompts") or done)
     closed = rate is None
     fields = {
@@ -131,14 +108,6 @@ def _case(path: Path, data: Mapping[str, Any], bench: Bench) -> Case:
         "num_requests": str(total),
     }
     return Case(path.stem, "A", fields, _measured(data))
-
-
-def _rate(value: Any) -> float | None:
-    try:
-        rate = float(value)
-    except (TypeError, ValueError):
-        return None
-    return rate if math.isfinite(rate) and rate > 0 else None
 
 
 def _measured(data: Mapping[str, Any]) -> dict[Key, float]:

@@ -1,22 +1,24 @@
-"""Azure LLM inference traces (Azure/AzurePublicDataset), 2023 and 2024."""
+"""Azure LLM inference traces (Azure/AzurePublicDataset), 2023, 2024 and 2025."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge
 
+from llmsim.workload.cells import STAMP, STAMP_UTC, TOKENS
 from llmsim.workload.chunk import Workload
 from llmsim.workload.classcolumn import ClassColumn
-from llmsim.workload.csvrows import STAMP, STAMP_UTC, TOKENS, CsvReader
+from llmsim.workload.csvrows import CsvReader
 from llmsim.workload.headers import match_header
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.replay import Damage, ReplayWorkload, TraceFile
-from llmsim.workload.rows import Rows, plain_rows
+from llmsim.workload.rows import MOST_TOKENS, Rows, plain_rows
 from llmsim.workload.tracefile import find_trace, first_lines, line_blocks
 
 
@@ -42,40 +44,76 @@ class AzureLLM(TraceFile):
             If the file is missing or its header is not that of the Azure traces.
         """
         check_parameters(self, "trace 'azure'")
+        return _open(self, "azure", find_trace(self.path, near))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AzureMultimodal(TraceFile):
+    """The CSV file of the Azure multimodal inference trace of 2025 (ModServe, SoCC 2025).
+
+    Parameters
+    ----------
+    tokens_per_image : int [tokens]
+        Added to a prompt for each of its images. The publishers do not say whether the context
+        tokens count those of images; 0 takes them as they stand.
+    """
+
+    tokens_per_image: Annotated[int, Ge(0)] = 0
+
+    def open(self, seed: int, near: Path | None) -> Workload:
+        """Return the workload in the file; the seed is not used.
+
+        Raises
+        ------
+        InputError
+            If a parameter is out of its limits.
+        TraceError
+            If the file is missing or its header is not that of this trace.
+        """
+        check_parameters(self, "trace 'azure-2025'")
         path = find_trace(self.path, near)
-        header, names = match_header(path, "azure")
-        top = first_lines(path, 2)
-        zoned = len(top) > 1 and top[1].split(",")[0].strip()[-6:-5] in ("+", "-")
-        prompt = names["context"]
-        classes = ClassColumn(path, self.slo_class_column, header, list(names.values()))
-        table = CsvReader(
-            path,
-            header,
-            {
-                names["timestamp"]: STAMP_UTC if zoned else STAMP,
-                prompt: TOKENS,
-                names["generated"]: TOKENS,
-                **classes.kinds,
-            },
-            require=lambda row: _complaint(prompt, row),
-            valid=lambda columns: _sound(columns[prompt]),
-        )
-        return ReplayWorkload(
-            path,
-            self,
-            lambda: _read(path, table, names, classes),
-            classes=lambda: tuple(classes.names),
-        )
+        return _open(self, "azure-2025", path, self.tokens_per_image)
+
+
+def _open(options: TraceFile, layout: str, path: Path, image_tokens: int = 0) -> Workload:
+    header, names = match_header(path, layout)
+    top = first_lines(path, 2)
+    stamp = top[1].split(",")[header.index(names["timestamp"])].strip() if len(top) > 1 else ""
+    zoned = stamp.endswith("Z") or stamp[-6:-5] in ("+", "-")
+    classes = ClassColumn(path, options.slo_class_column, header, list(names.values()))
+    kinds = dict.fromkeys(names.values(), TOKENS) | classes.kinds
+    kinds[names["timestamp"]] = STAMP_UTC if zoned else STAMP
+    prompt = names["context"]
+    table = CsvReader(
+        path,
+        header,
+        kinds,
+        require=lambda row: _complaint(prompt, row),
+        valid=lambda columns: _sound(columns[prompt]),
+    )
+    return ReplayWorkload(
+        path,
+        options,
+        lambda: _read(path, table, names, classes, image_tokens),
+        classes=lambda: tuple(classes.names),
+    )
 
 
 def _read(
-    path: Path, table: CsvReader, names: Mapping[str, str], classes: ClassColumn
+    path: Path,
+    table: CsvReader,
+    names: Mapping[str, str],
+    classes: ClassColumn,
+    image_tokens: int,
 ) -> Iterator[tuple[Rows, Damage]]:
     for block in line_blocks(path, skip_lines=1):
         columns = table.read(block)
+        prompt = columns.numbers[names["context"]]
+        if image_tokens:
+            prompt = prompt + image_tokens * columns.numbers[names["images"]]
         rows = plain_rows(
             columns.numbers[names["timestamp"]],
-            columns.numbers[names["context"]],
+            np.minimum(prompt, MOST_TOKENS),
             columns.numbers[names["generated"]],
             columns.line,
         )

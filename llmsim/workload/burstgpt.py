@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,11 @@ import numpy.typing as npt
 
 from llmsim.core.errors import Fault, TraceError
 from llmsim.core.rng import stream
+from llmsim.workload.cells import SECONDS, TEXT, TOKENS
 from llmsim.workload.chunk import Workload
 from llmsim.workload.classcolumn import ClassColumn
-from llmsim.workload.csvrows import SECONDS, TEXT, TOKENS, CsvReader, Text
+from llmsim.workload.csvrows import CsvReader, Text
+from llmsim.workload.formats.naming import session_ids
 from llmsim.workload.headers import match_header
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.replay import Damage, ReplayWorkload, RowMap, TraceFile, Transform
@@ -112,7 +113,6 @@ class _File:
             valid=self._valid,
         )
         self._path = path
-        self._session_ids: dict[str, int] = {}
         self._index = {name: index for index, name in enumerate(CLIENTS)}
         self.clients = list(CLIENTS)
 
@@ -123,7 +123,7 @@ class _File:
             table = self._csv.read(block)
             output = table.numbers[names["response"]]
             session = (
-                _session_ids(table.texts[names["session"]])
+                session_ids(table.texts[names["session"]])
                 if "session" in names
                 else np.full(len(output), -1, dtype=np.int64)
             )
@@ -165,21 +165,6 @@ class _File:
         if row[prompt] > 0 or row[output] == 0:
             return ""
         return f"{prompt}: expected at least 1 token with an answer of {row[output]}, read 0"
-
-
-def _session_ids(column: Text) -> npt.NDArray[np.int64]:
-    """Return -1 for no session, else 63 bits of BLAKE2b over the session's text."""
-    ids = np.fromiter(
-        (_session_id(text) if text else -1 for text in column.values),
-        dtype=np.int64,
-        count=len(column.values),
-    )
-    return ids[column.codes] if len(ids) else np.empty(0, dtype=np.int64)
-
-
-def _session_id(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def _keep(sound: Callable[[], Iterator[Rows]]) -> Callable[[], RowMap]:

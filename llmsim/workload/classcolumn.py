@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.errors import Fault, TraceError, nearest
-from llmsim.workload.csvrows import TEXT, Kind, Text
+from llmsim.workload.cells import TEXT, Kind
+from llmsim.workload.csvrows import Text
 
 
 class ClassColumn:

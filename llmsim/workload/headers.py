@@ -22,6 +22,9 @@ BURSTGPT = (
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 """Columns of the Azure LLM inference traces of 2023 and 2024."""
 
+AZURE_2025 = ("TIMESTAMP", "NumImages", "ContextTokens", "GeneratedTokens")
+"""Columns of the Azure multimodal inference trace of 2025."""
+
 MOONCAKE = ("timestamp", "input_length", "output_length", "hash_ids")
 """Keys of a line of the Mooncake traces."""
 
@@ -39,12 +42,18 @@ _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
         "context": ("contexttokens",),
         "generated": ("generatedtokens",),
     },
+    "azure-2025": {
+        "timestamp": ("timestamp",),
+        "images": ("numimages",),
+        "context": ("contexttokens",),
+        "generated": ("generatedtokens",),
+    },
 }
 """Format -> role -> the spellings that a header may use, in lower case, `_` as space."""
 
 _OPTIONAL = {"session"}
 
-_EXPECTED = {"burstgpt": BURSTGPT, "azure": AZURE}
+_EXPECTED = {"burstgpt": BURSTGPT, "azure": AZURE, "azure-2025": AZURE_2025}
 
 
 def match_header(path: Path, layout: str) -> tuple[list[str], dict[str, str]]:
@@ -54,7 +63,7 @@ def match_header(path: Path, layout: str) -> tuple[list[str], dict[str, str]]:
     ----------
     path : Path
     layout : str
-        ``burstgpt`` or ``azure``.
+        ``burstgpt``, ``azure`` or ``azure-2025``.
 
     Returns
     -------
@@ -91,7 +100,8 @@ def looks_like(first_line: str) -> str:
     if first_line.lstrip().startswith("{"):
         return "mooncake" if '"hash_ids"' in first_line else ""
     cells = {_plain(cell) for cell in first_line.split(",")}
-    for layout, kind in (("burstgpt", "burstgpt"), ("azure", "azure-2023")):
+    kinds = {"burstgpt": "burstgpt", "azure-2025": "azure-2025", "azure": "azure-2023"}
+    for layout, kind in kinds.items():
         needed = [spelled for role, spelled in _ROLES[layout].items() if role not in _OPTIONAL]
         if all(cells & set(spellings) for spellings in needed):
             return kind

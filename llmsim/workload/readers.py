@@ -1,7 +1,8 @@
 """Trace readers: published trace formats, read as published, in column chunks.
 
 Start with `TraceFile` (in `replay`) for the choices that all formats share. `burstgpt`, `azure`
-and `mooncake` each hold one format; `csvrows` and `tracefile` do the reading.
+and `mooncake` each hold one published trace, `formats` what people have besides; `csvrows` and
+`tracefile` do the reading.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ from annotated_types import Ge
 from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.core.registry import Registry
 from llmsim.core.rng import stream
-from llmsim.workload.azure import AzureLLM
+from llmsim.workload.azure import AzureLLM, AzureMultimodal
 from llmsim.workload.burstgpt import BurstGPT
 from llmsim.workload.chunk import Workload
+from llmsim.workload.formats.benchresult import BenchResult
+from llmsim.workload.formats.chats import Chats
+from llmsim.workload.formats.requestlog import OpenAILog
+from llmsim.workload.formats.servegen import ServeGen
+from llmsim.workload.formats.spans import GenAISpans
+from llmsim.workload.formats.tables import CsvTable, JsonTable, ParquetTable
+from llmsim.workload.formats.vllmmetrics import VllmMetrics
 from llmsim.workload.lengths import LENGTHS, LengthSampler, Tokens
 from llmsim.workload.mooncake import Mooncake
+from llmsim.workload.replay import TraceFile
 from llmsim.workload.reservoir import LengthReservoir
 
 
@@ -47,16 +56,28 @@ class TraceReader(Protocol):
 
 TRACES: Registry[TraceReader] = Registry("trace")
 
-FILE_KINDS: dict[str, type[BurstGPT | AzureLLM | Mooncake]] = {
+FILE_KINDS: dict[str, type[TraceFile]] = {
     "burstgpt": BurstGPT,
     "azure-2023": AzureLLM,
     "azure-2024": AzureLLM,
+    "azure-2025": AzureMultimodal,
     "mooncake": Mooncake,
+    "sharegpt": Chats,
+    "bench-dataset": Chats,
+    "bench-result": BenchResult,
+    "openai-log": OpenAILog,
+    "otel-spans": GenAISpans,
+    "csv": CsvTable,
+    "jsonl": JsonTable,
+    "parquet": ParquetTable,
 }
-"""The formats that llmsim reads from a file and that need nothing but its path."""
+"""The formats that llmsim reads from a file with a request in every row or record."""
 
 for _kind, _reader in FILE_KINDS.items():
     TRACES.register(_kind)(_reader)
+
+TRACES.register("servegen")(ServeGen)
+TRACES.register("vllm-metrics")(VllmMetrics)
 
 
 @LENGTHS.register("trace")

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 
 from llmsim.core.errors import Fault, InputError, TraceError
 from llmsim.core.units import NS_PER_S, seconds_to_ns
-from llmsim.workload.chunk import ClosedLoop, RequestChunk
+from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
 from llmsim.workload.programs import Programs
 from llmsim.workload.rows import Rows, join
 
@@ -72,6 +72,10 @@ class TraceFile:
     max_disorder_s: Annotated[float, Ge(0)] = 60.0
     chunk_rows: Annotated[int, Ge(1)] = 65_536
     slo_class_column: str | None = None
+
+    def open(self, seed: int, near: Path | None) -> Workload:
+        """Return the workload in the file; each format does so in its own way."""
+        raise NotImplementedError
 
 
 class ReplayWorkload:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from llmsim.core.errors import Fault, TraceError, nearest
 from llmsim.core.paths import data_roots, find_data
@@ -19,6 +20,8 @@ LONGEST_LINE_BYTES = 16 * 1024 * 1024
 """A line longer than this means that the file is no text trace [bytes]."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""First bytes of a Zstandard frame (RFC 8878, section 3.1.1)."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -72,12 +75,13 @@ def _list(folder: Path) -> list[Path]:
     """Return the trace-like files of a folder."""
     if not folder.is_dir():
         return []
-    endings = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
+    plain = (".csv", ".jsonl", ".json", ".parquet")
+    endings = tuple(kind + packed for kind in plain for packed in ("", ".gz", ".zst"))
     return [entry for entry in folder.iterdir() if entry.name.endswith(endings)]
 
 
 def open_trace(path: Path) -> BinaryIO:
-    """Open a plain or gzipped file for reading; told apart by content, not by name.
+    """Open a plain, gzipped or zstd file for reading; told apart by content, not by name.
 
     Raises
     ------
@@ -86,10 +90,40 @@ def open_trace(path: Path) -> BinaryIO:
     """
     try:
         with path.open("rb") as file:
-            zipped = file.read(2) == _GZIP_MAGIC
+            magic = file.read(4)
+        if magic == _ZSTD_MAGIC:
+            return io.BufferedReader(_Unzstd(path))
+        zipped = magic.startswith(_GZIP_MAGIC)
         return cast(BinaryIO, gzip.open(path, "rb")) if zipped else path.open("rb")
     except OSError as error:
         raise TraceError(str(path), [Fault(str(path), "", f"cannot be read: {error}")]) from error
+
+
+class _Unzstd(io.RawIOBase):
+    """A zstd file, unpacked by pyarrow: Python has no zstd before 3.14."""
+
+    def __init__(self, path: Path) -> None:
+        from pyarrow import CompressedInputStream, OSFile
+
+        self._packed = OSFile(str(path))
+        self._plain = CompressedInputStream(self._packed, "zstd")
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer and return the number of bytes, 0 at the end."""
+        found: bytes = self._plain.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self._plain.close()
+            self._packed.close()
+        super().close()
 
 
 def first_lines(path: Path, count: int) -> list[str]:

@@ -21,8 +21,8 @@ of the ladder down ([ARCHITECTURE.md](../ARCHITECTURE.md) says how the rooms han
 ROOMS = (
     "cli", "", "api", "gallery", "fidelity", "deployment", "planner", "report", "study",
     "serving",
-    "scenario", "systems", "policies", "workload", "costmodel", "costmodel/measured", "kvcache",
-    "results", "specs", "specs/importers", "core",
+    "scenario", "systems", "policies", "workload", "workload/formats", "costmodel",
+    "costmodel/measured", "kvcache", "results", "specs", "specs/importers", "core",
 )  # fmt: skip
 """Folders of the package, highest first; the empty one is the package itself."""
 

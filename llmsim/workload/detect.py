@@ -1,0 +1,96 @@
+"""Which kind of trace a file is, by what is in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from glob import escape
+from pathlib import Path
+from typing import Any, Final
+
+from llmsim.core.errors import Fault, TraceError
+from llmsim.workload.formats.roles import NEEDED, USUAL
+from llmsim.workload.headers import looks_like
+from llmsim.workload.tracefile import find_trace, first_lines, open_trace
+
+_TOP_BYTES: Final = 64 * 1024
+_PARQUET_MAGIC: Final = b"PAR1"
+"""First bytes of a Parquet file (https://parquet.apache.org/docs/file-format/)."""
+
+
+def detect_kind(path: Path, known: tuple[str, ...] = ()) -> str:
+    """Return the kind of a trace.
+
+    Parameters
+    ----------
+    path : Path
+        A file, a folder of a ServeGen pool, or what the tables of one have in front.
+    known : tuple of str
+        All kinds, for the message.
+
+    Returns
+    -------
+    str
+        A name of the registry of traces.
+
+    Raises
+    ------
+    TraceError
+        If the file cannot be read or is of no kind that can be told by its content.
+    """
+    pool = path.is_dir() or any(path.parent.glob(f"{escape(path.name)}_arrivals.csv*"))
+    if pool and not path.is_file():
+        return "servegen"
+    path = find_trace(str(path), None)
+    with open_trace(path) as file:
+        top = file.read(_TOP_BYTES)
+    if top.startswith(_PARQUET_MAGIC):
+        return "parquet"
+    text = top.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").lstrip()
+    line = next((line for line in first_lines(path, 3) if line.strip()), "")
+    kind = looks_like(line) or _json_kind(text, line) or _text_kind(text, line)
+    if not kind:
+        shown = line if len(line) <= 100 else f"{line[:97]}..."
+        message = f"no known kind of trace begins with {shown!r}."
+        hint = f"Say which kind it is: {', '.join(known)}." if known else ""
+        raise TraceError(str(path), [Fault(f"{path}:1", "", message, hint)])
+    return kind
+
+
+def _json_kind(text: str, line: str) -> str:
+    if text.startswith("["):
+        return "sharegpt"
+    if not text.startswith("{"):
+        return ""
+    if '"total_input_tokens"' in text and '"completed"' in text:
+        return "bench-result"
+    if '"resultType"' in text:
+        return "vllm-metrics"
+    if '"resourceSpans"' in text:
+        return "otel-spans"
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    inner = row.get("response")
+    if "usage" in row or "usage" in (inner if isinstance(inner, dict) else {}):
+        return "openai-log"
+    if isinstance(inner, dict) and isinstance(inner.get("body"), dict):
+        return "openai-log"
+    if "attributes" in row:
+        return "otel-spans"
+    if _has_roles(row):
+        return "jsonl"
+    texts = ("conversations", "conversation", "messages", "prompt", "turns")
+    return "bench-dataset" if any(key in row for key in texts) else ""
+
+
+def _text_kind(text: str, line: str) -> str:
+    if text.startswith(("# ", "vllm:")) and "vllm:" in text:
+        return "vllm-metrics"
+    return "csv" if _has_roles(next(csv.reader([line]), [])) else ""
+
+
+def _has_roles(names: Any) -> bool:
+    plain = {str(name).strip().lower() for name in names}
+    return all(plain & set(USUAL[role]) for role in NEEDED)

@@ -1,0 +1,286 @@
+"""JSON lines and JSON lists to rows: one record at a time, each with its line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmsim.core.errors import Fault, TraceError
+from llmsim.workload.cells import LATEST_S, UNITS_NS, read_stamp, whole_ns
+from llmsim.workload.classcolumn import ClassColumn
+from llmsim.workload.formats.naming import Clients, session_number
+from llmsim.workload.headers import wrong_format
+from llmsim.workload.replay import Damage, ReplayWorkload, TraceFile
+from llmsim.workload.rows import MOST_TOKENS, Rows
+from llmsim.workload.tracefile import (
+    LONGEST_LINE_BYTES,
+    Block,
+    first_lines,
+    line_blocks,
+    open_trace,
+)
+
+LIST_ROWS = 4096
+"""Records of a JSON list that are handed on together."""
+
+_READ_BYTES = 1 << 20
+_SPACE = " \t\r\n"
+
+
+class Record(NamedTuple):
+    """What one record of a file says of a request.
+
+    Parameters
+    ----------
+    time_ns : int [ns]
+    prompt, output : int [tokens]
+    session, client, slo_class : str
+        Empty where there is none.
+    failed : bool
+    segments : tuple of (int, int) or None
+    """
+
+    time_ns: int
+    prompt: int
+    output: int
+    session: str = ""
+    client: str = ""
+    failed: bool = False
+    slo_class: str = ""
+    segments: tuple[tuple[int, int], ...] | None = None
+
+
+Parse = Callable[[dict[str, Any]], "Record | list[Record] | None"]
+"""Reads a JSON object; None where it is about something else; ValueError says what is wrong."""
+
+
+@dataclass(slots=True)
+class RecordReader:
+    """Turns the JSON objects of one file into rows.
+
+    Parameters
+    ----------
+    path : Path
+    parse : Parse
+    clients : Clients
+    classes : ClassColumn
+    """
+
+    path: Path
+    parse: Parse
+    clients: Clients
+    classes: ClassColumn
+
+    def lines(self) -> Iterator[tuple[Rows, Damage]]:
+        """Yield the rows of a file with one object a line."""
+        for block in line_blocks(self.path):
+            yield self._gather(_objects(block))
+
+    def listed(self) -> Iterator[tuple[Rows, Damage]]:
+        """Yield the rows of a file that is one JSON list of objects.
+
+        Raises
+        ------
+        TraceError
+            If the list is damaged: behind such a place nothing can be read.
+        """
+        held: list[tuple[int, Any]] = []
+        for found in _listed(self.path):
+            held.append(found)
+            if len(held) >= LIST_ROWS:
+                yield self._gather(iter(held))
+                held = []
+        yield self._gather(iter(held))
+
+    def _gather(self, objects: Iterator[tuple[int, Any]]) -> tuple[Rows, Damage]:
+        found: list[tuple[int, Record]] = []
+        damage: Damage = []
+        for line, row in objects:
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                if not isinstance(row, dict):
+                    raise ValueError(f"expected a JSON object, read {shown(row)}")
+                said = self.parse(row)
+            except ValueError as error:
+                damage.append((line, Fault(f"{self.path}:{line}", "", str(error))))
+                continue
+            records = said if isinstance(said, list) else [] if said is None else [said]
+            found += [(line, record) for record in records]
+        return self._rows(found), damage
+
+    def _rows(self, found: list[tuple[int, Record]]) -> Rows:
+        n = len(found)
+        pieces: Any = None
+        if any(record.segments is not None for _, record in found):
+            pieces = np.fromiter((r.segments for _, r in found), dtype=np.object_, count=n)
+        named = self.classes.name is not None
+        codes = [self.classes.code(record.slo_class) for _, record in found] if named else []
+        return Rows(
+            time_ns=np.array([r.time_ns for _, r in found], dtype=np.int64),
+            prompt_tokens=np.array([r.prompt for _, r in found], dtype=np.int64),
+            output_tokens=np.array([r.output for _, r in found], dtype=np.int64),
+            line=np.array([line for line, _ in found], dtype=np.int64),
+            session=np.array([session_number(r.session) for _, r in found], dtype=np.int64),
+            client=np.array([self.clients.code(r.client) for _, r in found], dtype=np.int32),
+            failed=np.array([r.failed for _, r in found], dtype=np.bool_),
+            segments=pieces,
+            slo_class=np.array(codes, dtype=np.int16) if named else None,
+        )
+
+
+def open_lines(path: Path, options: TraceFile, parse: Parse, expected: str) -> ReplayWorkload:
+    """Return the workload of a file with one JSON object a line.
+
+    Parameters
+    ----------
+    path : Path
+    options : TraceFile
+    parse : Parse
+    expected : str
+        What the file should hold, for the message where it does not.
+
+    Raises
+    ------
+    TraceError
+        If the first line is no JSON object.
+    """
+    top = first_lines(path, 1)
+    if not top or not top[0].lstrip().startswith("{"):
+        raise TraceError(str(path), [wrong_format(path, expected, top[0] if top else "")])
+    clients, classes = Clients(), ClassColumn(path, options.slo_class_column)
+    return ReplayWorkload(
+        path,
+        options,
+        RecordReader(path, parse, clients, classes).lines,
+        clients=lambda: tuple(clients.names),
+        classes=lambda: tuple(classes.names),
+        drop_failed=getattr(options, "failed", "inject") == "drop",
+    )
+
+
+def _objects(block: Block) -> Iterator[tuple[int, Any]]:
+    for line, raw in enumerate(block.data.split(b"\n"), block.first_line):
+        if not raw.strip():
+            continue
+        try:
+            yield line, json.loads(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw)
+        except (ValueError, RecursionError) as error:
+            yield line, ValueError(f"not a line of JSON ({error}): {shown(raw)}")
+
+
+def _listed(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value) of each element of a JSON list, holding one element at a time."""
+    decoder = json.JSONDecoder()
+    text, at, line, begun, over = "", 0, 1, False, False
+    with open_trace(path) as file:
+        more = _texts(path, file)
+        while True:
+            skipped = at
+            while at < len(text) and text[at] in _SPACE + ("," if begun else ""):
+                at += 1
+            line += text.count("\n", skipped, at)
+            if at == len(text):
+                text, at = next(more, ""), 0
+                if not text:
+                    break
+                continue
+            if not begun:
+                if text[at] != "[":
+                    raise _damaged(path, line, f"expected a JSON list, read {text[at : at + 40]!r}")
+                begun, at = True, at + 1
+                continue
+            if text[at] == "]":
+                over = True
+                break
+            try:
+                value, end = decoder.raw_decode(text, at)
+            except (ValueError, RecursionError) as error:
+                fresh = next(more, "")
+                endless = isinstance(error, RecursionError) or len(text) - at > LONGEST_LINE_BYTES
+                if endless or not fresh:
+                    raise _damaged(path, line, f"not JSON: {error}") from None
+                text, at = text[at:] + fresh, 0
+                continue
+            yield line, value
+            line += text.count("\n", at, end)
+            at = end
+    if not over:
+        raise _damaged(path, line, "the list has no end: the file is cut off")
+
+
+def _texts(path: Path, file: Any) -> Iterator[str]:
+    """Yield a file as text, whole characters at a time."""
+    import codecs
+    import zlib
+
+    decode = codecs.getincrementaldecoder("utf-8-sig")(errors="strict").decode
+    try:
+        while read := file.read(_READ_BYTES):
+            if text := decode(read):
+                yield text
+        decode(b"", True)
+    except UnicodeDecodeError as error:
+        raise _damaged(path, 1, f"not UTF-8: {error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(path, 1, f"the file is cut off or damaged: {error}") from None
+
+
+def _damaged(path: Path, line: int, message: str) -> TraceError:
+    return TraceError(str(path), [Fault(f"{path}:{line}", "", message)])
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is quoted in a message, cut after 80 characters."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def tokens_of(name: str, value: Any, least: int = 0) -> int:
+    """Return a number of tokens, or say why it is none.
+
+    Parameters
+    ----------
+    name : str
+        What the file calls it.
+    value : Any
+        A whole number; 12.0 is one, true is not.
+    least : int [tokens]
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number, below `least` or above 2^31 - 1.
+    """
+    whole = isinstance(value, float) and value.is_integer()
+    if not (whole or isinstance(value, int)) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected a whole number of tokens, read {shown(value)}")
+    if not least <= value <= MOST_TOKENS:
+        raise ValueError(f"{name}: expected {least} to {MOST_TOKENS} tokens, read {shown(value)}")
+    return int(value)
+
+
+def time_of(name: str, value: Any, unit: str = "s") -> int:
+    """Return a time [ns]: a number in a unit, or text such as 2024-05-10T00:00:00.5Z.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, not finite, negative or after 2261.
+    """
+    if isinstance(value, str):
+        try:
+            return read_stamp(value.strip())
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}, read {shown(value)}") from None
+    unit_ns = UNITS_NS[unit]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}: expected a time, read {shown(value)}")
+    if not 0 <= value < LATEST_S * (UNITS_NS["s"] // unit_ns):
+        raise ValueError(f"{name}: expected a time from 0 s to 292 years, read {shown(value)}")
+    return value * unit_ns if isinstance(value, int) else whole_ns(value, unit_ns)

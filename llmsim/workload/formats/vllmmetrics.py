@@ -1,0 +1,243 @@
+"""Traffic from vLLM's own metrics: how many requests a scrape counted, and how long they were."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from llmsim.core.errors import Fault, TraceError
+from llmsim.core.rng import stream
+from llmsim.core.units import MIB
+from llmsim.workload.chunk import Workload
+from llmsim.workload.formats.generated import Floats, Generated, GeneratedWorkload, made_rows
+from llmsim.workload.formats.jsonrecords import shown
+from llmsim.workload.parameters import check_parameters
+from llmsim.workload.rows import Rows
+from llmsim.workload.tracefile import find_trace, line_blocks, open_trace
+
+PROMPT: Final = "vllm:request_prompt_tokens_bucket"
+OUTPUT: Final = "vllm:request_generation_tokens_bucket"
+"""Histograms of finished requests (vLLM, docs/design/metrics.md)."""
+
+LARGEST_BYTES: Final = 512 * MIB
+"""A larger JSON export is refused unread: it must be held at once [bytes]."""
+
+_LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+(\S+))?\s*")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+Series = dict[tuple[str, ...], dict[float, float]]
+"""Labels but `le` -> of each time [s] a count."""
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Counts of one histogram by bound, label set and time."""
+
+    by_bound: dict[float, Series] = field(default_factory=dict)
+
+    def add(self, labels: Mapping[str, str], at_s: float, count: float) -> None:
+        rest = tuple(sorted(f"{k}={v}" for k, v in labels.items() if k not in ("le", "__name__")))
+        bound = float(labels["le"])
+        self.by_bound.setdefault(bound, {}).setdefault(rest, {})[at_s] = count
+
+    def increases(self) -> dict[float, dict[tuple[float, float], float]]:
+        """Return bound -> (from, to) -> requests.
+
+        Where any bound of a label set fell, the server was started anew and all of its counts
+        began at 0 in between.
+        """
+        fell = {
+            (labels, span)
+            for series in self.by_bound.values()
+            for labels, counts in series.items()
+            for span in pairwise(sorted(counts))
+            if counts[span[1]] < counts[span[0]]
+        }
+        found: dict[float, dict[tuple[float, float], float]] = {}
+        for bound, series in self.by_bound.items():
+            into = found.setdefault(bound, {})
+            for labels, counts in series.items():
+                for span in pairwise(sorted(counts)):
+                    before = 0.0 if (labels, span) in fell else counts[span[0]]
+                    into[span] = into.get(span, 0.0) + counts[span[1]] - before
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmMetrics(Generated):
+    """Traffic made from a Prometheus export of a vLLM server's metrics.
+
+    Notes
+    -----
+    Needs the raw counters ``vllm:request_prompt_tokens_bucket`` and
+    ``vllm:request_generation_tokens_bucket`` over time: the JSON that Prometheus' ``query_range``
+    returns for them (a matrix), or OpenMetrics text with a time stamp on each line, such as
+    ``promtool tsdb dump-openmetrics`` writes. Between two scrapes as many requests arrive as were
+    counted, at random; how bursty they were within is not in these metrics. vLLM counts a request
+    when it has finished, so that everything comes an answer later than it was sent. Prompt and
+    output are drawn by themselves, evenly within a bucket, and no longer than the last bound.
+    """
+
+    def open(self, seed: int, near: Path | None) -> Workload:
+        """Return the traffic.
+
+        Raises
+        ------
+        InputError
+            If a parameter is out of its limits.
+        TraceError
+            If the file is missing or damaged, or lacks one of the histograms.
+        """
+        check_parameters(self, "trace 'vllm-metrics'")
+        path = find_trace(self.path, near)
+        found = {PROMPT: _Counts(), OUTPUT: _Counts()}
+        for where, labels, at_s, count in _samples(path):
+            name = labels["__name__"]
+            if name in found:
+                _check(where, labels, at_s, count)
+                found[name].add(labels, at_s, count)
+        lacking = [name for name, counts in found.items() if len(counts.by_bound) < 2]
+        if lacking:
+            message = "no such histogram over time in this file"
+            raise TraceError(str(path), [Fault(str(path), name, message) for name in lacking])
+        prompt, output = (_by_time(counts) for counts in found.values())
+        return GeneratedWorkload(path, self, lambda: _rows(self, prompt, output, seed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Histogram:
+    """Requests of one stretch of time by length.
+
+    Parameters
+    ----------
+    bounds : ndarray of float (n,) [tokens]
+        Upper ones, finite, ascending.
+    upto : ndarray of float (n,)
+        Requests no longer than that.
+    total : float
+    """
+
+    bounds: Floats
+    upto: Floats
+    total: float
+
+    def draw(self, rng: np.random.Generator, count: int) -> Floats:
+        """Return lengths [tokens], even within a bucket."""
+        edges = np.concatenate(([0.0], self.bounds))
+        share = np.concatenate(([0.0], np.maximum.accumulate(self.upto)))
+        if self.total <= 0:
+            return np.ones(count)
+        at = np.minimum(rng.random(count) * self.total, share[-1])
+        # whole tokens of a bucket (low, high] are low + 1 ... high, each as likely
+        right = np.clip(np.searchsorted(share, at, side="left"), 1, len(edges) - 1)
+        width = share[right] - share[right - 1]
+        part = np.where(width > 0, (at - share[right - 1]) / np.where(width > 0, width, 1.0), 1.0)
+        low, high = np.floor(edges[right - 1]), np.floor(edges[right])
+        lengths: Floats = np.maximum(np.ceil(low + part * (high - low)), 1.0)
+        return lengths
+
+
+def _by_time(counts: _Counts) -> dict[tuple[float, float], _Histogram]:
+    grown = counts.increases()
+    bounds = sorted(bound for bound in grown if math.isfinite(bound))
+    spans = sorted({span for by_span in grown.values() for span in by_span})
+    found = {}
+    for span in spans:
+        upto = np.array([grown[bound].get(span, 0.0) for bound in bounds])
+        whole = grown.get(math.inf, {}).get(span, float(upto[-1]) if len(upto) else 0.0)
+        found[span] = _Histogram(np.array(bounds), upto, max(whole, 0.0))
+    return found
+
+
+def _rows(
+    options: VllmMetrics,
+    prompt: Mapping[tuple[float, float], _Histogram],
+    output: Mapping[tuple[float, float], _Histogram],
+    seed: int,
+) -> Iterator[Rows]:
+    rng = stream(seed, "vllm-metrics")
+    origin_s = min(span[0] for span in prompt)
+    owed = 0.0
+    for span, histogram in prompt.items():
+        # what scaling leaves of a request is carried on, so that none is lost in the long run
+        owed += histogram.total * options.rate_scale
+        count = int(owed + 1e-9)
+        owed -= count
+        if not count:
+            continue
+        at_s = np.sort(span[0] - origin_s + rng.random(count) * (span[1] - span[0]))
+        answers = output.get(span, histogram)
+        yield made_rows(at_s, histogram.draw(rng, count), answers.draw(rng, count))
+
+
+def _check(where: str, labels: Mapping[str, str], at_s: float, count: float) -> None:
+    try:
+        bound = float(labels.get("le", ""))
+    except ValueError:
+        bound = math.nan
+    wrong = "le: expected a bound" if math.isnan(bound) else ""
+    if not (math.isfinite(at_s) and 0 <= at_s < 9.2e9):
+        wrong = f"expected a time in seconds since 1970, read {at_s!r}"
+    elif not (math.isfinite(count) and count >= 0):
+        wrong = f"expected a count of at least 0, read {count!r}"
+    if wrong:
+        raise TraceError(where, [Fault(where, labels["__name__"], wrong)])
+
+
+def _samples(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]:
+    """Yield (where, labels with __name__, time [s], count) of every sample."""
+    with open_trace(path) as file:
+        top = file.read(64).lstrip()
+    yield from _matrix(path) if top.startswith(b"{") else _text(path)
+
+
+def _matrix(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]:
+    try:
+        with open_trace(path) as file:
+            raw = file.read(LARGEST_BYTES + 1)
+        if len(raw) > LARGEST_BYTES:
+            raise ValueError(f"more than {LARGEST_BYTES // MIB} MiB; use the text format")
+        told = json.loads(raw)
+        result: Any = told.get("data", told)["result"]
+        for series in result:
+            labels = {"__name__": ""} | series["metric"]
+            where = f"{path}: {labels['__name__']}"
+            for at_s, count in series["values"]:
+                yield where, labels, float(at_s), float(count)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        message = f"no answer of Prometheus' query_range ({type(error).__name__}: {error})"
+        raise TraceError(str(path), [Fault(str(path), "", message)]) from None
+
+
+def _text(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]:
+    for block in line_blocks(path):
+        text = block.data.decode(errors="replace")
+        for line, said in enumerate(text.split("\n"), block.first_line):
+            if not said.startswith(("vllm:", PROMPT, OUTPUT)):
+                continue
+            where = f"{path}:{line}"
+            match = _LINE.fullmatch(said.rstrip("\r"))
+            if match is None:
+                message = f"expected name{{labels}} value time, read {shown(said)}"
+                raise TraceError(where, [Fault(where, "", message)])
+            name, labels, value, at = match.groups()
+            if name not in (PROMPT, OUTPUT):
+                continue
+            if at is None:
+                message = "a sample without a time: one scrape says nothing of how fast they came"
+                hint = "Export a range: promtool tsdb dump-openmetrics, or query_range."
+                raise TraceError(where, [Fault(where, "", message, hint)])
+            told = dict(_LABEL.findall(labels or ""))
+            try:
+                yield where, {"__name__": name} | told, float(at), float(value)
+            except ValueError:
+                message = f"expected a count and a time, read {shown(said)}"
+                raise TraceError(where, [Fault(where, "", message)]) from None
