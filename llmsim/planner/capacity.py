@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmsim.costmodel import StepCost
+from llmsim.planner.problem import Role
 from llmsim.serving.config import EngineConfig
 
-Role = Literal["mixed", "prefill", "decode"]
 Bound = Literal["tpot", "ttft", "e2e", "kv", "max_num_seqs", "prefill", "none"]
 
 NS = 1e-9

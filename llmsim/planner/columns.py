@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmsim.core.errors import InputError, ModelDoesNotFitError
-from llmsim.planner.capacity import Capacity, Limits, Role, Shape, capacity
-from llmsim.planner.problem import Column
+from llmsim.planner.capacity import Capacity, Limits, Shape, capacity
+from llmsim.planner.problem import Column, Role
 from llmsim.scenario import Scenario
 from llmsim.serving.build import build_pools
 

@@ -7,8 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
 
 from llmsim.core.errors import Fault, InputError, nearest
+
+Role = Literal["mixed", "prefill", "decode"]
+"""What replicas compute: whole requests, prompts with their first tokens, or the rest."""
+
+PORT_USABLE_FRAC: Final = 0.6
+"""How busy a port may be planned with KV that is handed over. Assumed: transfers come in bursts,
+and wait for one another on a port that is busier."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -51,6 +59,14 @@ class Column:
         units of what a single one carries in `throughput_rps`. Empty: a fixed share of them.
     usable_beyond : float [replicas]
         Load that each replica beyond those of `usable` adds; 0: pools have a largest size.
+    role : {"mixed", "prefill", "decode"}
+        A request is served by one mixed replica, or by one of each of the others.
+    handed_bytes : mapping of str to float [bytes]
+        By bucket: KV of a request that leaves a prefill replica, or comes to a decode replica.
+    port_bytes_per_s : float [bytes/s]
+        Of one replica to others, one direction.
+    node_replicas : int [replicas]
+        That share a node, and are lost with it.
     """
 
     name: str
@@ -60,6 +76,10 @@ class Column:
     throughput_rps: Mapping[str, float]
     usable: tuple[float, ...] = ()
     usable_beyond: float = 0.0
+    role: Role = "mixed"
+    handed_bytes: Mapping[str, float] = field(default_factory=dict)
+    port_bytes_per_s: float = math.inf
+    node_replicas: int = 1
 
     def load_per_rps(self, bucket: str) -> float:
         """Return the replicas that one request per second of a bucket keeps busy.
@@ -75,6 +95,15 @@ class Column:
         """
         rate = self.throughput_rps.get(bucket, 0.0)
         return 1.0 / rate if rate > 0 else math.inf
+
+    def serves(self, bucket: str) -> bool:
+        """Return whether a replica meets the SLO of a bucket, or its part of it, at some rate.
+
+        Parameters
+        ----------
+        bucket : str
+        """
+        return self.throughput_rps.get(bucket, 0.0) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +132,13 @@ class Problem:
     failed : tuple of mapping of str to int [replicas]
         Fleets that are known not to do, by column: of some column there must be more than in each,
         since whatever is no larger anywhere does no better.
+    port_usable_frac : float
+        Share of a port's bandwidth that KV which is handed over may take.
+    spare_nodes : int [nodes]
+        How many nodes with replicas of any one kind may be lost likewise.
+    zones : int [zones]
+        Over so many zones every kind is spread evenly, and any one of them may be lost, with its
+        part of all kinds at once; 0: no zone is lost.
     """
 
     buckets: tuple[Bucket, ...]
@@ -115,6 +151,32 @@ class Problem:
     current: Mapping[str, int] = field(default_factory=dict)
     change_usd_per_hour: float = 0.0
     failed: tuple[Mapping[str, int], ...] = ()
+    port_usable_frac: float = PORT_USABLE_FRAC
+    spare_nodes: int = 0
+    zones: int = 0
+
+    def spare(self, column: Column) -> int:
+        """Return how many replicas of a column may be lost, beside a zone's.
+
+        Parameters
+        ----------
+        column : Column
+        """
+        return max(self.spare_replicas, self.spare_nodes * column.node_replicas)
+
+    @property
+    def apart(self) -> bool:
+        """Whether some columns compute prompts or outputs alone."""
+        return any(column.role != "mixed" for column in self.columns)
+
+    def served(self, bucket: str) -> bool:
+        """Return whether a bucket can be served by some column, or by two after one another.
+
+        Parameters
+        ----------
+        bucket : str
+        """
+        return served({c.role for c in self.columns if c.serves(bucket)})
 
     def check(self) -> None:
         """Refuse what cannot be meant.
@@ -150,9 +212,19 @@ class Problem:
             wanted = math.ceil(total / self.usable_frac - 1e-9)
         if not total > 0:
             return 0
+        if column.usable_beyond > 0 or not column.usable:
+            wanted = max(wanted, self._wanted_ports(column))
         # of what was too little, there may have to be one more
         more = max((fleet.get(column.name, 0) + 1 for fleet in self.failed), default=0)
-        return max(wanted + self.spare_replicas, more)
+        if self.zones:
+            wanted = -(-wanted * self.zones // (self.zones - 1))
+        return max(wanted + self.spare(column), more)
+
+    def _wanted_ports(self, column: Column) -> int:
+        """Return the replicas whose ports carry all that could be handed over."""
+        sizes = ((b.rate_rps, column.handed_bytes.get(b.name, 0.0)) for b in self.buckets)
+        handed = math.fsum(rate * size for rate, size in sizes)
+        return math.ceil(handed / (self.port_usable_frac * column.port_bytes_per_s) - 1e-9)
 
     def _faulty_buckets(self) -> Iterator[Fault]:
         if not self.buckets:
@@ -170,6 +242,9 @@ class Problem:
         yield from _faulty_names("columns", [column.name for column in self.columns])
         for column in self.columns:
             where = f"columns.{column.name}"
+            if column.node_replicas < 1:
+                message = f"{column.node_replicas} is no number of replicas"
+                yield Fault("", f"{where}.node_replicas", message)
             if column.gpus < 1:
                 yield Fault("", f"{where}.gpus", f"{column.gpus} is no number of GPUs")
             if not (0 < column.usd_per_hour < math.inf):
@@ -187,14 +262,25 @@ class Problem:
             if not (0 <= column.usable_beyond < math.inf):
                 message = f"{column.usable_beyond:g} is no load"
                 yield Fault("", f"{where}.usable_beyond", message)
+            yield from _faulty_hand_over(column, where, known)
 
     def _faulty_limits(self) -> Iterator[Fault]:
         if not (0 < self.usable_frac <= 1):
             yield Fault("", "usable_frac", f"{self.usable_frac:g} is not in (0, 1]")
         if self.slices < 0:
             yield Fault("", "slices", f"{self.slices} is negative")
+        if self.slices and self.apart:
+            message = "slices go to one replica each: not with columns of prompts or outputs alone"
+            yield Fault("", "slices", message)
+        if not (0 < self.port_usable_frac <= 1):
+            yield Fault("", "port_usable_frac", f"{self.port_usable_frac:g} is not in (0, 1]")
         if self.spare_replicas < 0:
             yield Fault("", "spare_replicas", f"{self.spare_replicas} is negative")
+        if self.spare_nodes < 0:
+            yield Fault("", "spare_nodes", f"{self.spare_nodes} is negative")
+        if self.zones < 0 or self.zones == 1:
+            message = f"{self.zones} zones: when one is lost, another must be left"
+            yield Fault("", "zones", message)
         if not self.budget_usd_per_hour > 0:
             yield Fault("", "budget_usd_per_hour", f"{self.budget_usd_per_hour:g} buys nothing")
         if not (0 <= self.change_usd_per_hour < math.inf):
@@ -216,6 +302,31 @@ class Problem:
                     yield Fault("", f"{where}.{name}", message, nearest(name, names))
                 if count < 0:
                     yield Fault("", f"{where}.{name}", f"{count} is negative")
+
+
+def served(roles: set[Role]) -> bool:
+    """Return whether requests are served by replicas of some roles together.
+
+    Parameters
+    ----------
+    roles : set of Role
+    """
+    return "mixed" in roles or {"prefill", "decode"} <= roles
+
+
+def _faulty_hand_over(column: Column, where: str, buckets: set[str]) -> Iterator[Fault]:
+    if column.role not in get_args(Role):
+        message = f"'{column.role}' is no role."
+        yield Fault("", f"{where}.role", message, nearest(column.role, get_args(Role)))
+    if not column.port_bytes_per_s > 0:
+        message = f"{column.port_bytes_per_s:g} bytes/s carry nothing"
+        yield Fault("", f"{where}.port_bytes_per_s", message)
+    for bucket, size in column.handed_bytes.items():
+        if bucket not in buckets:
+            message = f"there is no bucket '{bucket}'."
+            yield Fault("", f"{where}.handed_bytes", message, nearest(bucket, buckets))
+        elif not (0 <= size < math.inf):
+            yield Fault("", f"{where}.handed_bytes.{bucket}", f"{size:g} bytes are no size")
 
 
 def _faulty_names(kind: str, names: list[str]) -> Iterator[Fault]:

@@ -3,6 +3,11 @@
 It is Mélange's (arXiv 2404.14527, section 5): a bucket's load on a kind of replica is its rate over
 what one such replica serves of it alone within the SLO; loads of buckets add up. Beyond it: pools
 that gain by being large, limits, spare replicas, and changes against today.
+
+Prompts may be computed here and outputs there: what prefill replicas take of a bucket, decode
+replicas take over, and its KV leaves by the ports of the ones and comes in by those of the others
+(between ports nothing is in the way). KV memory has no row of its own: the load of a decode replica
+is counted against batches that its memory holds, and loads add up as batches do.
 """
 
 from __future__ import annotations
@@ -64,9 +69,13 @@ def build(problem: Problem) -> Program:
         priced = cost + problem.change_usd_per_hour * pulp.lpSum(changes)
     program += priced, "usd_per_hour"
     flow = _serve_sliced(program, problem) if problem.slices else _serve(program, problem)
-    _carry(program, problem, count, flow)
+    alive = _carry(program, problem, count, flow)
     _limit(program, problem, count, cost)
     _exceed(program, problem, count)
+    if problem.apart:
+        _hand_over(program, problem, flow)
+        _ports(program, problem, alive, flow)
+        _partners(program, problem, count)
     for number, column in enumerate(problem.columns if changes else ()):
         more, less = changes[number], changes[number + len(problem.columns)]
         today = problem.current.get(column.name, 0)
@@ -119,8 +128,10 @@ def _serve(
         for bucket, column, _ in _pairs(problem)
     }
     served: dict[str, list[pulp.LpVariable]] = {bucket.name: [] for bucket in problem.buckets}
-    for (name, _), rate in flow.items():
-        served[name].append(rate)
+    role = {column.name: column.role for column in problem.columns}
+    for (name, column), rate in flow.items():
+        if role[column] != "decode":  # who decodes takes over what has been served its prompt
+            served[name].append(rate)
     for bucket in problem.buckets:
         whole = pulp.lpSum(served[bucket.name])
         program += whole == bucket.rate_rps, label("serve", bucket.name)
@@ -155,33 +166,29 @@ def _carry(
     problem: Problem,
     count: Mapping[str, pulp.LpVariable],
     flow: Mapping[tuple[str, str], pulp.LpAffineExpression],
-) -> None:
-    """Load fits what the replicas carry, also when the spare ones are lost."""
+) -> dict[str, pulp.LpAffineExpression]:
+    """Load fits what is left of the replicas when those that may be lost are; return what is."""
     import pulp
 
     served = _of_column(problem)
+    left: dict[str, pulp.LpAffineExpression] = {}
     for column in problem.columns:
-        name, number = column.name, count[column.name]
+        name = column.name
         load = pulp.lpSum(each * flow[bucket, name] for bucket, each in served[name])
-        most = problem.most_replicas(column)
-        alive = pulp.lpSum(number)
-        if problem.spare_replicas and most:
-            used = program.add_variable(label("used", name), cat="Binary")
-            program += number <= most * used, label("used", name)
-            alive = number - problem.spare_replicas * used
+        alive = left[name] = _alive(program, problem, column, count[name])
         if not column.usable:
             program += load <= problem.usable_frac * alive, label("load", name)
             continue
+        most, largest = problem.most_replicas(column), len(column.usable)
         levels = {
             size: program.add_variable(label("level", name, size), cat="Binary")
-            for size in range(min(most, len(column.usable)) + 1)
+            for size in range(min(most, largest) + 1)
         }
         carried = {0: 0.0} | dict(enumerate(column.usable, 1))
         program += pulp.lpSum(levels.values()) == 1, label("one_level", name)
         sizes = pulp.lpSum(size * yes for size, yes in levels.items())
         room = pulp.lpSum(carried[size] * yes for size, yes in levels.items())
-        largest = len(column.usable)
-        further = most - problem.spare_replicas - largest
+        further = most - problem.spare(column) - largest
         if column.usable_beyond and further > 0:
             beyond = program.add_variable(label("beyond", name), 0, further, cat="Integer")
             program += beyond <= further * levels[largest], label("beyond", name)
@@ -189,6 +196,91 @@ def _carry(
             room += column.usable_beyond * beyond
         program += alive == sizes, label("level", name)
         program += load <= room, label("load", name)
+    return left
+
+
+def _alive(
+    program: pulp.LpProblem, problem: Problem, column: Column, number: pulp.LpVariable
+) -> pulp.LpAffineExpression:
+    """Return the replicas of a column that are left when those that may be lost are."""
+    import pulp
+
+    name, most, spare = column.name, problem.most_replicas(column), problem.spare(column)
+    alive = pulp.lpSum(number)
+    if spare and most:
+        used = program.add_variable(label("used", name), cat="Binary")
+        program += number <= most * used, label("used", name)
+        alive = number - spare * used
+    if not problem.zones or not most:
+        return alive
+    lost = program.add_variable(label("lost", name), 0, most, cat="Integer")
+    program += problem.zones * lost >= number, label("zone", name)
+    if spare:
+        program += lost >= spare * used, label("spare", name)
+    return number - lost
+
+
+def _hand_over(
+    program: pulp.LpProblem,
+    problem: Problem,
+    flow: Mapping[tuple[str, str], pulp.LpAffineExpression],
+) -> None:
+    """Have others decode what has been computed of prompts alone."""
+    import pulp
+
+    for bucket in problem.buckets:
+        by_role = {
+            role: pulp.lpSum(
+                flow[bucket.name, column.name]
+                for column in problem.columns
+                if column.role == role and column.serves(bucket.name)
+            )
+            for role in ("prefill", "decode")
+        }
+        if by_role["prefill"] or by_role["decode"]:
+            balance = by_role["prefill"] - by_role["decode"] == 0
+            program += balance, label("hand_over", bucket.name)
+
+
+def _ports(
+    program: pulp.LpProblem,
+    problem: Problem,
+    alive: Mapping[str, pulp.LpAffineExpression],
+    flow: Mapping[tuple[str, str], pulp.LpAffineExpression],
+) -> None:
+    """KV that is handed over fits through the ports of those that send and those that receive."""
+    import pulp
+
+    for column in problem.columns:
+        if column.role == "mixed" or column.port_bytes_per_s == math.inf:
+            continue
+        # gigabytes, which keeps the coefficients near those of the other rows
+        parts = pulp.lpSum(
+            size / 1e9 * flow[name, column.name]
+            for name, size in column.handed_bytes.items()
+            if column.serves(name)
+        )
+        usable = problem.port_usable_frac * column.port_bytes_per_s / 1e9
+        if parts:
+            program += parts <= usable * alive[column.name], label("port", column.name)
+
+
+def _partners(
+    program: pulp.LpProblem, problem: Problem, count: Mapping[str, pulp.LpVariable]
+) -> None:
+    """Nobody computes prompts alone where nobody decodes, nor the other way round."""
+    import pulp
+
+    other = {"prefill": "decode", "decode": "prefill"}
+    for column in problem.columns:
+        if column.role == "mixed":
+            continue
+        partners = pulp.lpSum(
+            count[each.name] for each in problem.columns if each.role == other[column.role]
+        )
+        most = problem.most_replicas(column)
+        if most:
+            program += count[column.name] <= most * partners, label("partner", column.name)
 
 
 def _exceed(

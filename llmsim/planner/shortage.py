@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llmsim.core.errors import Fault, InputError
 from llmsim.planner.problem import Problem
@@ -47,9 +47,13 @@ def shortage(problem: Problem, solver: Solver) -> list[Fault]:
 def _unservable(problem: Problem) -> Iterator[Fault]:
     """Yield the buckets that no column serves at any rate."""
     for bucket in problem.buckets:
-        if all(column.load_per_rps(bucket.name) == math.inf for column in problem.columns):
+        if not problem.served(bucket.name):
             names = ", ".join(sorted({column.gpu for column in problem.columns}))
             message = f"no configuration on {names} meets the SLO of these requests at any rate"
+            half = {column.role for column in problem.columns if column.serves(bucket.name)}
+            if half:
+                does = "compute their prompts" if half == {"prefill"} else "decode them"
+                message += f": some {does} in time, none does the rest"
             yield Fault("", f"buckets.{bucket.name}", message)
 
 
@@ -61,6 +65,9 @@ def _too_tight(problem: Problem, solver: Solver) -> Iterator[Fault]:
         names = ", ".join(column.name for column in problem.columns if column.usable)
         yield Fault("", "columns", f"even the largest pools of {names} do not carry the traffic")
         return
+    thin = _thin_ports(problem, solver)
+    if thin is not None:
+        yield thin
     budget = problem.budget_usd_per_hour
     rich = replace(problem, budget_usd_per_hour=math.inf)
     kept = _least_cost(rich, solver)
@@ -72,6 +79,26 @@ def _too_tight(problem: Problem, solver: Solver) -> Iterator[Fault]:
     if least > budget:
         message = f"{budget:g} USD/h is too little: {least:.2f} are needed, with GPUs enough"
         yield Fault("", "budget_usd_per_hour", message)
+
+
+FASTER: Final = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Times as fast, as ports are tried where something is short."""
+
+
+def _thin_ports(problem: Problem, solver: Solver) -> Fault | None:
+    """Return by how much faster ports would do alone; None where they would not at any speed."""
+    if not problem.apart or _least_cost(_ported(problem, math.inf), solver) is None:
+        return None
+    enough = next((x for x in FASTER if _least_cost(_ported(problem, x), solver) is not None), None)
+    much = "more than 8 times" if enough is None else f"{enough:g} times"
+    message = f"ports {much} as fast would do, with nothing else changed: KV does not get through"
+    return Fault("", "port_usable_frac", message)
+
+
+def _ported(problem: Problem, factor: float) -> Problem:
+    """Return the problem with ports so many times as fast."""
+    columns = (replace(c, port_bytes_per_s=factor * c.port_bytes_per_s) for c in problem.columns)
+    return replace(problem, columns=tuple(columns))
 
 
 def _missing_gpus(problem: Problem, solver: Solver) -> Iterator[Fault]:

@@ -206,6 +206,9 @@ LIMITS = {
     "levels": {},
     "beyond": {},
     "failed": {"failed": ({"big-h100": 1, "l40s": 1},)},
+    "handed_over": {"port_usable_frac": 0.5},
+    "nodes": {"spare_nodes": 1},
+    "zones": {"zones": 3, "spare_replicas": 1},
 }
 
 
@@ -214,8 +217,15 @@ def small(name):
     more = 0.3 if name == "beyond" else 0.0
     columns = (
         Column("big-h100", "h100-sxm", 2, 7.0, {"chat": 2.0, "code": 1.0}, usable, more),
-        Column("l40s", "l40s", 1, 1.5, {"chat": 0.5}),
+        Column("l40s", "l40s", 1, 1.5, {"chat": 0.5}, node_replicas=8),
     )
+    if name == "handed_over":
+        port = {"handed_bytes": {"chat": 1e8, "code": 4e8}, "port_bytes_per_s": 5e9}
+        rates = {"chat": 4.0, "code": 2.0}
+        columns += (
+            Column("h100-prefill", "h100-sxm", 1, 3.5, rates, role="prefill", **port),
+            Column("h100-decode", "h100-sxm", 1, 3.5, rates, role="decode", **port),
+        )
     return Problem((Bucket("chat", 1.0), Bucket("code", 0.5)), columns, **LIMITS[name])
 
 
@@ -231,7 +241,8 @@ def test_no_kind_of_row_lacks_its_golden_program(request):
     made = [row.name for name in LIMITS for row in build(small(name)).program.constraints()]
     rows = {name.split("(")[0] for name in made}
     limits = {"available_gpus", "budget_usd_per_hour", "change"}
-    assert rows == limits | {
+    apart = {"hand_over", "port", "partner"}
+    assert rows == limits | apart | {
         "serve",
         "load",
         "used",
@@ -240,6 +251,8 @@ def test_no_kind_of_row_lacks_its_golden_program(request):
         "beyond",
         "exceed",
         "larger",
+        "zone",
+        "spare",
     }
     for kind in rows:
         assert any(f"\n{kind}" in text for text in texts)
