@@ -87,7 +87,7 @@ class RankedCost:
         ----------
         tokens : ndarray of float (n,) [tokens]
         """
-        return (table for table in self.base.token_operators(tokens) if table.name == "experts")
+        return self.base.expert_tables(tokens)
 
     def _rest_ns(self, most: int, total: int, rows: int) -> float:
         """Return everything but attention [ns]: tokens of the largest rank, of all, logit rows."""

@@ -33,6 +33,7 @@ from llmsim.costmodel.operators import (
     elementwise,
     head_operators,
     layer_operators,
+    routed_experts,
     scaled,
 )
 from llmsim.specs import (
@@ -218,6 +219,21 @@ class RooflineCost:
         """
         for table in self._token_operators(tokens):
             yield scaled(table, self.scales, self.gpu)
+
+    def expert_tables(self, tokens: Floats) -> Iterator[OpTable]:
+        """Yield the routed experts of `token_operators`, scaled.
+
+        Parameters
+        ----------
+        tokens : ndarray of float (n,) [tokens]
+        """
+        model = self.model
+        for layer in model.layers:
+            if isinstance(layer.mlp, MoeMlp) and "experts" not in self.fused:
+                table = routed_experts(
+                    layer.mlp, layer.count, model.hidden, self.plan, tokens, self.gpu
+                )
+                yield scaled(table, self.scales, self.gpu)
 
     def head_tables(self, rows: Floats) -> Iterator[OpTable]:
         """Yield LM head, its gather and the sampler, scaled.

@@ -13,7 +13,7 @@ from llmsim.core.errors import Fault
 from llmsim.planner.capacity import Capacity, Limits, Shape
 from llmsim.planner.columns import Choice, Lost, Scored, Space, search, without_dominated
 from llmsim.planner.demand import Demand
-from llmsim.planner.problem import Column
+from llmsim.planner.problem import Column, Role, served
 from llmsim.planner.reading import POOL, Asked
 from llmsim.planner.shortlist import shortlist
 from llmsim.planner.traffic import Range
@@ -37,7 +37,10 @@ class Candidate:
     late_frac : mapping of str to float
         By range: share of its requests that cannot be kept the promise.
     in_flight : float [requests]
-        That one replica has at a time when it carries all it can of the whole traffic.
+        That one replica has at a time when it carries all it can of the whole traffic; of prompts
+        alone, that may wait there with the last of them still in time.
+    slots : float [requests]
+        That one replica serves at a time: prompts one after another, all others together.
     """
 
     choice: Choice
@@ -45,6 +48,12 @@ class Candidate:
     capacity: Mapping[str, Capacity]
     late_frac: Mapping[str, float]
     in_flight: float
+    slots: float
+
+    @property
+    def role(self) -> Role:
+        """What it computes."""
+        return self.column.role
 
     def bound(self, demand: Demand) -> str:
         """Return what keeps it from more, by the load of the buckets that say so.
@@ -145,21 +154,35 @@ def find_candidates(
         tried = {choice for space in spaces for choice in space.choices()}
         spaces += [_only(each) for each in asked.current if each.gpu == gpu and each not in tried]
         for space in spaces:
-            found = search(priced, space, demand.shapes, limits, prune=False, late=True)
+            found = search(
+                priced,
+                space,
+                demand.shapes,
+                limits,
+                prune=False,
+                late=True,
+                handoff=asked.keys.handoff,
+            )
             scored += found.kept
             lost += found.lost
         if report is not None:
             report(number, len(asked.usd_per_gpu_hour))
-    least = _least_late(scored, demand, ranges)
+    least = {part.name: LeastLate.of(scored, demand, part) for part in ranges}
     faults = list(_impossible(scored, lost, demand, ranges, limits, slo, least))
     if faults:
         raise asked.located(faults)
-    whole = [_candidate(each, demand, ranges, least, slo.attained_frac) for each in scored]
+    target = slo.attained_frac
+    whole = [_candidate(each, demand, ranges, limits, least, target) for each in scored]
     current = {each.choice: each for each in whole if each.choice in asked.current}
     useful, idle = _useful(whole)
     kept, beaten = without_dominated([Scored(c.choice, c.column, c.capacity) for c in useful])
-    columns, far = shortlist([each.column for each in kept], asked.keys.search.most_columns)
-    names = {each.name for each in columns} | {each.column.name for each in current.values()}
+    names = {each.column.name for each in current.values()}
+    far: dict[str, str] = {}
+    for role in asked.keys.search.roles:
+        own = [each.column for each in kept if each.column.role == role]
+        columns, left_out = shortlist(own, asked.keys.search.most_columns)
+        names |= {each.name for each in columns}
+        far |= left_out
     left = tuple(each for each in useful if each.column.name in names)
     named = {each.column.name: each.choice for each in useful}
     out = [each for each in beaten if each.choice not in current]
@@ -178,6 +201,8 @@ def _only(choice: Choice) -> Space:
         (choice.max_num_batched_tokens,),
         (choice.clock_frac,),
         choice.gpus,
+        (choice.dp,),
+        (choice.role,),
     )
 
 
@@ -188,21 +213,44 @@ def _late_frac(scored: Scored, demand: Demand, part: Range) -> float:
     return late / part.rate_rps
 
 
-def _least_late(
-    scored: Sequence[Scored], demand: Demand, ranges: Sequence[Range]
-) -> dict[str, float]:
-    """Return the share of each range that nothing keeps the promise."""
-    return {
-        part.name: min((_late_frac(each, demand, part) for each in scored), default=1.0)
-        for part in ranges
-    }
+@dataclass(frozen=True, slots=True)
+class LeastLate:
+    """Share of a range's requests that nothing keeps the promise, by who computes.
+
+    Parameters
+    ----------
+    by_role : mapping of str to float
+        By role: of the configuration that is late for the fewest; 1 where there is none.
+    """
+
+    by_role: Mapping[Role, float]
+
+    @classmethod
+    def of(cls, scored: Sequence[Scored], demand: Demand, part: Range) -> LeastLate:
+        """Return the least of what configurations are late for in a range."""
+        found: dict[Role, float] = {"mixed": 1.0, "prefill": 1.0, "decode": 1.0}
+        for each in scored:
+            role = each.column.role
+            found[role] = min(found[role], _late_frac(each, demand, part))
+        return cls(found)
+
+    @property
+    def whole(self) -> float:
+        """Share that neither one replica nor two after one another keep it."""
+        return min(self.by_role["mixed"], self.by_role["prefill"] + self.by_role["decode"], 1.0)
+
+    def beside(self, role: Role) -> float:
+        """Return what the best of the other half is late for."""
+        other: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}
+        return self.by_role[other[role]] if role in other else 0.0
 
 
 def _candidate(
     scored: Scored,
     demand: Demand,
     ranges: Sequence[Range],
-    least: Mapping[str, float],
+    limits: Mapping[str, Limits],
+    least: Mapping[str, LeastLate],
     attained_frac: float,
 ) -> Candidate:
     rates = {bucket.name: bucket.rate_rps for bucket in demand.buckets}
@@ -211,19 +259,32 @@ def _candidate(
         name: rates[name] / each.rate_rps if each.rate_rps else math.inf
         for name, each in found.items()
     }
+    role = scored.column.role
     late = {part.name: _late_frac(scored, demand, part) for part in ranges}
-    throughput = {}
+    throughput, handed = {}, {}
     for part in ranges:
         whole = math.fsum(load[name] for name in part.buckets)
-        allowed = max(1 - attained_frac, least[part.name]) + 1e-12
-        if late[part.name] <= allowed and whole < math.inf:
+        allowed = max(1 - attained_frac, least[part.name].whole) + 1e-12
+        if late[part.name] + least[part.name].beside(role) <= allowed and whole < math.inf:
             throughput[part.name] = part.rate_rps / whole
+            sizes = scored.column.handed_bytes
+            total = math.fsum(rates[name] * sizes.get(name, 0.0) for name in part.buckets)
+            handed[part.name] = total / part.rate_rps
+    column = replace(scored.column, throughput_rps=throughput)
+    if role != "mixed":
+        column = replace(column, handed_bytes=handed)
     useful = [name for part in ranges if part.name in throughput for name in part.buckets]
     whole = math.fsum(load[name] for name in useful)
+    if not whole:
+        return Candidate(scored.choice, column, found, late, 1.0, 1.0)
+    if role == "prefill":
+        served_rps = math.fsum(rates[name] for name in useful) / whole
+        ttft_s = min(limits[name].ttft_s for name in useful)
+        fit = min(served_rps * ttft_s, float(scored.choice.max_num_seqs))
+        return Candidate(scored.choice, column, found, late, max(fit, 1.0), scored.choice.dp)
     batches = math.fsum(load[name] * found[name].batch for name in useful)
-    in_flight = max(batches / whole, 1.0) if whole else 1.0
-    column = replace(scored.column, throughput_rps=throughput)
-    return Candidate(scored.choice, column, found, late, in_flight)
+    in_flight = max(batches / whole, 1.0)
+    return Candidate(scored.choice, column, found, late, in_flight, in_flight)
 
 
 def _useful(whole: Sequence[Candidate]) -> tuple[list[Candidate], list[Lost]]:
@@ -240,24 +301,25 @@ def _impossible(
     ranges: Sequence[Range],
     limits: Mapping[str, Limits],
     slo: Slo,
-    least: Mapping[str, float],
+    least: Mapping[str, LeastLate],
 ) -> Iterator[Fault]:
     """Yield why the promise cannot be kept, whatever is bought."""
     if not scored:
         yield from _nothing_works(lost)
         return
     rate = demand.rate_rps
-    late = sum(part.rate_rps * least[part.name] for part in ranges) / rate
+    late = sum(part.rate_rps * least[part.name].whole for part in ranges) / rate
     if late <= 1 - slo.attained_frac + 1e-12:
         return
-    worst = max(ranges, key=lambda part: part.rate_rps * least[part.name])
+    worst = max(ranges, key=lambda part: part.rate_rps * least[part.name].whole)
     name = max(
-        (name for name in worst.buckets if not any(s.capacity[name].rate_rps for s in scored)),
+        (name for name in worst.buckets if not _in_time(scored, name)),
         key=lambda name: next(b.rate_rps for b in demand.buckets if b.name == name),
         default=worst.buckets[0],
     )
     shape, limit = demand.shapes[name], limits[name]
-    best = min(scored, key=lambda each: _misses(each.capacity[name], limit))
+    missing = [each for each in scored if not each.capacity[name].rate_rps]
+    best = min(missing or scored, key=lambda each: _misses(each.capacity[name], limit))
     told = _shortfall(best.capacity[name], limit, shape)
     message = (
         f"{share(round(late, 6))} of the requests cannot be kept it on any configuration, and "
@@ -266,6 +328,10 @@ def _impossible(
         f"{shape.prompt_tokens:,} prompt tokens: {told} at best, on {best.column.name}"
     )
     yield Fault("", "slo", message)
+
+
+def _in_time(scored: Sequence[Scored], bucket: str) -> bool:
+    return served({each.column.role for each in scored if each.capacity[bucket].rate_rps})
 
 
 def _nothing_works(lost: Sequence[Lost]) -> Iterator[Fault]:
@@ -288,6 +354,8 @@ def _shortfall(found: Capacity, limit: Limits, shape: Shape) -> str:
         return f"TTFT {found.ttft_s:.3g} s against {limit.ttft_s:.3g}"
     if found.tpot_s > limit.tpot_s:
         return f"TPOT {found.tpot_s:.3g} s against {limit.tpot_s:.3g}"
+    if found.bound == "link":
+        return "KV that is handed over takes longer than the promise leaves"
     if found.bound == "e2e":
         whole_s = found.ttft_s + (shape.output_tokens - 1) * found.tpot_s
         return f"{whole_s:.3g} s to the last token against {limit.e2e_s:.3g}"

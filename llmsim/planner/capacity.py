@@ -12,6 +12,10 @@ Of a pipeline this is a bound from below: ``T`` and ``P`` are whole passages thr
 if one micro-batch held everybody. The micro-batches of vLLM's scheduler are unequal, and whoever is
 in the largest waits for all of it; prompts alone do follow one another, one every P/stages.
 
+The attention ranks of one replica step together. A rank computes ``B/output`` prompts a step, a
+Poisson number of them; a step lasts as long as the rank with the most, for as many times as a
+prompt adds to a rank, while the experts compute the prompts of all ranks.
+
 Prompts queue for one another: the wait is that of M/D/1 (Pollaczek-Khinchine), plus half a step
 until the scheduler looks. These are means: what a percentile asks for beyond them is left to
 simulation, which corrects them by one factor per role.
@@ -24,10 +28,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmsim.costmodel import StepCost
+from llmsim.costmodel.contract import JointCost, RankLoad
 from llmsim.planner.problem import Role
 from llmsim.serving.config import EngineConfig
 
-Bound = Literal["tpot", "ttft", "e2e", "kv", "max_num_seqs", "prefill", "none"]
+Bound = Literal["tpot", "ttft", "e2e", "kv", "max_num_seqs", "prefill", "link", "none"]
 
 NS = 1e-9
 
@@ -74,7 +79,7 @@ class Capacity:
     rate_rps : float [requests/s]
         0 where the promise cannot be kept at any rate.
     batch : int [requests]
-        Requests that run at a time then.
+        Requests that run at a time then, on all attention ranks.
     ttft_s, tpot_s : float [s]
         Means at that rate; at the lowest one where it is 0.
     bound : str
@@ -89,7 +94,13 @@ class Capacity:
 
 
 def capacity(
-    cost: StepCost, config: EngineConfig, shape: Shape, limits: Limits, role: Role = "mixed"
+    cost: StepCost,
+    config: EngineConfig,
+    shape: Shape,
+    limits: Limits,
+    role: Role = "mixed",
+    joint: JointCost | None = None,
+    ranks: int = 1,
 ) -> Capacity:
     """Return what one replica sustains of requests of one shape.
 
@@ -100,8 +111,15 @@ def capacity(
     shape : Shape
     limits : Limits
     role : {"mixed", "prefill", "decode"}
+    joint : JointCost, optional
+        Prices joint steps of a replica with several attention ranks.
+    ranks : int
+        How many those are.
     """
-    replica = _Replica(cost, config, shape)
+    if joint is None:
+        replica = _Replica(cost, config, shape)
+    else:
+        replica = _Ranked(cost, config, shape, joint, ranks)
     if role == "prefill":
         return _prefill(replica, limits)
     return _decoding(replica, limits, mixed=role == "mixed")
@@ -109,6 +127,8 @@ def capacity(
 
 class _Replica:
     """Times of one replica for one shape [s]."""
+
+    ranks = 1
 
     def __init__(self, cost: StepCost, config: EngineConfig, shape: Shape) -> None:
         self.cost, self.config, self.shape = cost, config, shape
@@ -141,6 +161,10 @@ class _Replica:
             past += new
         return total
 
+    def prompts_s(self, batch: int, prompt_s: float) -> float:
+        """Return what prompts that take so long each add to a mean step of a steady batch."""
+        return batch / self.shape.output_tokens * prompt_s
+
     def most_batch(self) -> tuple[int, Bound]:
         """Return the largest batch and its bound: KV in blocks, its mean over an output's life."""
         block = self.config.block_tokens
@@ -148,6 +172,76 @@ class _Replica:
         fits = int(self.config.kv_blocks // math.ceil(mean / block))
         most = min(self.config.max_num_seqs, fits)
         return most, "kv" if fits < self.config.max_num_seqs else "max_num_seqs"
+
+
+class _Ranked(_Replica):
+    """The same of a replica with attention ranks; a batch is that of one rank."""
+
+    def __init__(
+        self,
+        cost: StepCost,
+        config: EngineConfig,
+        shape: Shape,
+        joint: JointCost,
+        ranks: int,
+    ) -> None:
+        super().__init__(cost, config, shape)
+        self.joint = joint
+        self.ranks = ranks
+
+    def step_s(self, batch: int) -> float:
+        """Return the mean decode step with the same batch on every rank."""
+        line = self.joint.decode_line([batch] * self.ranks, 0, batch * self._padded)
+        windowed = line.per_windowed_ns * batch * self._windowed
+        return (line.base_ns + line.per_token_ns * batch * self._padded + windowed) * NS
+
+    def prompt_s(self, batch: int) -> float:
+        """Return what a prompt on one rank adds; on every one where none decodes."""
+        return self._added_s(batch, 1 if batch else self.ranks)
+
+    def prompts_s(self, batch: int, prompt_s: float) -> float:
+        """Return what the prompts of all ranks add to a mean step."""
+        one = prompt_s
+        further = (self._added_s(batch, self.ranks) - one) / max(self.ranks - 1, 1)
+        each = batch / self.shape.output_tokens
+        return most_of(self.ranks, each) * (one - further) + self.ranks * each * further
+
+    def _added_s(self, batch: int, ranks: int) -> float:
+        """Return what a prompt on each of some ranks adds to the steps of all."""
+        alone = self.step_s(batch) if batch else 0.0
+        budget = max(self.config.max_num_batched_tokens - batch, 1)
+        most = min(budget, self.config.chunk_limit_tokens or budget)
+        padded, windowed = batch * self._padded, batch * self._windowed
+        idle = RankLoad([], batch, padded, windowed, batch)
+        past, total = 0, 0.0
+        while past < self.shape.prompt_tokens:
+            new = min(most, self.shape.prompt_tokens - past)
+            ends = past + new == self.shape.prompt_tokens
+            busy = RankLoad([(new, past)], batch, padded, windowed, batch + ends)
+            step = self.joint.step_ns([busy] * ranks + [idle] * (self.ranks - ranks))
+            total += step * NS - alone
+            past += new
+        return total
+
+
+def most_of(ranks: int, mean: float) -> float:
+    """Return the mean of the largest of some Poisson numbers: the sum of 1 - P(all <= k).
+
+    Parameters
+    ----------
+    ranks : int
+        How many numbers.
+    mean : float
+        Of each.
+    """
+    term = below = math.exp(-mean)
+    total, number = 0.0, 0
+    while number <= mean or term > 1e-15:
+        total += 1 - below**ranks
+        number += 1
+        term *= mean / number
+        below = min(below + term, 1.0)
+    return total
 
 
 def _wait_s(busy_frac: float, service_s: float) -> float:
@@ -165,7 +259,8 @@ def _prefill(replica: _Replica, limits: Limits) -> Capacity:
     busy = 1.0 if room == math.inf else 2 * room / (each + 2 * room)
     bound: Bound = "ttft" if busy < BUSY_FRAC else "prefill"
     busy = min(busy, BUSY_FRAC)
-    return Capacity(busy / each, 1, prompt + _wait_s(busy, each), 0.0, bound)
+    rate = replica.ranks * busy / each
+    return Capacity(rate, replica.ranks, prompt + _wait_s(busy, each), 0.0, bound)
 
 
 def _decoding(replica: _Replica, limits: Limits, mixed: bool) -> Capacity:
@@ -176,10 +271,12 @@ def _decoding(replica: _Replica, limits: Limits, mixed: bool) -> Capacity:
         step = replica.step_s(batch)
         prompt = replica.prompt_s(batch) if mixed else 0.0
         output = replica.shape.output_tokens
-        tpot = step + batch / output * prompt
+        added = replica.prompts_s(batch, prompt) if mixed else 0.0
+        tpot = step + added
         rate = batch / (output * tpot + prompt)
-        first = prompt + 1.5 * step + _wait_s(rate * prompt, prompt) if mixed else 0.0
-        return Capacity(rate, batch, first, tpot, "none")
+        busy = rate * output / batch * added
+        first = prompt + 1.5 * step + _wait_s(busy, prompt) if mixed else 0.0
+        return Capacity(rate * replica.ranks, batch * replica.ranks, first, tpot, "none")
 
     def kept(found: Capacity) -> Bound | None:
         if found.tpot_s > limits.tpot_s:
@@ -203,4 +300,4 @@ def _decoding(replica: _Replica, limits: Limits, mixed: bool) -> Capacity:
             high, broken = middle, reason
     if low == 0:
         return Capacity(0.0, 0, found.ttft_s, found.tpot_s, broken or bound)
-    return Capacity(found.rate_rps, low, found.ttft_s, found.tpot_s, broken or bound)
+    return Capacity(found.rate_rps, found.batch, found.ttft_s, found.tpot_s, broken or bound)

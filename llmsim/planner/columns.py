@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llmsim.core.errors import InputError, ModelDoesNotFitError
+from llmsim.core.units import NS_PER_S
 from llmsim.planner.capacity import Capacity, Limits, Shape, capacity
 from llmsim.planner.problem import Column, Role
 from llmsim.scenario import Scenario
+from llmsim.scenario.fleet import Handoff
 from llmsim.serving.build import build_pools
+from llmsim.serving.handoff import TransferPrice
+from llmsim.serving.simulate import PoolPlan
+from llmsim.serving.transfers import port_bytes_per_s, transfer_price
+from llmsim.specs import load_gpu, load_model
+from llmsim.specs.layers import MoeMlp
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,6 +37,9 @@ class Choice:
     max_num_batched_tokens : int [tokens]
     clock_frac : float
         SM clock over the full one.
+    dp : int [ranks]
+        Attention ranks.
+    role : {"mixed", "prefill", "decode"}
     """
 
     gpu: str
@@ -39,24 +50,28 @@ class Choice:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     clock_frac: float = 1.0
+    dp: int = 1
+    role: Role = "mixed"
 
     @property
     def gpus(self) -> int:
         """GPUs of one replica."""
-        return self.tp * self.pp
+        return self.tp * self.dp * self.pp
 
     @property
     def name(self) -> str:
         """What differs from the defaults, in one word."""
-        plan = [f"{key}{n}" for key in ("tp", "pp", "ep") if (n := getattr(self, key)) > 1]
+        degrees = ("tp", "dp", "pp", "ep")
+        plan = [f"{key}{n}" for key in degrees if (n := getattr(self, key)) > 1]
         words = [self.gpu, *plan, self.quantisation]
         words += [f"seqs{self.max_num_seqs}"] * (self.max_num_seqs != 256)
         words += [f"tokens{self.max_num_batched_tokens}"] * (self.max_num_batched_tokens != 8192)
         words += [f"clock{self.clock_frac:g}"] * (self.clock_frac != 1.0)
+        words += [self.role] * (self.role != "mixed")
         return "-".join(word for word in words if word)
 
     def overrides(self, pool: str) -> dict[str, object]:
-        """Return what turns a pool of a scenario into replicas like this.
+        """Return what turns a pool of a scenario into replicas like this, but for their role.
 
         Parameters
         ----------
@@ -67,6 +82,7 @@ class Choice:
         return {
             f"{own}.gpu": self.gpu,
             f"{own}.tp": self.tp,
+            f"{own}.dp": self.dp,
             f"{own}.pp": self.pp,
             f"{own}.ep": self.ep,
             f"{own}.clock_frac": self.clock_frac,
@@ -88,6 +104,8 @@ class Space:
     quantisations : tuple of str
     max_num_seqs, max_num_batched_tokens : tuple of int
     clock_fracs : tuple of float
+    dp : tuple of int
+    roles : tuple of {"mixed", "prefill", "decode"}
     most_gpus : int [GPUs]
         Of one replica.
     """
@@ -101,6 +119,8 @@ class Space:
     max_num_batched_tokens: tuple[int, ...] = (8192,)
     clock_fracs: tuple[float, ...] = (1.0,)
     most_gpus: int = 8
+    dp: tuple[int, ...] = (1,)
+    roles: tuple[Role, ...] = ("mixed",)
 
     def choices(self) -> list[Choice]:
         """Return every combination that makes sense, cheapest plan first within a GPU card."""
@@ -113,13 +133,16 @@ class Space:
             self.max_num_seqs,
             self.max_num_batched_tokens,
             self.clock_fracs,
+            self.dp,
+            self.roles,
         )
         made = [Choice(*values) for values in each]
         return [
             choice
             for choice in made
             if choice.gpus <= self.most_gpus
-            and choice.tp % choice.ep == 0
+            and choice.tp * choice.dp % choice.ep == 0
+            and (choice.dp == 1 or choice.pp == 1)  # the engine has ranks or stages
             and choice.max_num_seqs <= choice.max_num_batched_tokens
         ]
 
@@ -173,14 +196,64 @@ class Searched:
     lost: tuple[Lost, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """How KV gets from one replica to another of the same make.
+
+    Parameters
+    ----------
+    price : TransferPrice
+    port_bytes_per_s : float [bytes/s]
+        Of one attention rank.
+    block_tokens : int [tokens]
+    first_token_at_decode : bool
+        Whether the client gets the first token when the KV has arrived.
+    """
+
+    price: TransferPrice
+    port_bytes_per_s: float
+    block_tokens: int
+    first_token_at_decode: bool
+
+    def size_bytes(self, shape: Shape) -> float:
+        """Return the KV of a prompt."""
+        return self.price.bytes_per_token * shape.prompt_tokens + self.price.fixed_bytes
+
+    def seconds(self, shape: Shape) -> float:
+        """Return how long it takes when nobody else uses the ports [s]."""
+        blocks = -(-shape.prompt_tokens // self.block_tokens)
+        lead_s = self.price.lead_ns(blocks) / NS_PER_S
+        return lead_s + self.size_bytes(shape) / self.port_bytes_per_s
+
+    def limits(self, whole: Limits, shape: Shape, role: Role) -> Limits | None:
+        """Return what a role must keep; None where KV alone comes too late.
+
+        Parameters
+        ----------
+        whole : Limits
+            What the request is promised; time to its last token is not divided between roles.
+        shape : Shape
+        role : {"prefill", "decode"}
+        """
+        way_s = self.seconds(shape)
+        if role == "prefill":
+            left_s = whole.ttft_s - way_s * self.first_token_at_decode
+            return Limits(ttft_s=left_s) if left_s > 0 else None
+        if self.first_token_at_decode or shape.output_tokens == 1:
+            return Limits(tpot_s=whole.tpot_s)
+        # the way of the KV lies between the first token and the second
+        left_s = whole.tpot_s - way_s / (shape.output_tokens - 1)
+        return Limits(tpot_s=left_s) if left_s > 0 else None
+
+
 def search(
     scenario: Scenario,
     space: Space,
     shapes: Mapping[str, Shape],
     limits: Mapping[str, Limits] | Limits,
-    role: Role = "mixed",
     prune: bool = True,
     late: bool = False,
+    handoff: Handoff | None = None,
 ) -> Searched:
     """Return what every configuration of a space sustains, without those that lose to another.
 
@@ -193,55 +266,123 @@ def search(
         Lengths of each bucket.
     limits : mapping of str to Limits, or Limits
         What is promised, by bucket or to all.
-    role : {"mixed", "prefill", "decode"}
     prune : bool
         Leave out what loses to another configuration.
     late : bool
         Ask also what is sustained of buckets that cannot be kept the promise.
+    handoff : Handoff, optional
+        How prompts are handed over, where the space has roles.
 
     Raises
     ------
     ScenarioError
         If the space names what is not there, such as an unknown GPU.
     """
-    pool = next(iter(scenario.fleet.pools))
     of = limits if isinstance(limits, Mapping) else dict.fromkeys(shapes, limits)
     scored: list[Scored] = []
     lost: list[Lost] = []
+    made: dict[Choice, Built | str] = {}
     for choice in space.choices():
-        try:
-            asked = scenario.override(choice.overrides(pool))
-            plans, _ = build_pools(asked)
-        except ModelDoesNotFitError as error:
-            lost.append(Lost(choice, _first_line(error)))
-            continue
-        except InputError as error:
-            if any(fault.path.endswith(".gpu") for fault in error.faults):
-                raise
-            lost.append(Lost(choice, "; ".join(fault.message for fault in error.faults)))
-            continue
-        plan = plans[0]
-        found = {
-            name: capacity(plan.cost, plan.config, shape, of[name], role)
-            for name, shape in shapes.items()
-        }
-        rates = {name: each.rate_rps for name, each in found.items()}
-        if not any(rates.values()) and not late:
-            bounds = sorted({each.bound for each in found.values()})
-            lost.append(Lost(choice, f"keeps the promise of no bucket: {', '.join(bounds)}"))
-            continue
-        cost = plan.facts.usd_per_gpu_hour * choice.gpus
-        column = Column(choice.name, choice.gpu, choice.gpus, cost, rates)
-        freely = {
-            name: capacity(plan.cost, plan.config, shapes[name], Limits(), role)
-            for name, rate in rates.items()
-            if late and not rate
-        }
-        scored.append(Scored(choice, column, found, freely))
+        plain = replace(choice, role="mixed")
+        if plain not in made:
+            # roles differ in what is asked of a replica, not in how it is made
+            made = {plain: _built(scenario, plain, handoff or Handoff())}
+        built = made[plain]
+        found = built if isinstance(built, str) else _scored(choice, built, shapes, of, late)
+        if isinstance(found, str):
+            lost.append(Lost(choice, found))
+        else:
+            scored.append(found)
     if not prune:
         return Searched(tuple(scored), tuple(lost))
     kept, beaten = without_dominated(scored)
     return Searched(kept, (*lost, *beaten))
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A replica that fits its GPUs.
+
+    Parameters
+    ----------
+    plan : PoolPlan
+    hand : Hand
+    node_gpus : int [GPUs]
+    """
+
+    plan: PoolPlan
+    hand: Hand
+    node_gpus: int
+
+
+def _built(scenario: Scenario, choice: Choice, handoff: Handoff) -> Built | str:
+    """Return a replica of a configuration, or why there is none."""
+    name = next(iter(scenario.fleet.pools))
+    model = load_model(scenario.models[0], scenario.folder)
+    if choice.dp > 1 and not any(isinstance(layer.mlp, MoeMlp) for layer in model.layers):
+        return "attention ranks share nothing but experts, and the model has none"
+    try:
+        asked = scenario.override(choice.overrides(name))
+        plans, _ = build_pools(asked)
+    except ModelDoesNotFitError as error:
+        return _first_line(error)
+    except InputError as error:
+        if any(fault.path.endswith(".gpu") for fault in error.faults):
+            raise
+        return "; ".join(fault.message for fault in error.faults)
+    pool = asked.fleet.pools[name]
+    hand = Hand(
+        transfer_price(handoff, pool, model),
+        port_bytes_per_s(handoff, pool, scenario.folder),
+        pool.engine.block_tokens,
+        handoff.first_token == "decode",
+    )
+    node_gpus = pool.node_gpus or load_gpu(choice.gpu, scenario.folder).node_gpus
+    return Built(plans[0], hand, node_gpus)
+
+
+def _scored(
+    choice: Choice,
+    built: Built,
+    shapes: Mapping[str, Shape],
+    limits: Mapping[str, Limits],
+    late: bool,
+) -> Scored | str:
+    """Return what a configuration sustains, or that it keeps no promise."""
+    plan, hand, role = built.plan, built.hand, choice.role
+
+    def sustained(shape: Shape, limit: Limits | None) -> Capacity:
+        if limit is None:
+            return Capacity(0.0, 0, math.nan, math.nan, "link")
+        return capacity(plan.cost, plan.config, shape, limit, role, plan.joint, choice.dp)
+
+    found = {
+        name: sustained(
+            shape, limits[name] if role == "mixed" else hand.limits(limits[name], shape, role)
+        )
+        for name, shape in shapes.items()
+    }
+    rates = {name: each.rate_rps for name, each in found.items()}
+    if not any(rates.values()) and not late:
+        bounds = sorted({each.bound for each in found.values()})
+        return f"keeps the promise of no bucket: {', '.join(bounds)}"
+    apart = role != "mixed"
+    handed = {name: hand.size_bytes(each) for name, each in shapes.items()} if apart else {}
+    column = Column(
+        choice.name,
+        choice.gpu,
+        choice.gpus,
+        plan.facts.usd_per_gpu_hour * choice.gpus,
+        rates,
+        role=role,
+        handed_bytes=handed,
+        port_bytes_per_s=hand.port_bytes_per_s * choice.dp if apart else math.inf,
+        node_replicas=max(built.node_gpus // choice.gpus, 1),
+    )
+    freely = {
+        name: sustained(shapes[name], Limits()) for name, rate in rates.items() if late and not rate
+    }
+    return Scored(choice, column, found, freely)
 
 
 def without_dominated(scored: Sequence[Scored]) -> tuple[tuple[Scored, ...], tuple[Lost, ...]]:
@@ -272,14 +413,15 @@ def without_dominated(scored: Sequence[Scored]) -> tuple[tuple[Scored, ...], tup
 
 def _replacing(better: Column, worse: Column) -> int:
     """Return how many replicas of a column can always stand in for one of another; 0 if none."""
-    if better.gpu != worse.gpu:
+    if (better.gpu, better.role) != (worse.gpu, worse.role):
         return 0
     times = min(int(worse.usd_per_hour / better.usd_per_hour + 1e-9), worse.gpus // better.gpus)
     enough = all(
         times * better.throughput_rps.get(bucket, 0.0) >= rate
         for bucket, rate in worse.throughput_rps.items()
     )
-    return times if enough else 0
+    wide = worse.role == "mixed" or times * better.port_bytes_per_s >= worse.port_bytes_per_s
+    return times if enough and wide else 0
 
 
 def _first_line(error: Exception) -> str:

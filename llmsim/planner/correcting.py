@@ -3,7 +3,9 @@
 Requests of the traffic come evenly to a single replica, faster and faster, until it no longer keeps
 the promise (doubled, then bisected, every load with the same requests). What it served over what
 its closed form says is the factor of that configuration; one that was not simulated takes the
-median of its role. Evenly, because room for bursts is the fleet's matter, not the replica's.
+median of its role. Evenly, because room for bursts is the fleet's matter, not the replica's. Who
+computes prompts alone gets requests of one token and keeps TTFT; who decodes gets prompts from more
+such replicas than it takes, and keeps TPOT.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,10 +23,14 @@ import numpy as np
 
 from llmsim.core.rng import stream
 from llmsim.planner.candidates import Candidate, Candidates
+from llmsim.planner.capacity import Limits, Shape, capacity
 from llmsim.planner.fleets import pool_of
 from llmsim.planner.plan import Corrected
+from llmsim.planner.problem import Role
+from llmsim.planner.reading import POOL
 from llmsim.planner.work import Tell, Work
 from llmsim.scenario import Scenario
+from llmsim.serving.build import build_pools
 from llmsim.study.executor import Workers
 from llmsim.study.knee import Promise, find_knee
 from llmsim.study.points import PointStore
@@ -39,6 +45,9 @@ FEWEST, MOST = 800, 5000
 TOLERANCE_FRAC: Final = 0.05
 """How far below a load that fails, as for `find_knee`."""
 
+SOURCES: Final = 3.0
+"""Replicas that compute prompts for one that decodes, times as many as its closed form takes."""
+
 KEY: Final = "traffic.trace.rate_scale"
 
 
@@ -49,6 +58,7 @@ class Trial:
     Parameters
     ----------
     column : str
+    role : {"mixed", "prefill", "decode"}
     scenario : Scenario
         Requests evenly at the rate that the closed form says.
     closed_rps : float [requests/s]
@@ -57,6 +67,7 @@ class Trial:
     """
 
     column: str
+    role: Role
     scenario: Scenario
     closed_rps: float
     attained_frac: float
@@ -76,10 +87,7 @@ def correct(
         Where the requests of the micro-simulations are kept.
     tell : callable, optional
     """
-    trials = [_trial(work, each, folder) for each in work.candidates.kept]
-    cost = {each.column: work.price(each.column) / each.closed_rps for each in trials}
-    trials.sort(key=lambda each: cost[each.column])
-    trials = trials[: work.asked.keys.prove.micro_columns]
+    trials = _nearest(work, [_trial(work, each, folder) for each in work.candidates.kept])
     found: list[Corrected] = []
     tasks = [(trial, store) for trial in trials]
     for done, (_, each) in enumerate(workers.completed(run_trial, tasks), 1):
@@ -89,13 +97,19 @@ def correct(
     order = [trial.column for trial in trials]
     found.sort(key=lambda each: order.index(each.column))
     known = {each.column: each.factor for each in found if each.factor > 0}
-    usual = float(np.median(list(known.values()))) if known else 1.0
+    of_role: dict[str, list[float]] = {}
+    for each in found:
+        if each.factor > 0:
+            of_role.setdefault(each.role, []).append(each.factor)
+    usual = {role: float(np.median(factors)) for role, factors in of_role.items()}
 
     def scaled(each: Candidate) -> Candidate:
-        factor = known.get(each.column.name, usual)
+        factor = known.get(each.column.name, usual.get(each.role, 1.0))
         rates = {name: rate * factor for name, rate in each.column.throughput_rps.items()}
         column = replace(each.column, throughput_rps=rates)
-        return replace(each, column=column, in_flight=max(each.in_flight * factor, 1.0))
+        in_flight = max(each.in_flight * factor, 1.0)
+        slots = each.slots if each.role == "prefill" else in_flight
+        return replace(each, column=column, in_flight=in_flight, slots=slots)
 
     kept = tuple(scaled(each) for each in work.candidates.kept)
     current = {choice: scaled(each) for choice, each in work.candidates.current.items()}
@@ -116,11 +130,25 @@ def run_trial(trial: Trial, store: PointStore) -> Corrected:
     # the trace has one request a second
     served = knee.load if math.isfinite(knee.load) else max(load for load, _ in knee.tried)
     factor = served / trial.closed_rps
-    return Corrected(trial.column, "mixed", trial.closed_rps, served, factor, len(knee.tried))
+    return Corrected(trial.column, trial.role, trial.closed_rps, served, factor, len(knee.tried))
 
 
-def _trial(work: Work, candidate: Candidate, folder: Path) -> Trial:
-    """Return the micro-simulation of a configuration."""
+def _nearest(work: Work, trials: Sequence[Trial | None]) -> list[Trial]:
+    """Return the trials that are made: of each role the cheapest per request."""
+    made = [each for each in trials if each is not None]
+    cost = {each.column: work.price(each.column) / each.closed_rps for each in made}
+    made.sort(key=lambda each: cost[each.column])
+    roles = work.asked.keys.search.roles
+    most = -(-work.asked.keys.prove.micro_columns // len(roles))
+    return [each for role in roles for each in [t for t in made if t.role == role][:most]]
+
+
+def _trial(work: Work, candidate: Candidate, folder: Path) -> Trial | None:
+    """Return the micro-simulation of a configuration; None where its part is promised nothing."""
+    role, slo = candidate.role, work.asked.scenario.slo
+    kept = {"prefill": (slo.ttft_s,), "decode": (slo.tpot_s, slo.itl_s)}
+    if role != "mixed" and not any(kept[role]):
+        return None
     able = candidate.column.throughput_rps
     parts = [part for part in work.ranges if part.name in able]
     load = math.fsum(part.rate_rps / able[part.name] for part in parts)
@@ -135,9 +163,29 @@ def _trial(work: Work, candidate: Candidate, folder: Path) -> Trial:
         "warmup_s": 0.0,
     }
     told["fleet"] = {"routing": "least-loaded", "pools": {name: pool}}
+    if role == "prefill":
+        pool["role"] = "mixed"
+        told["slo"] = {**told["slo"], "tpot_s": None, "itl_s": None}
+    elif role == "decode":
+        source = {**pool, "role": "prefill", "replicas": _sources(work, candidate, closed_rps)}
+        handoff = work.asked.keys.handoff.model_dump(mode="json", exclude={"routing"})
+        told["fleet"] |= {"pools": {"source": source, name: pool}, "handoff": handoff}
+        told["slo"] = {**told["slo"], "ttft_s": None, "ttft_per_prompt_token_s": 0.0}
     target = max(work.asked.keys.slo.attained_frac - late, 0.01)
     scenario = Scenario.parse(told, work.asked.scenario.folder)
-    return Trial(candidate.column.name, scenario, closed_rps, target)
+    return Trial(candidate.column.name, role, scenario, closed_rps, target)
+
+
+def _sources(work: Work, candidate: Candidate, closed_rps: float) -> int:
+    """Return how many replicas of the same make compute prompts fast enough for a decoding one."""
+    sample = work.sample
+    prompt = Shape(max(round(float(sample.prompt_tokens.mean())), 1), 1)
+    pool = work.asked.scenario.override(candidate.choice.overrides(POOL))
+    plan = build_pools(pool)[0][0]
+    found = capacity(
+        plan.cost, plan.config, prompt, Limits(), "prefill", plan.joint, candidate.choice.dp
+    )
+    return math.ceil(SOURCES * closed_rps / found.rate_rps)
 
 
 def _requests(work: Work, able: Mapping[str, float], candidate: Candidate, folder: Path) -> Path:
@@ -150,7 +198,10 @@ def _requests(work: Work, able: Mapping[str, float], candidate: Candidate, folde
     count = int(min(max(TURNS * candidate.in_flight, FEWEST), MOST))
     # the same requests for all that may get the same ranges, in an order of no meaning
     drawn = rows[stream(work.asked.keys.seed, "micro").integers(0, len(rows), count)]
-    tokens = np.column_stack((sample.prompt_tokens[drawn], sample.output_tokens[drawn]))
+    outputs = sample.output_tokens[drawn]
+    if candidate.role == "prefill":
+        outputs = np.ones_like(outputs)
+    tokens = np.column_stack((sample.prompt_tokens[drawn], outputs))
     name = hashlib.blake2b(tokens.tobytes(), digest_size=12).hexdigest()
     path = folder / f"requests-{name}.csv"
     if path.is_file():

@@ -38,6 +38,8 @@ def pool_of(asked: Asked, candidate: Candidate, replicas: int) -> tuple[str, dic
         "max_num_seqs": choice.max_num_seqs,
         "max_num_batched_tokens": choice.max_num_batched_tokens,
     }
+    if choice.role != "mixed":
+        told = {**told, "role": choice.role}
     if choice.quantisation:
         engine["quantisation"] = choice.quantisation
     pool = {
@@ -47,6 +49,7 @@ def pool_of(asked: Asked, candidate: Candidate, replicas: int) -> tuple[str, dic
         "tp": choice.tp,
         "pp": choice.pp,
         "ep": choice.ep,
+        "dp": choice.dp,
         "clock_frac": choice.clock_frac,
         "gpu_price_usd_per_hour": asked.usd_per_gpu_hour[choice.gpu],
         "engine": engine,
@@ -73,22 +76,49 @@ def fleet_scenario(
     divided : Split
     """
     told = asked.scenario.resolved()
-    pools: dict[str, Any] = {}
+    pools = dict(pool_of(asked, candidates.of(name), count) for name, count in replicas.items())
+    role = {name: candidates.of(name).role for name in replicas}
+    doors = [name for name in replicas if role[name] != "decode"]
+    fleet = {**told["fleet"], "pools": pools}
+    fleet["routing"] = _routing(candidates, ranges, doors, divided)
+    decoders = [name for name in replicas if role[name] == "decode"]
+    if decoders:
+        asked_handoff = asked.keys.handoff.model_dump(mode="json", exclude={"routing"})
+        fleet["handoff"] = {
+            **asked_handoff,
+            "routing": _routing(candidates, ranges, decoders, divided),
+        }
+        if len(doors) == len(decoders) == 1:  # nothing to divide: engines' own routers do
+            fleet["routing"] = fleet["handoff"]["routing"] = "least-loaded"
+    told["fleet"] = fleet
+    return Scenario.parse(told, asked.scenario.folder)
+
+
+def _routing(
+    candidates: Candidates,
+    ranges: Sequence[Range],
+    names: Sequence[str],
+    divided: Split,
+) -> dict[str, Any]:
+    """Return a router that divides ranges over pools as planned."""
     shares: dict[str, list[float | None]] = {}
-    for name, count in replicas.items():
-        found = candidates.of(name)
-        own, pool = pool_of(asked, found, count)
-        pools[own] = pool
-        able = found.column.throughput_rps
-        shares[own] = [
-            divided.share.get((part.name, name), 0.0) if part.name in able else None
+    for name in names:
+        able = candidates.of(name).column
+        shares[pool_name(name)] = [
+            divided.share.get((part.name, name), 0.0) if able.serves(part.name) else None
             for part in ranges
         ]
-    routing = {
+    for place in range(len(ranges)):
+        if not any(own[place] for own in shares.values()):
+            # none of it is planned here: what is passed on from elsewhere goes to all who can
+            takers = [own for own in shares.values() if own[place] is not None]
+            for own in takers or shares.values():
+                own[place] = 1.0
+    capacity = {pool_name(name): candidates.of(name).in_flight for name in names}
+    edges = list(prompt_edges(tuple(ranges)))
+    return {
         "kind": "planned-split",
-        "edges_tokens": list(prompt_edges(tuple(ranges))),
+        "edges_tokens": edges,
         "shares": shares,
-        "capacity": {pool_name(name): candidates.of(name).in_flight for name in replicas},
+        "capacity": capacity,
     }
-    told["fleet"] = {**told["fleet"], "routing": routing, "pools": pools}
-    return Scenario.parse(told, asked.scenario.folder)

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Field, model_validator
 
+from llmsim.planner.problem import PORT_USABLE_FRAC, Role
 from llmsim.scenario.engine import Count, Engine, Frac, Quantisation
+from llmsim.scenario.fleet import Handoff
 from llmsim.scenario.model import Name, Traffic
 from llmsim.scenario.promises import Slo
 from llmsim.scenario.section import Section, complain
@@ -46,6 +48,10 @@ class Configuration(Section):
     """[stages] Pipeline stages of each."""
     ep: Count = 1
     """[GPUs] Groups that share out the experts of a mixture."""
+    dp: Count = 1
+    """[ranks] Attention ranks of each, each on `tp` GPUs."""
+    role: Role = "mixed"
+    """What they compute: whole requests, prompts with first tokens, or the rest."""
     quantisation: Quantisation | None = None
     """Weight format; absent: the model's own."""
     max_num_seqs: Count | None = None
@@ -63,6 +69,13 @@ class Searched(Section):
     """[stages] Pipeline stages."""
     ep: Counts = (1,)
     """[GPUs] Groups that share out the experts of a mixture."""
+    dp: Counts = (1,)
+    """[ranks] Attention ranks that share the experts of a mixture, each on `tp` GPUs."""
+    roles: Annotated[tuple[Role, ...], Len(1)] = ("mixed",)
+    """What replicas may compute: `mixed` whole requests; `prefill` and `decode`, which go together,
+    prompts with first tokens and the rest."""
+    port_frac: Annotated[float, Gt(0), Le(1)] = PORT_USABLE_FRAC
+    """[fraction] How busy programs plan a replica's port with KV that is handed over."""
     quantisation: Annotated[tuple[Quantisation | None, ...], Len(1)] = (None,)
     """Weight formats; null is the model's own."""
     max_num_seqs: Counts | None = None
@@ -74,8 +87,14 @@ class Searched(Section):
     most_gpus: Count = 8
     """[GPUs] Of one replica."""
     most_columns: Count = 24
-    """[configurations] So many are considered of those that nothing beats outright: the nearest to
-    the cheapest per request; two of each card in any case."""
+    """[configurations] So many of each role are considered of those that nothing beats outright:
+    the nearest to the cheapest per request; two of each card in any case."""
+
+    @model_validator(mode="after")
+    def _halves_go_together(self) -> Self:
+        if ("prefill" in self.roles) != ("decode" in self.roles):
+            complain({"roles": "prefill and decode go together: who computes prompts needs both"})
+        return self
 
 
 class Solving(Section):
@@ -130,6 +149,8 @@ class PlanFile(Section):
     """Engine settings, as in a scenario, of what `search` does not vary."""
     pool: dict[str, Any] = Field(default={})
     """Further settings of every pool, as in a scenario, such as `cost` or `batching`."""
+    handoff: Handoff = Handoff()
+    """How requests get from prefill to decode replicas, as in a scenario; the plan routes them."""
     gpus: Annotated[dict[str, Offer], Len(1)]
     """GPU cards that may be bought, each with price and number."""
     search: Searched = Searched()
@@ -138,6 +159,11 @@ class PlanFile(Section):
     """[USD/h] What the fleet may cost; absent: whatever it takes."""
     spare_replicas: Annotated[int, Ge(0)] = 0
     """[replicas] So many replicas of any one kind may be lost without breaking the promise."""
+    spare_nodes: Annotated[int, Ge(0)] = 0
+    """[nodes] So many nodes full of replicas of any one kind may be lost likewise."""
+    zones: Annotated[int, Ge(0)] = 0
+    """[zones] Every kind is spread evenly over so many zones, and any one of them may be lost with
+    its part of all kinds; 0: no zone is lost."""
     current: tuple[Configuration, ...] = ()
     """What runs today."""
     change_usd_per_hour: Annotated[float, Ge(0)] = 0.0
@@ -152,6 +178,15 @@ class PlanFile(Section):
         wrong: dict[str, str] = {}
         if not self.slo.objectives().is_set:
             wrong["slo"] = "sets no limit; without ttft_s, tpot_s, itl_s or e2e_s any fleet will do"
+        if self.zones == 1:
+            wrong["zones"] = "when the only zone is lost, nothing is left; 0 loses none"
+        if self.handoff.routing != Handoff().routing:
+            wrong["handoff.routing"] = "is not set here: the plan routes by prompt length"
+        if "prefill" in self.search.roles and self.slo.e2e_s is not None:
+            wrong["slo.e2e_s"] = (
+                "is not divided between replicas for prompts and for outputs yet; with ttft_s and "
+                "tpot_s, or search.roles [mixed]"
+            )
         if self.traffic.programs is not None:
             wrong["traffic.programs"] = "is not planned for yet; a trace of their calls is"
         if self.slo.classes is not None:

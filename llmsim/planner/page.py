@@ -22,9 +22,13 @@ REASONS: Final = {
     "kv": "KV memory",
     "max_num_seqs": "the most requests in a step (max_num_seqs)",
     "prefill": "computing prompts",
+    "link": "the way of KV from one replica to another",
     "none": "nothing that is limited",
 }
 """What keeps a replica from more, in words, by `Used.bound`."""
+
+PARTS: Final = {"mixed": "", "prefill": "prompts alone", "decode": "outputs alone"}
+"""What a replica computes, where it is not everything, by `Used.role`."""
 
 MOST_LOSERS: Final = 200
 """Configurations that are listed; all of them are in ``columns.csv``."""
@@ -241,10 +245,18 @@ def first_to_give_way(plan: Plan) -> str:
     fullest = max(plan.used, key=lambda each: each.utilisation_frac)
     why = REASONS.get(fullest.bound, fullest.bound)
     spare = 1 / fullest.utilisation_frac if fullest.utilisation_frac else float("inf")
+    apart = [each for each in plan.used if each.role != "mixed"]
+    ports = ""
+    if apart:
+        busy = max(apart, key=lambda each: each.port_frac)
+        ports = (
+            f" KV that is handed over keeps the busiest ports, those of {busy.name}, at "
+            f"{share(busy.port_frac)} of their bandwidth."
+        )
     return (
         f"{fullest.name} gives way first: it is used to {share(fullest.utilisation_frac)}, "
         f"{number(spare)} times its load would fill it if requests came evenly, and what keeps a "
-        f"replica from more is {why}."
+        f"replica from more is {why}.{ports}"
     )
 
 
@@ -288,10 +300,11 @@ def _tried(each: Tried) -> dict[str, str]:
 
 
 def _bought(each: Used) -> dict[str, str]:
-    plan = [f"{key} {n}" for key in ("tp", "pp", "ep") if (n := getattr(each, key)) > 1]
+    degrees = ("tp", "dp", "pp", "ep")
+    plan = [f"{key} {n}" for key in degrees if (n := getattr(each, key)) > 1]
     return {
         "name": each.name,
-        "made": ", ".join([*plan, each.quantisation]).strip(", ") or "one GPU",
+        "made": ", ".join(filter(None, [*plan, each.quantisation, PARTS[each.role]])) or "one GPU",
         "replicas": str(each.replicas),
         "spare": str(each.spare_replicas),
         "gpus": str(each.replicas * each.gpus),

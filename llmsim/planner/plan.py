@@ -62,7 +62,13 @@ class Used:
     bound : str
         What keeps it from more: ``tpot``, ``ttft``, ``e2e``, ``kv``, ``max_num_seqs``.
     share : dict of str to float
-        By range: part of its requests that come here.
+        By range: part of its requests that come here; of who decodes, of all of the range.
+    role : str
+        ``mixed``, ``prefill`` or ``decode``.
+    dp : int
+        Attention ranks.
+    port_frac : float
+        How busy the ports are with KV that is handed over, alone.
     """
 
     name: str
@@ -83,6 +89,9 @@ class Used:
     in_flight: float
     bound: str
     share: dict[str, float]
+    role: str = "mixed"
+    dp: int = 1
+    port_frac: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class Step:
     Parameters
     ----------
     name : str
-        ``naive``, ``pooled``, ``N+k`` or ``simulated``.
+        ``naive``, ``pooled``, ``N+k`` or ``loss``, ``simulated``.
     meaning : str
     usd_per_hour : float [USD/h]
     replicas : dict of str to int
@@ -183,7 +192,7 @@ class Evidence:
     replicas : dict of str to int
         By column; what is left of the fleet where replicas were taken away for the test.
     lost : str
-        Column of the replicas that were taken away; empty where none were.
+        Column of the replicas that were taken away, or ``zone``; empty where none were.
     usd_per_hour : float [USD/h]
         Of the whole fleet.
     seeds : tuple of int (n,)

@@ -14,8 +14,9 @@ from llmsim.core.errors import Fault, InputError
 from llmsim.core.paths import cache_folder
 from llmsim.planner.correcting import correct
 from llmsim.planner.fleets import fleet_scenario
+from llmsim.planner.losers import losers
 from llmsim.planner.packing import Packed, pack
-from llmsim.planner.plan import Bound, Corrected, Demanded, Loser, Plan, Rival, Step, Used
+from llmsim.planner.plan import Bound, Corrected, Demanded, Plan, Rival, Step, Used
 from llmsim.planner.proving import Loop, Proven
 from llmsim.planner.reading import read_plan
 from llmsim.planner.rivals import current_fleet, rivals
@@ -38,6 +39,7 @@ MEANINGS: Final = {
     "naive": "as if requests came evenly: what integer programs alone say",
     "pooled": "with room for bursts, the more the smaller a pool is (queueing formula)",
     "N+k": "with replicas of any one kind lost",
+    "loss": "with a node, a zone, or replicas of any one kind lost",
 }
 
 
@@ -118,8 +120,8 @@ def plan(
             stages = [stages[0], *_again(work, progress)]
         laboratory = Laboratory(work, workers, store, progress)
         if work.candidates.current and len(work.candidates.current) == len(asked.current):
-            laboratory.judge({c.name: n for c, n in asked.current.items()}, "current", spare=0)
-        laboratory.judge(dict(stages[0].packed.replicas), "naive", spare=0)
+            laboratory.judge({c.name: n for c, n in asked.current.items()}, "current", lossy=False)
+        laboratory.judge(dict(stages[0].packed.replicas), "naive", lossy=False)
         first = dict(stages[-1].packed.replicas)
         laboratory.judge(first, "pooled")
         others = rivals(work, laboratory)
@@ -174,10 +176,11 @@ def solve_stages(work: Work, tell: Tell | None = None, strict: bool = True) -> l
     InputError
         If nothing that is allowed carries the traffic, with the key of the plan that is in the way.
     """
-    spare = work.asked.keys.spare_replicas
+    keys = work.asked.keys
     problems = {"naive": work.problem(), "pooled": work.problem(pooled=True)}
-    if spare:
-        problems["N+k"] = work.problem(pooled=True, spare=spare)
+    if work.lossy:
+        name = "loss" if keys.spare_nodes or keys.zones else "N+k"
+        problems[name] = work.problem(pooled=True, lossy=True)
     stages: list[Stage] = []
     for number, (name, problem) in enumerate(problems.items(), 1):
         begun_s = time.perf_counter()
@@ -205,6 +208,7 @@ def own_words(faults: tuple[Fault, ...]) -> list[Fault]:
         path = fault.path
         if path.startswith("available_gpus."):
             path = f"gpus.{path.partition('.')[2]}.available"
+        path = {"port_usable_frac": "search.port_frac"}.get(path, path)
         path = {"available_gpus": "gpus", "time_limit_s": "solve.time_limit_s"}.get(path, path)
         if path.startswith(("buckets", "columns")):
             path = "slo"
@@ -291,7 +295,9 @@ def _used(work: Work, name: str, count: int, divided: Split) -> Used:
     return Used(
         name=name,
         gpu=choice.gpu,
+        role=choice.role,
         tp=choice.tp,
+        dp=choice.dp,
         pp=choice.pp,
         ep=choice.ep,
         quantisation=choice.quantisation,
@@ -302,56 +308,18 @@ def _used(work: Work, name: str, count: int, divided: Split) -> Used:
         usd_per_hour=column.usd_per_hour,
         price_source=work.asked.price_sources[choice.gpu],
         replicas=count,
-        spare_replicas=min(work.asked.keys.spare_replicas, count),
+        spare_replicas=min(_lost(work, name, count), count),
         utilisation_frac=load / count,
         in_flight=found.in_flight,
         bound=found.bound(work.demand),
         share=share,
+        port_frac=divided.ports.get(name, 0.0) * work.asked.keys.search.port_frac,
     )
 
 
-def losers(work: Work, fleet: Mapping[str, int]) -> tuple[Loser, ...]:
-    """Return every configuration that is not bought, and why.
-
-    Parameters
-    ----------
-    work : Work
-    fleet : mapping of str to int
-    """
-    found = []
-    for lost in work.candidates.lost:
-        price = work.asked.usd_per_gpu_hour[lost.choice.gpu] * lost.choice.gpus
-        found.append(Loser(lost.choice.name, lost.choice.gpu, price, lost.reason))
-    for column in work.candidates.columns:
-        if column.name not in fleet:
-            reason = _dearer(work, column.name, fleet)
-            found.append(Loser(column.name, column.gpu, column.usd_per_hour, reason))
-    return tuple(found)
-
-
-def _dearer(work: Work, name: str, fleet: Mapping[str, int]) -> str:
-    """Say where a column costs more than what is bought, per request of a range."""
-    own = work.candidates.of(name).column
-    lost: list[tuple[float, str, str]] = []
-    for part in work.ranges:
-        bought = {
-            other: work.candidates.of(other).column.usd_per_hour
-            * work.candidates.of(other).column.load_per_rps(part.name)
-            for other in fleet
-        }
-        best = min(bought, key=lambda other: bought[other])
-        ratio = own.usd_per_hour * own.load_per_rps(part.name) / bought[best]
-        lost.append((ratio, part.name, best))
-    ratio, part_name, best = min(lost)
-    if ratio > 1.0005:
-        return (
-            f"dearer per request in every range: {ratio:.2f} times {best} in {part_name}, "
-            "where it is nearest"
-        )
-    return (
-        f"{ratio:.2f} times the cost per request of {best} in {part_name}, but whole replicas and "
-        "room for bursts do not pay there"
-    )
+def _lost(work: Work, name: str, count: int) -> int:
+    """Return how many replicas of a column may be lost at a time."""
+    return max((lost.get(name, 0) for lost in work.losses({name: count}).values()), default=0)
 
 
 def notes(work: Work, stages: list[Stage]) -> tuple[str, ...]:

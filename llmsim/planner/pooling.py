@@ -31,7 +31,7 @@ class Burst:
     services : float
         Squared coefficient of variation of service times.
     wait : float [service times]
-        Longest wait that the promise leaves.
+        Longest wait that the promise leaves; infinite where it does not say.
     late_frac : float
         Share of requests that may wait longer.
     """
@@ -80,6 +80,8 @@ def late_frac(servers: float, load: float, burst: Burst) -> float:
     chance = erlang_c(max(servers / peaked, 1.0), load / peaked)
     if not burst.wait or not chance:
         return chance
+    if burst.wait == math.inf:
+        return 0.0
     return chance * math.exp(-burst.wait * (servers - load) / variation) if variation else 0.0
 
 

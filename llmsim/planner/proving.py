@@ -179,7 +179,7 @@ class Loop:
     def _relieve(self, judged: Judged) -> None:
         """Believe of all replicas what those of a fleet that passed have shown."""
         for each in judged.evidence:
-            divided = self.work.split(each.replicas, even=True)
+            divided = self.work.split(self.work.complete(each.replicas), even=True)
             if divided is not None:
                 self.relief = max(self.relief, divided.peak)
 
@@ -202,8 +202,7 @@ class Loop:
             self._offer(dict(packed.replicas), "search")
 
     def _propose(self, pooled: bool) -> Packed | None:
-        spare = self.work.asked.keys.spare_replicas
-        problem = self.work.problem(self.usable_frac, spare, pooled)
+        problem = self.work.problem(self.usable_frac, self.work.lossy, pooled)
         problem = replace(problem, failed=self._cuts())
         if not pooled:
             eased = (replace(b, rate_rps=b.rate_rps / self.relief) for b in problem.buckets)
@@ -222,7 +221,7 @@ class Loop:
             shrunk = False
             for name in sorted(self.best, key=lambda name: -self.work.price(name)):
                 fleet = {**self.best, name: self.best[name] - 1}
-                fleet = {each: count for each, count in fleet.items() if count}
+                fleet = self.work.complete(fleet)
                 if not self._left() or not fleet or self._ruled_out(fleet):
                     continue
                 if self._hopeless(fleet):
@@ -281,6 +280,8 @@ class Loop:
         grown = dict(fleet)
         columns = self.work.candidates.columns
         for column in sorted(columns, key=lambda each: -each.usd_per_hour):
+            if self.work.complete({**grown, column.name: 1}).keys() != {*grown, column.name}:
+                continue  # half of what serves a request
             while True:
                 more = {**grown, column.name: grown.get(column.name, 0) + 1}
                 if self._cost(more) >= below_usd_per_hour - EPS or not self._allowed(more):

@@ -76,6 +76,8 @@ class Asked:
             max_num_batched_tokens=search.max_num_batched_tokens
             or (engine.max_num_batched_tokens,),
             clock_fracs=search.clock_frac,
+            dp=search.dp,
+            roles=search.roles,
             most_gpus=search.most_gpus,
         )
 
@@ -188,7 +190,8 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[Keys, str, str]]:
         gpu: {"gpu": gpu, "price": offer.get("price") if isinstance(offer, Mapping) else None}
         for gpu, offer in offers.items()
     }
-    told = {key: data.get(key) for key in ("model", "traffic")} | {"fleet": {"pools": pools}}
+    fleet = {"pools": pools, "handoff": data.get("handoff")}
+    told = {key: data.get(key) for key in ("model", "traffic")} | {"fleet": fleet}
     unknown = set()
     for keys, message, hint in named_things(told):
         if keys[:2] == ("fleet", "pools"):
@@ -196,7 +199,7 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[Keys, str, str]]:
             unknown.add(gpu)
             yield ("gpus", gpu, *(() if last == "gpu" else (last,))), message, _own_key(hint)
         else:
-            yield keys, message, hint
+            yield keys[1:] if keys[0] == "fleet" else keys, message, hint
     for gpu, offer in offers.items():
         asked = offer if isinstance(offer, Mapping) else {}
         if gpu in unknown or asked.get("usd_per_hour") is not None:
@@ -270,6 +273,8 @@ def _choice(asked: Configuration, keys: PlanFile) -> Choice:
         asked.quantisation or "",
         asked.max_num_seqs or keys.engine.max_num_seqs,
         asked.max_num_batched_tokens or keys.engine.max_num_batched_tokens,
+        dp=asked.dp,
+        role=asked.role,
     )
 
 

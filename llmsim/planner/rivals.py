@@ -11,7 +11,7 @@ from llmsim.core.errors import InputError
 from llmsim.planner.candidates import Candidates
 from llmsim.planner.packing import pack
 from llmsim.planner.plan import Current, Rival
-from llmsim.planner.problem import Column
+from llmsim.planner.problem import Column, served
 from llmsim.planner.proving import Loop
 from llmsim.planner.simulating import Laboratory
 from llmsim.planner.work import Work
@@ -47,9 +47,9 @@ def _alone(work: Work, gpu: str, laboratory: Laboratory | None) -> Rival:
     )
     candidates = Candidates(own, (), work.candidates.current)
     alone = replace(work, asked=replace(work.asked, keys=keys), candidates=candidates)
-    problems = [alone.problem(pooled=True, spare=keys.spare_replicas)]
+    problems = [alone.problem(pooled=True, lossy=work.lossy)]
     if laboratory is not None:  # it may know better than the formula for bursts
-        problems.append(alone.problem(spare=keys.spare_replicas))
+        problems.append(alone.problem(lossy=work.lossy))
     packed, told = None, ""
     for problem in problems:
         try:
@@ -73,7 +73,7 @@ def _cost(work: Work, fleet: Mapping[str, int]) -> float:
 
 
 def _able(columns: Sequence[Column], part: str) -> bool:
-    return any(column.throughput_rps.get(part) for column in columns)
+    return served({column.role for column in columns if column.serves(part)})
 
 
 def current_fleet(work: Work) -> Current | None:

@@ -22,11 +22,23 @@ from llmsim.study.single import simulate_whole
 FRESH: Final = 1_000_000
 """Seeds of the confirmation lie so far from those of the search."""
 
+LIMITS_OF: Final = {
+    "mixed": ("slo_attained_frac",),
+    "prefill": ("slo_ttft_attained_frac",),
+    "decode": ("slo_tpot_attained_frac", "slo_itl_attained_frac"),
+}
+"""What the requests of a pool are judged by, by its role."""
+
 Seeding = Literal["common", "fresh", "recorded"]
+Known = tuple[str, bool, tuple[tuple[str, int], ...]]
+"""By what a fleet is known: seeding, whether anything was lost, replicas by column."""
 
 
 def simulate_fleet(scenario: Scenario) -> Point:
     """Simulate a fleet; its point also has what each pool's requests attained.
+
+    Where prompts are handed over, a pool is judged by its own part: first tokens of prompts that it
+    computed for others, the pace of what it decoded.
 
     Parameters
     ----------
@@ -34,7 +46,14 @@ def simulate_fleet(scenario: Scenario) -> Point:
     """
     result = simulate_whole(scenario)
     summary = result.evaluate()
-    pools = {OF_POOL + name: values["slo_attained_frac"] for name, values in result.by_pool.items()}
+    found = dict(result.by_pool)
+    if scenario.fleet.hands_over:
+        found |= result.by_prefill_pool
+    pools = {}
+    for name, values in found.items():
+        limits = LIMITS_OF[scenario.fleet.pools[name].role]
+        known = [v for key in limits if math.isfinite(v := values.get(key, math.nan))]
+        pools[OF_POOL + name] = min(known, default=values["slo_attained_frac"])
     return Point(summary.values() | pools, result.digest, summary.verdict.value)
 
 
@@ -55,7 +74,12 @@ class Laboratory:
     store: PointStore
     tell: Tell | None = None
     evidence: list[Evidence] = field(default_factory=list)
-    _known: dict[tuple[str, int, tuple[tuple[str, int], ...]], Judged] = field(default_factory=dict)
+    _known: dict[Known, Judged] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> set[str]:
+        """Names of what may be bought."""
+        return {column.name for column in self.work.candidates.columns}
 
     @property
     def fleets(self) -> int:
@@ -67,11 +91,11 @@ class Laboratory:
 
         One that failed without any loss of replicas counts, too: it fails with one all the more.
         """
-        asked = self.work.asked.keys.spare_replicas
+        asked = self.work.lossy
         return [
             (dict(own), judged)
-            for (seeding, spare, own), judged in self._known.items()
-            if seeding == "common" and (spare == asked or (spare < asked and not judged.passed))
+            for (seeding, lossy, own), judged in self._known.items()
+            if seeding == "common" and (lossy == asked or not judged.passed)
         ]
 
     def undecided(self, below_usd_per_hour: float) -> int:
@@ -96,9 +120,9 @@ class Laboratory:
         fleet: Mapping[str, int],
         stage: str,
         seeding: Seeding = "common",
-        spare: int | None = None,
+        lossy: bool | None = None,
     ) -> Judged:
-        """Simulate a fleet, and what is left of it when replicas are lost.
+        """Simulate a fleet, and what is left of it when something is lost.
 
         Parameters
         ----------
@@ -109,19 +133,20 @@ class Laboratory:
         seeding : {"common", "fresh", "recorded"}
             Under the seeds of all fleets, or under those that no search has seen, or the trace as
             it was recorded.
-        spare : int, optional
-            Replicas that are lost; as the plan says when absent.
+        lossy : bool, optional
+            Whether anything is lost; as the plan says when absent.
         """
-        if spare is None:
-            spare = self.work.asked.keys.spare_replicas
+        if lossy is None:
+            lossy = self.work.lossy
         own = tuple(sorted((name, count) for name, count in fleet.items() if count))
-        known = (seeding, spare, own)
+        known = (seeding, lossy, own)
         if known in self._known:
             return self._known[known]
         tests: list[tuple[str, dict[str, int]]] = [("", dict(own))]
-        if spare:
+        if lossy:
             # who bears the loss of some bears none
-            tests = [(name, _without(own, name, spare)) for name, _ in own]
+            losses = self.work.losses(dict(own))
+            tests = [(what, _without(own, lost)) for what, lost in losses.items()]
         cost = math.fsum(self.work.price(name) * count for name, count in own)
         found: list[Evidence] = []
         weak: list[str] = []
@@ -144,11 +169,13 @@ class Laboratory:
 
     def _test(self, begun: Evidence, seeding: Seeding) -> tuple[Evidence, tuple[str, ...]]:
         """Return what one fleet attains, and which of its pools attain too little."""
-        work, fleet = self.work, begun.replicas
+        work, fleet = self.work, self.work.complete(begun.replicas)
         divided = work.split(fleet) if fleet else None
         if divided is None:
             reason = "leaves a range of prompts unserved"
-            return replace(begun, high_frac=0.0, reason=reason), (begun.lost,) * bool(begun.lost)
+            return replace(begun, high_frac=0.0, reason=reason), (begun.lost,) * (
+                begun.lost in self.columns
+            )
         scenario = fleet_scenario(work.asked, work.candidates, work.ranges, fleet, divided)
         target = work.asked.keys.slo.attained_frac
         if seeding == "recorded":
@@ -232,6 +259,6 @@ def _mean(points: Sequence[Point], name: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _without(key: Sequence[tuple[str, int]], lost: str, spare: int) -> dict[str, int]:
-    left = {name: count - (spare if name == lost else 0) for name, count in key}
+def _without(own: Sequence[tuple[str, int]], lost: Mapping[str, int]) -> dict[str, int]:
+    left = {name: count - lost.get(name, 0) for name, count in own}
     return {name: count for name, count in left.items() if count > 0}

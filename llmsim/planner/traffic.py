@@ -70,6 +70,12 @@ class Sample:
         return float(self.output_tokens.var()) / mean**2
 
     @property
+    def prompt_scv(self) -> float:
+        """Squared coefficient of variation of prompt lengths."""
+        mean = float(self.prompt_tokens.mean())
+        return float(self.prompt_tokens.var()) / mean**2
+
+    @property
     def output_mean_tokens(self) -> float:
         """Mean output length [tokens]."""
         return float(self.output_tokens.mean())

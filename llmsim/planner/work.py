@@ -54,7 +54,10 @@ class Work:
         return Solver(keys.solver, max(keys.gap_frac, 1e-6), keys.time_limit_s)
 
     def problem(
-        self, usable_frac: Mapping[str, float] | None = None, spare: int = 0, pooled: bool = False
+        self,
+        usable_frac: Mapping[str, float] | None = None,
+        lossy: bool = False,
+        pooled: bool = False,
     ) -> Problem:
         """Return the program's input.
 
@@ -62,8 +65,8 @@ class Work:
         ----------
         usable_frac : mapping of str to float, optional
             By column: share of what the pool carries that may be used; all where absent.
-        spare : int
-            Replicas of any kind that may be lost.
+        lossy : bool
+            Whether replicas, nodes or a zone may be lost, as the plan says.
         pooled : bool
             Whether small pools carry less than their replicas' capacity.
         """
@@ -82,11 +85,55 @@ class Work:
             columns,
             available_gpus={gpu: most for gpu, most in limits.items() if gpu in there},
             budget_usd_per_hour=keys.budget_usd_per_hour or math.inf,
-            spare_replicas=spare,
+            spare_replicas=keys.spare_replicas if lossy else 0,
             current=current,
             # what a change must save is no cost, and has no place in a bound
             change_usd_per_hour=keys.change_usd_per_hour if pooled else 0.0,
+            port_usable_frac=keys.search.port_frac,
+            spare_nodes=keys.spare_nodes if lossy else 0,
+            zones=keys.zones if lossy else 0,
         )
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the plan must stand the loss of anything."""
+        keys = self.asked.keys
+        return bool(keys.spare_replicas or keys.spare_nodes or keys.zones)
+
+    def spare(self, column: str) -> int:
+        """Return how many replicas of a column may be lost, beside a zone's.
+
+        Parameters
+        ----------
+        column : str
+        """
+        keys = self.asked.keys
+        node = self.candidates.of(column).column.node_replicas
+        return max(keys.spare_replicas, keys.spare_nodes * node)
+
+    def complete(self, fleet: Mapping[str, int]) -> dict[str, int]:
+        """Return a fleet without replicas that can do nothing: prompts alone, or outputs alone.
+
+        Parameters
+        ----------
+        fleet : mapping of str to int [replicas]
+        """
+        role = {name: self.candidates.of(name).role for name, count in fleet.items() if count}
+        paired = {"prefill", "decode"} <= set(role.values())
+        return {name: fleet[name] for name, each in role.items() if paired or each == "mixed"}
+
+    def losses(self, fleet: Mapping[str, int]) -> dict[str, dict[str, int]]:
+        """Return what a fleet may lose at a time, by what is lost: a column's name, or ``zone``.
+
+        Parameters
+        ----------
+        fleet : mapping of str to int [replicas]
+        """
+        found = {name: {name: lost} for name in fleet if (lost := self.spare(name))}
+        zones = self.asked.keys.zones
+        if zones:
+            found["zone"] = {name: -(-count // zones) for name, count in fleet.items()}
+        return found
 
     def price(self, column: str) -> float:
         """Return what a replica costs [USD/h].
@@ -107,7 +154,7 @@ class Work:
         """
         if replicas < 1:
             return 0.0
-        slots = self.candidates.of(column).in_flight
+        slots = self.candidates.of(column).slots
         return usable(replicas, slots, self.bursts[column])
 
     def split(self, fleet: Mapping[str, int], even: bool = False) -> Split | None:
@@ -125,13 +172,18 @@ class Work:
             for name, count in fleet.items()
             if count
         }
-        return split(self.buckets, columns, carried)
+        usable_frac = self.asked.keys.search.port_frac
+        ports = {
+            name: usable_frac * columns[name].port_bytes_per_s * count
+            for name, count in fleet.items()
+        }
+        return split(self.buckets, columns, carried, ports)
 
     def _pooled(self, column: Column, usable_frac: Mapping[str, float]) -> Column:
         share = usable_frac.get(column.name, 1.0)
         able = [bucket for bucket in self.buckets if bucket.name in column.throughput_rps]
         load = math.fsum(b.rate_rps * column.load_per_rps(b.name) for b in able)
-        slots, burst = self.candidates.of(column.name).in_flight, self.bursts[column.name]
+        slots, burst = self.candidates.of(column.name).slots, self.bursts[column.name]
         found = levels(load / share, slots, burst)
         return replace(
             column,
@@ -176,6 +228,8 @@ def _burst(asked: Asked, sample: Sample, demand: Demand, of: Candidate) -> Burst
     whole = math.fsum(rates[name] for name in times)
     service_s = math.fsum(rates[name] * time_s for name, time_s in times.items()) / whole
     slo = asked.scenario.slo.objectives()
+    if of.role == "prefill":
+        return _prompt_burst(asked, sample, of, service_s)
     room_s = 0.0
     if slo.ttft_s is not None and slo.tpot_s is None:
         firsts = math.fsum(rates[name] * of.capacity[name].ttft_s for name in times) / whole
@@ -183,3 +237,13 @@ def _burst(asked: Asked, sample: Sample, demand: Demand, of: Candidate) -> Burst
     return Burst(
         sample.dispersion(service_s), sample.output_scv, room_s / service_s, 1 - slo.attained_frac
     )
+
+
+def _prompt_burst(asked: Asked, sample: Sample, of: Candidate, service_s: float) -> Burst:
+    """Return how uneven prompts are for a replica that computes them one after another."""
+    slo = asked.scenario.slo.objectives()
+    room_s = math.inf if slo.ttft_s is None else max(slo.ttft_s - service_s, 0.0)
+    # what comes within the allowed wait is what a queue of prompts is made of
+    window_s = max(service_s, min(room_s, sample.duration_s / 10))
+    late = 1 - slo.attained_frac
+    return Burst(sample.dispersion(window_s), sample.prompt_scv, room_s / service_s, late)

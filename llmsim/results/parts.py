@@ -50,6 +50,25 @@ def by_pool(
     }
 
 
+def by_prefill_pool(
+    table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
+) -> dict[str, dict[str, float]]:
+    """Return the same of the requests whose prompts each pool computed for others; see `by_model`.
+
+    Empty where no prompts are handed over.
+    """
+    if not table.hands_over:
+        return {}
+    computed = table.numbers("prefill_replica")
+    found = {}
+    for pool in facts.pools:
+        own = [replica.index for replica in facts.replicas if replica.pool == pool.name]
+        mine = np.isin(computed, own)
+        if mine.any():
+            found[pool.name] = part(table, facts, slo, warmup_s, mine)
+    return found
+
+
 def by_client(
     table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 0.0
 ) -> dict[str, dict[str, float]]:

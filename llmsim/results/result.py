@@ -17,7 +17,7 @@ from llmsim.results.columns import OUTCOMES
 from llmsim.results.facts import RunFacts
 from llmsim.results.fairness import fairness_frame, service_windows
 from llmsim.results.folder import RunInfo
-from llmsim.results.parts import by_client, by_model, by_pool, by_priority
+from llmsim.results.parts import by_client, by_model, by_pool, by_prefill_pool, by_priority
 from llmsim.results.programs import program_frame
 from llmsim.results.series import load_over_time
 from llmsim.results.slo import Slo
@@ -160,6 +160,11 @@ class Result:
     def by_pool(self) -> dict[str, dict[str, float]]:
         """The same of the requests that each pool ended."""
         return by_pool(self.table, self.facts, self.slo, self.warmup_s)
+
+    @property
+    def by_prefill_pool(self) -> dict[str, dict[str, float]]:
+        """The same of the requests whose prompts each pool computed for others; may be empty."""
+        return by_prefill_pool(self.table, self.facts, self.slo, self.warmup_s)
 
     @property
     def by_client(self) -> dict[str, dict[str, float]]:

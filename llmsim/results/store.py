@@ -281,6 +281,8 @@ class RequestTable:
         Whether requests are calls of programs, and `columns.CALL_COLUMNS` are there too.
     has_classes : bool
         Whether there are SLO classes, and `columns.CLASS_COLUMNS`.
+    hands_over : bool
+        Whether prompts are computed for others, and `columns.HANDOFF_COLUMNS`.
     """
 
     def __init__(
@@ -294,8 +296,8 @@ class RequestTable:
             described, self.n = source.schema, int(source.num_rows)
         self.has_programs = any(c.name in described.names for c in CALL_COLUMNS)
         self.has_classes = any(c.name in described.names for c in CLASS_COLUMNS)
-        handoff = any(c.name in described.names for c in HANDOFF_COLUMNS)
-        self._shape = _shape(self.has_programs, self.has_classes, handoff)
+        self.hands_over = any(c.name in described.names for c in HANDOFF_COLUMNS)
+        self._shape = _shape(self.has_programs, self.has_classes, self.hands_over)
         name = str(source) if isinstance(source, Path) else "requests"
         _check_schema(name, described, _arrow_schema(self._shape))
 

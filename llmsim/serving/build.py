@@ -29,14 +29,14 @@ from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
 from llmsim.scenario.component import Component
 from llmsim.scenario.costs import Measured, Placement, Roofline
-from llmsim.scenario.fleet import Handoff, Pool
-from llmsim.scenario.operations import Gateway, Migration
+from llmsim.scenario.fleet import Pool
+from llmsim.scenario.operations import Gateway
 from llmsim.scenario.stopping import groups_layers
 from llmsim.serving.beliefs import BeliefPlan
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
 from llmsim.serving.gateway import GatewayPlan
-from llmsim.serving.handoff import HandoffPlan, TransferPrice
+from llmsim.serving.handoff import HandoffPlan
 from llmsim.serving.heartbeats import Heartbeats
 from llmsim.serving.lanes import LaneLevel, LanePlan
 from llmsim.serving.life import BootPlan
@@ -45,6 +45,7 @@ from llmsim.serving.roles import FlipPlan
 from llmsim.serving.simulate import PoolPlan
 from llmsim.serving.stops import Planner, StopPlan
 from llmsim.serving.storeplan import kv_plan
+from llmsim.serving.transfers import port_bytes_per_s, transfer_price
 from llmsim.specs import (
     ModelSpec,
     load_engine,
@@ -274,10 +275,10 @@ def build_handoff(scenario: Scenario) -> HandoffPlan | None:
     return HandoffPlan(
         router=_router(scenario, asked.routing, ("decode",)),
         prices=tuple(
-            _transfer_price(asked, pool, cards[name])
+            transfer_price(asked, pool, cards[name])
             for pool, name in zip(pools, models, strict=True)
         ),
-        port_bytes_per_s=tuple(_port_bytes_per_s(asked, pool, scenario.folder) for pool in pools),
+        port_bytes_per_s=tuple(port_bytes_per_s(asked, pool, scenario.folder) for pool in pools),
         first_token_at_decode=asked.first_token == "decode",
         view_age_ns=seconds_to_ns(asked.view_age_s),
         models=tuple(scenario.models.index(name) for name in models),
@@ -321,12 +322,12 @@ def build_control(scenario: Scenario, pools: Sequence[PoolPlan]) -> ControlPlan 
     if asked is not None:
         model = load_model(scenario.models[0], scenario.folder)
         asked_pools = list(fleet.pools.values())
-        ports = [_port_bytes_per_s(asked, pool, scenario.folder) for pool in asked_pools]
+        ports = [port_bytes_per_s(asked, pool, scenario.folder) for pool in asked_pools]
         memory = [
             load_gpu(pool.gpu, scenario.folder).memory_bytes_per_s * pool.tp for pool in asked_pools
         ]
         migration = MigrationPlan(
-            prices=tuple(_transfer_price(asked, pool, model) for pool in asked_pools),
+            prices=tuple(transfer_price(asked, pool, model) for pool in asked_pools),
             port_bytes_per_s=tuple(ports),
             # a full port takes this share of the memory's bandwidth from a step, at most
             drag_frac=tuple(port / whole for port, whole in zip(ports, memory, strict=True)),
@@ -369,34 +370,6 @@ def build_estimates(scenario: Scenario) -> tuple[BeliefPlan | None, list[str]]:
     if asked.output_length is None:
         return None, told
     return BeliefPlan(asked.output_length.build(), asked.beyond_tokens), told
-
-
-def _port_bytes_per_s(asked: Handoff | Migration, pool: Pool, folder: Path | None) -> float:
-    """Return what one replica can send, or receive, over all its GPUs' ports [bytes/s]."""
-    gpu = load_gpu(pool.gpu, folder).joined_by(pool.inter_node_link, pool.node_gpus)
-    name = asked.link or gpu.scale_out
-    if not name:
-        return 1.0  # of lanes on one GPU, between which nothing moves
-    return load_link(name, folder).p2p_bytes_per_s * pool.tp * pool.pp
-
-
-def _transfer_price(asked: Handoff | Migration, pool: Pool, model: ModelSpec) -> TransferPrice:
-    """Price transfers to a pool, whose every GPU gets its own part of the KV."""
-    model = pool.engine.checkpoint(model)
-    dtype = pool.engine.kv_dtype or model.kv_dtype
-    parts = 2 * model.layer_count  # K and V; a latent cache is one message, but then of both
-    by_block = asked.messages == "per-block"
-    of_gpu = model.kv_bytes_per_token(pool.tp, dtype)
-    gathers = asked.gather_bytes_per_s if isinstance(asked, Handoff) else None
-    copied = 2 * of_gpu * pool.engine.block_tokens / gathers if gathers else 0.0
-    return TransferPrice(
-        bytes_per_token=of_gpu * pool.tp,
-        fixed_bytes=model.state_bytes_per_sequence(pool.tp) * pool.tp,
-        messages_per_block=parts if by_block else 0,
-        messages=0 if by_block else parts,
-        message_s=asked.message_s,
-        gathered_s_per_block=copied,
-    )
 
 
 def staged_cost(pool: Pool, place: Placement) -> PipelineCost:

@@ -8,6 +8,7 @@ is wrong, so that one `CardError` lists it all with file and line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +100,54 @@ def resolve_path(name: str, near: Path | None) -> Path:
     return path
 
 
+class _Parsed(NamedTuple):
+    """A card file as it stands: of every dotted path its line, its leaf, and what stands twice."""
+
+    lines: dict[str, int]
+    leaves: dict[str, Mapping[str, Any]]
+    twice: list[tuple[str, int]]
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, text: str) -> _Parsed:
+    """Parse a file, once for its content: searches read the same cards hundreds of times.
+
+    Raises
+    ------
+    CardError
+        If it is not a YAML mapping.
+    """
+    try:
+        tree = yaml.compose(text, Loader=_LOADER)
+    except yaml.YAMLError as error:
+        raise CardError(path.name, [Fault(str(path), "", f"not YAML: {error}")]) from None
+    if not isinstance(tree, yaml.MappingNode):
+        raise CardError(path.name, [Fault(str(path), "", "a card is a mapping.")])
+    found = _Parsed({}, {}, [])
+    _walk(tree, "", found)
+    return found
+
+
+def _walk(node: yaml.MappingNode, prefix: str, found: _Parsed) -> None:
+    for key_node, value_node in node.value:
+        path = f"{prefix}{key_node.value}"
+        if path in found.lines:
+            found.twice.append((path, found.lines[path]))
+        found.lines[path] = key_node.start_mark.line + 1
+        if isinstance(value_node, yaml.MappingNode):
+            keys = {child.value for child, _ in value_node.value}
+            if "value" in keys:
+                found.leaves[path] = _plain(value_node)
+            else:
+                _walk(value_node, f"{path}.", found)
+        else:
+            found.leaves[path] = {"value": _plain(value_node)}
+
+
+def _plain(node: yaml.Node) -> Any:
+    return yaml.constructor.SafeConstructor().construct_document(node)
+
+
 class Sheet:
     """One card file under reading.
 
@@ -116,35 +165,11 @@ class Sheet:
         self.path = path
         self.faults: list[Fault] = []
         self.rows: list[CardRow] = []
-        self._lines: dict[str, int] = {}
-        self._leaves: dict[str, Mapping[str, Any]] = {}
         self._used: set[str] = set()
-        try:
-            tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=_LOADER)
-        except yaml.YAMLError as error:
-            raise CardError(path.name, [Fault(str(path), "", f"not YAML: {error}")]) from None
-        if not isinstance(tree, yaml.MappingNode):
-            raise CardError(path.name, [Fault(str(path), "", "a card is a mapping.")])
-        self._walk(tree, "")
-
-    def _walk(self, node: yaml.MappingNode, prefix: str) -> None:
-        for key_node, value_node in node.value:
-            path = f"{prefix}{key_node.value}"
-            if path in self._lines:
-                self.fault(path, "stands twice.")
-            self._lines[path] = key_node.start_mark.line + 1
-            if isinstance(value_node, yaml.MappingNode):
-                keys = {child.value for child, _ in value_node.value}
-                if "value" in keys:
-                    self._leaves[path] = self._plain(value_node)
-                else:
-                    self._walk(value_node, f"{path}.")
-            else:
-                self._leaves[path] = {"value": self._plain(value_node)}
-
-    @staticmethod
-    def _plain(node: yaml.Node) -> Any:
-        return yaml.constructor.SafeConstructor().construct_document(node)
+        found = _parsed(path, path.read_text(encoding="utf-8"))
+        self._lines, self._leaves = found.lines, found.leaves
+        for each, line in found.twice:
+            self.faults.append(Fault(f"{path}:{line}", each, "stands twice."))
 
     def fault(self, path: str, message: str, hint: str = "") -> None:
         """Note that something at a dotted path is wrong."""

@@ -10,6 +10,7 @@ from llmsim.scenario.meanings import split_unit
 
 PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
 ELSEWHERE = {"traffic": "scenario.md#traffic", "slo": "scenario.md#slo", "engine": "scenario.md"}
+ELSEWHERE |= {"handoff": "scenario.md#fleethandoff"}
 
 
 def table() -> str:

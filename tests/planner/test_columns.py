@@ -10,7 +10,7 @@ import pytest
 
 from llmsim.core.errors import InputError, ScenarioError
 from llmsim.planner import Problem, pack
-from llmsim.planner.capacity import Capacity, Limits, Shape, capacity
+from llmsim.planner.capacity import Capacity, Limits, Shape, capacity, most_of
 from llmsim.planner.columns import Choice, Scored, Space, search, without_dominated
 from llmsim.planner.demand import demand_of
 from llmsim.planner.problem import Column
@@ -62,6 +62,56 @@ def test_means_at_the_closed_form_rate_are_those_simulated(pool, shape, limits):
     steady = rows[len(rows) // 4 : len(rows) * 3 // 4]
     assert steady.tpot_s.mean() == pytest.approx(found.tpot_s, rel=0.12)
     assert found.ttft_s < steady.ttft_s.mean() < 3.5 * found.ttft_s
+
+
+RANKS = {"model": "deepseek-v3", "fleet.pools.main.gpu": "h200-sxm"}
+
+
+def ranked(shape=CHAT, **changes):
+    asked = scenario(shape=shape).override(
+        {**RANKS, "fleet.pools.main.dp": 8, "fleet.pools.main.ep": 8, **changes}
+    )
+    return asked, build_pools(asked)[0][0]
+
+
+@pytest.mark.slow
+def test_means_of_attention_ranks_are_those_simulated():
+    """TPOT within a fifth: a step waits for the rank with the most prompts."""
+    asked, plan = ranked(**{"engine.max_model_len": 8192})
+    found = capacity(plan.cost, plan.config, CHAT, Limits(tpot_s=0.06), "mixed", plan.joint, 8)
+    change = {"traffic.arrivals.rate_rps": found.rate_rps, "traffic.requests": 1000}
+    rows = simulate_scenario(asked.override(change)).requests
+    steady = rows[len(rows) // 4 : len(rows) * 3 // 4]
+    assert steady.tpot_s.mean() == pytest.approx(found.tpot_s, rel=0.2)
+
+
+def test_a_replica_of_ranks_is_as_many_batches_that_wait_for_one_another():
+    _, plan = ranked()
+    one = capacity(plan.cost, plan.config, CHAT, Limits(tpot_s=0.06), "decode", plan.joint, 8)
+    assert one.batch % 8 == 0
+    more = capacity(plan.cost, plan.config, CHAT, Limits(tpot_s=0.06), "mixed", plan.joint, 8)
+    assert more.rate_rps < one.rate_rps
+    prompts = capacity(plan.cost, plan.config, CHAT, Limits(ttft_s=1.0), "prefill", plan.joint, 8)
+    assert prompts.batch == 8
+
+
+@pytest.mark.parametrize(("ranks", "mean"), [(1, 2.5), (8, 0.1), (8, 3.0), (64, 20.0)])
+def test_the_largest_of_some_poisson_numbers(ranks, mean):
+    draw = np.random.default_rng(5).poisson(mean, (40_000, ranks)).max(axis=1)
+    assert most_of(ranks, mean) == pytest.approx(draw.mean(), rel=0.02)
+
+
+def test_ranks_are_for_mixtures():
+    space = Space(("h100-sxm",), tp=(1,), dp=(1, 2))
+    found = search(scenario(), space, {"chat": CHAT}, Limits(tpot_s=0.05))
+    assert [each.choice.name for each in found.kept] == ["h100-sxm"]
+    assert "share nothing but experts" in found.lost[0].reason
+    mixture = scenario().override(RANKS)
+    space = Space(("h200-sxm",), tp=(1, 8), dp=(1, 8), ep=(1, 8))
+    found = search(mixture, space, {"chat": CHAT}, Limits(tpot_s=0.06), prune=False)
+    made = {each.choice.name: each for each in found.kept}
+    assert {"h200-sxm-tp8", "h200-sxm-dp8", "h200-sxm-dp8-ep8"} <= set(made)
+    assert made["h200-sxm-dp8-ep8"].column.gpus == 8
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ class Oracle:
         divided = split(self.work.buckets, {name: columns[name] for name in own}, own)
         return divided is not None and divided.peak <= 1.0
 
-    def judge(self, fleet, stage, seeding="common", spare=None):
+    def judge(self, fleet, stage, seeding="common", lossy=None):
         self.fleets += 1
         self.asked.append(dict(fleet))
         good = self.passes(fleet)

@@ -144,6 +144,10 @@ class MeasuredCost:
         for table in self.operators.of_tokens(tokens, network):
             yield scaled(table, self.scales, base.gpu)
 
+    def expert_tables(self, tokens: Floats) -> Iterator[OpTable]:
+        """Yield the routed experts of `token_operators`, scaled."""
+        return (table for table in self.token_operators(tokens) if table.name == "experts")
+
     def head_tables(self, rows: Floats) -> Iterator[OpTable]:
         """Yield LM head, its gather and the sampler, scaled."""
         base = self.base
