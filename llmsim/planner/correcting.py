@@ -10,12 +10,9 @@ such replicas than it takes, and keeps TPOT.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +25,7 @@ from llmsim.planner.fleets import pool_of
 from llmsim.planner.plan import Corrected
 from llmsim.planner.problem import Role
 from llmsim.planner.reading import POOL
+from llmsim.planner.requests import KIND, write_requests
 from llmsim.planner.work import Tell, Work
 from llmsim.scenario import Scenario
 from llmsim.serving.build import build_pools
@@ -159,7 +157,7 @@ def _trial(work: Work, candidate: Candidate, folder: Path) -> Trial | None:
     told = work.asked.scenario.resolved()
     name, pool = pool_of(work.asked, candidate, 1)
     told["traffic"] = {
-        "trace": {"kind": "azure-2023", "path": str(path), "rate_scale": closed_rps},
+        "trace": {"kind": KIND, "path": str(path), "rate_scale": closed_rps},
         "warmup_s": 0.0,
     }
     told["fleet"] = {"routing": "least-loaded", "pools": {name: pool}}
@@ -201,19 +199,4 @@ def _requests(work: Work, able: Mapping[str, float], candidate: Candidate, folde
     outputs = sample.output_tokens[drawn]
     if candidate.role == "prefill":
         outputs = np.ones_like(outputs)
-    tokens = np.column_stack((sample.prompt_tokens[drawn], outputs))
-    name = hashlib.blake2b(tokens.tobytes(), digest_size=12).hexdigest()
-    path = folder / f"requests-{name}.csv"
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    begin = datetime(2023, 1, 1)  # noqa: DTZ001 - the format has no zone
-    with beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["TIMESTAMP", "ContextTokens", "GeneratedTokens"])
-        for second, row in enumerate(tokens.tolist()):
-            stamp = begin + timedelta(seconds=second)
-            writer.writerow([f"{stamp:%Y-%m-%d %H:%M:%S}.0000000", *row])
-    beside.replace(path)
-    return path
+    return write_requests(np.arange(count), sample.prompt_tokens[drawn], outputs, folder)

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from llmsim.core.errors import InputError
+from llmsim.core.paths import cache_folder
 from llmsim.planner.judging import bounds
 from llmsim.planner.plan import Plan
+from llmsim.planner.reading import read_plan
+from llmsim.planner.requests import KIND, write_requests
 from llmsim.planner.simulating import simulate_fleet
+from llmsim.planner.traffic import sample_of
 from llmsim.results.wording import number, share
 from llmsim.scenario import Scenario
 from llmsim.study.draws import draw_costs
@@ -37,6 +43,8 @@ CONFIDENCE_FRAC: Final = 0.95
 
 HOURS_OF_A_YEAR: Final = 8766.0
 """365.25 days [h]."""
+
+Floats = npt.NDArray[np.float64]
 
 Tell = Callable[[str, int, int | None], None]
 
@@ -144,6 +152,10 @@ def look_ahead(
         Called with (what, done, whole or None).
     """
     scenario = Scenario.parse(yaml.safe_load(plan.scenario_yaml))
+    trace = scenario.traffic.trace is not None
+    if trace:  # each seed draws its blocks anew
+        block_s = read_plan(yaml.safe_load(plan.plan_yaml)).keys.prove.block_s
+        scenario = scenario.override({"traffic.resample_s": block_s})
     target = plan.slo.get("attained_frac", 1.0)
     left_out: list[str] = []
 
@@ -166,8 +178,11 @@ def look_ahead(
             break
     sensitivity = []
     for what, make in (("burstiness", _burstier), ("prompts", _longer), ("outputs", _longer)):
-        change = make(scenario, what)
-        if change is None:
+        folder = cache_folder() / "plan-requests"
+        change = recorded_otherwise(scenario, what, folder) if trace else make(scenario, what)
+        if change is None and trace:
+            left_out.append(f"{what}: prompts of this trace share prefixes, which would be lost")
+        elif change is None:
             left_out.append(f"{what}: this traffic has no such number that can be changed")
         else:
             sensitivity.append(attempt(what, OTHER, change))
@@ -248,8 +263,11 @@ def _tried(what: str, factor: float, points: Sequence[Point], target: float) -> 
 
 
 def _more_traffic(scenario: Scenario, factor: float) -> dict[str, object] | None:
-    """Return the same time of traffic at another rate; None where it has none."""
+    """Return the same time at another rate, or a trace played faster; None if neither can be."""
     traffic = scenario.traffic
+    if traffic.trace is not None:
+        played = traffic.trace.params.get("rate_scale", 1.0)
+        return {"traffic.trace.rate_scale": played * factor}
     rate = None if traffic.arrivals is None else traffic.arrivals.params.get("rate_rps")
     if rate is None:
         return None
@@ -257,6 +275,64 @@ def _more_traffic(scenario: Scenario, factor: float) -> dict[str, object] | None
     if traffic.requests is not None:
         change["traffic.requests"] = round(traffic.requests * factor)
     return change
+
+
+def recorded_otherwise(scenario: Scenario, what: str, folder: Path) -> dict[str, object] | None:
+    """Return a trace whose requests are burstier or longer; None where prompts share prefixes.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        With a trace.
+    what : str
+        ``burstiness``, ``prompts`` or ``outputs``.
+    folder : Path
+        Where it is written.
+    """
+    sample = sample_of(scenario.override({"traffic.resample_s": None}))
+    if sample.shares_prefixes:
+        return None
+    arrival_s, prompts, outputs = sample.arrival_s, sample.prompt_tokens, sample.output_tokens
+    if what == "burstiness":
+        burstier = stretched(np.diff(arrival_s), OTHER)
+        arrival_s = arrival_s[0] + np.concatenate(([0.0], np.cumsum(burstier)))
+    elif what == "prompts":
+        prompts = np.rint(prompts * OTHER).astype(np.int64)
+    else:
+        outputs = np.rint(outputs * OTHER).astype(np.int64)
+    path = write_requests(arrival_s, prompts, outputs, folder)
+    return {"traffic.trace": {"kind": KIND, "path": str(path)}}
+
+
+def stretched(gaps_s: Floats, factor: float) -> Floats:
+    """Return times between arrivals that vary so much more, in their order and with their sum.
+
+    Each is raised to one power, which is found by bisection: short ones get shorter, long ones
+    longer, bursts stay where they are.
+
+    Parameters
+    ----------
+    gaps_s : ndarray of float (n,) [s]
+    factor : float
+        Of the coefficient of variation; as near as a power of 4 comes to it.
+    """
+    whole = float(gaps_s.sum())
+    if not whole:
+        return gaps_s
+
+    def raised(power: float) -> Floats:
+        found = gaps_s**power
+        return np.asarray(found * (whole / found.sum()), dtype=np.float64)
+
+    target = factor * float(gaps_s.std())  # the mean stays
+    low, high = 1.0, 4.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        if float(raised(middle).std()) < target:
+            low = middle
+        else:
+            high = middle
+    return raised(low)
 
 
 def _burstier(scenario: Scenario, what: str) -> dict[str, object] | None:

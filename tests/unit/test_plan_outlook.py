@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import yaml
 from plan_by_hand import PLAN
 from test_report_html import Page
 
@@ -17,8 +19,11 @@ from llmsim.planner.outlook import (
     breaking,
     look_ahead,
     power_said,
+    recorded_otherwise,
 )
 from llmsim.planner.page import render_plan
+from llmsim.planner.requests import write_requests
+from llmsim.planner.traffic import sample_of
 from llmsim.scenario import Scenario
 
 QUICK = Scenario.load("quickstart")
@@ -66,6 +71,67 @@ def test_burstier_and_longer_change_one_number_each():
     fixed = {"kind": "fixed", "prompt_tokens": 1000, "output_tokens": 10}
     whole = QUICK.override({"traffic.lengths": fixed})
     assert _longer(whole, "outputs") == {"traffic.lengths.output_tokens": 12}
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A trace of 600 requests at 5 a second, and its scenario."""
+    draw = np.random.default_rng(2)
+    arrivals = np.cumsum(draw.exponential(0.2, 600))
+    path = write_requests(arrivals, draw.integers(100, 900, 600), np.full(600, 40), tmp_path)
+    traffic = {"trace": {"kind": "azure-2023", "path": str(path)}, "warmup_s": 0.0}
+    told = QUICK.resolved() | {"traffic": traffic}
+    told["slo"] = {"ttft_s": 1.0, "tpot_s": 0.03, "attained_frac": 0.9}
+    return Scenario.parse(told)
+
+
+def test_a_trace_is_played_faster_and_made_burstier_or_longer(recorded, tmp_path):
+    as_is = sample_of(recorded)
+    assert _more_traffic(recorded, 2.0) == {"traffic.trace.rate_scale": 2.0}
+    assert sample_of(recorded.override(_more_traffic(recorded, 2.0))).rate_rps == pytest.approx(
+        2 * as_is.rate_rps, rel=1e-6
+    )
+
+    def made(what):
+        changed = recorded.override(recorded_otherwise(recorded, what, tmp_path / "made"))
+        return sample_of(changed)
+
+    bursty = made("burstiness")
+    gaps = [np.diff(each.arrival_s) for each in (as_is, bursty)]
+    cv = [each.std() / each.mean() for each in gaps]
+    assert cv[1] == pytest.approx(OTHER * cv[0], rel=1e-3)
+    assert bursty.rate_rps == pytest.approx(as_is.rate_rps, rel=1e-3)
+    assert (np.argsort(gaps[0], kind="stable") == np.argsort(gaps[1], kind="stable")).mean() > 0.9
+    assert made("outputs").output_tokens.tolist() == [50] * 600
+    assert made("prompts").prompt_tokens.sum() == pytest.approx(1.25 * as_is.prompt_tokens.sum(), 1)
+    assert list(made("prompts").output_tokens) == list(as_is.output_tokens)
+
+
+def test_a_trace_whose_prompts_share_prefixes_is_not_written_anew(tmp_path):
+    shared = QUICK.override({"traffic.prompts": {"kind": "shared-prefix", "prefix_tokens": 200}})
+    assert recorded_otherwise(shared, "prompts", tmp_path) is None
+
+
+@pytest.mark.slow
+def test_a_plan_from_a_trace_has_headroom_and_sensitivity(recorded, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = {
+        "llmsim": 1,
+        "name": "recorded",
+        "model": "llama-3.1-8b",
+        "slo": {"ttft_s": 1.0, "tpot_s": 0.03, "attained_frac": 0.9},
+        "traffic": {"trace": recorded.resolved()["traffic"]["trace"]},
+        "gpus": {"h100-sxm": {}},
+    }
+    slo = {"ttft_s": 1.0, "tpot_s": 0.03, "attained_frac": 0.9}
+    plan = replace(
+        PLAN, scenario_yaml=recorded.resolved_yaml(), slo=slo, plan_yaml=yaml.safe_dump(asked)
+    )
+    found = look_ahead(plan, seeds=2, draws=0, jobs=1)
+    assert [each.factor for each in found.headroom] == list(LOADS[: len(found.headroom)])
+    assert found.headroom[0].kept
+    assert [each.what for each in found.sensitivity] == ["burstiness", "prompts", "outputs"]
+    assert found.left_out == ("the cost model's error: no draws were asked for",)
 
 
 def test_where_it_breaks_is_said_with_what_was_full():
