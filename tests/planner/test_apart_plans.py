@@ -199,11 +199,11 @@ def test_both_routers_divide_as_planned():
 @pytest.mark.slow
 def test_the_plan_is_shown_by_simulation(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    fast = {"traffic.requests": 700, "prove.seeds": [2, 4], "prove.most_fleets": 10}
+    fast = {"traffic.requests": 400, "prove.seeds": [2, 4], "prove.most_fleets": 6}
     plan = ls.plan(ASKED, fast, executor=Executor("local", 1))
     assert {each.role for each in plan.corrected} == {"mixed", "prefill", "decode"}
     assert all(0.5 < each.factor < 2.0 for each in plan.corrected)
     assert plan.outcome != "not proven"
-    assert {each.role for each in plan.used} == {"prefill", "decode"}
+    assert {each.role for each in plan.used} >= {"prefill", "decode"}
     assert plan.proof is not None
     assert plan.proof.low_frac >= 0.9
