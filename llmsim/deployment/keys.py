@@ -40,6 +40,7 @@ POOL_NOTES: Final[Mapping[str, str]] = {
     "beside": "no engine shares GPUs between pools",
     "share_frac": "no engine shares GPUs between pools",
     "sharing": "no engine shares GPUs between pools",
+    "segments": "neither engine reuses KV away from the front by itself; LMCache's blending does",
     "stop": "neither engine stops a step under way",
 }
 """Keys of a pool that nothing here says, by what the reader must know, where they are set."""

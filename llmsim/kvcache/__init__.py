@@ -1,7 +1,8 @@
 """Who holds which KV blocks: counts, or extents with content and an eviction order.
 
 Start with `ledger` (the plain count), then `content` (what makes two prompts share tokens) and
-`prefix` (the ledger with automatic prefix caching; `ranked` has another order of eviction). Lookups
+`prefix` (the ledger with automatic prefix caching; `ranked` has another order of eviction,
+`segments` finds KV that does not stand in front). Lookups
 that may fail come in pairs: ask (`match`, `free`), then act (`hold`, `take`).
 """
 

@@ -11,11 +11,14 @@ the front (to the tail too before vLLM 0.33).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache.content import ENDLESS, Edge, Path, prune, walk
 from llmsim.kvcache.ledger import NO_MATCH, Holder, Match
+
+if TYPE_CHECKING:
+    from llmsim.kvcache.segments import SegmentIndex
 
 
 class Extent:
@@ -73,6 +76,8 @@ class PrefixLedger:
         Blocks that can be taken now, cached but unreferenced ones included.
     evicted : int [blocks]
         Cached blocks overwritten so far.
+    index : SegmentIndex or None
+        Is told of every prompt's path; None where only prefixes are reused.
     """
 
     __slots__ = (
@@ -87,6 +92,7 @@ class PrefixLedger:
         "capacity",
         "evicted",
         "free",
+        "index",
         "root",
     )
     caches = True
@@ -103,6 +109,7 @@ class PrefixLedger:
         self.block_tokens = block_tokens
         self.free = blocks
         self.evicted = 0
+        self.index: SegmentIndex | None = None
         self.root = Edge(None, 0, None)
         self._unfindable = Edge(None, 0, None)
         self._fresh = blocks
@@ -176,6 +183,8 @@ class PrefixLedger:
         segments, output_key = identity
         path = walk(self.root, (*segments, (output_key, ENDLESS)))
         request.path = path
+        if self.index is not None:
+            self.index.note(path)
         return path
 
     # --- taking and holding -----------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final, Literal, Protocol
 
@@ -73,11 +74,48 @@ class CacheView(FleetView, Protocol):
         ...
 
 
+class LineView(CacheView, Protocol):
+    """What a router sees that declares ``moves_waiting = True`` too: what is still to be computed.
+
+    Like what is cached, and unlike loads, this has no age.
+    """
+
+    def waiting(self, replica: int) -> Sequence[RequestView]:
+        """Return who is in line on a replica, in the order of the line."""
+        ...
+
+    def begun_tokens(self, replica: int) -> int:
+        """Return what prompts that a replica has begun have still to compute [tokens].
+
+        The step under way counts as not yet run.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reroute:
+    """Take a request out of the line where it waits, and put it in another one.
+
+    Parameters
+    ----------
+    request : int
+        Its index.
+    source, target : int
+        Replicas.
+    """
+
+    request: int
+    source: int
+    target: int
+
+
 class RoutingPolicy(Protocol):
     """Chooses a replica when a request arrives.
 
     A class may declare ``forecasts = True`` and gets a `ForecastView` then, or
-    ``reads_caches = True`` and gets a `CacheView`; it may have a
+    ``reads_caches = True`` and gets a `CacheView`. With ``moves_waiting = True`` beside it that is
+    a `LineView`, and after every arrival its method `moves` returns who is to change lines, as
+    `Reroute`; who has begun, or is gone, stays. It may have a
     `decision_s`: seconds that every decision takes before the request is on its replica. One that
     has a method `meet` is told before `start` which pools there are, with how many replicas each.
     """

@@ -62,6 +62,7 @@ TITLES: Final = {
     "Record": "record",
     "Kv": "KV below the GPUs: `fleet.pools.*.kv`",
     "KvSwap": "Swapping: `fleet.pools.*.kv.swap`",
+    "SegmentReuse": "Segments that match anywhere: `fleet.pools.*.segments`",
     "KvTier": "Tiers: `fleet.pools.*.kv.tiers`",
 }
 """Headings of the sections, in order of appearance."""

@@ -23,6 +23,17 @@ PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*
 """Becomes part of a dotted path, so it has no dot."""
 
 
+class SegmentReuse(Section):
+    """Reuse of a segment's KV wherever it stands in a prompt, as CacheBlend, EPIC and KVShare do.
+
+    It is copied, and a share of its tokens is computed anew against the whole prompt. Answers
+    change; how much is not simulated.
+    """
+
+    recompute_frac: Annotated[float, Ge(0), Le(1)] = 0.15
+    """[fraction] Of the reused tokens, computed anew (CacheBlend: 0.15)."""
+
+
 class Pool(Section):
     """Identical replicas with one role."""
 
@@ -73,6 +84,8 @@ class Pool(Section):
     this says; never before what was computed from it."""
     retention: Annotated[Component, Seam("retention")] = Component("retention", "none")
     """How long the KV of a program's call is pinned for its next call."""
+    segments: SegmentReuse | None = None
+    """Reuse of KV that does not stand in front of a prompt; absent: only prefixes are reused."""
     cost: Annotated[Component, Seam("cost")] = Component("cost", "roofline")
     """How a step is priced."""
     kv: Kv | None = None

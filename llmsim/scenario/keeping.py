@@ -42,7 +42,22 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
         wrong |= _wrong_pins(pool)
     if pool.eviction.kind != "lru":
         wrong |= _wrong_order(pool)
+    if pool.segments is not None:
+        wrong |= _wrong_segments(pool)
     return wrong
+
+
+def _wrong_segments(pool: Pool) -> dict[str, str]:
+    """Return why a pool cannot reuse KV away from the front, if it cannot, by key."""
+    against = [
+        (not pool.engine.prefix_caching, "need engine.prefix_caching: else nothing is cached"),
+        (pool.role == "decode", "are reused where prompts are computed, not with role decode"),
+        (pool.kv is not None and bool(pool.kv.tiers), "do not go with kv.tiers yet"),
+    ]
+    for holds, text in against:
+        if holds:
+            return {"segments": text}
+    return {}
 
 
 def _wrong_pins(pool: Pool) -> dict[str, str]:

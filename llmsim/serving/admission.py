@@ -42,6 +42,8 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
                 continue
             if found == GATED:
                 hit = keeper.offered_tokens
+        spare = 0 if draft.reuse is None else _offered(draft, request, match, known)
+        hit += spare
         tokens = known - hit
         if draft.limit_now and tokens > draft.limit_now:
             tokens = draft.limit_now
@@ -64,14 +66,32 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         if draft.guarded and not _welcome(draft, request, known, hit, tokens, spared):
             return
         draft.line.pop()
-        if match.blocks:
-            ledger.hold(request, match)
-        ledger.take(blocks - match.blocks - fetched)
+        _take(draft, request, match, blocks - match.blocks - fetched, spare)
         request.fetched_blocks = 0
         seat(draft, request, hit)
         draft.compute(request, hit, tokens)
         if keeper is not None and found == GATED:
             keeper.begin(request)
+
+
+def _offered(draft: Draft, request: Request, match: Match, known: int) -> int:
+    """Return how many tokens behind the cached prefix need no computation [tokens]."""
+    if draft.reuse is None or request.view.segments is None:
+        return 0
+    return draft.reuse.offer(request, match, known)
+
+
+def _take(draft: Draft, request: Request, match: Match, blocks: int, spare: int) -> None:
+    """Take what was found and what is needed besides; what is copied lasts until then."""
+    ledger, reuse = draft.ledger, draft.reuse
+    if match.blocks:
+        ledger.hold(request, match)
+    if reuse is None or not spare:
+        ledger.take(blocks)
+        return
+    source = reuse.hold()
+    ledger.take(blocks)
+    reuse.release(source)
 
 
 def _welcome(

@@ -200,6 +200,8 @@ def _told(pool: Pool, cost: StepCost) -> list[str]:
     told: list[str] = []
     if isinstance(cost, RooflineCost | MeasuredCost | PipelineCost):
         told += cost.warnings()
+    if pool.segments is not None:
+        told.append("segments: reused KV changes answers; their quality is not simulated")
     if pool.stop is not None:
         told += pool.stop.precedence.build().declared()
     return told
@@ -254,6 +256,7 @@ def _engine_config(pool: Pool, place: Placement, kv_blocks: int) -> EngineConfig
         fast_forward=engine.fast_forward,
         rules=rules,
         evict_rank=None if pool.eviction.kind == "lru" else pool.eviction.build().rank,
+        recompute_frac=None if pool.segments is None else pool.segments.recompute_frac,
     )
 
 
@@ -387,10 +390,8 @@ def staged_cost(pool: Pool, place: Placement) -> PipelineCost:
     alone = replace(kind, host_base_s=0.0, host_per_request_s=0.0)
     plan = replace(place.plan, pp=1)
     links = stage_links(place.plan, place.gpu, place.link, place.scale_out, place.stage_link)
-    parts = []
-    for stage in range(stages):
-        part = alone.bind(replace(place, model=stage_of(place.model, stage, stages), plan=plan))
-        parts.append(part)
+    models = [stage_of(place.model, stage, stages) for stage in range(stages)]
+    parts = [alone.bind(replace(place, model=model, plan=plan)) for model in models]
     return PipelineCost(parts, kind.host(place.host), links)
 
 
@@ -435,9 +436,8 @@ def placement(pool: Pool, model: ModelSpec, folder: Path | None) -> Placement:
 
 def _lookahead(pool: Pool, usual: int) -> int:
     """Return how many steps the scheduler runs ahead; 0 where a pipeline has several in flight."""
-    if pool.pp > 1:
-        return 0
-    return usual if pool.engine.lookahead is None else pool.engine.lookahead
+    asked = pool.engine.lookahead
+    return 0 if pool.pp > 1 else usual if asked is None else asked
 
 
 def _price(pool: Pool) -> tuple[float, str]:

@@ -1,8 +1,8 @@
-"""What a router sees that declares ``reads_caches``: loads, and what every replica has cached."""
+"""What a router sees that declares ``reads_caches``: loads, caches, lines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,17 +10,20 @@ import numpy as np
 
 from llmsim.kvcache import PrefixLedger
 from llmsim.kvcache.looking import cached_tokens
-from llmsim.policies.routing import FleetView, RoutingPolicy
+from llmsim.policies.routing import FleetView, Reroute, RoutingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.serving.board import LoadBoard
+from llmsim.serving.pipeline import drafts_of
 from llmsim.serving.replica import Replica
+from llmsim.serving.rerouting import Rerouting
 
 if TYPE_CHECKING:
+    from llmsim.serving.fleet import Fleet
     from llmsim.serving.simulate import PoolPlan
 
 
 class Caches:
-    """Loads as they are reported, caches as they are. Implements `CacheView`.
+    """Loads as they are reported, caches and lines as they are. Implements `LineView`.
 
     Parameters
     ----------
@@ -30,12 +33,14 @@ class Caches:
     def __init__(self, board: LoadBoard) -> None:
         self._board = board
         self.replicas = board.replicas
+        self._members: list[Sequence[Replica]] = []
         self._ledgers: list[list[PrefixLedger]] = []
 
     def connect(self, doors: Sequence[Replica]) -> None:
         """Get to know the replicas, in the order of the router's indices."""
         for door in doors:
             members: Sequence[Replica] = (door,) if door.ranks is None else door.ranks.members
+            self._members.append(members)
             ledgers = [each.ledger for each in members]
             self._ledgers.append([each for each in ledgers if isinstance(each, PrefixLedger)])
 
@@ -59,6 +64,20 @@ class Caches:
             ),
             default=0,
         )
+
+    def waiting(self, replica: int) -> list[RequestView]:
+        """Return who is in line on a replica, in order; rank by rank where it has several."""
+        return [request.view for each in self._members[replica] for request in each.line.requests()]
+
+    def begun_tokens(self, replica: int) -> int:
+        """Return what prompts begun on a replica have still to compute [tokens]."""
+        left = 0
+        for each in self._members[replica]:
+            for draft in drafts_of(each):
+                left += sum(tokens for _, tokens, _ in draft.chunks)
+                for request in draft.prefilling:
+                    left += request.prompt + request.generated - request.computed
+        return left
 
 
 class Knowing:
@@ -87,10 +106,14 @@ def knowing(router: RoutingPolicy, board: LoadBoard) -> RoutingPolicy:
     return Knowing(router, Caches(board)) if getattr(router, "reads_caches", False) else router
 
 
-def show_caches(router: RoutingPolicy, doors: Sequence[Replica]) -> None:
-    """Let a router that reads caches know its replicas."""
-    if isinstance(router, Knowing):
-        router.view.connect(doors)
+def show_caches(router: RoutingPolicy, doors: Sequence[Replica], fleet: Fleet) -> None:
+    """Let a router that reads caches know its replicas, and move who waits if it does that."""
+    if not isinstance(router, Knowing):
+        return
+    router.view.connect(doors)
+    if getattr(router.router, "moves_waiting", False):
+        moves: Callable[[], Sequence[Reroute]] = router.router.moves  # type: ignore[attr-defined]
+        fleet.rerouting = Rerouting(fleet, moves)
 
 
 def step_by_step(pools: Sequence[PoolPlan], router: RoutingPolicy) -> Sequence[PoolPlan]:

@@ -38,6 +38,9 @@ class EngineConfig:
     rules : EngineRules
     evict_rank : callable or None
         Ranks cached blocks that nobody holds, see `policies.EvictionPolicy`; None for vLLM's order.
+    recompute_frac : float or None
+        Share of a segment's tokens that is computed anew where its KV is reused away from the
+        front; None where only prefixes are reused.
     """
 
     max_num_seqs: int
@@ -54,3 +57,4 @@ class EngineConfig:
     fast_forward: bool
     rules: EngineRules
     evict_rank: Callable[[int, int, int], int] | None = None
+    recompute_frac: float | None = None

@@ -23,6 +23,7 @@ from llmsim.serving.queue import FcfsQueue, OrderedQueue, UrgencyQueue
 from llmsim.serving.request import DECODE, Request
 
 if TYPE_CHECKING:
+    from llmsim.kvcache.segments import SegmentReuse
     from llmsim.serving.claims import ClaimLedger
     from llmsim.serving.gate import Gate
     from llmsim.serving.keeper import Keeper
@@ -78,6 +79,8 @@ class Draft:
         The policy, if it has a condition of its own for admission.
     chooser : ChoosesVictims or None
         The policy, if it says who loses its KV.
+    reuse : SegmentReuse or None
+        Finds KV that does not stand in front; None where only prefixes are reused.
     shelf : Shelf or None
         Keeps prefixes that are being computed out of the cache until their results are in, where
         the policy's engine works like that.
@@ -134,6 +137,7 @@ class Draft:
         "pull",
         "reserve_prompt",
         "retainer",
+        "reuse",
         "running_set",
         "scheduled",
         "seats",
@@ -162,6 +166,7 @@ class Draft:
         self.displaces = bool(getattr(policy, "displaces", False))
         self.claims: ClaimLedger | None = None
         self.guarded = False
+        self.reuse: SegmentReuse | None = None
         self.shelf: Shelf | None = None
         self.together: Together | None = None
         self.block_tokens = config.block_tokens

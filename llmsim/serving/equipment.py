@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache import CountLedger, PrefixLedger, RankedLedger
+from llmsim.kvcache.segments import SegmentReuse
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.ordering import HearsOfEnds, OrdersWaiting
@@ -69,6 +70,8 @@ def fit_out(
         line.kept_by(policy.waiting_order(Engine(draft)))
     if isinstance(ledger, ClaimLedger):
         draft.claims = ledger
+    if draft.config.recompute_frac is not None and isinstance(ledger, PrefixLedger):
+        draft.reuse = SegmentReuse(ledger, draft.config.recompute_frac)
     if ledger.caches and getattr(policy, "publishes_results", False):
         draft.shelf = Shelf(draft.config.lookahead)
     draft.guarded = draft.guard is not None or draft.claims is not None

@@ -27,6 +27,7 @@ from llmsim.serving.life import Life
 from llmsim.serving.migration import Move
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import FETCHING, WAITING, Request
+from llmsim.serving.rerouting import Rerouting
 from llmsim.serving.roles import Roles
 from llmsim.serving.wake import Wake
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Workload
@@ -72,6 +73,7 @@ class Fleet:
         self.life: Life | None = None
         self.beliefs: Beliefs | None = None
         self.decision: Decision | None = None
+        self.rerouting: Rerouting | None = None
         self.roles: Roles | None = None
         self.under_way: dict[Request, Move] = {}  # between two replicas; the run waits for them
         self.done = clock.env.event()
@@ -244,6 +246,8 @@ class Fleet:
             self.put(request, chosen, replica)
         elif self.gateway.held or not self.send(request, chosen):
             self.gateway.hold(request)
+        if self.rerouting is not None:
+            self._routes += self.rerouting.carry_out()
         if self._timeout_ns:
             self._watch_timeout(request)
         return True

@@ -234,7 +234,7 @@ def settle_in(
     if isinstance(router, Foreseeing):
         router.forecasts.connect(doors, fleet.called)
         router = router.router
-    show_caches(router, doors)
+    show_caches(router, doors, fleet)
     delay_ns = _delay_ns(router)
     if delay_ns:
         fleet.decision = Decision(clock, fleet, delay_ns)

@@ -19,6 +19,7 @@ from llmsim.serving.wake import Wake
 
 if TYPE_CHECKING:
     from llmsim.serving.fleet import Fleet
+    from llmsim.serving.replica import Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,19 @@ class Gateway:
             slot = (first + step) % count
             if slot in self.closed:
                 continue
-            replica = doors[slot]
-            if not self._most or replica.running + replica.waiting < self._most:
+            if self._is_free(doors[slot]):
                 return slot
             self.refusals += 1
         return -1
+
+    def takes(self, slot: int) -> bool:
+        """Whether a door takes a request now, with nobody else asked."""
+        if self.elsewhere is not None and self.elsewhere(slot) != slot:
+            return False
+        return slot not in self.closed and self._is_free(self._fleet.doors[slot])
+
+    def _is_free(self, replica: Replica) -> bool:
+        return not self._most or replica.running + replica.waiting < self._most
 
     def hold(self, request: Request) -> None:
         """Keep a request until somebody takes it."""

@@ -238,8 +238,8 @@ class Port:
             if blocks > replica.meter.peak_kv_blocks:
                 replica.meter.peak_kv_blocks = blocks
 
-    def withdraw(self, request: Request) -> None:
-        """Let a request go that waits here and will be served elsewhere."""
+    def withdraw(self, request: Request, called_now: bool = False) -> None:
+        """Let a request go that waits here and will be served elsewhere; see `Replica.enqueue`."""
         replica = self._replica
         was_head = replica.line.head() is request
         replica.line.remove(request)
@@ -249,7 +249,7 @@ class Port:
             replica.draft.retainer.left(request)
         replica.ledger.forget(request)
         if was_head:
-            replica.cut()
+            replica.cut(called_now)
 
     def give_back(self, blocks: int) -> None:
         """Free blocks that were kept for KV that does not come."""

@@ -196,10 +196,10 @@ class Replica:
             return 0
         return self.cohort.blocks_needed(self.ticks_begun()) - self.draft.first_need
 
-    def cut(self) -> None:
+    def cut(self, called_now: bool = False) -> None:
         """Have a stretch under way end at its next step: what it was planned on has changed."""
         if self._merged:
-            self._cut(False)
+            self._cut(called_now)
 
     def slow_down(self, drag_frac: float) -> None:
         """Let every step that starts from the next call on take that much longer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ class Prompts(Protocol):
         """
         ...
 
+
+_DRAWS: Final = 2**20
+"""Numbers drawn at a time, so that large collections need little memory."""
 
 PROMPTS: Registry[Prompts] = Registry("prompts")
 
@@ -145,5 +148,70 @@ class SharedPrefix:
                 prompt_tokens + np.int32(self.prefix_tokens),
                 [(heads[member], (key, tokens)) for member, key, tokens in own],
             )
+
+        return sample
+
+
+@PROMPTS.register("documents")
+@dataclass(frozen=True)
+class Documents:
+    """Prompts that hold some documents of a collection, in any order, before their own tokens.
+
+    Retrieval gives such prompts. Two that hold the same document share its tokens, and no more
+    than the first few documents as a prefix.
+
+    Parameters
+    ----------
+    documents : int
+        In the collection.
+    document_tokens : int [tokens]
+        Length of each; all come on top of the length law, which then gives the request's own part.
+    per_prompt : int
+        Documents in a prompt, all different, in random order.
+    zipf_exponent : float
+        Popularity of the k-th document goes as k^-exponent; 0 is uniform.
+    prefix_tokens : int [tokens]
+        A system prompt before them that is the same in all.
+    """
+
+    documents: Annotated[int, Ge(1)]
+    document_tokens: Annotated[int, Ge(1)]
+    per_prompt: Annotated[int, Ge(1)] = 4
+    zipf_exponent: Annotated[float, Ge(0)] = 1.0
+    prefix_tokens: Annotated[int, Ge(0)] = 0
+
+    def sampler(self, seed: int, pool_lengths: LengthSampler) -> PromptSampler:
+        """Return a function that puts documents before each request's own tokens."""
+        rng, shuffle = stream(seed, "prompts", "documents"), stream(seed, "prompts", "order")
+        count = min(self.per_prompt, self.documents)
+        weights = np.diff(zipf_cdf(self.documents, self.zipf_exponent), prepend=0.0)
+        head = ((self.documents, self.prefix_tokens),) if self.prefix_tokens else ()
+        tokens, more = self.document_tokens, self.prefix_tokens + count * self.document_tokens
+        next_key = self.documents + 1
+        at_once = max(1, _DRAWS // self.documents)
+
+        def draw(rows: int) -> npt.NDArray[np.int64]:
+            # the smallest of exponential times by weight are a draw without replacement
+            # (Efraimidis and Spirakis 2006)
+            drawn = np.empty((rows, count), dtype=np.int64)
+            for at in range(0, rows, at_once):
+                part = drawn[at : at + at_once]
+                due = rng.exponential(size=(len(part), self.documents)) / weights
+                part[:] = np.argsort(due, axis=1)[:, :count]
+            return drawn
+
+        def sample(prompt_tokens: Tokens) -> tuple[Tokens, list[Segments | None] | None]:
+            nonlocal next_key
+            rows = len(prompt_tokens)
+            order = shuffle.permuted(draw(rows), axis=1)
+            first = next_key
+            next_key += rows
+            found: list[Segments | None] = [
+                (*head, *((key, tokens) for key in keys), (first + row, own))
+                for row, (keys, own) in enumerate(
+                    zip(order.tolist(), prompt_tokens.tolist(), strict=True)
+                )
+            ]
+            return prompt_tokens + np.int32(more), found
 
         return sample

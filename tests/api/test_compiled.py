@@ -10,6 +10,18 @@ from blocks import CHECKOUT, call
 import llmsim as ls
 from llmsim.cli.looking import engine_is_compiled
 
+LITTLE_KV = {
+    "traffic.requests": 150,
+    "traffic.arrivals.rate_rps": 40,
+    "engine.max_model_len": 8192,
+    "engine.kv_blocks": 2500,
+    "engine.prefix_caching": False,
+    "fleet.pools.main.gpu": "a100-80gb-sxm",
+}
+"""A queue before few blocks, for policies that go by believed lengths."""
+
+BUCKETS = {"estimators.output_length": {"kind": "bucket", "bucket_tokens": 200}}
+
 RUNS = {
     "quickstart": ("quickstart", {}),
     "prefixes, timeouts, aborts": ("assistants", {"fleet.view_age_s": 0.2}),
@@ -34,6 +46,27 @@ RUNS = {
         },
     ),
     "forks": ("predictive", {"traffic.requests": 300, "traffic.arrivals.rate_rps": 45}),
+    "least left first": ("shortest-first", {"traffic.requests": 200}),
+    "buckets": (
+        "quickstart",
+        LITTLE_KV
+        | BUCKETS
+        | {"fleet.pools.main.batching": "s3", "fleet.pools.main.allocation": "s3"},
+    ),
+    "past and future": ("quickstart", LITTLE_KV | {"fleet.pools.main.batching": "past-future"}),
+    "two candidates": (
+        "assistants",
+        {"traffic.duration_s": 90, "fleet.routing": {"kind": "dualmap", "ttft_slo_s": 0.3}},
+    ),
+    "documents": (
+        "quickstart",
+        {
+            "traffic.requests": 200,
+            "traffic.prompts": {"kind": "documents", "documents": 20, "document_tokens": 400},
+            "engine.kv_blocks": 9000,
+            "fleet.pools.main.segments": {},
+        },
+    ),
     "stages": ("pipeline", {"traffic.requests": 200, "fleet.pools.main.engine.kv_blocks": 2000}),
     "whole prompts": (
         "assistants",

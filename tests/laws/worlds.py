@@ -148,6 +148,7 @@ class World:
     switch_ns: int = 0
     reloads: bool = False
     believed: str = ""
+    recompute_frac: float | None = None
 
     def __repr__(self) -> str:
         return short(self)
@@ -168,6 +169,7 @@ class World:
             fast_forward=fast_forward,
             rules=ENGINE_RULES[self.rules],
             evict_rank=EVICTION.get(self.evicts)().rank if self.evicts else None,
+            recompute_frac=self.recompute_frac,
         )
 
     def handoff(self) -> HandoffPlan | None:

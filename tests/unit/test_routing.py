@@ -36,6 +36,12 @@ class Loads:
     def cached_tokens(self, replica, request):
         return 0
 
+    def waiting(self, replica):
+        return []
+
+    def begun_tokens(self, replica):
+        return 0
+
 
 def ask(index=0, session=-1, segments=None, prompt=None) -> RequestView:
     tokens = prompt or sum(length for _, length in segments or ((0, 10),))

@@ -53,6 +53,7 @@ PROMPT_LAWS = {
     "distinct": {},
     "pool": {"prompts": 50, "zipf_exponent": 1.1},
     "shared-prefix": {"prefix_tokens": 300, "groups": 7},
+    "documents": {"documents": 40, "document_tokens": 50, "per_prompt": 3, "prefix_tokens": 20},
 }
 
 
@@ -237,6 +238,44 @@ def test_shared_prefixes_come_on_top_and_the_rest_is_unique():
     assert heads == {(group, 300) for group in range(7)}
     assert [length for _, length in tails] == plain["prompt_tokens"]
     assert len({key for key, _ in tails} | {key for key, _ in heads}) == 5_007
+
+
+def test_documents_come_in_any_order_and_never_twice():
+    plain = columns_of(build(requests=20_000))
+    found = columns_of(build(prompts="documents", requests=20_000))
+    assert found["prompt_tokens"] == [tokens + 170 for tokens in plain["prompt_tokens"]]
+    own = [pieces[-1] for pieces in found["segments"]]
+    assert [length for _, length in own] == plain["prompt_tokens"]
+    drawn = np.array([[key for key, _ in pieces[1:-1]] for pieces in found["segments"]])
+    assert {pieces[0] for pieces in found["segments"]} == {(40, 20)}
+    assert {length for pieces in found["segments"] for _, length in pieces[1:-1]} == {50}
+    assert all(len(set(row)) == 3 for row in drawn.tolist())
+    assert len({key for key, _ in own}) == 20_000
+    assert not {key for key, _ in own} & set(range(41))
+    # each place has all of them alike, the k-th as often as 1/k asks for, drawn without repeats
+    for place in range(3):
+        share = np.bincount(drawn[:, place], minlength=40) / 20_000
+        assert share[0] == pytest.approx(np.mean(drawn == 0), rel=0.05)
+    first, second = np.mean(np.any(drawn == 0, axis=1)), np.mean(np.any(drawn == 1, axis=1))
+    assert (first, second) == pytest.approx(_among_three(40)[:2], abs=0.015)
+
+
+def _among_three(members):
+    """How often the k-th is among three drawn one after another, with weights of 1/k."""
+    weights = 1.0 / np.arange(1, members + 1)
+    weights /= weights.sum()
+    found = np.zeros(members)
+    for i, one in enumerate(weights):
+        for j, two in enumerate(weights):
+            if i == j:
+                continue
+            both = one * two / (1 - one)
+            third = both * weights / (1 - one - weights[j])
+            third[[i, j]] = 0.0
+            found += third
+            found[i] += both
+            found[j] += both
+    return found
 
 
 def test_each_law_draws_from_its_own_stream():
