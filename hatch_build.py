@@ -37,6 +37,7 @@ COMPILED = (
     "llmsim/serving/admission.py",
     "llmsim/serving/beliefs.py",
     "llmsim/serving/board.py",
+    "llmsim/serving/bylayer.py",
     "llmsim/serving/claims.py",
     "llmsim/serving/clock.py",
     "llmsim/serving/cohort.py",

@@ -13,7 +13,6 @@ turn, and the request is held with its KV where it is until one of them has room
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from llmsim.core.units import NS_PER_S
 from llmsim.kvcache import Holder
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.serving.board import LoadBoard
+from llmsim.serving.bylayer import part_by_layer
 from llmsim.serving.clock import Clock
 from llmsim.serving.flows import FLOW_PRIORITY, Flow, Flows
 from llmsim.serving.request import HANDED, LOADING, WAITING, Request
@@ -101,57 +101,6 @@ class HandoffPlan:
     refuses: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LayerPart:
-    """All layers of a request's KV but the last, sent while the step that makes them runs.
-
-    Parameters
-    ----------
-    wait_ns : int [ns]
-        Until the first layer is ready.
-    lead_ns : int [ns]
-        What the messages cost.
-    size_bytes : float [bytes]
-    cap_bytes_per_s : float [bytes/s]
-        Not faster than the layers are computed; infinite where messages alone take longer.
-    """
-
-    wait_ns: int
-    lead_ns: int
-    size_bytes: float
-    cap_bytes_per_s: float
-
-
-def part_by_layer(
-    begun_ns: int, due_ns: int, now_ns: int, layers: int, size_bytes: float, lead_ns: int
-) -> LayerPart:
-    """Return what is sent before the last layer is ready.
-
-    Layer i of L is ready at ``begun + i (due - begun) / L``. With x what one layer takes alone on
-    the way, messages included, the last has come at ``max(max(ready_1, now) + L x, due + x)``.
-
-    Parameters
-    ----------
-    begun_ns, due_ns : int [ns]
-        Of the step that computes the KV.
-    now_ns : int [ns]
-        When there is room for it.
-    layers : int [layers]
-        Two or more.
-    size_bytes : float [bytes]
-        All layers.
-    lead_ns : int [ns]
-        Messages of all layers.
-    """
-    first_ns = max(now_ns, begun_ns - (begun_ns - due_ns) // layers)
-    share = (layers - 1) / layers
-    lead, size = round(lead_ns * share), size_bytes * share
-    window_ns = due_ns - first_ns - lead
-    # flows end at the next whole nanosecond: half of one less has them end as the step does
-    cap = size * NS_PER_S / (window_ns - 0.5) if size and window_ns > 0 else math.inf
-    return LayerPart(first_ns - now_ns, lead, size, cap)
-
-
 class Lease(Holder):
     """KV blocks that stay on a replica after their request has left it.
 
@@ -167,8 +116,8 @@ class Lease(Holder):
 
     Attributes
     ----------
-    tokens : int [tokens]
-        Whose KV the blocks hold.
+    tokens, last_tokens : int [tokens]
+        Whose KV the blocks hold, and how many of them the last step of the prompt computes.
     flow : Flow or None
         The transfer under way.
     begun_ns, due_ns : int [ns]
@@ -176,14 +125,16 @@ class Lease(Holder):
         layer, it leaves as that step begins.
     """
 
-    __slots__ = ("begun_ns", "due_ns", "flow", "flows", "source", "tokens", "with_token")
+    __slots__ = (
+        "begun_ns", "due_ns", "flow", "flows", "last_tokens", "source", "tokens", "with_token"
+    )  # fmt: skip
 
     def __init__(self, source: Replica, request: Request, flows: Flows, with_token: bool) -> None:
         super().__init__()
         self.source = source
         self.flows = flows
         self.with_token = with_token
-        self.tokens = request.computed
+        self.tokens = self.last_tokens = request.computed
         self.path = request.path
         self.held = request.held
         self.held_blocks = request.held_blocks
@@ -302,6 +253,8 @@ class Handoff:
         # who was decoding when it lost its KV has had its first token
         with_token = self._first_token_at_decode and request.generated == 1
         lease = Lease(source, request, self._flows, with_token)
+        if self._layers:
+            lease.last_tokens = source.port.step_tokens(request)
         request.lease = lease
         request.state = HANDED
         self.came_from[request.view.index] = source.index
@@ -453,9 +406,53 @@ class Handoff:
             lead_ns += max(0, lease.due_ns - began)
             lease.flow = self._flows.start(path, size, arrived, rank=rank, lead_ns=lead_ns)
             return
-        part = part_by_layer(lease.begun_ns, lease.due_ns, began, layers, size, lead_ns)
+        # what the steps before the last one have computed need not wait for any layer
+        there = max(0, lease.tokens - lease.last_tokens - hit_tokens)
+        whole = min(blocks, there // target.config.block_tokens)
+        if not whole:
+            self._send_layers(lease, layers, size, lead_ns, path, rank, arrived)
+            return
+        sent = price.bytes_per_token * whole * target.config.block_tokens
+        rest_ns = price.lead_ns(blocks - whole)
 
-        def all_but_last(_: Flow) -> None:
+        def the_last_step(_: Flow) -> None:
+            self._send_layers(lease, layers, size - sent, rest_ns, path, rank, arrived)
+
+        lead_ns = price.lead_ns(whole)
+        lease.flow = self._flows.start(path, sent, the_last_step, rank=rank, lead_ns=lead_ns)
+
+    def _send_layers(
+        self,
+        lease: Lease,
+        layers: int,
+        size: float,
+        lead_ns: int,
+        path: tuple[int, int],
+        rank: int,
+        arrived: Callable[[Flow], None],
+    ) -> None:
+        """Send KV [bytes] layer by layer as the last step of its prompt computes it.
+
+        Parameters
+        ----------
+        lease : Lease
+        layers : int [layers]
+        size : float [bytes]
+        lead_ns : int [ns]
+            What its messages cost.
+        path : tuple of int
+            Resources of the transfer.
+        rank : int
+        arrived : callable
+            Called with the last flow when all is there.
+        """
+        now = self._clock.now
+        if lease.due_ns <= now:
+            lease.flow = self._flows.start(path, size, arrived, rank=rank, lead_ns=lead_ns)
+            return
+        part = part_by_layer(lease.begun_ns, lease.due_ns, now, layers, size, lead_ns)
+
+        def last_layer(_: Flow) -> None:
             wait_ns = max(0, lease.due_ns - self._clock.now) + lead_ns - part.lead_ns
             rest = size - part.size_bytes
             lease.flow = self._flows.start(path, rest, arrived, rank=rank, lead_ns=wait_ns)
@@ -463,7 +460,7 @@ class Handoff:
         lease.flow = self._flows.start(
             path,
             part.size_bytes,
-            all_but_last,
+            last_layer,
             rank=rank,
             lead_ns=part.wait_ns + part.lead_ns,
             cap_bytes_per_s=part.cap_bytes_per_s,

@@ -114,6 +114,13 @@ class Port:
         replica.ledger.register(request, request.computed)
         self._way().offer(request, replica)
 
+    def step_tokens(self, request: Request) -> int:
+        """Return how many tokens of a prompt its latest step computes [tokens]."""
+        for other, tokens, _ in self._replica.draft.chunks:
+            if other is request:
+                return tokens
+        return request.computed
+
     def keep(self, request: Request, lease: Lease, called_now: bool) -> None:
         """Let a request decode here whose prompt has been computed here, to be handed over."""
         request.lease, request.replica = None, self._replica

@@ -110,6 +110,25 @@ def test_a_thin_link_is_busy_from_the_first_layer_on():
     assert row.end_ns == PREFILL_NS // 4 + 10 * MS + sum(STEPS_NS)
 
 
+# chunks of 64 and 36 tokens: 6.28 ms, then 5.72 ms, whose layers end 1.43 ms apart
+CHUNKED = replace(FOUR, budget_tokens=64, message_ns=0)
+CHUNKS_NS = (5 * MS + 64 * 20_000, 5 * MS + 36 * 20_000)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_what_earlier_chunks_have_computed_goes_as_the_last_one_begins(lookahead):
+    """On a fast link a layer of the last chunk is waited for, on a thin one all that is left."""
+    world = replace(CHUNKED, lookahead=lookahead)
+    (row,) = run(world).rows
+    assert row.first_token_ns == sum(CHUNKS_NS)
+    assert row.end_ns == sum(CHUNKS_NS) + 36 * 10_000 // 4 + sum(STEPS_NS)
+    (row,) = run(replace(world, port_bytes_per_s=1e8)).rows
+    assert row.end_ns == CHUNKS_NS[0] + 10 * MS + sum(STEPS_NS)
+    # 50 MB/s: 12.8 ms for the first chunk, so that the last one is ready when its turn comes
+    (row,) = run(replace(world, port_bytes_per_s=5e7)).rows
+    assert row.end_ns == CHUNKS_NS[0] + 20 * MS + sum(STEPS_NS)
+
+
 def test_a_replica_without_room_refuses_and_another_takes_it():
     """By turns the third would wait behind the first; it goes where there is room."""
     jobs = (Job(0, 100, 200), Job(1, 100, 2), Job(2, 100, 2))

@@ -9,7 +9,7 @@ import pytest
 from llmsim.results.store import RequestSink
 from llmsim.scenario import Scenario, build_workload
 from llmsim.serving import simulate
-from llmsim.serving.build import build_pools
+from llmsim.serving.build import build_handoff, build_pools, build_router
 
 LENGTHS = {
     "kind": "lognormal",
@@ -90,3 +90,34 @@ def test_caching_without_hits_costs_no_events() -> None:
     cached = counts(1_500, 1, 10.0, prefix_caching=True)
     assert cached[0] == plain[0]
     assert cached[1] < 1.3 * plain[1]
+
+
+def stopping(at: str) -> tuple[float, float]:
+    """Return events and Python calls per request where prompts are stopped at such places."""
+    changes = {"traffic.requests": 300, "fleet.pools.prefill.stop.at": at}
+    scenario = Scenario.load("urgent-prompts", changes)
+    pools, _ = build_pools(scenario)
+    sink = RequestSink(["prefill", "decode"], [], handoff=True)
+    workload, router = build_workload(scenario), build_router(scenario)
+    handoff = build_handoff(scenario)
+    called = 0
+
+    def profile(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal called
+        called += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        facts = simulate(pools, workload, router, sink, seed=3, handoff=handoff)
+    finally:
+        sys.setprofile(None)
+    stops = sum(each.stops for each in facts.stops)
+    assert stops == 0 if at == "step" else stops > 50
+    return facts.events / 300, called / 300
+
+
+def test_to_stop_behind_any_operator_costs_little_more_than_to_wait_for_steps() -> None:
+    stopping("step")  # what is imported on first use
+    whole, inside = stopping("step"), stopping("operator")
+    assert inside[0] < 1.5 * whole[0]
+    assert inside[1] < 1.5 * whole[1]
