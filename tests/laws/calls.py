@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from llmsim.serving.layered import LayeredReplica
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, WAITING, Request
@@ -22,11 +23,14 @@ class Work:
 def works(replica: Replica, call: CallRecord) -> list[Work]:
     """Return who computes what in a step, prefill chunks first, decodes in running order.
 
+    Prompts that go through the model in groups of layers count in the step of the last group.
     Only right inside a recorder and with fast-forward off.
     """
     tick = replica.cohort.tick
     chunked = {request for request, _, _ in call.chunks}
-    found = [Work(request, new, past) for request, new, past in call.chunks]
+    between = isinstance(replica, LayeredReplica) and replica.group < replica.groups - 1
+    chunks = () if between else call.chunks
+    found = [Work(request, new, past) for request, new, past in chunks]
     if call.decoding:
         found += [
             Work(request, 1, request.base + tick)

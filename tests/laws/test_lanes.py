@@ -64,6 +64,24 @@ def test_everybody_is_served(world):
         assert (row.replica < world.replicas) == (row.output_tokens == 1)
 
 
+@pytest.mark.timeout(60)  # it would never end
+def test_two_lanes_do_not_take_from_each_other_for_ever():
+    """Each holds part of a prompt in KV that has room for one: whoever comes later waits."""
+    jobs = (Job(0, 232, 26), Job(5 * MS, 232, 26))
+    world = World(
+        jobs,
+        cost="all windowed",
+        max_num_seqs=1,
+        budget_tokens=32,
+        kv_blocks=17,
+        reserve_prompt=False,
+        decoders=1,
+        port_bytes_per_s=1e12,
+        lanes=(0.2, 0.2),
+    )
+    assert [row.output_tokens for row in run(world).rows] == [26, 26]
+
+
 BY_HAND = World((Job(0, 100, 3), Job(9 * MS, 100, 1)), decoders=1, lanes=(1.0, 1.0))
 
 
