@@ -64,7 +64,8 @@ def wrong_ranks(fleet: Fleet) -> dict[str, str]:
     hosts = {pool.beside for pool in fleet.pools.values()}
     for name, pool in fleet.pools.items():
         other = {
-            "tiers of KV (kv)": pool.kv is not None,
+            "kv.swap": pool.kv is not None and pool.kv.swap is not None,
+            "kv.gate layer": pool.kv is not None and pool.kv.gate == "layer",
             "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
             "spare_replicas": pool.spare_replicas > 0,
             "fleet.gateway": fleet.gateway is not None,

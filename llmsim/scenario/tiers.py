@@ -19,7 +19,8 @@ class KvTier(Section):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
     """Names it in the results; pools that share a tier of the fleet use the same name."""
     scope: Literal["replica", "pool", "fleet"] = "replica"
-    """Who has one of it: every replica, the replicas of the pool together, or the whole fleet."""
+    """Who has one of it: every replica (or attention rank), the replicas of the pool together, or
+    the whole fleet."""
     capacity_bytes: Positive
     """[bytes] Of each such store."""
     chunk_tokens: Annotated[int, Ge(1)] = 256

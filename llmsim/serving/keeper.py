@@ -187,7 +187,7 @@ class Keeper:
         return parts
 
     def _worth(self, request: Request, parts: list[Part], hit: int, known: int) -> bool:
-        cost = self._replica.cost
+        port = self._replica.port
         upto = parts[-1][3]
         load_s = 0.0
         for number, runs, lo, hi in parts:
@@ -198,8 +198,8 @@ class Keeper:
             chunks = sum(stop - start for _, start, stop in runs)
             time_s = plan.lead_ns(chunks) / NS_PER_S + (hi - lo) * plan.bytes_per_token / rate
             load_s = max(load_s, time_s)
-        whole = cost.step_ns([(known - hit, hit)], 0, 0, 0, 1)
-        rest = cost.step_ns([(known - upto, upto)], 0, 0, 0, 1)
+        whole = port.prompt_ns(known - hit, hit)
+        rest = port.prompt_ns(known - upto, upto)
         return self._policy.loads(LoadView(upto - hit, hit, load_s, (whole - rest) / NS_PER_S))
 
     def load_s(self, tokens: int) -> float:

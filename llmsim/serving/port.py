@@ -114,6 +114,13 @@ class Port:
         replica.ledger.register(request, request.computed)
         self._way().offer(request, replica)
 
+    def prompt_ns(self, tokens: int, past: int) -> int:
+        """Return what a step takes with some tokens of one prompt and nothing else [ns]."""
+        replica = self._replica
+        if replica.ranks is not None:
+            return replica.ranks.alone_ns(tokens, past)
+        return replica.cost.step_ns([(tokens, past)], 0, 0, 0, 1)
+
     def step_tokens(self, request: Request) -> int:
         """Return how many tokens of a prompt its latest step computes [tokens]."""
         for other, tokens, _ in self._replica.draft.chunks:

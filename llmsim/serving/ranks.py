@@ -226,6 +226,11 @@ class RankGroup:
         counts[best] += _WAITING_WEIGHT
         return members[best]
 
+    def alone_ns(self, tokens: int, past: int) -> int:
+        """Return what a joint step takes with some tokens of one prompt on one rank [ns]."""
+        idle = [RankLoad([], 0, 0, 0, 0) for _ in self.members[1:]]
+        return self._cost.step_ns([RankLoad([(tokens, past)], 0, 0, 0, 1), *idle])
+
     def call_at(self, time_ns: int) -> None:
         """Have all ranks called at `time_ns` [ns]."""
         if self._asleep:

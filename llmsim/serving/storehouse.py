@@ -192,7 +192,7 @@ class Storehouse:
     ----------
     clock : Clock
     pools : sequence of (str, KvPlan or None, int)
-        Name, plan and replicas of each pool; replicas are numbered through.
+        Name, plan and replicas of each pool, or attention ranks; they are numbered through.
 
     Attributes
     ----------

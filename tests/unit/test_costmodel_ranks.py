@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import llmsim as ls
 from llmsim.core.errors import InputError, ModelDoesNotFitError, ScenarioError
 from llmsim.costmodel import RooflineCost, check_layout, plan_memory
 from llmsim.costmodel.communication import Network
@@ -126,3 +127,26 @@ def test_what_cannot_be_is_said():
 def test_what_does_not_go_together_yet_is_refused():
     with pytest.raises(ScenarioError, match=r"dp: 8 does not go together with fleet.migration"):
         Scenario.load("ranks", {"fleet.migration": {}})
+    host = [{"name": "host", "capacity_bytes": 1e12}]
+    for kv, told in (
+        ({"tiers": host, "gate": "layer"}, r"dp: 8 does not go together with kv.gate layer"),
+        ({"tiers": host, "swap": {}}, r"dp: 8 does not go together with kv.swap"),
+    ):
+        with pytest.raises(ScenarioError, match=told):
+            Scenario.load("ranks", {"fleet.pools.main.kv": kv})
+
+
+def test_ranks_find_in_a_shared_tier_what_others_have_computed():
+    """Eight ranks, in turn: each text of 4,000 tokens is computed once, not by every rank."""
+    traffic = {
+        "traffic.lengths": {"kind": "fixed", "prompt_tokens": 200, "output_tokens": 20},
+        "traffic.prompts": {"kind": "shared-prefix", "prefix_tokens": 4096, "groups": 10},
+        "traffic.duration_s": 30,
+        "traffic.warmup_s": 0,
+        "fleet.pools.main.rank_routing": "round-robin",
+    }
+    tier = {"name": "store", "scope": "pool", "capacity_bytes": 4e12}
+    alone = ls.run("ranks", traffic)
+    shared = ls.run("ranks", traffic | {"fleet.pools.main.kv": {"tiers": [tier]}})
+    assert shared.metrics["prefix_hit_frac"] > 1.2 * alone.metrics["prefix_hit_frac"]
+    assert shared.tiers["loaded_tokens"].sum() > 100_000
