@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsim.api import trace
+from llmsim.api.commands import from_command
 from llmsim.api.sweeping import sweep
 from llmsim.core.errors import RegistryError, nearest
 from llmsim.core.paths import find_data
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from llmsim.specs import CalibrationCard
 
 Progress = Callable[[int, int | None], None]
-
 __all__ = [
     "calibrate",
     "card",
@@ -41,6 +41,7 @@ __all__ = [
     "compare_seeds",
     "deploy",
     "draw_costs",
+    "from_command",
     "knee",
     "load",
     "names",

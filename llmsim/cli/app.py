@@ -19,6 +19,7 @@ from llmsim.cli.profiling import profile_app
 from llmsim.cli.reporting import report
 from llmsim.cli.roofing import show_needs, show_roofline
 from llmsim.cli.searching import knee, placement
+from llmsim.cli.starting import init, schema
 from llmsim.cli.sweeping import sweep
 from llmsim.cli.tracing import trace_app
 from llmsim.cli.validating import validate
@@ -62,7 +63,9 @@ class OnBadRow(StrEnum):
 
 @app.command()
 def run(
-    scenario: ScenarioArgument,
+    scenario: Annotated[
+        str | None, typer.Argument(metavar="[SCENARIO]", help="A YAML file, or a shipped name.")
+    ] = None,
     set_: SetOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random stream.")] = None,
     out: Annotated[
@@ -85,13 +88,30 @@ def run(
             min=0, help="Run it so often again with other prices of its operators: p10 to p90."
         ),
     ] = 0,
+    from_vllm: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Make the scenario of a command of vLLM."),
+    ] = None,
+    from_sglang: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="The same of a command of SGLang.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="GPU card of --from-vllm, --from-sglang.")] = None,
+    save_scenario: Annotated[
+        Path | None, typer.Option(help="Where the made scenario goes. Default: <its name>.yaml.")
+    ] = None,
 ) -> None:
-    """Simulate a scenario: every latency, cost and failure of this fleet under this traffic."""
+    """Simulate a scenario: every latency, cost and failure of this fleet under this traffic.
+
+    Example: llmsim run --from-vllm "vllm serve Qwen/Qwen3-8B" --gpu h100-sxm --trace t.csv
+    """
     with exit_code_for_errors():
+        from llmsim.cli.originating import MakeOrder, make_scenario
         from llmsim.cli.running import RunOrder, run_scenario
 
+        make = MakeOrder(scenario, from_vllm, from_sglang, gpu, trace, save_scenario, force)
+        scenario = make_scenario(make)
         given = list(set_ or ())
-        if trace is not None:
+        if trace is not None and not make.command:
             given.append(f"traffic.trace.path={json.dumps(str(trace))}")
         if on_bad_row is not None:
             given.append(f"traffic.trace.on_bad_row={on_bad_row.value}")
@@ -166,6 +186,8 @@ app.command()(plan)
 app.command()(deploy)
 app.command()(report)
 app.command()(sweep)
+app.command()(init)
+app.command()(schema)
 
 
 @app.command()

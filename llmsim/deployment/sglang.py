@@ -17,9 +17,9 @@ RANKED_CONSERVATIVENESS: Final = 0.3
 """Factor on schedule_conservativeness where attention is split into ranks (SGLang 0.5.23,
 arg_groups/parallel_hook.py, handle_data_parallelism)."""
 
-_KV: Final = {"bf16": "bf16", "fp8": "fp8_e4m3"}
+KV_WORDS: Final = {"bf16": "bf16", "fp8": "fp8_e4m3"}
 """SGLang's words for number formats of the KV cache."""
-_WRITES: Final = {"through": "write_through", "evict": "write_back"}
+WRITES_WORDS: Final = {"through": "write_through", "evict": "write_back"}
 """SGLang's words for when KV goes to the host."""
 
 
@@ -128,8 +128,8 @@ def _formats(site: Site, line: CommandLine) -> None:
     """Say in what number formats weights and KV are."""
     dtype = site.pool.engine.kv_dtype
     line.leave("engine.kv_dtype", "engine.quantisation")
-    if dtype in _KV:
-        line.put("--kv-cache-dtype", _KV[dtype], "engine.kv_dtype", told=dtype)
+    if dtype in KV_WORDS:
+        line.put("--kv-cache-dtype", KV_WORDS[dtype], "engine.kv_dtype", told=dtype)
     elif dtype is not None:
         line.note("engine.kv_dtype", dtype, "SGLang has no such format; it takes the model's own")
     if site.quantise:
@@ -176,7 +176,7 @@ def _tiers(site: Site, line: CommandLine) -> None:
         line.put("--enable-hierarchical-cache", None, "kv.tiers")
         each = first.capacity_bytes / site.pool.plan.gpus / 1e9
         line.put("--hicache-size", math.floor(each), "kv.tiers")
-        line.put("--hicache-write-policy", _WRITES.get(first.write, "write_through"))
+        line.put("--hicache-write-policy", WRITES_WORDS.get(first.write, "write_through"))
         text = f"{math.floor(each)} GB on each of {site.pool.plan.gpus} ranks"
         line.note("kv.tiers", first.name, f"{text}, in whole GB and by SGLang's own rules")
     for tier in rest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -93,6 +93,11 @@ class FlagTable:
     flags : mapping of str to Flag
     install : Fact or None
         What pip installs, with ``{release}`` in it, where the image does not have it.
+    aliases : mapping of str to str
+        Other spellings of flags.
+    others : mapping of str to (bool, bool)
+        Of a flag that is not simulated: whether it takes a value, and whether it would change what
+        a step costs or holds.
     """
 
     program: str
@@ -106,6 +111,8 @@ class FlagTable:
     environment: Mapping[str, Fact]
     flags: Mapping[str, Flag]
     install: Fact | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
 
     def newest(self) -> str:
         """Return the engine card of the newest release in the table."""
@@ -195,4 +202,11 @@ def _table(data: Mapping[str, Any]) -> FlagTable:
         environment=facts("environment", "meaning"),
         flags={name: flag(name, row) for name, row in data["flags"].items()},
         install=Fact(**data["install"]) if "install" in data else None,
+        aliases=data.get("aliases", {}),
+        others={
+            name: (takes == "takes", kind == "slower")
+            for kind, rows in data.get("others", {}).items()
+            for takes, names in rows.items()
+            for name in names
+        },
     )

@@ -19,10 +19,15 @@ ROLES_SINCE: Final = "vllm-0.33"
 """From then on the NIXL connector wants to know the role and deprecates kv_both (vLLM 0.33.0,
 vllm/distributed/kv_transfer/kv_connector/v1/nixl/connector.py); before, its guide said kv_both."""
 
-_KV: Final = {"bf16": "bfloat16", "fp16": "float16", "fp8": "fp8", "int8": "int8_per_token_head"}
+KV_WORDS: Final = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp8": "fp8",
+    "int8": "int8_per_token_head",
+}
 """vLLM's words for number formats of the KV cache."""
 
-_ROLES: Final = {"prefill": "kv_producer", "decode": "kv_consumer"}
+ROLES_WORDS: Final = {"prefill": "kv_producer", "decode": "kv_consumer"}
 """vLLM's words for roles."""
 
 
@@ -157,7 +162,7 @@ def _cache(site: Site, line: CommandLine) -> None:
     line.leave("engine.kv_blocks")
     line.put("--enable-prefix-caching", engine.prefix_caching, "engine.prefix_caching")
     if engine.kv_dtype is not None:
-        word = _KV[engine.kv_dtype]
+        word = KV_WORDS[engine.kv_dtype]
         line.put("--kv-cache-dtype", word, "engine.kv_dtype", told=engine.kv_dtype)
     if engine.kv_dtype == "int8":
         line.note("engine.kv_dtype", "int8", "vLLM keeps a scale per token and head besides")
@@ -193,7 +198,7 @@ def _role(site: Site, line: CommandLine) -> None:
     if role == "mixed":
         return
     told_apart = site.table.place(site.card) >= site.table.place(ROLES_SINCE)
-    word = _ROLES[role] if told_apart else "kv_both"
+    word = ROLES_WORDS[role] if told_apart else "kv_both"
     config = {"kv_connector": "NixlConnector", "kv_role": word}
     line.put("--kv-transfer-config", config, "role")
 

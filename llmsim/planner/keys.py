@@ -24,7 +24,7 @@ class Offer(Section):
     usd_per_hour: Usd | None = None
     """[USD/h] Price of one GPU; absent: the cheapest of the price card."""
     price: str | None = None
-    """Whose price counts, where the price card knows more than one; excludes `usd_per_hour`."""
+    """Whose price counts, as `price` of a pool; excludes `usd_per_hour`."""
     available: Annotated[int, Ge(0)] | None = None
     """[GPUs] How many there are; absent: as many as wanted."""
 

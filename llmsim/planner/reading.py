@@ -261,7 +261,7 @@ def _price(gpu: str, offer: Offer) -> tuple[float, str]:
     if offer.usd_per_hour is not None:
         return offer.usd_per_hour, "the plan file"
     card = price_of(gpu, offer.price)
-    return card.usd_per_gpu_hour, f"{card.cloud} {card.instance}, {card.date}, {card.source}"
+    return card.usd_per_gpu_hour, f"{card.whose} {card.instance}, {card.date}, {card.source}"
 
 
 def _choice(asked: Configuration, keys: PlanFile) -> Choice:

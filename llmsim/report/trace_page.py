@@ -72,7 +72,8 @@ def _arrivals(profile: TraceProfile) -> str:
 
 
 def _bursts(profile: TraceProfile) -> str:
-    counts = profile.per_minute
+    whole = int(profile.span_s // 60)
+    counts = profile.per_minute[:whole] if whole else profile.per_minute
     mean = float(counts.mean()) if len(counts) else 0.0
     told = f"{profile.minute_cv:.2f}" if math.isfinite(profile.minute_cv) else "not known"
     alt = f"How minutes differ in requests; their coefficient of variation is {told}"
@@ -126,7 +127,7 @@ def _cdf(profile: TraceProfile) -> str:
         axes.set_ylabel("requests [%]")
         axes.legend(**ABOVE)
 
-    return inline_svg(draw, alt, "lengths")
+    return inline_svg(draw, alt, "lengths", box=(0.11, 0.17, 0.83, 0.71))
 
 
 def _clients(profile: TraceProfile) -> str:

@@ -64,7 +64,7 @@ def _price(at: Keys, pool: Mapping[str, Any]) -> list[Complaint]:
     try:
         price_of(gpu, cloud)
     except CardError:
-        offers = {card.cloud for card in load_prices() if card.gpu == gpu}
+        offers = {card.whose for card in load_prices() if card.gpu == gpu}
         hint = nearest(cloud, offers) if offers else "Give gpu_price_usd_per_hour instead."
         return [Complaint((*at, "price"), f"no price of {gpu} from '{cloud}'.", hint)]
     return []

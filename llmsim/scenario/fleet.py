@@ -70,7 +70,8 @@ class Pool(Section):
     power_cap_w: Annotated[float, Gt(0)] | None = None
     """[W] Power cap of one GPU: compute-bound kernels clock down until they keep it."""
     price: str | None = None
-    """Whose price per GPU-hour counts, where the price card knows more than one."""
+    """Whose price per GPU-hour counts: a cloud of the price card, `cloud/spot`, `cloud/reserved`,
+    or `spot` or `reserved` of whichever cloud; absent: the cheapest on demand."""
     gpu_price_usd_per_hour: Annotated[float, Ge(0)] | None = None
     """[USD/h] Price of one GPU; replaces the price card."""
     engine: Engine = Engine()

@@ -447,7 +447,7 @@ def _price(pool: Pool) -> tuple[float, str]:
         card = price_of(pool.gpu, pool.price)
     except CardError:
         return math.nan, "no price card for this GPU"
-    return card.usd_per_gpu_hour, f"{card.cloud} {card.instance}, {card.date}, {card.source}"
+    return card.usd_per_gpu_hour, f"{card.whose} {card.instance}, {card.date}, {card.source}"
 
 
 def itl_objective_ns(scenario: Scenario, default_ns: int) -> int:

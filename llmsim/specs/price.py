@@ -1,30 +1,72 @@
-"""On-demand prices: `profiles/prices/on_demand.csv`, one dated and sourced row per offer."""
+"""Prices: `profiles/prices/catalog.csv` in SkyPilot's schema, each row dated and sourced."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, fields
-from datetime import date
+import math
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Final
 
 from llmsim.core.errors import CardError, Fault, nearest
 from llmsim.core.paths import find_data
 from llmsim.specs.cards import CardRow, find_card
 
+TERMS: Final = {"on-demand": "Price", "spot": "SpotPrice", "reserved": "ReservedPrice"}
+"""Ways to pay, and the column of each: the first two are SkyPilot's, the third is ours."""
+
+NEEDED: Final = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price")
+"""Columns that a catalog must have (https://github.com/skypilot-org/skypilot-catalog)."""
+
+ACCELERATORS: Final = {
+    "A10": "a10",
+    "A100": "a100-40gb-sxm",
+    "A100-80GB": "a100-80gb-sxm",
+    "A100-80G-PCIe": "a100-80gb-pcie",
+    "A10G": "a10g",
+    "B200": "b200",
+    "B300": "b300",
+    "GB200": "gb200",
+    "GB300": "gb300",
+    "GH200": "gh200-96gb",
+    "H100": "h100-sxm",
+    "H100-80G-PCIe": "h100-pcie",
+    "H100-80G-SXM5": "h100-sxm",
+    "H200": "h200-sxm",
+    "L4": "l4",
+    "L40S": "l40s",
+    "MI300X": "mi300x",
+    "MI325X": "mi325x",
+    "MI355X": "mi355x",
+    "RTX-PRO-6000": "rtx-pro-6000",
+    "RTX4090": "rtx-4090",
+    "RTXPRO6000": "rtx-pro-6000",
+    "T4": "t4",
+    "V100-32GB": "v100-32gb-sxm",
+}
+"""SkyPilot's names of accelerators -> cards. An A100 is the one with 40 GB there, an H100 without
+more words is SXM. Its V100 has 16 GB and no card here."""
+
 
 @dataclass(frozen=True, slots=True)
 class PriceCard:
-    """One cloud's on-demand offer.
+    """One cloud's offer.
 
     Parameters
     ----------
     gpu : str
-        Name of the GPU card.
+        Name of the GPU card, or the catalog's own where there is no card.
     cloud, instance : str
     usd_per_gpu_hour : float [USD/(GPU h)]
     date : str
         Day the price was read, ISO 8601.
     source : str
+    term : str
+        ``on-demand``, ``spot`` (may be taken away at any time) or ``reserved`` (paid beforehand
+        or promised for long; the source says how long).
+    region : str
+        Empty where it holds in all, or is not known.
     """
 
     gpu: str
@@ -33,77 +75,122 @@ class PriceCard:
     usd_per_gpu_hour: float
     date: str
     source: str
+    term: str = "on-demand"
+    region: str = ""
+
+    @property
+    def whose(self) -> str:
+        """What `pool.price` says to get it: the cloud, with the term unless it is on demand."""
+        return self.cloud if self.term == "on-demand" else f"{self.cloud}/{self.term}"
 
     def rows(self) -> list[CardRow]:
         """Return the offer as (field, value, unit, source)."""
-        field = f"{self.gpu}.{self.cloud}.{self.instance}"
+        field = f"{self.whose}.{self.instance}"
         where = f"{self.source}, read {self.date}"
         return [CardRow(field, self.usd_per_gpu_hour, "USD/(GPU h)", where)]
 
 
 def load_prices(path: Path | None = None) -> tuple[PriceCard, ...]:
-    """Read a price table.
+    """Read a catalog of prices.
 
     Parameters
     ----------
     path : Path or None
-        A CSV with the columns of `PriceCard`; None for the shipped one.
+        A CSV in SkyPilot's catalog schema; `Cloud`, `ReservedPrice`, `Date` and `Source` may come
+        beside. Without them the cloud is the file's folder, as SkyPilot lays its catalogs out, the
+        day is that of the file, and the source its name. None for the shipped one, or yours in a
+        folder of ``LLMSIM_PATH``.
 
     Raises
     ------
     CardError
         If the file is missing or malformed; all faults with their lines.
+
+    Notes
+    -----
+    A row has the price of the whole instance. Rows without an accelerator are passed over.
     """
-    table = path or find_data("profiles", "prices", "on_demand.csv")
+    table = path or find_data("profiles", "prices", "catalog.csv")
     if table is None or not table.is_file():
         raise CardError("prices", [Fault(str(table or ""), "", "no price table.")])
-    names = [field.name for field in fields(PriceCard)]
     cards: list[PriceCard] = []
     faults: list[Fault] = []
-    with table.open(encoding="utf-8", newline="") as lines:
+    with table.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
-        if reader.fieldnames != names:
-            fault = Fault(f"{table}:1", "", f"columns are {reader.fieldnames}, must be {names}.")
-            raise CardError(table.name, [fault])
+        known = reader.fieldnames or []
+        missing = [name for name in NEEDED if name not in known]
+        if missing:
+            found = [
+                Fault(f"{table}:1", name, "no such column.", nearest(name, known))
+                for name in missing
+            ]
+            raise CardError(table.name, found)
         for row in reader:
             where = f"{table}:{reader.line_num}"
-            bad = _row_faults(row, where)
-            faults += bad
-            if not bad:
-                price = float(row["usd_per_gpu_hour"])
-                cards.append(
-                    PriceCard(
-                        row["gpu"], row["cloud"], row["instance"], price, row["date"], row["source"]
-                    )
-                )
+            if (row.get("AcceleratorName") or "").strip():
+                offers, wrong = _offers(row, where, table)
+                cards += offers
+                faults += wrong
     if faults:
         raise CardError(table.name, faults)
     return tuple(cards)
 
 
-def _row_faults(row: dict[str, str], where: str) -> list[Fault]:
-    found = [
-        Fault(where, key, "is empty.") for key, text in row.items() if not (text or "").strip()
+def _offers(row: dict[str, str], where: str, table: Path) -> tuple[list[PriceCard], list[Fault]]:
+    """Return the offers of a row, one per way to pay, or what is wrong with it."""
+    told = {key: (text or "").strip() for key, text in row.items() if key is not None}
+    faults = [
+        Fault(where, key, "is empty.")
+        for key in ("Cloud", "Date", "Source", "InstanceType")
+        if key in told and not told[key]
     ]
-    if found:
-        return found
-    try:
-        if not float(row["usd_per_gpu_hour"]) > 0:
-            raise ValueError
-    except ValueError:
-        text = row["usd_per_gpu_hour"]
-        found.append(Fault(where, "usd_per_gpu_hour", f"must be a positive number (got {text!r})."))
-    try:
-        date.fromisoformat(row["date"])
-    except ValueError:
-        found.append(
-            Fault(where, "date", f"must be a day such as 2026-11-09 (got {row['date']!r}).")
+    count = _positive(told["AcceleratorCount"])
+    if count is None:
+        text = told["AcceleratorCount"]
+        faults.append(
+            Fault(where, "AcceleratorCount", f"must be a positive number (got {text!r}).")
         )
-    return found
+    day = told.get("Date") or f"{datetime.fromtimestamp(table.stat().st_mtime, UTC):%Y-%m-%d}"
+    try:
+        date.fromisoformat(day)
+    except ValueError:
+        faults.append(Fault(where, "Date", f"must be a day such as 2026-11-09 (got {day!r})."))
+    cards = []
+    for term, column in TERMS.items():
+        text = told.get(column, "")
+        price = _positive(text) if text else None
+        if text and price is None:
+            faults.append(Fault(where, column, f"must be a positive number (got {text!r})."))
+        if price is None or count is None:
+            continue
+        name = told["AcceleratorName"]
+        cards.append(
+            PriceCard(
+                gpu=ACCELERATORS.get(name, name),
+                cloud=told.get("Cloud") or table.resolve().parent.name,
+                instance=told["InstanceType"],
+                usd_per_gpu_hour=price / count,
+                date=day,
+                source=told.get("Source") or str(table),
+                term=term,
+                region=told.get("Region", ""),
+            )
+        )
+    if not cards and not faults:
+        faults.append(Fault(where, "Price", f"no price: one of {', '.join(TERMS.values())}."))
+    return ([], faults) if faults else (cards, [])
+
+
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
 
 
 def price_of(
-    gpu: str, cloud: str | None = None, prices: tuple[PriceCard, ...] | None = None
+    gpu: str, whose: str | None = None, prices: tuple[PriceCard, ...] | None = None
 ) -> PriceCard:
     """Return the cheapest offer for a GPU.
 
@@ -111,8 +198,9 @@ def price_of(
     ----------
     gpu : str
         Name or alias of the GPU card.
-    cloud : str or None
-        Look at this cloud alone; None for all.
+    whose : str or None
+        A cloud, ``cloud/spot``, ``cloud/reserved``, or ``spot`` or ``reserved`` of whichever cloud;
+        None for all clouds. Without a term: on demand.
     prices : tuple of PriceCard or None
         Offers to choose from; None for the shipped table.
 
@@ -126,10 +214,17 @@ def price_of(
     if not offers:
         hint = nearest(gpu, {card.gpu for card in table})
         raise CardError("prices", [Fault("", gpu, "no offer for this GPU.", hint)])
-    chosen = [card for card in offers if cloud in (None, card.cloud)]
+    cloud, _, term = (whose or "").partition("/")
+    if cloud in TERMS and not term:
+        cloud, term = "", cloud
+    chosen = [
+        card for card in offers if cloud in ("", card.cloud) and card.term == (term or "on-demand")
+    ]
     if not chosen:
-        hint = nearest(str(cloud), {card.cloud for card in offers})
-        raise CardError("prices", [Fault("", f"{gpu}.{cloud}", "this cloud has no offer.", hint)])
+        hint = nearest(str(whose), {card.whose for card in offers})
+        if whose is None:
+            raise CardError("prices", [Fault("", gpu, "has no offer on demand.", hint)])
+        raise CardError("prices", [Fault("", f"{gpu}.{whose}", "this cloud has no offer.", hint)])
     return min(chosen, key=lambda card: (card.usd_per_gpu_hour, card.cloud, card.instance))
 
 

@@ -83,8 +83,8 @@ class CsvReader:
 
     def read(self, block: Block) -> Table:
         """Return the rows of a block."""
-        # Both hide numbers that only one of the two paths would take: hexadecimal, quotes.
-        plain = not (b"0x" in block.data or b"0X" in block.data or b'"' in block.data)
+        # Hexadecimal numbers are some that only one of the two paths would take.
+        plain = not (b"0x" in block.data or b"0X" in block.data)
         fast = self._fast(block) if plain else None
         return fast if fast is not None else self._exact(block)
 

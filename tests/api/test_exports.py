@@ -25,6 +25,7 @@ EXPORTS = [
     "compare",
     "deploy",
     "draw_costs",
+    "from_command",
     "knee",
     "load",
     "names",
@@ -53,7 +54,7 @@ def imported_by(code):
 
 def test_exported_names_are_pinned():
     assert llmsim.__all__ == EXPORTS
-    assert len(EXPORTS) <= 25
+    assert len(EXPORTS) <= 26
     assert dir(llmsim) == EXPORTS
 
 

@@ -135,7 +135,7 @@ def test_a_tighter_promise_is_never_cheaper_and_a_further_card_never_dearer():
             r"slo: 100.0% of the requests cannot .* TTFT 0.0\d+ s against 0.001",
         ),
         ({"gpus.h100-smx": {}}, "gpus.h100-smx: unknown gpu 'h100-smx'. Did you mean 'h100-sxm'"),
-        ({"gpus.a10": {}}, "gpus.a10: no price is known of it. Give usd_per_hour."),
+        ({"gpus.a40": {}}, "gpus.a40: no price is known of it. Give usd_per_hour."),
         ({"gpus.l40s.usd_per_hour": None, "gpus.l40s.price": "lambda"}, "no price of l40s from"),
         ({"traffic.requests": 0}, "traffic.requests: .*greater than or equal to 1"),
         ({"budget_usd_per_hour": 1.0}, r"budget_usd_per_hour: 1 USD/h is too little: \d"),

@@ -21,6 +21,7 @@ from llmsim.specs import (
     load_prices,
     price_of,
 )
+from llmsim.specs.price import ACCELERATORS
 
 
 def card_text(name: str) -> str:
@@ -227,22 +228,69 @@ def test_unsourced_number_is_refused(tmp_path: Path) -> None:
 def test_prices(tmp_path: Path) -> None:
     cheapest = price_of("h100-sxm")
     offers = [card for card in load_prices() if card.gpu == "h100-sxm"]
-    assert cheapest.usd_per_gpu_hour == min(card.usd_per_gpu_hour for card in offers)
-    assert price_of("h100-sxm", cloud="aws").instance == "p5.48xlarge"
+    on_demand = [card.usd_per_gpu_hour for card in offers if card.term == "on-demand"]
+    assert cheapest.usd_per_gpu_hour == min(on_demand)
+    assert price_of("h100-sxm", "aws").instance == "p5.48xlarge"
+    assert price_of("h100-sxm", "aws/reserved").usd_per_gpu_hour == 39.33 / 8
+    assert price_of("h100-sxm", "spot").usd_per_gpu_hour < price_of("h100-sxm").usd_per_gpu_hour
     with pytest.raises(CardError, match="Did you mean 'h100-sxm'"):
         price_of("h100")
     with pytest.raises(CardError, match="this cloud has no offer"):
-        price_of("l40s", cloud="azure")
-    table = tmp_path / "prices.csv"
+        price_of("l40s", "azure")
+    with pytest.raises(CardError, match="Did you mean 'aws/reserved'"):
+        price_of("h100-sxm", "aws/reservd")
+
+
+def test_every_price_has_a_day_and_a_source_and_every_accelerator_a_card() -> None:
+    prices = load_prices()
+    assert {card.term for card in prices} == {"on-demand", "spot", "reserved"}
+    assert len({card.cloud for card in prices}) >= 8
+    for card in prices:
+        assert card.gpu in gpu_names()
+        assert card.source.strip()
+        assert "2024-06-01" <= card.date <= "2026-12-31"
+        assert 0.1 < card.usd_per_gpu_hour < 20
+    assert set(ACCELERATORS.values()) <= set(gpu_names())
+
+
+def test_a_catalog_of_skypilot_takes_the_place_of_the_shipped_one(tmp_path: Path) -> None:
+    folder = tmp_path / "mycloud"
+    folder.mkdir()
+    table = folder / "vms.csv"
     table.write_text(
-        "gpu,cloud,instance,usd_per_gpu_hour,date,source\n"
-        "h100-sxm,here,x,-1,2026-01-01,me\n"
-        "h100-sxm,here,x,2,soon,me\n"
-        "h100-sxm,here,x,2,2026-01-01,\n"
+        "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,Price,Region,GpuInfo,SpotPrice\n"
+        "cpu,,0,4,16,0.1,here,,\n"
+        "eight,H100,8.0,128,1600,24,here,,10\n"
+        "old,K80,1,4,16,0.5,here,,\n"
+    )
+    prices = load_prices(table)
+    assert [(card.gpu, card.cloud, card.term, card.usd_per_gpu_hour) for card in prices] == [
+        ("h100-sxm", "mycloud", "on-demand", 3.0),
+        ("h100-sxm", "mycloud", "spot", 1.25),
+        ("K80", "mycloud", "on-demand", 0.5),
+    ]
+    assert price_of("h100-sxm", "mycloud/spot", prices).region == "here"
+    assert all(card.date and card.source for card in prices)
+
+
+def test_a_wrong_catalog_is_named_by_line(tmp_path: Path) -> None:
+    table = tmp_path / "catalog.csv"
+    table.write_text(
+        "InstanceType,AcceleratorName,AcceleratorCount,Price,Cloud,Date,Source\n"
+        "x,H100,1,-1,here,2026-01-01,me\n"
+        "x,H100,1,2,here,soon,me\n"
+        "x,H100,1,2,here,2026-01-01,\n"
+        "x,H100,0,2,here,2026-01-01,me\n"
+        "x,H100,1,,here,2026-01-01,me\n"
+        "x,H100,1,nan,here,2026-01-01,me\n"
     )
     with pytest.raises(CardError) as caught:
         load_prices(table)
-    assert [fault.where[-2:] for fault in caught.value.faults] == [":2", ":3", ":4"]
+    lines = [fault.where[-2:] for fault in caught.value.faults]
+    assert lines == [":2", ":3", ":4", ":5", ":6", ":7"]
+    table.write_text("InstanceType,Accelerator,AcceleratorCount,Price\nx,H100,1,2\n")
+    with pytest.raises(CardError, match="AcceleratorName: no such column"):
+        load_prices(table)
 
 
 def test_engine_limits() -> None:

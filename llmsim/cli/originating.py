@@ -1,0 +1,96 @@
+"""`llmsim run --from-vllm`, `--from-sglang`: a scenario made of the command that people have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from llmsim.core.errors import Fault, InputError, OutputError
+
+
+@dataclass(frozen=True, slots=True)
+class MakeOrder:
+    """Where the scenario of a run comes from.
+
+    Parameters
+    ----------
+    scenario : str or None
+        A file or a shipped name.
+    vllm, sglang : str or None
+        A command instead.
+    gpu : str or None
+    trace, save : Path or None
+        What a command's replica serves; where its scenario goes.
+    force : bool
+        Replace a file that is there.
+    """
+
+    scenario: str | None
+    vllm: str | None
+    sglang: str | None
+    gpu: str | None
+    trace: Path | None
+    save: Path | None
+    force: bool
+
+    @property
+    def command(self) -> str:
+        """The command, empty where a scenario is given."""
+        return self.vllm or self.sglang or ""
+
+
+def make_scenario(order: MakeOrder) -> str:
+    """Return the scenario to run, made and saved of a command where one is given.
+
+    Raises
+    ------
+    InputError
+        If not exactly one of scenario and commands is given, or the command cannot be read.
+    OutputError
+        If another file has the scenario's name.
+    """
+    faults = _faults(order)
+    if faults:
+        raise InputError("llmsim run", faults)
+    if not order.command:
+        assert order.scenario is not None
+        return order.scenario
+    from llmsim import api
+
+    assert order.gpu is not None
+    program = "vllm" if order.vllm else "sglang"
+    origin = api.from_command(program, order.command, order.gpu, trace=order.trace)
+    path = order.save or Path(f"{origin.data['name']}.yaml")
+    if path.suffix not in (".yaml", ".yml"):
+        fault = Fault("", "--save-scenario", f"'{path}' should end in .yaml.")
+        raise InputError("llmsim run", [fault])
+    if path.exists() and not order.force and path.read_text(encoding="utf-8") != origin.text:
+        message = f"{path} is there already, and other; --save-scenario names another file"
+        raise OutputError(f"{message}, --force replaces it")
+    path.write_text(origin.text, encoding="utf-8")
+    for title, told in (("assumed", origin.assumed), ("ignored", origin.ignored)):
+        for each in told:
+            typer.echo(f"{title}: {each}", err=True)
+    typer.echo(f"scenario: {path}", err=True)
+    return str(path.resolve())
+
+
+def _faults(order: MakeOrder) -> list[Fault]:
+    given = [each for each in (order.scenario, order.vllm, order.sglang) if each]
+    if len(given) != 1:
+        message = "give exactly one of a scenario, --from-vllm and --from-sglang"
+        return [Fault("", "SCENARIO", message)]
+    if not order.command:
+        told = (("--gpu", order.gpu), ("--save-scenario", order.save))
+        text = "is for --from-vllm and --from-sglang"
+        return [Fault("", name, text) for name, value in told if value is not None]
+    faults = []
+    if order.gpu is None:
+        hint = "`llmsim list gpus` names them."
+        faults.append(Fault("", "--gpu", "is missing: the command does not say.", hint))
+    if order.trace is None:
+        hint = "Any table with a row per request will do (docs/traces.md)."
+        faults.append(Fault("", "--trace", "is missing: what should it serve?", hint))
+    return faults

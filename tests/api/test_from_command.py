@@ -1,0 +1,57 @@
+"""`llmsim run --from-vllm`: from the command that people have to a run and a scenario file."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from llmsim.cli.app import app
+from llmsim.scenario import Scenario
+
+COMMAND = "vllm serve Qwen/Qwen3-8B --max-num-seqs 64 --trust-remote-code"
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n / 4},{100 + n},{9}" for n in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]))
+    return tmp_path
+
+
+def call(*words):
+    found = CliRunner().invoke(app, ["run", *words])
+    return found.exit_code, found.stdout, found.stderr
+
+
+def test_a_command_becomes_a_scenario_and_a_run(table):
+    words = ("--from-vllm", COMMAND, "--gpu", "h100-sxm", "--trace", "t.csv", "--json")
+    code, stdout, stderr = call(*words)
+    assert code == 0, stderr
+    assert json.loads(stdout)["scenario"] == "qwen3-8b-h100-sxm-vllm"
+    assert "ignored: --trust-remote-code" in stderr
+    assert "assumed: engine.max_num_batched_tokens: 8192" in stderr
+    saved = Scenario.load(table / "qwen3-8b-h100-sxm-vllm.yaml")
+    assert saved.fleet.pools["main"].engine.max_num_seqs == 64
+    # the same again is the same file; another one does not go over it
+    assert call(*words)[0] == 0
+    changed = (words[0], f"{COMMAND} --enforce-eager", *words[2:])
+    code, stdout, stderr = call(*changed)
+    assert (code, stdout) == (2, "")
+    assert "is there already" in stderr
+    assert call(*changed, "--save-scenario", "other.yaml")[0] == 0
+
+
+def test_what_is_missing_or_too_much_is_said(table):
+    for words, expected in (
+        ((), "exactly one of"),
+        (("quickstart", "--from-vllm", COMMAND), "exactly one of"),
+        (("quickstart", "--gpu", "l4"), "--gpu: is for --from-vllm"),
+        (("--from-vllm", COMMAND), "--gpu: is missing"),
+        (("--from-sglang", "x", "--gpu", "l4"), "--trace: is missing"),
+        (("--from-sglang", COMMAND, "--gpu", "l4", "--trace", "t.csv"), "expected 'sglang"),
+    ):
+        code, stdout, stderr = call(*words)
+        assert (code, stdout) == (2, ""), words
+        assert expected in stderr
+        assert not list(table.glob("*.yaml"))
