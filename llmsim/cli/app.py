@@ -274,14 +274,20 @@ def show_step(
         list[str] | None,
         typer.Option(metavar="NEW:PAST", help="A prompt slice: tokens now, tokens before."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what one step costs, operator by operator, and what bounds each."""
-    with exit_code_for_errors():
-        from llmsim.cli.stepping import StepOrder, show_step_cost
-        from llmsim.specs import ParallelPlan
+    """Show what one step costs, operator by operator, and what bounds each.
 
-        plan = ParallelPlan(tp, ep, dp, pp)
-        show_step_cost(StepOrder(model, gpu, plan, batch, context, tuple(prefill or ())))
+    Example: llmsim show step --model llama-3.1-8b --gpu h100-sxm --batch 64 --context 2000
+    """
+    with exit_code_for_errors():
+        from llmsim.api.stepping import step
+        from llmsim.cli.stepping import chunks_of, print_step
+
+        chunks = chunks_of(tuple(prefill or ()))
+        layout = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
+        price = step(model, gpu, batch=batch, context=context, prefill=chunks, **layout)
+        print_step(price, as_json)
 
 
 show_app.command(name="roofline")(show_roofline)

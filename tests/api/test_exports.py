@@ -24,7 +24,6 @@ EXPORTS = [
     "card",
     "compare",
     "deploy",
-    "draw_costs",
     "from_command",
     "knee",
     "load",
@@ -32,6 +31,7 @@ EXPORTS = [
     "placement",
     "plan",
     "run",
+    "step",
     "sweep",
     "trace",
     "validate",
@@ -54,7 +54,7 @@ def imported_by(code):
 
 def test_exported_names_are_pinned():
     assert llmsim.__all__ == EXPORTS
-    assert len(EXPORTS) <= 26
+    assert len(EXPORTS) <= 25
     assert dir(llmsim) == EXPORTS
 
 

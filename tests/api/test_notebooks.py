@@ -64,3 +64,32 @@ def test_how_many_gpus_are_needed_was_shown_by_simulation():
     assert not evidence.loc["naive", "passed"]  # bursts break what an even stream would need
     assert evidence.loc["confirm", "passed"]
     assert evidence.loc["naive", "usd_per_hour"] < evidence.loc["confirm", "usd_per_hour"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the messaging between kernel and client
+def test_the_first_run_shows_two_fleets_that_keep_the_promise():
+    table = run_notebook(CHECKOUT / "notebooks" / "first-run.ipynb", "both.reset_index()")
+    kept = table.set_index("metric").loc["slo_attained_frac"]
+    assert kept["2 x h100"] > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the messaging between kernel and client
+def test_twice_the_traffic_is_fine_until_it_is_not():
+    path = CHECKOUT / "notebooks" / "double-the-traffic.ipynb"
+    ladder = run_notebook(path, "ladder.reset_index()").set_index("rate_rps")
+    assert ladder.loc[16, "slo_attained_frac"] > 0.95
+    assert ladder.loc[80, "slo_attained_frac"] < 0.5
+    assert ladder.ttft_p99_s.is_monotonic_increasing
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the messaging between kernel and client
+def test_a_step_goes_to_weights_first_and_to_kv_later():
+    path = CHECKOUT / "notebooks" / "where-a-step-goes.ipynb"
+    steps = run_notebook(path, "batches.reset_index()").set_index("index")
+    other = "everything else"
+    assert steps.loc[1, "attention decode"] < steps.loc[1, other] / 4
+    assert steps.loc[256, "attention decode"] > steps.loc[256, other]
+    assert steps.output_tokens_per_s.is_monotonic_increasing

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import llmsim as ls
+from llmsim.api import draw_costs
 from llmsim.costmodel.uncertainty import LOW_PRECISION_LOG_SD, draw_scales, family_log_sd
 from llmsim.specs import load_gpu, load_model
 from llmsim.study.comparison import CostComparison
@@ -38,7 +39,7 @@ def test_products_narrower_than_16_bits_are_less_certain():
 
 @pytest.mark.slow
 def test_a_run_and_its_draws_meet_the_same_traffic():
-    drawn = ls.draw_costs("quickstart", SMALL, draws=4, jobs=1)
+    drawn = draw_costs("quickstart", SMALL, draws=4, jobs=1)
     assert drawn.draws == 4
     assert drawn.plain["tpot_p50_s"] == ls.run("quickstart", SMALL).metrics["tpot_p50_s"]
     spread = drawn.drawn["tpot_p50_s"]
@@ -46,7 +47,7 @@ def test_a_run_and_its_draws_meet_the_same_traffic():
     low, middle, high = drawn.band("tpot_p50_s")
     assert spread.min() <= low < middle < high <= spread.max()
     # the same draws again, in other processes
-    again = ls.draw_costs("quickstart", SMALL, draws=2, jobs=2)
+    again = draw_costs("quickstart", SMALL, draws=2, jobs=2)
     assert again.drawn["tpot_p50_s"].tolist() == spread[:2].tolist()
     assert list(drawn.table().metric) == list(HEADLINES)
     json.dumps(drawn.as_json(), allow_nan=False)
@@ -75,4 +76,4 @@ def test_more_is_better_of_some_metrics_and_less_of_others():
 
 def test_what_cannot_be_drawn_is_said():
     with pytest.raises(ls.InputError, match="1, must be at least 2"):
-        ls.draw_costs("quickstart", SMALL, draws=1)
+        draw_costs("quickstart", SMALL, draws=1)

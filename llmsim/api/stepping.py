@@ -1,0 +1,197 @@
+"""`llmsim show step` as a call: the price of one step, operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmsim.core.errors import Fault, InputError
+from llmsim.core.units import NS_PER_S
+from llmsim.costmodel import Chunk, RooflineCost, StepBreakdown, check_layout, padded_sums
+from llmsim.costmodel.pipeline import PipelineCost, stage_host, stage_links
+from llmsim.costmodel.ranks import RankedCost
+from llmsim.specs import (
+    EngineLimits,
+    GpuCard,
+    HostTerms,
+    LinkCard,
+    ModelSpec,
+    ParallelPlan,
+    load_gpu,
+    load_link,
+    load_model,
+    stage_of,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class StepPrice:
+    """What one step costs.
+
+    Parameters
+    ----------
+    model, gpu : str
+        Names of the cards.
+    plan : ParallelPlan
+    batch : int [requests]
+        Decoding requests, of each attention rank.
+    context : int [tokens]
+        Of each of them, this step's token included.
+    prefill : tuple of (int, int) [tokens]
+        New and past tokens of each prompt slice, on one rank.
+    breakdown : StepBreakdown
+        Operator by operator, longest first.
+    stations_s : tuple of (str, float) [s]
+        What a micro-batch passes one after the other; empty where the plan has one stage.
+    warnings : tuple of str
+    """
+
+    model: str
+    gpu: str
+    plan: ParallelPlan
+    batch: int
+    context: int
+    prefill: tuple[Chunk, ...]
+    breakdown: StepBreakdown
+    stations_s: tuple[tuple[str, float], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The step, host included [s]."""
+        return self.breakdown.seconds
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Output at this batch and context, step after step, over all attention ranks."""
+        return self.batch * self.plan.dp / self.seconds
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per operator: calls, FLOPs, bytes, seconds, what bounds it, its share."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.breakdown.rows])
+
+
+def step(
+    model: str | Path,
+    gpu: str,
+    *,
+    batch: int = 0,
+    context: int = 1024,
+    prefill: Sequence[Chunk] = (),
+    tp: int = 1,
+    dp: int = 1,
+    ep: int = 1,
+    pp: int = 1,
+) -> StepPrice:
+    """Price one step, operator by operator.
+
+    Parameters
+    ----------
+    model : str or Path
+        Model card, or a path to a ``config.json``.
+    gpu : str
+        GPU card.
+    batch : int [requests]
+        Decoding requests, of each attention rank.
+    context : int [tokens]
+        Of each of them, this step's token included.
+    prefill : sequence of (int, int) [tokens]
+        New and past tokens of each prompt slice, on one attention rank.
+    tp, dp, ep, pp : int
+        Tensor-parallel GPUs, attention ranks, groups that share out the experts, stages.
+
+    Returns
+    -------
+    StepPrice
+
+    Raises
+    ------
+    InputError
+        If a card is wrong, the step is empty, or the model does not split over the GPUs.
+    """
+    chunks = _checked(batch, context, prefill)
+    plan = ParallelPlan(tp=tp, dp=dp, ep=ep, pp=pp)
+    spec, card = load_model(str(model)), load_gpu(gpu)
+    limits = _limits(batch, context, chunks)
+    link = load_link(card.link) if plan.gpus > 1 else None
+    nodes = card.scale_out if plan.gpus > card.node_gpus else ""
+    scale_out = load_link(nodes) if nodes else None
+    contexts = [context] * batch
+    asked = (spec.name, card.name, plan, batch, context, tuple(chunks))
+    if plan.pp > 1:
+        cost = _pipeline(spec, card, plan, limits, (link, scale_out))
+        padded, windowed = padded_sums(contexts, cost.context_tile, cost.window_tokens)
+        rows = batch + len(chunks)
+        times = cost.station_ns(chunks, batch, padded, windowed, rows)
+        stations = zip(cost.names, (time / NS_PER_S for time in times), strict=True)
+        found = cost.explain(chunks, contexts)
+        return StepPrice(*asked, found, tuple(stations), tuple(cost.warnings()))
+    whole = RooflineCost(spec, card, link, plan, limits, scale_out=scale_out)
+    if plan.dp > 1:
+        ranks = [(chunks, contexts), *[([], contexts)] * (plan.dp - 1)]
+        found = RankedCost(whole).explain(ranks)
+    else:
+        found = whole.explain(chunks, contexts)
+    return StepPrice(*asked, found, warnings=tuple(whole.warnings()))
+
+
+def _checked(batch: int, context: int, prefill: Sequence[Chunk]) -> list[Chunk]:
+    """Return the prompt slices, once the whole step makes sense."""
+    faults: list[Fault] = []
+    chunks = [(int(new), int(past)) for new, past in prefill]
+    if not chunks and not batch:
+        faults.append(Fault("", "", "the step is empty.", "Give a batch, prompt slices, or both."))
+    if batch < 0 or context < 1:
+        told = f"a batch of {batch} with {context} tokens of context cannot be."
+        faults.append(Fault("", "batch", told, "Neither is negative, and a context is not empty."))
+    faults += [
+        Fault("", "prefill", f"({new}, {past}) is no slice of a prompt.", "Write (512, 0).")
+        for new, past in chunks
+        if new < 1 or past < 0
+    ]
+    if faults:
+        raise InputError("step", faults)
+    return chunks
+
+
+def _limits(batch: int, context: int, chunks: Sequence[Chunk]) -> EngineLimits:
+    """Return limits of an engine that would run such a step."""
+    usual = EngineLimits()
+    tokens = batch + sum(new for new, _ in chunks)
+    return EngineLimits(
+        max_num_seqs=max(usual.max_num_seqs, batch + len(chunks)),
+        max_num_batched_tokens=max(usual.max_num_batched_tokens, tokens),
+        max_model_len=max(context, *(sum(chunk) for chunk in chunks), 1),
+    )
+
+
+def _pipeline(
+    model: ModelSpec,
+    gpu: GpuCard,
+    plan: ParallelPlan,
+    limits: EngineLimits,
+    links: tuple[LinkCard | None, LinkCard | None],
+) -> PipelineCost:
+    link, scale_out = links
+    check_layout(model, gpu, plan)
+    parts = [
+        RooflineCost(
+            stage_of(model, stage, plan.pp),
+            gpu,
+            link,
+            replace(plan, pp=1),
+            limits,
+            lookahead=0,
+            host=stage_host(HostTerms()),
+            scale_out=scale_out,
+        )
+        for stage in range(plan.pp)
+    ]
+    return PipelineCost(parts, HostTerms(), stage_links(plan, gpu, link, scale_out))
