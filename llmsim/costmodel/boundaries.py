@@ -19,7 +19,7 @@ from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import ChunkSums, MixerPrice, price_mixer, scaled_mixer
 from llmsim.costmodel.communication import token_collectives
 from llmsim.costmodel.contract import Chunk
-from llmsim.costmodel.operators import Floats, OpTable, layer_operators, scaled
+from llmsim.costmodel.operators import Floats, OpTable, scaled
 from llmsim.costmodel.roofline import RooflineCost
 from llmsim.specs import LayerSpec, SoftmaxAttention
 
@@ -207,11 +207,7 @@ def model_ends(cost: RooflineCost, sizes: Floats) -> tuple[list[float], list[flo
 
 def _kind_of(cost: RooflineCost, layer: LayerSpec, sizes: Floats) -> LayerKind:
     """Tabulate the operators of one kind of layer, by tokens."""
-    tables = [
-        scaled(table, cost.scales, cost.gpu)
-        for table in layer_operators(layer, cost.model.hidden, cost.plan, sizes, cost.gpu)
-        if table.name not in cost.fused
-    ]
+    tables = [scaled(table, cost.scales, cost.gpu) for table in cost.layer_tables(layer, sizes)]
     order = _order(cost, layer, [table.name for table in tables])
     times = {name: np.zeros_like(sizes) for name in order}
     for table in tables:

@@ -16,7 +16,7 @@ other, of 2 to 8 GPUs, and never across nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,32 @@ VARIANCE_BYTES = 8.0
 """Of one token: the variance of its queries and of its keys, 32 bits each [bytes]."""
 
 ONE_NODE = 2**31
+
+_MIB = 2**20
+_BLACKWELL = {2: 64 * _MIB, 4: 32 * _MIB, 8: _MIB}
+FUSED_NORM_BYTES: Mapping[str, Mapping[int, int]] = {
+    "sm90": {2: 64 * _MIB, 4: 2 * _MIB, 8: _MIB // 2},
+    "sm100": _BLACKWELL,
+    "sm103": _BLACKWELL,
+}
+"""Largest all-reduce that does the residual and norm behind it, by architecture and GPUs [bytes]:
+vLLM 0.16.0, ``FI_ALLREDUCE_FUSION_MAX_SIZE_MB``; on B300 as on B200 (pull 37755). TensorRT-LLM's
+own limits were not found; its are taken to be the same."""
+
+
+def fused_tokens(hidden: int, architecture: str, gpus: int) -> int:
+    """Return the largest step whose norms the all-reduces of tensor parallelism do [tokens].
+
+    Parameters
+    ----------
+    hidden : int
+    architecture : str
+        Of the GPU, such as ``sm90``.
+    gpus : int [GPUs]
+        Of the group.
+    """
+    most = FUSED_NORM_BYTES.get(architecture, {}).get(gpus, 0)
+    return most // int(ACTIVATION_BYTES * hidden)
 
 
 @dataclass(frozen=True, slots=True)

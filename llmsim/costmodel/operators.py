@@ -174,6 +174,25 @@ def elementwise(name: str, count: int, moved: Floats, gpu: GpuCard) -> OpTable:
     )
 
 
+def without(table: OpTable, where: NDArray[np.bool_]) -> OpTable:
+    """Return the operator with nothing left of it where another one does its work.
+
+    Parameters
+    ----------
+    table : OpTable
+    where : ndarray of bool (n,)
+    """
+    kept = ~where
+    return replace(
+        table,
+        bytes=table.bytes * kept,
+        fixed_s=table.fixed_s * kept,
+        compute_s=table.compute_s * kept,
+        memory_s=table.memory_s * kept,
+        seconds=table.seconds * kept,
+    )
+
+
 def gemm_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
     """Return which coefficients and which compute dtype a product with these weights runs with."""
     dtype = gpu.compute_dtype(form.compute_dtype)

@@ -21,7 +21,12 @@ from llmsim.costmodel.attention import (
     price_mixer,
     scaled_mixer,
 )
-from llmsim.costmodel.communication import Network, all_gather, token_collectives
+from llmsim.costmodel.communication import (
+    Network,
+    all_gather,
+    fused_tokens,
+    token_collectives,
+)
 from llmsim.costmodel.contract import Chunk, PriceLine
 from llmsim.costmodel.exchange import expert_exchange
 from llmsim.costmodel.explain import OperatorRow, StepBreakdown, attention_rows, explain_step
@@ -35,12 +40,14 @@ from llmsim.costmodel.operators import (
     layer_operators,
     routed_experts,
     scaled,
+    without,
 )
 from llmsim.specs import (
     UNSCALED,
     EngineLimits,
     GpuCard,
     HostTerms,
+    LayerSpec,
     LinkCard,
     ModelSpec,
     MoeMlp,
@@ -106,7 +113,8 @@ class RooflineCost:
     scale_out : LinkCard or None
         Between nodes; needed when the plan has more GPUs than a node.
     fused_norm : bool
-        Whether the all-reduces of tensor parallelism do the residual and norm behind them.
+        Whether the all-reduces of tensor parallelism do the residual and norm behind them, up to
+        a size (`fused_tokens`).
 
     Raises
     ------
@@ -161,7 +169,9 @@ class RooflineCost:
         check_link(self.plan, gpu, link, scale_out)
         self.network = None if link is None else Network(link, gpu.node_gpus, scale_out)
         self.window_tokens = model.window_tokens
-        self.fused: tuple[str, ...] = ("norm",) if fused_norm and self.plan.tp > 1 else ()
+        self.fused_tokens = 0
+        if fused_norm and self.plan.tp > 1:
+            self.fused_tokens = fused_tokens(model.hidden, gpu.architecture, self.plan.tp)
         self.scales = scales
         self.mixers = tuple(
             scaled_mixer(price, scales, gpu)
@@ -252,15 +262,29 @@ class RooflineCost:
         if model.has_embedding:
             yield elementwise("embed", 1, 2.0 * row, self.gpu)
         for layer in model.layers:
-            for table in layer_operators(layer, model.hidden, self.plan, tokens, self.gpu):
-                if table.name not in self.fused:
-                    yield table
+            yield from self.layer_tables(layer, tokens)
         if model.has_head:
             yield elementwise("final norm", 1, 2.0 * row, self.gpu)
         if self.network is not None and tp > 1:
             yield from token_collectives(model, self.plan, tokens, self.network)
         if self.network is not None and self.plan.dp > 1:
             yield from expert_exchange(model, self.plan, tokens, self.network, self.gpu)
+
+    def layer_tables(self, layer: LayerSpec, tokens: Floats) -> Iterator[OpTable]:
+        """Yield the token-wise operators of one layer kind, without norms that all-reduces do.
+
+        Parameters
+        ----------
+        layer : LayerSpec
+        tokens : ndarray of float (n,) [tokens]
+        """
+        for table in layer_operators(layer, self.model.hidden, self.plan, tokens, self.gpu):
+            if table.name == "norm" and self.fused_tokens:
+                fused = tokens <= self.fused_tokens
+                if fused.all():
+                    continue
+                table = without(table, fused)
+            yield table
 
     def _head_tables(self, rows: Floats) -> Iterator[OpTable]:
         tp = self.plan.tp

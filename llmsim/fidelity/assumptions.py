@@ -21,6 +21,7 @@ SETS: Final = (
     "engine",
     "budget",
     "batching",
+    "cost",
     "asks_output",
     "client",
     "model",
@@ -32,7 +33,7 @@ SETS: Final = (
 )
 """What a rule may set."""
 
-_MERGED: Final = ("engine", "client")
+_MERGED: Final = ("engine", "client", "cost")
 """Words whose keys a later rule replaces one by one."""
 
 _VERSIONS: Final = ("version_from", "version_below")
@@ -51,6 +52,8 @@ class Assumptions:
         ``max_num_batched_tokens = slots * concurrency + prompt * isl + extra_tokens``; else empty.
     batching : mapping
         Component of the pool; empty for llmsim's own default.
+    cost : mapping
+        Parameters of the pool's cost, whatever its kind: which kernels ran.
     asks_output : bool
         The batching policy is told what the client asks for: as many tokens as it will get.
     client : mapping
@@ -76,6 +79,7 @@ class Assumptions:
     engine: Mapping[str, Any]
     budget: Mapping[str, int]
     batching: Mapping[str, Any]
+    cost: Mapping[str, Any]
     asks_output: bool
     client: Mapping[str, Any]
     model: str
@@ -186,7 +190,7 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
     rules : tuple of Rule, optional
         Default: the shipped table.
     """
-    merged: dict[str, Any] = {"engine": {}, "client": {}}
+    merged: dict[str, Any] = {word: {} for word in _MERGED}
     sources = []
     for rule in shipped_rules() if rules is None else rules:
         if rule.applies(case):
@@ -197,6 +201,7 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         engine=merged["engine"],
         budget=merged.get("budget", {}),
         batching=merged.get("batching", {}),
+        cost=merged["cost"],
         asks_output=merged.get("asks_output", False),
         client=merged["client"],
         model=merged.get("model", ""),

@@ -80,9 +80,8 @@ def scenario_data(
     client = {**known.client, **options.client}
     traffic = _replayed(replay) if replay is not None else _traffic(case, client)
     longest = None if replay is not None else _longest(case, client)
-    common: dict[str, Any] = {
-        "cost": {**priced_by(options.cost, case, options.profiles), **_fitted(case, options)}
-    }
+    priced = priced_by(options.cost, case, options.profiles)
+    common: dict[str, Any] = {"cost": {**known.cost, **priced, **_fitted(case, options)}}
     if known.batching:
         common["batching"] = _batching(case, known)
     return {

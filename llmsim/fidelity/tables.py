@@ -193,7 +193,8 @@ Every case is a measured serving run of a public source, simulated from its reco
 GPU, layout, lengths, load. What a record leaves out comes from
 `llmsim/fidelity/assumptions.yaml`, each value with its origin. There is no knob for a single case.
 
-- *Fitted*: cases that the host terms of two engine versions (`profiles/engines/`) were fitted to.
+- *Fitted*: cases that the host terms of two engine versions (`profiles/engines/`) and one term of
+  `assumptions.yaml` (launching layers that no graph holds) were fitted to.
   They stand in rows of their own and in the tables by side, and count neither in the headline nor
   in capacity. Nothing else that ships was fitted to these measurements.
 - *Headline*: quality A and B of sources whose layout, lengths and load are known, vLLM and

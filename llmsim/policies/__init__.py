@@ -15,6 +15,7 @@ from llmsim.policies.batching import BATCHING, BatchingPolicy, StepDraft
 from llmsim.policies.control import CONTROL, ControlPolicy
 from llmsim.policies.dividing import PlannedSplit
 from llmsim.policies.estimation import OUTPUT_LENGTH, TOOL_TIME, LengthEstimator, ToolTimeEstimator
+from llmsim.policies.gathering import Gathering
 from llmsim.policies.precedence import PRECEDENCE, Precedence, PrefillProfile
 from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
 from llmsim.policies.retention import RETENTION, CallView, PinView, RetentionPolicy
@@ -46,6 +47,7 @@ __all__ = [
     "EvictionPolicy",
     "FleetReport",
     "FleetView",
+    "Gathering",
     "LanesView",
     "LengthEstimator",
     "LoadPolicy",

@@ -26,6 +26,7 @@ from llmsim.specs import (
     ModelSpec,
     OperatorScales,
     ParallelPlan,
+    by_marlin,
     load_calibration,
     load_gpu,
 )
@@ -113,6 +114,11 @@ class KernelPrices:
         Factors on the time of an operator family.
     calibration : str
         Calibration card whose factors multiply these, such as ``vllm_h100-sxm``; empty for none.
+    fused_norm : bool
+        All-reduces do the residual and norm behind them; absent: as the engine's version does.
+    expert_kernel : str
+        Whose kernel multiplies experts of 4-bit weights by 16-bit activations: ``marlin`` (vLLM's
+        ``--moe-backend marlin``); absent: that of the weights' own format.
     """
 
     host_base_s: Annotated[float, Ge(0)] | None = None
@@ -129,6 +135,16 @@ class KernelPrices:
     elementwise_scale: Annotated[float, Gt(0)] = 1.0
     host_scale: Annotated[float, Gt(0)] = 1.0
     calibration: str = ""
+    fused_norm: bool | None = None
+    expert_kernel: Literal["marlin"] | None = None
+
+    def placed(self, place: Placement) -> Placement:
+        """Return where the pool runs, with the kernels that these prices are to be of."""
+        if self.fused_norm is not None:
+            place = replace(place, fused_norm=self.fused_norm)
+        if self.expert_kernel == "marlin":
+            place = replace(place, model=by_marlin(place.model))
+        return place
 
     def scales(self) -> OperatorScales:
         """Return the factors on operator families, those of a calibration included."""
@@ -172,7 +188,7 @@ class Roofline(KernelPrices):
 
     def bind(self, place: Placement) -> RooflineCost:
         """Return the roofline of one pool; see `CostKind.bind`."""
-        return _roofline(place, self.host(place.host), self.scales())
+        return _roofline(self.placed(place), self.host(place.host), self.scales())
 
 
 @COST.register("measured")
@@ -203,7 +219,7 @@ class Measured(KernelPrices):
 
     def bind(self, place: Placement) -> MeasuredCost:
         """Return the measured price of one pool; see `CostKind.bind`."""
-        base = _roofline(place, self.host(place.host))
+        base = _roofline(self.placed(place), self.host(place.host))
         context = Context(kernel_id=self.kernel_id, libs=self.libs, strict=self.strict)
         profile = _profile(find_profile(self.profile), place.gpu).fresh()
         return MeasuredCost(base, profile, context, self.mixed, self.scales())

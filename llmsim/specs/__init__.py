@@ -32,7 +32,7 @@ from llmsim.specs.link import CollectiveLine, LinkCard, link_names, load_link
 from llmsim.specs.load import load_model, model_names
 from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, price_of
-from llmsim.specs.requantise import SCHEMES, requantise
+from llmsim.specs.requantise import SCHEMES, by_marlin, requantise
 from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine
 from llmsim.specs.stages import layers_by_stage, stage_of
 
@@ -63,6 +63,7 @@ __all__ = [
     "SmoothRoofline",
     "SoftmaxAttention",
     "WeightFormat",
+    "by_marlin",
     "calibration_names",
     "engine_names",
     "gpu_names",

@@ -77,6 +77,8 @@ class GpuCard:
         GPUs of a usual node.
     scale_out : str
         Name of the link card from each GPU to other nodes; empty for none.
+    architecture : str
+        What kernels are compiled for, such as ``sm90``; empty where nothing here depends on it.
     power : PowerPoints
     kernels : KernelTerms
     sources : tuple of CardRow
@@ -96,6 +98,7 @@ class GpuCard:
     kernels: KernelTerms
     sources: tuple[CardRow, ...]
     scale_out: str = ""
+    architecture: str = ""
 
     def compute_dtype(self, dtype: str) -> str:
         """Return the type a product of this dtype runs in: 16 bits where the chip lacks it.
@@ -372,6 +375,7 @@ def load_gpu(name_or_path: str, near: Path | None = None, engine: str = "") -> G
         kernels=_Terms(*sheets).kernels(),
         sources=(),
         scale_out=sheet.text("scale_out", ""),
+        architecture=sheet.text("architecture", ""),
     )
     rows = sheet.finish()
     for other in sheets[1:]:

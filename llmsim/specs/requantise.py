@@ -160,6 +160,31 @@ def requantise(model: ModelSpec, scheme: str) -> ModelSpec:
     )
 
 
+def by_marlin(model: ModelSpec) -> ModelSpec:
+    """Return a model whose 4-bit experts are multiplied by Marlin, for prices alone.
+
+    Parameters
+    ----------
+    model : ModelSpec
+
+    Notes
+    -----
+    Marlin unpacks 4-bit weights of any kind in registers and multiplies at 16 bits; its kernels
+    were measured with integers (``int4``), which take as many instructions. Bytes stay.
+    """
+    layers = [
+        replace(layer, mlp=replace(layer.mlp, format=_unpacked(layer.mlp.format)))
+        if isinstance(layer.mlp, MoeMlp) and layer.mlp.format.bytes_per_weight < 1.0
+        else layer
+        for layer in model.layers
+    ]
+    return replace(model, layers=tuple(layers))
+
+
+def _unpacked(form: WeightFormat) -> WeightFormat:
+    return WeightFormat("int4", form.bytes_per_weight, "bf16")
+
+
 def _mixer(mixer: Mixer | None, scheme: Scheme) -> Mixer | None:
     if mixer is None:
         return None

@@ -334,11 +334,10 @@ class World:
         return together(self.batching)
 
     def policy(self) -> Any:
-        kind = BATCHING.get(self.batching)
-        if self.batching == "shortest-first":
-            ages = 100.0 * (self.order == "deadline")
-            return kind(preempts=self.order != "fcfs", lead_tokens=3, ageing_tokens_per_s=ages)
-        return kind(order=self.order) if self.batching == "vllm" else kind()
+        later, ages = self.order != "fcfs", 100.0 * (self.order == "deadline")
+        told = {"vllm": {"order": self.order}, "gathering": {"wait_steps": 7 * later}}
+        told["shortest-first"] = {"preempts": later, "lead_tokens": 3, "ageing_tokens_per_s": ages}
+        return BATCHING.get(self.batching)(**told.get(self.batching, {}))
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class MeasuredCost:
         self.mixed = mixed
         context = context or Context()
         self.operators = TokenOperators(
-            profile, base.model, base.gpu, base.plan, context, base.fused
+            profile, base.model, base.gpu, base.plan, context, base.layer_tables
         )
         self._tabulate()
         limits = base.limits

@@ -6,7 +6,7 @@ up at a few hundred token counts; between those the ratio to the roofline is int
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +24,6 @@ from llmsim.costmodel.operators import (
     elementwise,
     family_of,
     head_operators,
-    layer_operators,
 )
 from llmsim.specs import (
     GpuCard,
@@ -82,8 +81,8 @@ class TokenOperators:
     plan : ParallelPlan
     context : Context
         Its formats are replaced by each operator's own.
-    fused : sequence of str
-        Operators of a layer that all-reduces do.
+    layer_tables : callable
+        The token-wise operators of a layer at token counts, as the roofline prices them.
     """
 
     def __init__(
@@ -93,14 +92,14 @@ class TokenOperators:
         gpu: GpuCard,
         plan: ParallelPlan,
         context: Context,
-        fused: Sequence[str] = (),
+        layer_tables: Callable[[LayerSpec, Floats], Iterator[OpTable]],
     ) -> None:
         self.profile = profile
         self.model = model
         self.gpu = gpu
         self.plan = plan
         self.context = context
-        self.fused = fused
+        self.layer_tables = layer_tables
         self.missing: set[str] = set()
         self.widths = Widths()
 
@@ -146,9 +145,7 @@ class TokenOperators:
     def _of_layer(self, layer: LayerSpec, tokens: Floats) -> Iterator[OpTable]:
         model, tp = self.model, self.plan.tp
         linears = {part.name: part for part in layer.linears(model.hidden, tp)}
-        for table in layer_operators(layer, model.hidden, self.plan, tokens, self.gpu):
-            if table.name in self.fused:
-                continue
+        for table in self.layer_tables(layer, tokens):
             if table.name in linears:
                 yield self._product(table, linears[table.name], tokens)
             elif table.name == "experts" and isinstance(layer.mlp, MoeMlp):
@@ -246,8 +243,11 @@ def _replaced(
     table: OpTable, sizes: Floats, knots: Floats, seconds: Floats, index: NDArray[np.intp]
 ) -> OpTable:
     """Return the table with measured seconds, spread from the knots to all sizes."""
-    ratio = np.log(seconds / table.seconds[index])
-    spread = np.exp(np.interp(np.log(np.maximum(sizes, 1e-9)), np.log(knots), ratio))
+    kept = table.seconds[index] > 0.0  # others do the work of the rest: see `RooflineCost`
+    if not kept.any():
+        return table
+    ratio = np.log(seconds[kept] / table.seconds[index[kept]])
+    spread = np.exp(np.interp(np.log(np.maximum(sizes, 1e-9)), np.log(knots[kept]), ratio))
     timed = table.seconds * spread
     fixed = np.minimum(table.fixed_s, timed)
     return replace(table, fixed_s=fixed, seconds=timed)

@@ -1,0 +1,103 @@
+"""Kernels by choice: norms inside all-reduces, and experts by Marlin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmsim.costmodel import RooflineCost
+from llmsim.costmodel.operators import Floats
+from llmsim.scenario.costs import Placement, Roofline
+from llmsim.specs import (
+    EngineLimits,
+    GpuCard,
+    ModelSpec,
+    ParallelPlan,
+    by_marlin,
+    load_engine,
+    load_gpu,
+    load_link,
+    load_model,
+)
+
+
+def gpu_s_and_names(tp: int, fused: bool) -> tuple[float, list[str]]:
+    card = load_gpu("b200")
+    cost = RooflineCost(
+        load_model("llama-3.1-8b"),
+        card,
+        load_link(card.link),
+        ParallelPlan(tp),
+        fused_norm=fused,
+    )
+    found = cost.explain(contexts=[1024] * 4)
+    return found.gpu_s, [row.name for row in found.rows]
+
+
+def test_a_fused_norm_leaves_the_step() -> None:
+    apart_s, names = gpu_s_and_names(2, False)
+    fused_s, fewer = gpu_s_and_names(2, True)
+    assert set(names) - set(fewer) == {"norm"}
+    # 32 layers, two norms each, at the floor of a small kernel.
+    floor_s = load_gpu("b200").kernels.elementwise_floor_s
+    assert apart_s - fused_s == pytest.approx(64 * floor_s)
+
+
+def test_one_gpu_has_no_all_reduce_to_fuse_with() -> None:
+    assert gpu_s_and_names(1, True) == gpu_s_and_names(1, False)
+
+
+def test_engines_say_whether_they_fuse() -> None:
+    assert load_engine("trtllm-1.2").fused_norm
+    assert not load_engine("vllm-0.14").fused_norm
+    assert load_engine("vllm-0.20").fused_norm  # on by default since 0.17
+
+
+def norm_s(tokens: int, card: str = "h100-sxm", tp: int = 8) -> float:
+    gpu = load_gpu(card)
+    cost = RooflineCost(
+        load_model("llama-3.1-8b"), gpu, load_link(gpu.link), ParallelPlan(tp), fused_norm=True
+    )
+    tables = cost.token_operators(np.array([float(tokens)]))
+    return sum(float(each.seconds[0]) for each in tables if each.name == "norm")
+
+
+def test_only_small_all_reduces_do_the_norm() -> None:
+    # 8 GPUs of Hopper: up to half a MiB of 16-bit activations, 4,096 wide.
+    assert norm_s(64) == 0.0
+    assert norm_s(65) > 0.0
+    assert norm_s(256, tp=4) == 0.0
+    assert norm_s(257, tp=4) > 0.0
+
+
+def test_other_architectures_do_not_fuse() -> None:
+    assert norm_s(1, "a100-80gb-sxm") > 0.0
+    assert norm_s(1, "b300") == 0.0
+
+
+def test_a_scenario_says_otherwise_than_its_engine() -> None:
+    model, gpu = load_model("llama-3.1-8b"), load_gpu("b200")
+    place = Placement(model, gpu, ParallelPlan(4), EngineLimits())
+    assert not Roofline().placed(place).fused_norm
+    assert Roofline(fused_norm=True).placed(place).fused_norm
+
+
+def test_experts_by_marlin_cost_what_marlin_costs() -> None:
+    """gpt-oss on H200: Marlin's products are half as fast as Triton's, its reads faster."""
+    gpu, model = load_gpu("h200-sxm"), load_model("gpt-oss-120b")
+    tokens = np.array([8.0, 8192.0])
+    few, many = (
+        seconds
+        for seconds in experts_s(by_marlin(model), gpu, tokens) / experts_s(model, gpu, tokens)
+    )
+    assert few < 1.0
+    assert 1.5 < many < 3.0
+    sizes = [part.weight_bytes for part in model.layers[0].linears(model.hidden, 1)]
+    marlin = by_marlin(model)
+    assert sizes == [part.weight_bytes for part in marlin.layers[0].linears(marlin.hidden, 1)]
+    assert by_marlin(load_model("qwen3-30b-a3b")) == load_model("qwen3-30b-a3b")
+
+
+def experts_s(model: ModelSpec, gpu: GpuCard, tokens: Floats) -> Floats:
+    tables = RooflineCost(model, gpu).token_operators(tokens)
+    return sum((each.seconds for each in tables if each.name == "experts"), 0.0 * tokens)
