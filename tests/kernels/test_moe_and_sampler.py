@@ -44,6 +44,21 @@ def test_empty_experts_and_a_crowded_one(block):
     assert float((found - right).norm() / right.norm()) < 1e-6
 
 
+def test_experts_of_other_gpus_add_nothing():
+    """Two ranks with half of the experts each add up to all of them."""
+    draw = torch.Generator().manual_seed(4)
+    x = torch.randn((21, 32), generator=draw)
+    gate_up = torch.randn((6, 48, 32), generator=draw) * 0.2
+    down = torch.randn((6, 32, 24), generator=draw) * 0.2
+    chosen = torch.stack([torch.randperm(6, generator=draw)[:2] for _ in range(21)]).int()
+    routing = torch.rand((21, 2), generator=draw)
+    cut = Tiles(16, 32, 32, 4, 1)
+    first = fused_moe(x, gate_up[:3], down[:3], routing, chosen, cut, of_experts=6)
+    second = fused_moe(x, gate_up[3:], down[3:], routing, (chosen - 3) % 6, cut, of_experts=6)
+    right = reference.experts_one_by_one(x, gate_up, down, routing, chosen)
+    assert float((first + second - right).norm() / right.norm()) < 1e-6
+
+
 def draw_many(logits, k, p, *, draws, heat=1.0):
     uniform = (torch.arange(draws) + 0.5) / draws  # the quantiles: frequencies without luck
     rows = logits.expand(draws, -1).contiguous()

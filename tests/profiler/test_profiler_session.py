@@ -77,10 +77,24 @@ def test_grid_sizes_are_those_of_the_design():
     assert found[14] == 5 * 7
     assert found[4] == 24 * 2  # heads packed and not
     assert found[5] == 7 * 7 * 2 + 2 * 14
-    assert found[6] == 42
+    assert found[6] == 42 + 2 * 7  # all experts of three layers; a rank's share of the widest
     assert found[2] == 13 * 4 + 9 + 6  # 13 of 15 (batch, length) are within 64 Ki tokens
     # 20 of 25 (batch, context) are within 2 Mi tokens; tile steps, windows, skew, KV types, MLA
     assert found[3] == 20 * 5 + 6 + 2 + 6 + 20 * 2 + 16
+
+
+def test_a_rank_holds_and_computes_its_share_of_the_experts():
+    whole, shared = (
+        next(
+            spec
+            for spec in BLOCKS[6].rows(plan())
+            if (spec.key["experts"], spec.key["experts_local"], spec.key["tokens"])
+            == (128, local, 2048)
+        )
+        for local in (128, 16)
+    )
+    assert whole.flops == pytest.approx(8 * shared.flops)
+    assert whole.moved_bytes == pytest.approx(8 * shared.moved_bytes)
 
 
 def test_a_quick_run_is_a_small_part_of_a_whole_one():

@@ -99,7 +99,13 @@ def tiles_for(device: Any, tokens: int, topk: int, experts: int) -> Tiles:
 
 
 def grouped_gemm(
-    a: Any, w: Any, aligned: Aligned, topk: int, tiles: Tiles, routing: Any = None
+    a: Any,
+    w: Any,
+    aligned: Aligned,
+    topk: int,
+    tiles: Tiles,
+    routing: Any = None,
+    partly: bool = False,
 ) -> Any:
     """Multiply every place's row by the weights of its expert.
 
@@ -113,13 +119,16 @@ def grouped_gemm(
     tiles : Tiles
     routing : Tensor (places,) or None
         Factors of the results.
+    partly : bool
+        Some places have no expert here; their results are zero.
 
     Returns
     -------
     Tensor (places, n)
     """
     size, (_, n, k) = a.shape[0] * topk, w.shape
-    out = torch.empty((size, n), dtype=a.dtype, device=a.device)
+    make = torch.zeros if partly else torch.empty
+    out = make((size, n), dtype=a.dtype, device=a.device)
     blocks = aligned.block_expert.shape[0]
     _product[(blocks * -(-n // tiles.n),)](
         a,
@@ -144,7 +153,13 @@ def grouped_gemm(
 
 
 def fused_moe(
-    x: Any, gate_up: Any, down: Any, routing: Any, experts_of: Any, tiles: Tiles | None = None
+    x: Any,
+    gate_up: Any,
+    down: Any,
+    routing: Any,
+    experts_of: Any,
+    tiles: Tiles | None = None,
+    of_experts: int = 0,
 ) -> Any:
     """Run the chosen experts of every token and add them up.
 
@@ -157,16 +172,20 @@ def fused_moe(
     experts_of : Tensor (tokens, topk), int32
     tiles : Tiles or None
         From `tiles_for` if None.
+    of_experts : int
+        Experts that there are where these are the first of them, and the others on other GPUs;
+        choices of the others add nothing. 0: these are all.
 
     Returns
     -------
     Tensor (tokens, hidden)
     """
     (tokens, topk), experts, inter = experts_of.shape, gate_up.shape[0], down.shape[2]
-    cut = tiles or tiles_for(x.device, tokens, topk, experts)
+    partly = of_experts > experts
+    cut = tiles or tiles_for(x.device, tokens, topk, of_experts or experts)
     aligned = align(experts_of, experts, cut.m)
-    both = grouped_gemm(x, gate_up, aligned, topk, cut)
+    both = grouped_gemm(x, gate_up, aligned, topk, cut, partly=partly)
     inner = torch.empty((tokens * topk, inter), dtype=x.dtype, device=x.device)
     _silu_mul[(tokens * topk, -(-inter // 1024))](both, inner, inter, 1024, num_warps=4)
-    each = grouped_gemm(inner, down, aligned, 1, cut, routing.reshape(-1))
+    each = grouped_gemm(inner, down, aligned, 1, cut, routing.reshape(-1), partly)
     return each.view(tokens, topk, -1).sum(1)

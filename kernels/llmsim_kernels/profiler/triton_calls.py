@@ -153,7 +153,13 @@ def w4a8_gemm(bench: TorchBench, m: int, n: int, k: int, group: int, dtype: str)
 
 
 def fused_moe(
-    bench: TorchBench, draws: list[Any], experts: int, hidden: int, inter: int, dtype: str
+    bench: TorchBench,
+    draws: list[Any],
+    experts: int,
+    hidden: int,
+    inter: int,
+    dtype: str,
+    of_experts: int = 0,
 ) -> Call:
     """Return calls of the fused expert layer, each with another draw of experts.
 
@@ -162,7 +168,10 @@ def fused_moe(
     bench : TorchBench
     draws : list of Tensor (tokens, topk)
     experts, hidden, inter : int
+        Experts on this GPU.
     dtype : str
+    of_experts : int
+        Experts of all GPUs; 0 where this one holds them all.
     """
     from llmsim_kernels.ops.fused_moe import KERNEL_ID, fused_moe
 
@@ -175,7 +184,7 @@ def fused_moe(
     chosen = [draw.to(torch.int32) for draw in draws]
 
     def call(ids: Any) -> Any:
-        return fused_moe(x, gate_up, down, routing, ids)
+        return fused_moe(x, gate_up, down, routing, ids, of_experts=of_experts)
 
     return gated(bench, in_turn(call, chosen), KERNEL_ID, "even", dtype)
 

@@ -1,10 +1,10 @@
-"""Block 6: routed experts, evenly loaded and by a power law."""
+"""Block 6: routed experts, evenly loaded and by a power law, all of them or those of one rank."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmsim.specs.layers import MoeMlp
 from llmsim_kernels.profiler.plan import ITEM_BYTES, Plan
@@ -17,6 +17,11 @@ LAYERS = ((8, 2, 4096, 14336), (64, 6, 2048, 1408), (128, 8, 2048, 768))
 TOKENS = (1, 8, 32, 128, 512, 2048, 8192)
 SKEWS = (0.0, 1.2)
 """Exponent of the power law of the experts' load; 0 is even."""
+
+SPREAD = 128
+"""Layers of so many experts are also timed as expert parallelism deals them out."""
+RANKS = (4, 8)
+"""GPUs that the experts are dealt out to."""
 
 
 def rows(plan: Plan) -> Iterator[RowSpec]:
@@ -33,6 +38,11 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
         dict.fromkeys(layers), SKEWS, TOKENS
     ):
         yield moe(plan, experts, topk, hidden, inter, tokens, skew=skew)
+    for (experts, topk, hidden, inter), ranks, tokens in product(
+        dict.fromkeys(layers), RANKS, TOKENS
+    ):
+        if experts >= SPREAD and experts % ranks == 0:
+            yield moe(plan, experts, topk, hidden, inter, tokens, ranks=ranks)
 
 
 def moe(
@@ -44,6 +54,7 @@ def moe(
     tokens: int,
     *,
     skew: float = 0.0,
+    ranks: int = 1,
     block: int = 6,
     holdout: bool = False,
 ) -> RowSpec:
@@ -57,6 +68,9 @@ def moe(
     tokens : int
     skew : float
         Exponent of the power law of the load.
+    ranks : int
+        GPUs that the experts are dealt out to; this one has the first share of them, and sees the
+        tokens of all.
     block : int
     holdout : bool
 
@@ -66,8 +80,9 @@ def moe(
     routing, ``E (1 - (1 - k/E)^T)``, and the activations in and out.
     """
     item = ITEM_BYTES[plan.dtype]
-    hit = experts * (1.0 - (1.0 - topk / experts) ** tokens)
-    pairs = tokens * topk
+    local = experts // ranks
+    hit = local * (1.0 - (1.0 - topk / experts) ** tokens)
+    pairs = tokens * topk / ranks
     moved = 3.0 * hidden * inter * item * hit + item * pairs * (2.0 * hidden + 3.0 * inter)
     key: dict[str, Any] = {
         "op": "moe",
@@ -79,12 +94,12 @@ def moe(
         "inter": inter,
         "topk": topk,
         "experts": experts,
-        "experts_local": experts,
+        "experts_local": local,
         "skew": skew,
         "cold": True,
         "graph": plan.graph,
     }
-    layer = (experts, topk, hidden, inter)
+    layer = _Layer(experts, local, topk, hidden, inter)
     build = _fused(plan, layer, tokens, skew) if plan.on_gpu else _loop(plan, layer, tokens, skew)
     return RowSpec(
         block,
@@ -93,9 +108,19 @@ def moe(
         moved,
         build,
         "triton" if plan.on_gpu else "",
-        3.0 * hidden * inter * item * experts,
+        3.0 * hidden * inter * item * local,
         holdout,
     )
+
+
+class _Layer(NamedTuple):
+    """An expert layer, and how many of its experts are here."""
+
+    experts: int
+    local: int
+    topk: int
+    hidden: int
+    inter: int
 
 
 def routing(
@@ -110,31 +135,31 @@ def routing(
     return (noise / load).topk(topk, dim=-1, largest=False).indices.to(bench.device)
 
 
-def _fused(plan: Plan, layer: tuple[int, int, int, int], tokens: int, skew: float) -> Build:
+def _fused(plan: Plan, layer: _Layer, tokens: int, skew: float) -> Build:
     def build(bench: TorchBench) -> Call:
         from llmsim_kernels.profiler.triton_calls import fused_moe
 
-        experts, topk, hidden, inter = layer
+        experts, local, topk, hidden, inter = layer
         turns = 16 if tokens <= 64 else 1  # more tokens hit most experts whatever they choose
         draws = [routing(bench, experts, topk, tokens, skew, turn) for turn in range(turns)]
-        return fused_moe(bench, draws, experts, hidden, inter, plan.dtype)
+        return fused_moe(bench, draws, local, hidden, inter, plan.dtype, experts)
 
     return build
 
 
-def _loop(plan: Plan, layer: tuple[int, int, int, int], tokens: int, skew: float) -> Build:
+def _loop(plan: Plan, layer: _Layer, tokens: int, skew: float) -> Build:
     """One expert after the other, on the tokens that chose it."""
 
     def build(bench: TorchBench) -> Call:
         torch = bench.torch
-        experts, topk, hidden, inter = layer
+        experts, local, topk, hidden, inter = layer
         ids = routing(bench, experts, topk, tokens, skew).flatten()
         order = ids.argsort()
-        counts = torch.bincount(ids, minlength=experts).tolist()
+        counts = torch.bincount(ids, minlength=experts).tolist()[:local]
         x = bench.warm((tokens, hidden), plan.dtype)
         source = order // topk
-        up = bench.rotated((2 * inter, hidden), plan.dtype, experts)
-        down = bench.rotated((hidden, inter), plan.dtype, experts)
+        up = bench.rotated((2 * inter, hidden), plan.dtype, local)
+        down = bench.rotated((hidden, inter), plan.dtype, local)
         linear, silu = torch.nn.functional.linear, torch.nn.functional.silu
 
         def call() -> Any:
