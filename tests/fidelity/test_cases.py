@@ -98,6 +98,43 @@ def test_later_rules_win_key_by_key():
     assert found.client["length_min_frac"] == 0.8
 
 
+def test_recipes_say_which_kernels_ran_and_how_prompts_were_admitted():
+    hopper = {"engine": "vllm", "gpu": "H200-141G-SXM", "engine_version": "0.18.0"}
+    found = assume(
+        case_of(source="aic-silicon-inferencex", model_key="gpt-oss-120b", tp="8", **hopper)
+    )
+    assert found.cost == {"fused_norm": True, "expert_kernel": "marlin"}
+    assert assume(case_of(**hopper | {"engine_version": "0.15.1"})).cost == {}
+
+    llama = {
+        "source": "aic-silicon-inferencex",
+        "engine": "trtllm",
+        "gpu": "B200",
+        "model_key": "llama-3.1-70b",
+        "quant": "fp4",
+        "isl": "1024",
+        "osl": "1024",
+    }
+    found = assume(case_of(tp="4", **llama))
+    assert found.batching == {"kind": "gathering", "wait_steps": 20, "fill_frac": 0.9}
+    assert found.engine["max_num_batched_tokens"] == 2248
+    assert assume(case_of(tp="8", **llama)).batching == {}
+
+
+def test_what_a_rule_was_fitted_to_proves_nothing():
+    llama = {
+        "source": "aic-silicon-inferencex",
+        "engine": "vllm",
+        "gpu": "B200",
+        "model_key": "llama-3.1-70b",
+    }
+    fitted, held = (assume(case_of(quant=quant, tp="8", **llama)) for quant in ("fp8", "fp4"))
+    assert fitted.seen_by
+    assert not held.seen_by
+    assert fitted.cost == held.cost
+    assert fitted.cost["prefill_layer_s"] > 0
+
+
 def test_a_rule_needs_an_origin_and_known_words(tmp_path):
     path = tmp_path / "rules.yaml"
     path.write_text("rules:\n  - when: {engine: vllm}\n    set: {engin: {}}\n")
