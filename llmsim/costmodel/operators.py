@@ -196,6 +196,8 @@ def without(table: OpTable, where: NDArray[np.bool_]) -> OpTable:
 def gemm_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
     """Return which coefficients and which compute dtype a product with these weights runs with."""
     dtype = gpu.compute_dtype(form.compute_dtype)
+    if dtype == "fp32":  # no table of it was found: the shares that 16-bit products reach
+        return "bf16", dtype
     if dtype == "bf16" and form.bytes_per_weight < 2.0:
         return ("w4a16" if form.bytes_per_weight < 1.0 else "w8a16"), dtype
     return ("fp8_block" if _by_block(form) and dtype == "fp8" else dtype), dtype

@@ -38,6 +38,9 @@ class Decoder:
     multi_query : bool
         Whether a config without a count of key/value heads may ask for a single one by
         ``multi_query``.
+    wide_router : bool
+        Whether engines keep the router's weights, and multiply them, at 32 bits (vLLM's
+        ``minimax_m2.py`` and ``glm4_moe.py``).
     """
 
     tied: bool = False
@@ -46,6 +49,7 @@ class Decoder:
     renamed: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     mlp_ratio: int = 0
     multi_query: bool = False
+    wide_router: bool = False
 
 
 _GPT = {
@@ -100,7 +104,7 @@ DECODERS: Mapping[str, Decoder] = MappingProxyType(
         "gemma4_text": Decoder(tied=True),
         "glm": Decoder(),
         "glm4": Decoder(),
-        "glm4_moe": Decoder(),
+        "glm4_moe": Decoder(wide_router=True),
         "glm_moe_dsa": Decoder(),
         "gpt2": Decoder(tied=True, gated=False, renamed=_GPT, mlp_ratio=4),
         "gpt_bigcode": Decoder(tied=True, gated=False, renamed=_GPT, mlp_ratio=4, multi_query=True),
@@ -114,7 +118,7 @@ DECODERS: Mapping[str, Decoder] = MappingProxyType(
         "kimi_k2": Decoder(),
         "llama": Decoder(),
         "llama4_text": Decoder(defaults=_LLAMA4),
-        "minimax_m2": Decoder(),
+        "minimax_m2": Decoder(wide_router=True),
         "ministral3": Decoder(),
         "mistral": Decoder(),
         "mixtral": Decoder(),

@@ -33,7 +33,7 @@ def bandwidth_frac(sm_frac: float) -> float:
     return min(1.0, sm_frac / BANDWIDTH_SM_FRAC)
 
 
-COMPUTE_DTYPES = ("bf16", "fp16", "fp8", "int8", "fp4")
+COMPUTE_DTYPES = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
 
 
 @dataclass(frozen=True, slots=True)

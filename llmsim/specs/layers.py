@@ -34,6 +34,7 @@ class WeightFormat:
 
 
 BF16 = WeightFormat("bf16", 2.0, "bf16")
+FP32 = WeightFormat("fp32", 4.0, "fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +302,7 @@ class MoeMlp:
     gated : bool
     format, shared_format : WeightFormat
         Of routed and of shared experts.
+    router_format : WeightFormat
     """
 
     experts: int
@@ -310,6 +312,7 @@ class MoeMlp:
     gated: bool = True
     format: WeightFormat = BF16
     shared_format: WeightFormat = BF16
+    router_format: WeightFormat = BF16
 
     def shared(self) -> DenseMlp | None:
         """Return the path that every token takes, as a dense block."""
@@ -329,7 +332,7 @@ class MoeMlp:
         shared = self.shared()
         always = shared.linears(hidden, tp) if shared else ()
         named = tuple(Linear(f"shared_{part.name}", part.n, part.k, part.format) for part in always)
-        router = Linear("router", self.experts, hidden, BF16)
+        router = Linear("router", self.experts, hidden, self.router_format)
         return (router, *named, *self.expert_linears(hidden, tp))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from llmsim.specs.config import ConfigReader
 from llmsim.specs.layers import (
+    BF16,
+    FP32,
     DenseMlp,
     LatentAttention,
     Mlp,
@@ -206,6 +208,7 @@ def moe(text: ConfigReader, index: int) -> MoeMlp:
             "feed_forward.shared_expert.gate_proj",
             "mixer.shared_experts.up_proj",
         ),
+        router_format=FP32 if text.decoder.wide_router else BF16,
     )
 
 

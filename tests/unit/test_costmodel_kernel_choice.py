@@ -98,6 +98,18 @@ def test_experts_by_marlin_cost_what_marlin_costs() -> None:
     assert by_marlin(load_model("qwen3-30b-a3b")) == load_model("qwen3-30b-a3b")
 
 
+def test_a_router_of_32_bits_has_no_tensor_cores() -> None:
+    """MiniMax's router in vLLM: 8,192 tokens, 3,072 x 256, at the vector peak of 67 TFLOP/s."""
+    gpu, model = load_gpu("h200-sxm"), load_model("minimax-m2.5")
+    tables = RooflineCost(model, gpu).token_operators(np.array([8192.0]))
+    router = next(each for each in tables if each.name == "router")
+    assert router.dtype == "fp32"
+    assert router.seconds[0] > 2 * 8192 * 3072 * 256 / 6.7e13
+    assert router.seconds[0] < 2 * 2 * 8192 * 3072 * 256 / 6.7e13
+    linears = model.layers[0].linears(model.hidden, 1)
+    assert next(part for part in linears if part.name == "router").weight_bytes == 4 * 3072 * 256
+
+
 def experts_s(model: ModelSpec, gpu: GpuCard, tokens: Floats) -> Floats:
     tables = RooflineCost(model, gpu).token_operators(tokens)
     return sum((each.seconds for each in tables if each.name == "experts"), 0.0 * tokens)
