@@ -174,23 +174,29 @@ def elementwise(name: str, count: int, moved: Floats, gpu: GpuCard) -> OpTable:
     )
 
 
-def without(table: OpTable, where: NDArray[np.bool_]) -> OpTable:
-    """Return the operator with nothing left of it where another one does its work.
+def without(tables: Iterator[OpTable], name: str, where: NDArray[np.bool_]) -> Iterator[OpTable]:
+    """Yield operators with nothing left of one of them where another does its work.
 
     Parameters
     ----------
-    table : OpTable
+    tables : iterator of OpTable
+    name : str
+        Of the one.
     where : ndarray of bool (n,)
     """
     kept = ~where
-    return replace(
-        table,
-        bytes=table.bytes * kept,
-        fixed_s=table.fixed_s * kept,
-        compute_s=table.compute_s * kept,
-        memory_s=table.memory_s * kept,
-        seconds=table.seconds * kept,
-    )
+    for table in tables:
+        if table.name != name:
+            yield table
+        elif kept.any():
+            yield replace(
+                table,
+                bytes=table.bytes * kept,
+                fixed_s=table.fixed_s * kept,
+                compute_s=table.compute_s * kept,
+                memory_s=table.memory_s * kept,
+                seconds=table.seconds * kept,
+            )
 
 
 def gemm_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:

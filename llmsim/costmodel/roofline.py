@@ -21,12 +21,7 @@ from llmsim.costmodel.attention import (
     price_mixer,
     scaled_mixer,
 )
-from llmsim.costmodel.communication import (
-    Network,
-    all_gather,
-    fused_tokens,
-    token_collectives,
-)
+from llmsim.costmodel.communication import Network, all_gather, fused_tokens, token_collectives
 from llmsim.costmodel.contract import Chunk, PriceLine
 from llmsim.costmodel.exchange import expert_exchange
 from llmsim.costmodel.explain import OperatorRow, StepBreakdown, attention_rows, explain_step
@@ -239,7 +234,7 @@ class RooflineCost:
         """
         model = self.model
         for layer in model.layers:
-            if isinstance(layer.mlp, MoeMlp) and "experts" not in self.fused:
+            if isinstance(layer.mlp, MoeMlp):
                 table = routed_experts(
                     layer.mlp, layer.count, model.hidden, self.plan, tokens, self.gpu
                 )
@@ -271,20 +266,15 @@ class RooflineCost:
             yield from expert_exchange(model, self.plan, tokens, self.network, self.gpu)
 
     def layer_tables(self, layer: LayerSpec, tokens: Floats) -> Iterator[OpTable]:
-        """Yield the token-wise operators of one layer kind, without norms that all-reduces do.
+        """Return the token-wise operators of one layer kind, without norms that all-reduces do.
 
         Parameters
         ----------
         layer : LayerSpec
         tokens : ndarray of float (n,) [tokens]
         """
-        for table in layer_operators(layer, self.model.hidden, self.plan, tokens, self.gpu):
-            if table.name == "norm" and self.fused_tokens:
-                fused = tokens <= self.fused_tokens
-                if fused.all():
-                    continue
-                table = without(table, fused)
-            yield table
+        tables = layer_operators(layer, self.model.hidden, self.plan, tokens, self.gpu)
+        return without(tables, "norm", tokens <= self.fused_tokens) if self.fused_tokens else tables
 
     def _head_tables(self, rows: Floats) -> Iterator[OpTable]:
         tp = self.plan.tp
