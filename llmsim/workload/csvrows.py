@@ -190,6 +190,14 @@ class CsvReader:
         return row, "; ".join(wrong) or self.require(row)
 
 
+def cells_of(line: str) -> list[str]:
+    """Return the cells of one line of CSV; none where it is no such line."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
 def as_numpy(column: Any) -> Any:
     """Return an arrow column as a NumPy array; pyarrow's own `to_numpy` imports pandas."""
     return np.from_dlpack(column)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
 from llmsim.core.errors import Fault, TraceError
+from llmsim.workload.csvrows import cells_of
 from llmsim.workload.formats.roles import NEEDED, USUAL
 from llmsim.workload.headers import looks_like
-from llmsim.workload.tracefile import find_trace, first_lines, open_trace
+from llmsim.workload.tracefile import find_trace, first_lines, read_some
 
 _TOP_BYTES: Final = 64 * 1024
 _PARQUET_MAGIC: Final = b"PAR1"
@@ -42,8 +42,7 @@ def detect_kind(path: Path, known: tuple[str, ...] = ()) -> str:
     if pool and not path.is_file():
         return "servegen"
     path = find_trace(str(path), None)
-    with open_trace(path) as file:
-        top = file.read(_TOP_BYTES)
+    top = read_some(path, _TOP_BYTES)
     if top.startswith(_PARQUET_MAGIC):
         return "parquet"
     text = top.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").lstrip()
@@ -88,7 +87,7 @@ def _json_kind(text: str, line: str) -> str:
 def _text_kind(text: str, line: str) -> str:
     if text.startswith(("# ", "vllm:")) and "vllm:" in text:
         return "vllm-metrics"
-    return "csv" if _has_roles(next(csv.reader([line]), [])) else ""
+    return "csv" if _has_roles(cells_of(line)) else ""
 
 
 def _has_roles(names: Any) -> bool:

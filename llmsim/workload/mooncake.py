@@ -118,7 +118,7 @@ def _row(raw: bytes, class_key: str | None) -> tuple[int, int, int, list[int], s
     """
     try:
         row = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not a line of JSON ({error}): {_short(raw)}") from error
     missing = [key for key in MOONCAKE if not isinstance(row, dict) or key not in row]
     if missing:

@@ -126,6 +126,21 @@ class _Unzstd(io.RawIOBase):
         super().close()
 
 
+def read_some(path: Path, most_bytes: int) -> bytes:
+    """Return the beginning of a file, unpacked, or all of it if it is not longer.
+
+    Raises
+    ------
+    TraceError
+        If the file cannot be read or unpacked.
+    """
+    with open_trace(path) as file:
+        try:
+            return file.read(most_bytes)
+        except (OSError, EOFError, zlib.error) as error:
+            raise TraceError(str(path), [_broken_gzip(path, 1, error)]) from error
+
+
 def first_lines(path: Path, count: int) -> list[str]:
     """Return the first lines of a file without their ends, fewer if it is shorter.
 

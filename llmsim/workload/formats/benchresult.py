@@ -19,7 +19,7 @@ from llmsim.workload.formats.paced import PacedFile, pace
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.replay import Damage, ReplayWorkload
 from llmsim.workload.rows import Rows, plain_rows
-from llmsim.workload.tracefile import find_trace, open_trace
+from llmsim.workload.tracefile import find_trace, read_some
 
 LARGEST_BYTES: Final = 512 * MIB
 """A larger file is refused unread: the whole object must be held at once [bytes]."""
@@ -86,19 +86,18 @@ def read_result(path: Path) -> dict[str, Any]:
     TraceError
         If it is no such file, too large, or keys are missing; each with the nearest that is there.
     """
+    raw = read_some(path, LARGEST_BYTES + 1)
+    if len(raw) > LARGEST_BYTES:
+        message = f"more than {LARGEST_BYTES // MIB} MiB: no result of a benchmark"
+        raise TraceError(str(path), [Fault(str(path), "", message)])
     try:
-        with open_trace(path) as file:
-            raw = file.read(LARGEST_BYTES + 1)
-        if len(raw) > LARGEST_BYTES:
-            message = f"more than {LARGEST_BYTES // MIB} MiB: no result of a benchmark"
-            raise TraceError(str(path), [Fault(str(path), "", message)])
         text = raw.decode("utf-8-sig")
         lines = [line for line in text.splitlines() if line.strip()]
         try:
             data = json.loads(text)
         except ValueError:
             data = json.loads(lines[-1]) if lines else None
-    except (ValueError, RecursionError, OSError, EOFError) as error:
+    except (ValueError, RecursionError) as error:
         raise TraceError(str(path), [Fault(str(path), "", f"not JSON: {error}")]) from None
     if not isinstance(data, dict):
         raise TraceError(str(path), [Fault(str(path), "", "a benchmark result is a JSON object.")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.errors import Fault, TraceError
+from llmsim.core.units import MIB
+from llmsim.workload.csvrows import cells_of
 from llmsim.workload.replay import MOST_FAULTS
-from llmsim.workload.tracefile import first_lines, line_blocks, open_trace
+from llmsim.workload.tracefile import first_lines, line_blocks, read_some
 
 WINDOW_S: Final = 600.0
 """Length of a window of a rate [s] (ServeGen, NSDI 2026, section 4)."""
@@ -26,6 +27,9 @@ QUANTILES: Final = (0.01, 0.05, *(n / 10 for n in range(1, 10)), 0.95, 0.99, 0.9
 
 LEVELS: Final = (*(n / 50 for n in range(50)), 0.985, 0.99, 0.993, 0.996, 0.998, 0.999, 0.9995, 1.0)
 """Levels that a published histogram is kept at: a finer one would need gigabytes for a pool."""
+
+LARGEST_BYTES: Final = 64 * MIB
+"""Of the histograms of one client [bytes]; a larger file is cut and then no JSON."""
 
 _ARRIVALS: Final = ("client", "t_start_s", "rate_rps", "cv", "dist", "shape", "scale")
 _LENGTHS: Final = ("client", "window_start_s", "field", "mean", "std")
@@ -159,9 +163,9 @@ def _window(pool: Pool, where: str, client: int, cells: Sequence[str]) -> None:
 
 
 def _histograms(pool: Pool, path: Path, client: int) -> None:
+    raw = read_some(path, LARGEST_BYTES)
     try:
-        with open_trace(path) as file:
-            periods = json.loads(file.read())
+        periods = json.loads(raw)
         for start, fields in periods.items():
             for name, histogram in fields.items():
                 told = histogram if isinstance(histogram, dict) else ast.literal_eval(histogram)
@@ -173,7 +177,7 @@ def _histograms(pool: Pool, path: Path, client: int) -> None:
                 at = np.searchsorted(upto, np.minimum(LEVELS, 1.0 - 1e-12))
                 law = values[np.minimum(at, len(values) - 1)]
                 pool.field_of(name, LEVELS).add(client, float(start), law)
-    except (ValueError, SyntaxError, AttributeError, TypeError, RecursionError, OSError) as error:
+    except (ValueError, SyntaxError, AttributeError, TypeError, RecursionError) as error:
         message = f"not the histograms of a client: {error}"
         raise TraceError(str(path), [Fault(str(path), "", message)]) from None
 
@@ -230,12 +234,12 @@ def _rows(path: Path, skip: int) -> Iterator[tuple[str, list[str]]]:
     faults: list[Fault] = []
     for block in line_blocks(path, skip_lines=skip):
         text = block.data.decode(errors="replace")
-        for line, cells in enumerate(csv.reader(text.split("\n")), block.first_line):
-            where = f"{path}:{line}"
-            if not cells:
+        for line, said in enumerate(text.split("\n"), block.first_line):
+            where, cells = f"{path}:{line}", cells_of(said.removesuffix("\r"))
+            if not said.strip():
                 continue
             if len(cells) < 2 and len(faults) < MOST_FAULTS:
-                faults.append(Fault(where, "", f"expected several columns, read {cells!r}"))
+                faults.append(Fault(where, "", f"expected several columns, read {said[:80]!r}"))
             elif not faults:
                 yield where, cells
     if faults:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from llmsim.core.errors import TraceError
 from llmsim.workload.cells import FLAG, STAMP, STAMP_UTC, TEXT, TIMES, TOKENS, Kind
 from llmsim.workload.chunk import Workload
 from llmsim.workload.classcolumn import ClassColumn
-from llmsim.workload.csvrows import CsvReader
+from llmsim.workload.csvrows import CsvReader, cells_of
 from llmsim.workload.csvrows import Table as Cells
 from llmsim.workload.formats.jsonrecords import (
     Record,
@@ -97,7 +96,7 @@ class CsvTable(TableFile):
             If the file is missing, or a column is; each with the nearest that is there.
         """
         path = self._found(near)
-        top = [next(csv.reader([line]), []) for line in first_lines(path, 2)]
+        top = [cells_of(line) for line in first_lines(path, 2)]
         header = [cell.strip() for cell in top[0]] if top else []
         first = dict(zip(header, top[1] if len(top) > 1 else [], strict=False))
         roles = self._roles(path, header, first)

@@ -21,7 +21,7 @@ from llmsim.workload.formats.generated import Floats, Generated, GeneratedWorklo
 from llmsim.workload.formats.jsonrecords import shown
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.rows import Rows
-from llmsim.workload.tracefile import find_trace, line_blocks, open_trace
+from llmsim.workload.tracefile import find_trace, line_blocks, read_some
 
 PROMPT: Final = "vllm:request_prompt_tokens_bucket"
 OUTPUT: Final = "vllm:request_generation_tokens_bucket"
@@ -194,15 +194,13 @@ def _check(where: str, labels: Mapping[str, str], at_s: float, count: float) -> 
 
 def _samples(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]:
     """Yield (where, labels with __name__, time [s], count) of every sample."""
-    with open_trace(path) as file:
-        top = file.read(64).lstrip()
+    top = read_some(path, 64).lstrip()
     yield from _matrix(path) if top.startswith(b"{") else _text(path)
 
 
 def _matrix(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]:
+    raw = read_some(path, LARGEST_BYTES + 1)
     try:
-        with open_trace(path) as file:
-            raw = file.read(LARGEST_BYTES + 1)
         if len(raw) > LARGEST_BYTES:
             raise ValueError(f"more than {LARGEST_BYTES // MIB} MiB; use the text format")
         told = json.loads(raw)

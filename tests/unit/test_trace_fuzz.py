@@ -1,0 +1,156 @@
+"""Damaged files of every kind: read, or refused with a fault, never a traceback.
+
+Call this file to go on for longer: ``python tests/unit/test_trace_fuzz.py 60`` takes 60 s a kind.
+"""
+
+import gzip
+import io
+import json
+import random
+import sys
+import time
+import warnings
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from test_trace_formats import (
+    AZURE_2025,
+    LOG,
+    POOL,
+    RESULT,
+    SHAREGPT,
+    counts,
+    metrics_text,
+    span,
+)
+
+from llmsim.core.errors import InputError
+from llmsim.workload import TRACES
+from llmsim.workload.detect import detect_kind
+
+CSV = (
+    "arrival_s,prompt_tokens,output_tokens,session,client,failed\n1.5,10,2,s,a,false\n2,20,0,,b,1\n"
+)
+JSONL = (
+    '{"arrival_s":1.5,"prompt_tokens":10,"output_tokens":2,"session":"s","segments":[[1,10]]}\n'
+    '{"arrival_s":2,"prompt_tokens":20,"output_tokens":0,"client":"b","failed":true}\n'
+)
+MOON = '{"timestamp":0,"input_length":600,"output_length":4,"hash_ids":[7,8]}\n'
+BURST = (
+    "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,GPT-4,9,9,18,API log\n"
+)
+SPANS = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span(10**18, 40, 4)]}]}]})
+
+
+def table():
+    rows = {"arrival_s": [0.5, 1.5], "prompt_tokens": [5, 6], "output_tokens": [1, 2]}
+    sink = io.BytesIO()
+    parquet.write_table(pa.table(rows), sink)
+    return sink.getvalue()
+
+
+SAMPLES = {
+    "azure-2025": "\n".join(AZURE_2025).encode(),
+    "azure-2023": "\n".join(AZURE_2025).replace("NumImages,", "").encode(),
+    "burstgpt": BURST.encode(),
+    "mooncake": MOON.encode(),
+    "csv": CSV.encode(),
+    "jsonl": JSONL.encode(),
+    "parquet": table(),
+    "sharegpt": json.dumps(SHAREGPT).encode(),
+    "bench-dataset": b'{"prompt":"words","output_tokens":3}\n{"turns":["a b"]}\n',
+    "bench-result": json.dumps(RESULT | {"start_times": [1.0, 2.0, 3.0, 4.0]}).encode(),
+    "openai-log": "\n".join(map(json.dumps, LOG)).encode(),
+    "otel-spans": SPANS.encode(),
+    "vllm-metrics": "\n".join(
+        metrics_text([(10, (counts(1, 1, 1, 1),) * 2), (20, (counts(3, 4, 5, 5),) * 2)])
+    ).encode(),
+    "servegen": POOL["chunk-1-trace.csv"].encode(),
+}
+PIECES = [
+    b"NaN", b"-1", b"1e400", b"null", b"{}", b"[]", b'"', b"\\", b"\n", b"\r", b",", b"\x00",
+    b"\xff",
+    b"9" * 30, b"true", b"[" * 2000, b'{"a":' * 2000, b"\xef\xbb\xbf", b"0x1F", b"1_0", b"'", b"  ",
+    b'"usage":5', b'"response":[]', b"2024-05-10T00:00:00Z", b"Infinity", b"\xe2\x80\xa8", b"-0.0",
+]  # fmt: skip
+
+
+def mutated(sample, rng):
+    data = bytearray(sample)
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(data) + 1)
+        kind = rng.random()
+        if kind < 0.4:
+            data[at:at] = rng.choice(PIECES)
+        elif kind < 0.7:
+            to = min(len(data), at + rng.randint(1, 12))
+            data[at:to] = rng.choice(PIECES) if rng.random() < 0.5 else b""
+        elif data and kind < 0.9:
+            data[min(at, len(data) - 1)] = rng.randrange(256)
+        else:
+            data = data[:at]
+    packed = rng.random()
+    if packed < 0.06:
+        return gzip.compress(bytes(data))[: rng.randint(5, 400)]
+    if packed < 0.12:
+        return pa.Codec("zstd").compress(bytes(data), asbytes=True)[: rng.randint(4, 400)]
+    return bytes(data)
+
+
+def attempt(kind, folder, data):
+    path = folder / ("chunk-1-trace.csv" if kind == "servegen" else "damaged")
+    path.write_bytes(data)
+    if kind == "servegen":
+        (folder / "chunk-1-dataset.json").write_text(POOL["chunk-1-dataset.json"])
+        path = folder
+    made = kind in ("servegen", "vllm-metrics")
+    for options in ({},) if made else ({}, {"on_bad_row": "skip"}):
+        told = refusal(lambda options=options: read(kind, path, options))
+        assert told is None or told.faults
+    told = refusal(lambda: detect_kind(path))
+    assert told is None or told.faults
+
+
+def read(kind, path, options):
+    workload = TRACES.get(kind)(path=str(path), limit=2000, **options).open(0, None)
+    for chunk in workload.chunks():
+        assert (chunk.prompt_tokens >= 1).all()
+        assert (chunk.output_tokens >= 1).all()
+        assert (chunk.arrival_ns >= 0).all()
+
+
+def refusal(call):
+    """Return how a call is refused on purpose; None where it is not."""
+    try:
+        call()
+    except InputError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_damaged_file_is_read_or_refused_with_a_fault(kind, tmp_path):
+    rng = random.Random(f"{kind}/1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(60):
+            attempt(kind, tmp_path, mutated(SAMPLES[kind], rng))
+
+
+if __name__ == "__main__":
+    import tempfile
+    from pathlib import Path
+
+    for kind in SAMPLES:
+        rng, end, done = random.Random(), time.monotonic() + float(sys.argv[1]), 0
+        with tempfile.TemporaryDirectory() as folder:
+            while time.monotonic() < end:
+                data = mutated(SAMPLES[kind], rng)
+                try:
+                    attempt(kind, Path(folder), data)
+                except Exception:
+                    print(kind, data)
+                    raise
+                done += 1
+        print(kind, done, flush=True)
