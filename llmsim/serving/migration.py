@@ -289,7 +289,7 @@ class Migrations:
         if ready_ns < 0:
             reason = "ended" if request.ended or request.state == FINISHING else "lost its KV"
             # at this instant the replicas up to the source have had their call
-            passed = move.target.index <= source.index
+            passed = move.target.turn <= source.turn
             wake = Wake(lambda _: self._close(move, reason, passed))
             self._clock.at(wake, FLOW_PRIORITY, self._clock.now)
             return

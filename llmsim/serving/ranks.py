@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from llmsim.core.errors import InvariantError
+from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import JointCost, PriceLine, RankLoad
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.clock import CALL_PRIORITY, Clock
@@ -87,6 +88,17 @@ class Rank(Replica):
     def changed(self) -> bool:
         """Whether other requests decode here than when the price was last fixed."""
         return not self._view.anchored or len(self.draft.preempted) > 0
+
+    @property
+    def drag_frac(self) -> float:
+        """By how much transfers from and to this rank lengthen every step."""
+        return self._drag
+
+    def _price_step(
+        self, slices: list[tuple[int, int]], decode: int, padded: int, windowed: int, rows: int
+    ) -> int:
+        """Return what the group has priced, drag included [ns]."""
+        return self._group.price.duration_ns
 
     def _call_at(self, time_ns: int) -> None:
         self._group.call_at(time_ns)
@@ -322,6 +334,9 @@ class RankGroup:
     def _launch_step(self, front: int) -> None:
         """One joint step with prefill chunks, or one that was put together request by request."""
         duration = self._cost.step_ns([rank.load() for rank in self.members])
+        drag = self._drag_frac()
+        if drag:
+            duration = rounded(duration * (1 + drag))
         self.price.duration_ns = duration
         self.stretch.anchored = False
         self._gap = duration
@@ -385,7 +400,12 @@ class RankGroup:
         self.stretch.follow(cohort)
         batches = [rank.cohort.count for rank in self.members]
         line = self._cost.decode_line(batches, self._lead, cohort.padded)
-        self.stretch.anchor(front, line)
+        drag = self._drag_frac()
+        self.stretch.anchor(front, line.slower(drag) if drag else line)
+
+    def _drag_frac(self) -> float:
+        """Return by how much transfers lengthen a step: all wait for the rank with most of them."""
+        return max([rank.drag_frac for rank in self.members])
 
     def _still_slowest(self) -> bool:
         """Whether no rank's attention has become slower than that of the one in the lead."""

@@ -279,11 +279,11 @@ def _tape(pools: Sequence[PoolPlan]) -> Tape:
 
 
 def _places(pools: Sequence[PoolPlan]) -> list[tuple[str, bool]]:
-    """Return of each replica its role, and whether it is a spare one."""
+    """Return of each replica, or rank of one, its role, and whether it is a spare one."""
     return [
-        (pool.role, number >= pool.facts.replicas)
+        (pool.role, number >= pool.facts.replicas * pool.facts.ranks)
         for pool in pools
-        for number in range(pool.facts.replicas + pool.spare)
+        for number in range(pool.facts.replicas * pool.facts.ranks + pool.spare)
     ]
 
 
