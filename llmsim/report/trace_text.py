@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from itertools import pairwise
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ from llmsim.results.wording import duration, share
 from llmsim.workload.traceprofile import LengthProfile, TraceProfile
 
 BARS: Final = " ▁▂▃▄▅▆▇█"
+COLUMNS: Final = 80
+"""Of a terminal that nobody has widened."""
+
 WIDTH: Final = 60
 """Columns of a drawing in the terminal."""
 
@@ -27,7 +31,10 @@ def profile_lines(profile: TraceProfile) -> list[str]:
     """
     rows = [(name, text) for name, text in fact_rows(profile)]
     width = max(len(name) for name, _ in rows)
-    lines = [f"{name.ljust(width)}  {text}" for name, text in rows]
+    lines = []
+    for name, text in rows:
+        first, *more = textwrap.wrap(text, COLUMNS - width - 2)
+        lines += [f"{name.ljust(width)}  {first}", *(f"{'':{width}}  {each}" for each in more)]
     lines += ["", f"{'tokens':<10}{'mean':>10}{'p50':>9}{'p90':>9}{'p99':>9}{'longest':>11}"]
     for name, lengths in (("prompt", profile.prompt), ("output", profile.output)):
         cells = "".join(f"{q:>9,}" for q in lengths.quantiles.values())
@@ -38,7 +45,7 @@ def profile_lines(profile: TraceProfile) -> list[str]:
         edges, counts = by_length(lengths)
         lines += [f"{name} lengths, {edges[0]:,} to {edges[-1]:,} tokens, each bar 1/3 octave"]
         lines.append(bars(counts))
-    return [line[:80] for line in lines]
+    return [line[:COLUMNS] for line in lines]
 
 
 def fact_rows(profile: TraceProfile) -> list[tuple[str, str]]:

@@ -56,6 +56,16 @@ def test_inspect_fits_a_terminal_and_has_json_and_a_page(table):
     assert (told["requests"], told["prompt_p50_tokens"], told["reused_frac"]) == (40, 119, None)
 
 
+def test_long_names_of_clients_are_wrapped_not_cut(table):
+    rows = [f"{n},9,9,{'client ' * 5}{n % 4}" for n in range(40)]
+    table.write_text("\n".join(["arrival_ms,prompt_tokens,output_tokens,client", *rows]))
+    code, said, _ = call("inspect", table)
+    assert code == 0
+    assert max(map(len, said.splitlines())) <= 80
+    words = " ".join(said.split())
+    assert all(f"{'client ' * 5}{n} 25.0%" in words for n in range(4))
+
+
 def test_head_prints_rows_as_read_and_json(table):
     code, said, _ = call("head", table, "-n", 2)
     assert code == 0
