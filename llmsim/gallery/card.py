@@ -17,6 +17,11 @@ from llmsim.scenario.section import Section
 KNEE, KNEE_PER_GPU = "knee", "knee_per_gpu"
 """Metrics that are searched for: the largest load that holds, and the same per GPU."""
 
+NAIVE_USD, POOLED_USD = "naive_usd_per_hour", "pooled_usd_per_hour"
+PLAN_METRICS: Final = (NAIVE_USD, POOLED_USD)
+"""Metrics of a plan: the cost of the cheapest fleet as if requests came evenly, and with room for
+bursts."""
+
 NULL_FRAC: Final = 0.05
 """Gain that a null regime may not exceed where its spec gives no other."""
 
@@ -205,8 +210,11 @@ class Card(Section):
     """Seams and sections of a scenario that it uses, such as `batching`."""
     modules: list[ModuleName] = Field([])
     """Files of `llmsim/systems` that it needs, without `.py`."""
+    of: Literal["scenario", "plan"] = "scenario"
+    """What is compared: simulated fleets, or the costs of planned ones (`llmsim plan`)."""
     base: Text
-    """The scenario that both arms start from: a file beside the card, or a shipped name."""
+    """The scenario, or the plan, that both arms start from: a file beside the card, or a shipped
+    name."""
     set: Overrides = Field({})
     """What every regime changes in it."""
     baseline: Arm
@@ -214,7 +222,8 @@ class Card(Section):
     treatment: Arm
     """The system."""
     metric: str
-    """Metric of docs/metrics.md that is compared, or `knee`, or `knee_per_gpu`."""
+    """Metric of docs/metrics.md that is compared, or `knee`, or `knee_per_gpu`; of plans
+    `naive_usd_per_hour` or `pooled_usd_per_hour`."""
     better: Better
     """Which way is better."""
     limits: dict[str, float] = Field({})
@@ -260,6 +269,19 @@ class Card(Section):
         return self
 
     @model_validator(mode="after")
+    def _plans_have_costs(self) -> Self:
+        regimes = [each for group in GROUPS for each in getattr(self, group).values()]
+        for metric in (self.metric, *(each.metric for each in regimes if each.metric)):
+            if (metric in PLAN_METRICS) != (self.of == "plan"):
+                told = "are of plans (of: plan)" if self.of != "plan" else "are all that a plan has"
+                raise complain("metric", f"is '{metric}': {' and '.join(PLAN_METRICS)} {told}")
+        if self.of == "plan":
+            for key in ("limits", "of_knee"):
+                if any(getattr(each, key) for each in (self, *regimes)):
+                    raise complain(key, "is for simulated fleets; a plan is made for its own load")
+        return self
+
+    @model_validator(mode="after")
     def _nulls_are_loaded(self) -> Self:
         for name, null in self.nulls.items():
             metric = null.metric or self.metric
@@ -290,6 +312,6 @@ def check_metric(key: str, name: str | None) -> None:
     """Raise an error about a key whose metric nobody knows."""
     from llmsim.core.errors import nearest
 
-    known = [KNEE, KNEE_PER_GPU, *(each.name for each in EVERY_METRIC)]
+    known = [KNEE, KNEE_PER_GPU, *PLAN_METRICS, *(each.name for each in EVERY_METRIC)]
     if name is not None and name not in known:
         raise complain(key, f"names no metric ('{name}').", nearest(name, known))

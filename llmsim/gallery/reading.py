@@ -25,6 +25,7 @@ from llmsim.gallery.card import (
     Regime,
     Sweep,
 )
+from llmsim.planner.reading import Asked, read_plan
 from llmsim.scenario import Scenario
 from llmsim.scenario.document import Keys, brief, read_document
 from llmsim.scenario.faults import faults_of
@@ -118,10 +119,32 @@ class Exhibit:
         ScenarioError
             If the overrides do not go with the base.
         """
+        return Scenario.load(self.base(), self.changes(setting, arm, alternative))
+
+    def plan(self, setting: Setting, arm: str, alternative: str | None, seed: int) -> Asked:
+        """Return what one arm of a setting plans, in a card of plans.
+
+        Raises
+        ------
+        ScenarioError
+            If the overrides do not go with the base.
+        """
+        changes = self.changes(setting, arm, alternative) | {"seed": seed}
+        return read_plan(self.base(), changes)
+
+    def changes(self, setting: Setting, arm: str, alternative: str | None) -> Overrides:
+        """Return what one arm of a setting changes in the base.
+
+        Parameters
+        ----------
+        setting : Setting
+        arm : str
+        alternative : str or None
+        """
         changes = dict(setting.overrides[arm])
         if alternative is not None:
             changes |= setting.arms[arm].best_of[alternative]
-        return Scenario.load(self.base(), changes)
+        return changes
 
     def inputs_hash(self, setting: Setting) -> str:
         """Return a hash of all that a setting's results depend on beside the code.
@@ -255,7 +278,10 @@ def _scenario_faults(exhibit: Exhibit, layers: Layers) -> Iterator[Fault]:
     """Yield what is wrong with the scenarios, once each, at the card's line where it has one."""
     seen: set[tuple[str, str, str]] = set()
     try:
-        Scenario.load(exhibit.base())
+        if exhibit.card.of == "plan":
+            read_plan(exhibit.base())
+        else:
+            Scenario.load(exhibit.base())
     except InputError as error:
         yield from (_at_base(fault, layers) for fault in error.faults)
         return
@@ -276,6 +302,9 @@ def _faults_of_arm(
     from llmsim.study.knee import load_key
 
     try:
+        if exhibit.card.of == "plan":
+            exhibit.plan(setting, arm, alternative, seed=0)
+            return []
         scenario = exhibit.scenario(setting, arm, alternative)
         if setting.searches or setting.of_knee is not None:
             load_key(scenario)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from llmsim.gallery.card import MOVED_SEEDS, SEEDS, Band
+from llmsim.core.errors import InputError
+from llmsim.gallery.card import MOVED_SEEDS, POOLED_USD, SEEDS, Band
 from llmsim.gallery.reading import BASELINE, TREATMENT, Exhibit, Setting
 from llmsim.gallery.results import COUNTERS, Results, Row, Settled
+from llmsim.planner import pack
+from llmsim.planner.work import prepare
 from llmsim.scenario import Scenario
 from llmsim.study.executor import run_in_order
 from llmsim.study.knee import Promise, find_knee, load_key
@@ -207,6 +212,8 @@ def _measure(
     load: float | None,
     store: PointStore,
 ) -> Row:
+    if exhibit.card.of == "plan":
+        return _planned(exhibit, setting, arm, alternative, seed)
     scenario = exhibit.scenario(setting, arm, alternative).override({"seed": seed})
     if setting.searches:
         knee = find_knee(scenario, Promise(setting.limits), store=store)
@@ -219,6 +226,21 @@ def _measure(
         scenario = scenario.override({load_key(scenario): load})
     point = store.point(scenario)
     return _row(seed, arm, load, point.values[setting.metric], point)
+
+
+def _planned(
+    exhibit: Exhibit, setting: Setting, arm: str, alternative: str | None, seed: int
+) -> Row:
+    """Return the cost of the cheapest fleet; NaN where none that is allowed keeps the promise."""
+    nothing = dict.fromkeys(COUNTERS, math.nan)
+    try:
+        work = prepare(exhibit.plan(setting, arm, alternative, seed))
+        packed = pack(work.problem(pooled=setting.metric == POOLED_USD), work.solver)
+    except InputError:
+        return Row(seed, arm, None, math.nan, nothing, "", "")
+    fleet = json.dumps(dict(packed.replicas), sort_keys=True)
+    digest = hashlib.blake2b(fleet.encode(), digest_size=16).hexdigest()
+    return Row(seed, arm, None, packed.usd_per_hour, nothing, digest, "")
 
 
 def _gpus(scenario: Scenario) -> int:
@@ -243,7 +265,13 @@ def replay(exhibit: Exhibit, setting: Setting, settled: Settled, row: Row) -> st
         The setting's results, of which `row` is one.
     row : Row
         One with a digest.
+
+    Notes
+    -----
+    Of a card of plans it is the digest of the fleet that is planned now.
     """
+    if exhibit.card.of == "plan":
+        return _planned(exhibit, setting, row.arm, settled.picks.get(row.arm), row.seed).digest
     scenario = exhibit.scenario(setting, row.arm, settled.picks.get(row.arm))
     changes: dict[str, object] = {"seed": row.seed}
     if row.load is not None:

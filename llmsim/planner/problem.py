@@ -67,6 +67,9 @@ class Column:
         Of one replica to others, one direction.
     node_replicas : int [replicas]
         That share a node, and are lost with it.
+    model : str
+        Which it serves, where there are several: halves go with halves of the same, and a fleet
+        that is known not to do rules out others of its own model alone.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Column:
     handed_bytes: Mapping[str, float] = field(default_factory=dict)
     port_bytes_per_s: float = math.inf
     node_replicas: int = 1
+    model: str = ""
 
     def load_per_rps(self, bucket: str) -> float:
         """Return the replicas that one request per second of a bucket keeps busy.

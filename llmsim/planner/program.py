@@ -276,7 +276,9 @@ def _partners(
         if column.role == "mixed":
             continue
         partners = pulp.lpSum(
-            count[each.name] for each in problem.columns if each.role == other[column.role]
+            count[each.name]
+            for each in problem.columns
+            if (each.role, each.model) == (other[column.role], column.model)
         )
         most = problem.most_replicas(column)
         if most:
@@ -289,10 +291,13 @@ def _exceed(
     """Of some kind there is more than in each fleet that is known not to do."""
     import pulp
 
+    model = {column.name: column.model for column in problem.columns}
     for number, fleet in enumerate(problem.failed):
+        own = {model[name] for name in fleet}
         larger = {
             column.name: program.add_variable(label("larger", number, column.name), cat="Binary")
             for column in problem.columns
+            if column.model in own
         }
         program += pulp.lpSum(larger.values()) >= 1, label("exceed", number)
         for name, yes in larger.items():

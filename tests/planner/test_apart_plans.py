@@ -99,6 +99,13 @@ def test_a_thin_link_costs_until_apart_does_not_pay(tmp_path):
     assert all(each.port_frac <= 0.6 + 1e-6 for plan in plans for each in plan.used)
 
 
+def test_the_fleet_can_be_deployed(found):
+    """One pool of either role: the router of the engine does what the plan asks for."""
+    made = ls.deploy(Scenario.parse(yaml.safe_load(found.scenario_yaml)))
+    assert {"launch/h100-sxm-prefill.sh", "launch/h100-sxm-decode.sh"} <= set(made.files)
+    assert "llm-d/values.yaml" in made.files
+
+
 def test_ports_and_ways_are_those_of_the_simulator():
     price = TransferPrice(1e5, 0.0, 64.0, 0.0, 1e-6)
     hand = Hand(price, 50e9, 16, first_token_at_decode=False)

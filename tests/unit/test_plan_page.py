@@ -62,6 +62,20 @@ def test_it_says_what_to_buy_and_what_it_saves(text):
         assert part in said
 
 
+def test_halves_say_what_they_compute_and_how_busy_their_ports_are():
+    big, small = PLAN.used
+    apart = (
+        replace(big, role="prefill", dp=4, port_frac=0.125),
+        replace(small, role="decode", port_frac=0.25),
+    )
+    plan = replace(PLAN, used=apart)
+    said = words(render_plan(plan))
+    assert "tp 2, dp 4, prompts alone" in said
+    assert "outputs alone" in said
+    assert "keeps the busiest ports, those of small, at 25.0% of their bandwidth" in said
+    assert "ports" not in first_to_give_way(PLAN)
+
+
 def test_a_plan_of_one_card_is_not_compared_with_itself():
     alone = replace(PLAN, rivals=(replace(PLAN.rivals[0], usd_per_hour=10.0),), used=PLAN.used[:1])
     assert saved(alone)[0] == "h100-sxm is the cheapest card alone, and the plan is a fleet of it."
