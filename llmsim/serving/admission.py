@@ -48,6 +48,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         if draft.limit_now and tokens > draft.limit_now:
             tokens = draft.limit_now
         fits = found != STUCK
+        too_long = tokens > draft.budget_tokens and not chunked
         if tokens > draft.budget_tokens:
             fits = fits and chunked
             tokens = draft.budget_tokens
@@ -58,7 +59,10 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         if draft.reserve_prompt or draft.owed_blocks:
             fits = fits and -(-known // size) + spared + draft.owed_blocks <= room
         if not fits or blocks + spared > room:
-            if _blocked(draft, request, match):
+            _note_blocked(draft, request, match)
+            if too_long:
+                return  # memory that others gave up would not help
+            if keeper is not None and keeper.relieve(request):
                 continue
             if draft.retainer is not None and draft.retainer.relieve(-(-known // size), match):
                 continue
@@ -118,7 +122,7 @@ def _make_room(draft: Draft, request: Request, tokens: int) -> bool:
     occupied = draft.running_set or draft.beside
     room = ledger.free - (draft.watermark_blocks if occupied else 0)
     if blocks + match.unreferenced - match.blocks > room:
-        _blocked(draft, request, match)
+        _note_blocked(draft, request, match)
         return False
     draft.line.pop()
     if match.blocks:
@@ -132,17 +136,13 @@ def _make_room(draft: Draft, request: Request, tokens: int) -> bool:
     return True
 
 
-def _blocked(draft: Draft, request: Request, match: Match) -> bool:
-    """Note why the head of the queue does not get in; return whether room was made meanwhile."""
+def _note_blocked(draft: Draft, request: Request, match: Match) -> None:
+    """Note what may let the head of the queue in that did not fit."""
     ledger = draft.ledger
     if isinstance(ledger, PrefixLedger) and ledger.may_grow(request, match):
         draft.blocked_on_writer = True
-    keeper = draft.keeper
-    if keeper is None:
-        return False
-    if not draft.reserve_prompt:
+    if draft.keeper is not None and not draft.reserve_prompt:
         draft.blocked_on_writer = True  # what comes to a tier may change how much it needs
-    return keeper.relieve()
 
 
 def seat(draft: Draft, request: Request, hit: int) -> None:

@@ -314,16 +314,19 @@ class Keeper:
         replica.ledger.release(request, request.fetched_blocks, request.computed)
         request.fetched_blocks = request.computed = 0
 
-    def relieve(self) -> bool:
-        """Free something where nobody runs, nothing comes, and the head does not fit.
+    def relieve(self, head: Request | None = None) -> bool:
+        """Free something where nobody else runs, nothing comes, and the head does not fit.
 
-        The last in line that waits with loaded KV gives it up; it stays cached.
+        The last in line that waits with loaded KV gives it up; it stays cached. Never the head
+        itself, wherever it stands in a line of another order: it would load the same again. The
+        head may also be the only one who runs, and has no room for its next tokens.
         """
         replica = self._replica
-        if replica.running_set or replica.port.expected:
+        running = len(replica.running_set) - (head in replica.running_set)
+        if running or replica.port.expected:
             return False
         for request in reversed(replica.line.requests()):
-            if request.fetched_blocks:
+            if request.fetched_blocks and request is not head:
                 self.leave_line(request)
                 return True
         return False

@@ -45,6 +45,8 @@ def scan(draft: Draft) -> bool:
             if draft.retainer is not None and draft.retainer.make_room():
                 continue
             victim = _victim(draft)
+            if victim is request and draft.keeper is not None and draft.keeper.relieve(request):
+                continue
             preempt(draft, victim)
             if victim is request:
                 kept = False
