@@ -67,13 +67,15 @@ class Gathering:
             self._line.popleft()
         else:
             self._line.remove(request)
+        if admitted or not self._line:
+            self._since = -1
 
     def plan(self, step: StepDraft) -> None:
         """Advance who is running; admit once enough have gathered, or have waited long enough."""
         budget, now = step.budget_tokens, step.decode_steps
         decodes = step.running - step.prefilling
-        if not step.advance_running() or not step.waiting:
-            return
+        if not step.advance_running() or not step.waiting or not step.free_seats:
+            return  # the wait begins with a free seat, so that it ends when it does, asked or not
         if decodes and self._tokens + decodes < self.fill_frac * budget:
             if self._since < 0:
                 self._since = now
@@ -81,5 +83,7 @@ class Gathering:
             if left > 0:
                 step.ask_again(left)
                 return
-        self._since = -1
-        step.admit_waiting()
+        step.admit_waiting()  # who does not fit has waited all the same, and comes in once it does
+        if step.admitted and step.waiting and step.free_seats and self.wait_steps:
+            self._since = now
+            step.ask_again(self.wait_steps)

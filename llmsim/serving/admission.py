@@ -59,12 +59,7 @@ def admit_waiting(draft: Draft, whole_prompts: bool = False) -> None:
         if draft.reserve_prompt or draft.owed_blocks:
             fits = fits and -(-known // size) + spared + draft.owed_blocks <= room
         if not fits or blocks + spared > room:
-            _note_blocked(draft, request, match)
-            if too_long:
-                return  # memory that others gave up would not help
-            if keeper is not None and keeper.relieve(request):
-                continue
-            if draft.retainer is not None and draft.retainer.relieve(-(-known // size), match):
+            if _room_made(draft, request, match, known, too_long):
                 continue
             return
         if draft.guarded and not _welcome(draft, request, known, hit, tokens, spared):
@@ -134,6 +129,17 @@ def _make_room(draft: Draft, request: Request, tokens: int) -> bool:
     draft.decisions.extend((ADMIT, request.view.index, draft.now))
     draft.pull(request, match.blocks * size, blocks - match.blocks)
     return True
+
+
+def _room_made(draft: Draft, request: Request, match: Match, known: int, too_long: bool) -> bool:
+    """Note why the head of the queue does not get in; return whether room was made meanwhile."""
+    _note_blocked(draft, request, match)
+    if too_long:
+        return False  # for this step: memory that others gave up would not help
+    if draft.keeper is not None and draft.keeper.relieve(request):
+        return True
+    blocks = -(-known // draft.block_tokens)
+    return draft.retainer is not None and draft.retainer.relieve(blocks, match)
 
 
 def _note_blocked(draft: Draft, request: Request, match: Match) -> None:

@@ -116,11 +116,14 @@ class Device:
         self.note_use(caller)
         free = caller.ledger.free
         caller.seen_free = free
+        owed = caller.draft.owing_blocks()
+        settled = caller.owed > 0 and not owed  # where nothing is owed a first chunk may come in
+        caller.owed = owed
         for lane in self.lanes:
             if lane is caller:
                 continue
             lane.keep_to_room()
-            if lane.line.count and free > lane.seen_free:
+            if lane.line.count and (settled or free > lane.seen_free):
                 lane.seen_free = free
                 lane.look_again(lane.index < caller.index)
 
@@ -155,12 +158,15 @@ class Lane(Replica):
         Speed over that of running alone, in (0, 1].
     seen_free : int [blocks]
         Free KV blocks when its scheduler last looked.
+    owed : int [blocks]
+        What its prompts in progress had yet to take after its last call.
     """
 
     device: Device
     use: Use
     pace: float
     seen_free: int
+    owed: int
 
     def prepare(self, level: Callable[[float], LaneLevel], share_frac: float) -> None:
         """Say what steps cost and take at a share of the SMs, and which share it has at first."""
@@ -173,6 +179,7 @@ class Lane(Replica):
         self.use = IDLE
         self.pace = 1.0
         self.seen_free = self.ledger.free
+        self.owed = 0
         self._single = False  # the planned step's end has been moved
         self.target: Lane | None = None  # who decodes what is computed here
         self.source: Lane | None = None  # whose prompts are decoded here
