@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llmsim.cli.looking import engine_is_compiled
 from llmsim.results.store import RequestSink
 from llmsim.scenario import Scenario, build_workload
 from llmsim.serving import simulate
@@ -120,4 +121,5 @@ def test_to_stop_behind_any_operator_costs_little_more_than_to_wait_for_steps() 
     stopping("step")  # what is imported on first use
     whole, inside = stopping("step"), stopping("operator")
     assert inside[0] < 1.5 * whole[0]
-    assert inside[1] < 1.5 * whole[1]
+    if not engine_is_compiled():  # what is compiled makes no Python calls: few are left to compare
+        assert inside[1] < 1.5 * whole[1]
