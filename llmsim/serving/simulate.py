@@ -127,25 +127,17 @@ class PoolPlan:
 def _quiet_collector() -> Iterator[None]:
     """Keep Python's cycle collector from walking the live requests over and over.
 
-    The engine makes no reference cycles on its hot path; a rare full collection still happens,
-    and passes over what was there before the run. A fleet refers to itself, so its end is a
-    collection's matter: it comes with the end of the run, or a process of many runs would grow by
-    every one of them (what has been frozen does not count as new, and nothing else would ask for
-    a full collection).
+    The engine makes no reference cycles on its hot path. A fleet refers to itself, so that its end
+    is a collection's matter: it comes with the end of the run, or a process of many runs would
+    grow. Nothing is frozen, which would hide what others leave behind from full collections.
     """
     before = gc.get_threshold()
-    ours = not gc.get_freeze_count()
     gc.set_threshold(1_000_000, 20, 50)
-    if ours:
-        gc.collect(1)
-        gc.freeze()
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        if ours:
-            gc.collect(1)
-            gc.unfreeze()
+        gc.collect(1)
 
 
 @_quiet_collector()
