@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
 from llmsim.policies.batching import BATCHING, StepDraft
-from llmsim.policies.ordering import EngineView
+from llmsim.policies.ordering import EngineView, Running
 from llmsim.policies.views import RequestView
 
 
@@ -69,6 +70,10 @@ class Gathering:
             self._line.remove(request)
         if admitted or not self._line:
             self._since = -1
+
+    def victim(self, running: Sequence[Running]) -> int:
+        """Choose who was admitted last."""
+        return len(running) - 1
 
     def plan(self, step: StepDraft) -> None:
         """Advance who is running; admit once enough have gathered, or have waited long enough."""

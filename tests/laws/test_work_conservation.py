@@ -83,3 +83,11 @@ def test_an_idle_replica_would_be_noticed():
     spans = [(row.arrival_ns, row.end_ns) for row in ran.rows]
     assert covered(spans) < ran.facts.end_ns
     assert covered([(0, 2), (1, 3), (5, 6)]) == 4
+
+
+@laws(30)
+@given(world=worlds(batching="gathering"))
+def test_who_need_not_gather_are_served_as_by_vllm(world):
+    """Whom memory fails is the same one, too: taking the first in line again never ended."""
+    plain = replace(world, batching="vllm", order="fcfs")
+    assert run(replace(world, order="fcfs")).decisions == run(plain).decisions
