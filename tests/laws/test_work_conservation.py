@@ -85,9 +85,18 @@ def test_an_idle_replica_would_be_noticed():
     assert covered([(0, 2), (1, 3), (5, 6)]) == 4
 
 
-@laws(30)
-@given(world=worlds(batching="gathering"))
-def test_who_need_not_gather_are_served_as_by_vllm(world):
-    """Whom memory fails is the same one, too: taking the first in line again never ended."""
-    plain = replace(world, batching="vllm", order="fcfs")
-    assert run(replace(world, order="fcfs")).decisions == run(plain).decisions
+def test_who_gathers_gives_way_last_in_first_out():
+    """Prompts in small chunks outgrow the memory: taking the first in line again never ended."""
+    jobs = tuple(Job(index * MS, 300, 20) for index in range(4))
+    world = World(
+        jobs,
+        batching="gathering",
+        kv_blocks=98,
+        block_tokens=4,
+        chunk_limit_tokens=5,
+        reserve_prompt=False,
+        prefix_caching=False,
+    )
+    rows = run(world, False).rows
+    assert [row.output_tokens for row in rows] == [20] * 4
+    assert rows[0].preemptions == 0
