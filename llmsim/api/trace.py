@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmsim.core.errors import Fault, InputError, RegistryError, nearest
 from llmsim.workload import TRACES, Workload
@@ -52,7 +52,7 @@ def open_trace(
         cls = TRACES.get(kind)
     except RegistryError as error:
         raise InputError("llmsim trace", [Fault("", "kind", str(error))]) from None
-    known = [each.name for each in dataclasses.fields(cls) if each.init]  # type: ignore[arg-type]
+    known = [each.name for each in dataclasses.fields(cast(Any, cls)) if each.init]
     told = dict(options or {})
     if "path" in known:
         told["path"] = str(path)

@@ -111,8 +111,8 @@ def show_caches(router: RoutingPolicy, doors: Sequence[Replica], fleet: Fleet) -
     if not isinstance(router, Knowing):
         return
     router.view.connect(doors)
-    if getattr(router.router, "moves_waiting", False):
-        moves: Callable[[], Sequence[Reroute]] = router.router.moves  # type: ignore[attr-defined]
+    moves: Callable[[], Sequence[Reroute]] | None = getattr(router.router, "moves", None)
+    if moves is not None:
         fleet.rerouting = Rerouting(fleet, moves)
 
 

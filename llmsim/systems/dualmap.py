@@ -46,7 +46,6 @@ class DualMap:
     """The better of two replicas that the prompt's beginning maps to; lines are evened out."""
 
     reads_caches: ClassVar[bool] = True
-    moves_waiting: ClassVar[bool] = True
 
     ttft_slo_s: Annotated[float, Gt(0)] = 5.0
     """[s] Time to first token beyond which a replica counts as overloaded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ what makes a fresh `RowMap` for each later pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceFile:
+class TraceFile(ABC):
     """What every trace format lets you choose.
 
     Parameters
@@ -73,9 +74,9 @@ class TraceFile:
     chunk_rows: Annotated[int, Ge(1)] = 65_536
     slo_class_column: str | None = None
 
+    @abstractmethod
     def open(self, seed: int, near: Path | None) -> Workload:
         """Return the workload in the file; each format does so in its own way."""
-        raise NotImplementedError
 
 
 class ReplayWorkload:

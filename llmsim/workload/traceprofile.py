@@ -111,13 +111,13 @@ def profile_trace(workload: Workload) -> TraceProfile:
     prompt, output, gaps, minutes, prefixes = _Lengths(), _Lengths(), _Gaps(), _Minutes(), None
     requests = failed = in_session = repeated = 0
     by_client = np.zeros(0, dtype=np.int64)
-    last: tuple[int, int, int] | None = None
+    last: tuple[int, ...] | None = None
     for chunk in workload.chunks():
         requests += len(chunk)
         failed += int(chunk.failed.sum())
         in_session += int((chunk.session >= 0).sum())
         repeated += _repeated(chunk, last)
-        last = tuple(int(column[-1]) for column in _triple(chunk))  # type: ignore[assignment]
+        last = _row(chunk, -1)
         prompt.add(chunk.prompt_tokens)
         output.add(chunk.output_tokens)
         gaps.add(chunk.arrival_ns)
@@ -151,11 +151,15 @@ def _triple(chunk: RequestChunk) -> tuple[npt.NDArray[np.integer], ...]:
     return chunk.arrival_ns, chunk.prompt_tokens, chunk.output_tokens
 
 
-def _repeated(chunk: RequestChunk, last: tuple[int, int, int] | None) -> int:
+def _row(chunk: RequestChunk, at: int) -> tuple[int, ...]:
+    return tuple(int(column[at]) for column in _triple(chunk))
+
+
+def _repeated(chunk: RequestChunk, last: tuple[int, ...] | None) -> int:
     same = np.ones(len(chunk) - 1, dtype=np.bool_)
     for column in _triple(chunk):
         same &= column[1:] == column[:-1]
-    across = last is not None and last == tuple(int(column[0]) for column in _triple(chunk))
+    across = last is not None and last == _row(chunk, 0)
     return int(same.sum()) + across
 
 

@@ -15,7 +15,8 @@ from unittest.mock import patch
 
 from abilities import KEEPS, asks_lengths, foresees, together
 from jobs import Job, Turn, short
-from prices import MS, PRICES, ByLayers, Joint, MadeUpUse, Slower, Staged
+from lane_plans import lane_plan
+from prices import MS, PRICES, ByLayers, Joint, Staged
 from shuffle import Shuffle
 from stop_plans import stop_plan
 from world_traffic import Traffic
@@ -28,7 +29,6 @@ from llmsim.policies import (
     OUTPUT_LENGTH,
     RETENTION,
     ROUTING,
-    SHARING,
     TOOL_TIME,
 )
 from llmsim.policies.tiering import EVICTION, LOADING
@@ -49,7 +49,7 @@ from llmsim.serving.gateway import GatewayPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.heartbeats import Heartbeats
 from llmsim.serving.labels import ClientRules
-from llmsim.serving.lanes import Lane, LaneLevel, LanePlan
+from llmsim.serving.lanes import Lane, LanePlan
 from llmsim.serving.layered import LayeredReplica
 from llmsim.serving.life import BootPlan
 from llmsim.serving.meter import NEVER
@@ -278,20 +278,7 @@ class World:
 
     def lane(self, role: str, cost: StepCost) -> LanePlan | None:
         """How prefill and decode replicas share GPUs, if they do."""
-        if self.lanes is None:
-            return None
-        prefill = role == "prefill"
-
-        def level(share_frac: float) -> LaneLevel:
-            return LaneLevel(Slower(cost, share_frac), MadeUpUse(share_frac), None)
-
-        return LanePlan(
-            None if prefill else 0,
-            level,
-            self.lanes[0 if prefill else 1],
-            None if prefill else SHARING.get(self.sharing),
-            tpot_slo_s=0.01,
-        )
+        return None if self.lanes is None else lane_plan(self.lanes, self.sharing, role, cost)
 
     def staged(self) -> Staged:
         """What the stages of a pipeline cost."""

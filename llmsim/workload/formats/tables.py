@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -33,6 +34,9 @@ from llmsim.workload.replay import Damage, ReplayWorkload, Transform
 from llmsim.workload.rows import Rows
 from llmsim.workload.tracefile import find_trace, first_lines, line_blocks
 
+Read = Callable[[], Iterator[tuple[Rows, Damage]]]
+"""Starts a pass over the rows of a file, and what is wrong in it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableFile(PacedFile):
@@ -59,9 +63,41 @@ class TableFile(PacedFile):
 
     kind: ClassVar[str] = ""
 
-    def _found(self, near: Path | None) -> Path:
+    def open(self, seed: int, near: Path | None) -> Workload:
+        """Return the workload in the file.
+
+        Parameters
+        ----------
+        seed : int
+            For the times, where the table has none and `rate_rps` is given.
+        near : Path or None
+            Folder that a relative path starts from.
+
+        Raises
+        ------
+        InputError
+            If a parameter is out of its limits.
+        TraceError
+            If the file is missing or of another kind, or a column is missing; with the nearest
+            that is there.
+        """
         check_parameters(self, f"trace '{self.kind}'")
-        return find_trace(self.path, near)
+        path = find_trace(self.path, near)
+        clients = Clients()
+        roles, classes, read = self._reading(path, clients)
+        return ReplayWorkload(
+            path,
+            self,
+            read,
+            clients=lambda: tuple(clients.names),
+            classes=lambda: tuple(classes.names),
+            transform=self._pace(seed, roles),
+            drop_failed=self.failed == "drop",
+        )
+
+    @abstractmethod
+    def _reading(self, path: Path, clients: Clients) -> tuple[Roles, ClassColumn, Read]:
+        """Return which column is what, the SLO classes, and what starts a pass over the rows."""
 
     def _roles(self, path: Path, names: Sequence[str], first: Mapping[str, Any]) -> Roles:
         return Roles.find(path, self.columns, self.time_unit, names, first)
@@ -78,30 +114,12 @@ class CsvTable(TableFile):
 
     kind: ClassVar[str] = "csv"
 
-    def open(self, seed: int, near: Path | None) -> Workload:
-        """Return the workload in the file.
-
-        Parameters
-        ----------
-        seed : int
-            For the times, where the table has none and `rate_rps` is given.
-        near : Path or None
-            Folder that a relative path starts from.
-
-        Raises
-        ------
-        InputError
-            If a parameter is out of its limits.
-        TraceError
-            If the file is missing, or a column is; each with the nearest that is there.
-        """
-        path = self._found(near)
+    def _reading(self, path: Path, clients: Clients) -> tuple[Roles, ClassColumn, Read]:
         top = [cells_of(line) for line in first_lines(path, 2)]
         header = [cell.strip() for cell in top[0]] if top else []
         first = dict(zip(header, top[1] if len(top) > 1 else [], strict=False))
         roles = self._roles(path, header, first)
         classes = ClassColumn(path, self.slo_class_column, header, roles.numbers)
-        clients = Clients()
         prompt = roles.prompt_tokens
         table = CsvReader(
             path,
@@ -118,15 +136,7 @@ class CsvTable(TableFile):
                 cells = table.read(block)
                 yield _to_rows(cells, roles, clients, classes), cells.faults
 
-        return ReplayWorkload(
-            path,
-            self,
-            read,
-            clients=lambda: tuple(clients.names),
-            classes=lambda: tuple(classes.names),
-            transform=self._pace(seed, roles),
-            drop_failed=self.failed == "drop",
-        )
+        return roles, classes, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,43 +145,17 @@ class ParquetTable(TableFile):
 
     kind: ClassVar[str] = "parquet"
 
-    def open(self, seed: int, near: Path | None) -> Workload:
-        """Return the workload in the file.
-
-        Parameters
-        ----------
-        seed : int
-            For the times, where the table has none and `rate_rps` is given.
-        near : Path or None
-            Folder that a relative path starts from.
-
-        Raises
-        ------
-        InputError
-            If a parameter is out of its limits.
-        TraceError
-            If the file is missing or no Parquet file, or a column is missing.
-        """
-        path = self._found(near)
+    def _reading(self, path: Path, clients: Clients) -> tuple[Roles, ClassColumn, Read]:
         header, first = parquet_columns(path)
         roles = self._roles(path, header, first)
         classes = ClassColumn(path, self.slo_class_column, header, roles.numbers)
-        clients = Clients()
         kinds = _kinds(roles, first) | classes.kinds
 
         def read() -> Iterator[tuple[Rows, Damage]]:
             for cells in parquet_tables(path, kinds, roles.prompt_tokens):
                 yield _to_rows(cells, roles, clients, classes), cells.faults
 
-        return ReplayWorkload(
-            path,
-            self,
-            read,
-            clients=lambda: tuple(clients.names),
-            classes=lambda: tuple(classes.names),
-            transform=self._pace(seed, roles),
-            drop_failed=self.failed == "drop",
-        )
+        return roles, classes, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,40 +170,15 @@ class JsonTable(TableFile):
 
     kind: ClassVar[str] = "jsonl"
 
-    def open(self, seed: int, near: Path | None) -> Workload:
-        """Return the workload in the file.
-
-        Parameters
-        ----------
-        seed : int
-            For the times, where the file has none and `rate_rps` is given.
-        near : Path or None
-            Folder that a relative path starts from.
-
-        Raises
-        ------
-        InputError
-            If a parameter is out of its limits.
-        TraceError
-            If the file is missing, its first line is no JSON object, or lacks a key.
-        """
-        path = self._found(near)
-        classes, clients = ClassColumn(path, self.slo_class_column), Clients()
+    def _reading(self, path: Path, clients: Clients) -> tuple[Roles, ClassColumn, Read]:
+        classes = ClassColumn(path, self.slo_class_column)
         first = self._first(path)
         roles = self._roles(path, list(first), first)
         # a key that the first record lacks may come in a later one
         rare = {key: key for key in ("session", "client", "failed") if not getattr(roles, key)}
         roles = replace(roles, **rare)
         reader = RecordReader(path, lambda row: self._record(row, roles), clients, classes)
-        return ReplayWorkload(
-            path,
-            self,
-            reader.lines,
-            clients=lambda: tuple(clients.names),
-            classes=lambda: tuple(classes.names),
-            transform=self._pace(seed, roles),
-            drop_failed=self.failed == "drop",
-        )
+        return roles, classes, reader.lines
 
     def _first(self, path: Path) -> dict[str, Any]:
         import json
