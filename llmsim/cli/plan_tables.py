@@ -64,7 +64,8 @@ def _table(*heads: str, right: tuple[int, ...] = ()) -> Table:
 
 
 def _fleet(plan: Plan) -> Table:
-    table = _table("buy", "replicas", "GPUs", "USD/h", "used", "bound by", right=(1, 2, 3, 4))
+    heads = ("buy", "replicas", "GPUs", "USD/h", "used", "bound by", "its time goes into")
+    table = _table(*heads, right=(1, 2, 3, 4))
     for each in plan.used:
         spare = f" ({each.spare_replicas} spare)" if each.spare_replicas else ""
         table.add_row(
@@ -74,8 +75,17 @@ def _fleet(plan: Plan) -> Table:
             f"{each.replicas * each.usd_per_hour:,.2f}",
             share(each.utilisation_frac),
             each.bound,
+            _spent(each),
         )
     return table
+
+
+def _spent(used: Used) -> str:
+    """Return the two resources that most of a replica's time goes into."""
+    if used.spending is None:
+        return ""
+    parts = sorted(used.spending.whole.items(), key=lambda each: -each[1])[:2]
+    return ", ".join(f"{word} {part:.0%}" for word, part in parts)
 
 
 def _split(plan: Plan) -> Table:

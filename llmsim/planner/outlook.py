@@ -16,7 +16,7 @@ import yaml
 from llmsim.core.errors import InputError
 from llmsim.core.paths import cache_folder
 from llmsim.planner.judging import bounds
-from llmsim.planner.plan import Plan
+from llmsim.planner.plan import Plan, Used
 from llmsim.planner.reading import read_plan
 from llmsim.planner.requests import KIND, write_requests
 from llmsim.planner.simulating import simulate_fleet
@@ -40,6 +40,9 @@ FIRST_SEED: Final = 2_000_000
 """Seeds lie so far from those that had a part in finding or confirming the plan."""
 
 CONFIDENCE_FRAC: Final = 0.95
+
+LEAST_SHOWN: Final = 0.005
+"""Share of time of a resource that is worth a word."""
 
 HOURS_OF_A_YEAR: Final = 8766.0
 """365.25 days [h]."""
@@ -190,8 +193,15 @@ def look_ahead(
     return Outlook(tuple(headroom), tuple(sensitivity), met, made, tuple(left_out))
 
 
-def breaking(outlook: Outlook) -> str:
-    """Return up to which load the promise holds, and what gives way beyond it."""
+def breaking(outlook: Outlook, plan: Plan | None = None) -> str:
+    """Return up to which load the promise holds, and what gives way beyond it.
+
+    Parameters
+    ----------
+    outlook : Outlook
+    plan : Plan, optional
+        Says what the time of its replicas goes into.
+    """
     if not outlook.headroom:
         return ""
     *held, last = outlook.headroom
@@ -203,7 +213,36 @@ def breaking(outlook: Outlook) -> str:
     first = min(last.by_limit, key=lambda name: last.by_limit[name], default="")
     if first:
         said += f" What breaks is {first}: {share(last.by_limit[first])} of the requests keep it."
-    return f"{said} {_why(last)}"
+    return " ".join(filter(None, [said, _why(last), "" if plan is None else _behind(plan, first)]))
+
+
+def _behind(plan: Plan, limit: str) -> str:
+    """Return the resource behind a limit that broke, of the fullest pool that has part in it."""
+    other = {"ttft": "decode", "tpot": "prefill", "itl": "prefill"}.get(limit)
+    pools = [each for each in plan.used if each.role != other and each.spending is not None]
+    if not pools:
+        return ""
+    fullest = max(pools, key=lambda each: each.utilisation_frac)
+    return resources_said(fullest, limit)
+
+
+def resources_said(used: Used, limit: str) -> str:
+    """Return what the time of a replica goes into that a limit is about, most first.
+
+    Parameters
+    ----------
+    used : Used
+    limit : str
+        ``ttft`` counts what prompts add; all others whole steps.
+    """
+    spent = used.spending
+    if spent is None:
+        return ""
+    prompts = limit == "ttft" and spent.prompts
+    parts = sorted((spent.prompts if prompts else spent.whole).items(), key=lambda each: -each[1])
+    told = ", ".join(f"{word} {share(part)}" for word, part in parts if part >= LEAST_SHOWN)
+    of = "computing prompts" if prompts else "the steps"
+    return f"At capacity, the time of {of} of {used.name} goes into {told}."
 
 
 def power_said(outlook: Outlook) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from llmsim.planner.outlook import Outlook, Tried, breaking, power_said
+from llmsim.planner.outlook import Outlook, Tried, breaking, power_said, resources_said
 from llmsim.planner.plan import Evidence, Plan, Used
 from llmsim.report.figures import ABOVE, COLOURS, inline_svg
 from llmsim.report.html import fill
@@ -26,6 +26,18 @@ REASONS: Final = {
     "none": "nothing that is limited",
 }
 """What keeps a replica from more, in words, by `Used.bound`."""
+
+MEMORY: Final = ("kv", "max_num_seqs")
+"""Limits that are no matter of time."""
+
+HELPS: Final = {
+    "compute": "More FLOP/s (a faster card, or weights that compute in fewer bits)",
+    "bandwidth": "More memory bandwidth (or weights and KV of fewer bytes)",
+    "link": "A faster link between its GPUs (or fewer of them to a replica)",
+    "host": "A faster host",
+    "launches": "Larger kernels (fewer GPUs to a replica) or cheaper launches",
+}
+"""What would help first where a replica's time goes into a resource, in the order of tables."""
 
 PARTS: Final = {"mixed": "", "prefill": "prompts alone", "decode": "outputs alone"}
 """What a replica computes, where it is not everything, by `Used.role`."""
@@ -86,9 +98,10 @@ def render_plan(plan: Plan, outlook: Outlook | None = None) -> str:
         tests=tests,
         first=first_to_give_way(plan),
         room=room_svg(plan),
+        spent=[_spent(each) for each in plan.used if each.spending is not None],
         outlook=outlook,
         headroom="" if outlook is None or not outlook.headroom else headroom_svg(plan, outlook),
-        breaks="" if outlook is None else breaking(outlook),
+        breaks="" if outlook is None else breaking(outlook, plan),
         power="" if outlook is None else power_said(outlook),
         tried=[] if outlook is None else [_tried(e) for e in outlook.sensitivity],
         prices=price_room(plan),
@@ -256,8 +269,33 @@ def first_to_give_way(plan: Plan) -> str:
     return (
         f"{fullest.name} gives way first: it is used to {share(fullest.utilisation_frac)}, "
         f"{number(spare)} times its load would fill it if requests came evenly, and what keeps a "
-        f"replica from more is {why}.{ports}"
+        f"replica from more is {why}.{ports}{_because(fullest)}"
     )
+
+
+def _because(used: Used) -> str:
+    """Return which resource is behind what keeps a replica from more, and what would help."""
+    spent = used.spending
+    if spent is None:
+        return ""
+    said = f" {resources_said(used, used.bound)}"
+    if used.bound in MEMORY:
+        room = (
+            f"KV memory {share(spent.kv_frac)} full, {share(spent.seats_frac)} of its seats taken"
+        )
+        return f"{said} Its mean batch has {room}."
+    parts = spent.prompts if used.bound == "ttft" and spent.prompts else spent.whole
+    first = max(parts, key=lambda word: parts[word])
+    return f"{said} {HELPS[first]} would help first."
+
+
+def _spent(used: Used) -> tuple[str, ...]:
+    """Return the row of a pool among what replicas run out of."""
+    spent = used.spending
+    assert spent is not None
+    port = share(used.port_frac) if used.role != "mixed" else NONE
+    parts = [share(spent.whole.get(word, 0.0)) for word in HELPS]
+    return used.name, *parts, share(spent.kv_frac), share(spent.seats_frac), port
 
 
 def price_room(plan: Plan) -> list[tuple[str, str, str]]:

@@ -34,6 +34,26 @@ class Demanded:
 
 
 @dataclass(frozen=True, slots=True)
+class Spending:
+    """What a replica's time and memory go into when it carries all it can.
+
+    Parameters
+    ----------
+    prompts, outputs, whole : dict of str to float
+        Share of time by resource (``compute``, ``bandwidth``, ``link``, ``host``, ``launches``): of
+        what prompts add, of decode steps, of both. Empty where its role computes none.
+    kv_frac, seats_frac : float
+        Use of its KV blocks, and of `max_num_seqs`, by the mean batch.
+    """
+
+    prompts: dict[str, float]
+    outputs: dict[str, float]
+    whole: dict[str, float]
+    kv_frac: float
+    seats_frac: float
+
+
+@dataclass(frozen=True, slots=True)
 class Used:
     """Replicas of one configuration that are bought.
 
@@ -69,6 +89,8 @@ class Used:
         Attention ranks.
     port_frac : float
         How busy the ports are with KV that is handed over, alone.
+    spending : Spending or None
+        None where its cost model does not say.
     """
 
     name: str
@@ -92,6 +114,7 @@ class Used:
     role: str = "mixed"
     dp: int = 1
     port_frac: float = 0.0
+    spending: Spending | None = None
 
 
 @dataclass(frozen=True, slots=True)

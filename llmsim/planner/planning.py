@@ -21,6 +21,7 @@ from llmsim.planner.proving import Loop, Proven
 from llmsim.planner.reading import read_plan
 from llmsim.planner.rivals import current_fleet, rivals
 from llmsim.planner.simulating import Laboratory
+from llmsim.planner.spending import spending
 from llmsim.planner.splitting import Split
 from llmsim.planner.work import Tell, Work, prepare
 from llmsim.study.executor import Executor, open_workers
@@ -314,6 +315,7 @@ def _used(work: Work, name: str, count: int, divided: Split) -> Used:
         bound=found.bound(work.demand),
         share=share,
         port_frac=divided.ports.get(name, 0.0) * work.asked.keys.search.port_frac,
+        spending=spending(work.asked, found, work.demand),
     )
 
 

@@ -9,6 +9,7 @@ from llmsim.planner.plan import (
     Loser,
     Plan,
     Rival,
+    Spending,
     Step,
     Used,
 )
@@ -34,6 +35,13 @@ def used(name, gpu, replicas, usd_per_hour, utilisation_frac, bound, share):
         in_flight=20.0,
         bound=bound,
         share=share,
+        spending=Spending(
+            prompts={"compute": 0.9, "bandwidth": 0.1},
+            outputs={"bandwidth": 0.8, "link": 0.2},
+            whole={"compute": 0.5, "bandwidth": 0.3, "link": 0.2},
+            kv_frac=0.75,
+            seats_frac=0.25,
+        ),
     )
 
 

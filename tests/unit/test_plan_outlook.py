@@ -54,6 +54,16 @@ OUTLOOK = Outlook(
 )
 
 
+def test_what_breaks_is_traced_to_a_resource():
+    # ttft broke; the fullest pool is small, whose prompts are nine tenths compute
+    said = breaking(OUTLOOK, PLAN)
+    assert said.startswith(breaking(OUTLOOK))
+    assert said.endswith("computing prompts of small goes into compute 90.0%, bandwidth 10.0%.")
+    pace = tried(2.0, 0.5, False, by_limit={"ttft": 1.0, "tpot": 0.5})
+    said = breaking(replace(OUTLOOK, headroom=(pace,)), PLAN)
+    assert said.endswith("the steps of small goes into compute 50.0%, bandwidth 30.0%, link 20.0%.")
+
+
 def test_more_traffic_lasts_as_long():
     change = _more_traffic(QUICK, 1.5)
     assert change == {"traffic.arrivals.rate_rps": 12.0, "traffic.requests": 7200}

@@ -76,6 +76,22 @@ def test_halves_say_what_they_compute_and_how_busy_their_ports_are():
     assert "ports" not in first_to_give_way(PLAN)
 
 
+def test_what_gives_way_first_names_the_resource_behind_it():
+    big, small = PLAN.used  # small is fullest, and bound by KV
+    said = first_to_give_way(PLAN)
+    assert "KV memory 75.0% full, 25.0% of its seats taken" in said
+    paced = replace(PLAN, used=(replace(big, utilisation_frac=0.9), small))
+    said = first_to_give_way(paced)
+    assert "the steps of big goes into compute 50.0%, bandwidth 30.0%, link 20.0%." in said
+    assert "More FLOP/s" in said
+    late = replace(PLAN, used=(replace(big, utilisation_frac=0.9, bound="ttft"), small))
+    assert "computing prompts of big goes into compute 90.0%, bandwidth" in first_to_give_way(late)
+    unsaid = replace(PLAN, used=tuple(replace(each, spending=None) for each in PLAN.used))
+    assert "goes into" not in first_to_give_way(unsaid)
+    assert "What a replica's time and memory go into" not in words(render_plan(unsaid))
+    assert "launches" in words(render_plan(PLAN))
+
+
 def test_a_plan_of_one_card_is_not_compared_with_itself():
     alone = replace(PLAN, rivals=(replace(PLAN.rivals[0], usd_per_hour=10.0),), used=PLAN.used[:1])
     assert saved(alone)[0] == "h100-sxm is the cheapest card alone, and the plan is a fleet of it."
@@ -101,7 +117,7 @@ def test_bars_are_the_way_to_the_plan_its_rivals_and_today():
 def test_the_fullest_pool_gives_way_first():
     said = first_to_give_way(PLAN)
     assert said.startswith("small gives way first: it is used to 80.0%, 1.25 times its load")
-    assert said.endswith("KV memory.")
+    assert "what keeps a replica from more is KV memory. At capacity" in said
 
 
 def test_a_price_may_rise_until_another_card_alone_is_cheaper():
