@@ -1,7 +1,8 @@
-"""`llmsim report`: the page of a plan's folder, written anew or printed."""
+"""`llmsim report`: the page of a saved run or plan, written anew or printed."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,10 @@ from llmsim.cli.ending import exit_code_for_errors
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder that `llmsim plan` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of `llmsim run` or `llmsim plan`.")],
     outlook: Annotated[
         bool,
-        typer.Option(help="Simulate the fleet at more, burstier and longer traffic first."),
+        typer.Option(help="Plans: simulate the fleet at more, burstier, longer traffic first."),
     ] = False,
     seeds: Annotated[int, typer.Option(min=2, help="Of each circumstance of the outlook.")] = 3,
     draws: Annotated[
@@ -24,26 +25,62 @@ def report(
     pdf: Annotated[
         bool, typer.Option(help="Print it into report.pdf, too; needs Chromium or Chrome.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the run's summary or the plan as JSON.")
+    ] = False,
 ) -> None:
-    """Write the provisioning report of a plan anew: what to buy, against what, and how sure.
+    """Write the report of a saved run or plan anew, and say again what came out.
 
-    Example: llmsim report runs/chat-plan --outlook --pdf
+    Example: llmsim report runs/first
     """
     with exit_code_for_errors():
-        from llmsim.planner.folder import load_plan
-        from llmsim.planner.outlook import Outlook, look_ahead
-        from llmsim.planner.page import render_plan
+        from llmsim.planner.folder import PLAN
         from llmsim.report.pdf import check_browser, print_pdf
         from llmsim.results.folder import REPORT
 
         if pdf:
             check_browser()
-        plan, page = load_plan(folder), folder / REPORT
-        if outlook:
-            look_ahead(plan, seeds, draws, jobs).save(folder)
-        page.write_text(render_plan(plan, Outlook.load(folder)), encoding="utf-8")
-        typer.echo(str(page))
+        page = folder / REPORT
+        if (folder / PLAN).exists() or not (folder / "meta.json").exists():
+            told = _plan(folder, page, (seeds, draws, jobs) if outlook else None)
+        elif outlook:
+            raise typer.BadParameter("an outlook is of a plan, and this is a run.")
+        else:
+            told = _run(folder, page, as_json)
+        if as_json:
+            typer.echo(json.dumps({"folder": str(folder)} | told, indent=1))
+        else:
+            typer.echo(str(page))
         if pdf:
             target = page.with_suffix(".pdf")
             print_pdf(page, target)
-            typer.echo(str(target))
+            if not as_json:
+                typer.echo(str(target))
+
+
+def _run(folder: Path, page: Path, quiet: bool) -> dict[str, object]:
+    """Write the page of a run; print its summary unless `quiet`, and return it."""
+    from llmsim.core.files import write_whole
+    from llmsim.report.html import render_html
+    from llmsim.report.terminal import print_summary
+    from llmsim.results.result import Result
+
+    result = Result.load(folder)
+    write_whole(page, render_html(result))
+    if not quiet:
+        print_summary(result)
+    return result.evaluate().as_json()
+
+
+def _plan(folder: Path, page: Path, outlook: tuple[int, int, int] | None) -> dict[str, object]:
+    """Write the page of a plan, with an outlook by (seeds, draws, jobs), and return the plan."""
+    from llmsim.core.files import write_whole
+    from llmsim.planner.folder import load_plan
+    from llmsim.planner.outlook import Outlook, look_ahead
+    from llmsim.planner.page import render_plan
+
+    plan = load_plan(folder)
+    if outlook is not None:
+        look_ahead(plan, *outlook).save(folder)
+    write_whole(page, render_plan(plan, Outlook.load(folder)))
+    return plan.as_json()

@@ -83,7 +83,7 @@ def load_plan(folder: str | Path) -> Plan:
     path = Path(folder) / PLAN
     if not path.is_file():
         raise InputError(
-            str(folder), [Fault(str(path), "", "no such file: no plan was saved here")]
+            str(folder), [Fault(str(path), "", "no such file: no run and no plan was saved here")]
         )
     return Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
 

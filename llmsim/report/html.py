@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from llmsim.report.figures import cdf_svg, kv_svg, load_svg
+from llmsim.report.groups import HEADS, groups
+from llmsim.report.lengths import FEW, LengthTable, by_length
 from llmsim.report.terminal import LATENCIES, fact_rows
+from llmsim.report.typical import MOST_ROWS, TypicalStep, typical_steps
+from llmsim.results.columns import OUTCOMES
 from llmsim.results.metrics import EVERY_METRIC, QUANTILES
 from llmsim.results.result import Result
 from llmsim.results.series import load_over_time
@@ -29,6 +36,7 @@ def render_html(result: Result) -> str:
     """
     summary = result.evaluate()
     load = load_over_time(result.facts)
+    steps, unexplained = typical_steps(result)
     return fill(
         "report.html.j2",
         info=result.info,
@@ -37,6 +45,12 @@ def render_html(result: Result) -> str:
         summary=summary,
         latencies=_latency_rows(summary),
         heads=[*QUANTILES, "mean"],
+        evidence=_evidence(summary, _asked(result)),
+        lengths=_length_rows(by_length(result), result.slo.attained_frac),
+        groups=groups(result),
+        group_heads=HEADS if summary.slo.is_set else HEADS[:-1],
+        steps=[_step_rows(step) for step in steps],
+        unexplained=unexplained,
         rows=fact_rows(summary, result.facts),
         metrics=_metric_rows(summary),
         cdf=cdf_svg(result),
@@ -82,6 +96,89 @@ def _latency_rows(summary: Summary) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _asked(result: Result) -> int:
+    """Return how many requests the shares in the summary are of."""
+    late = result.table.numbers("arrival_s") >= result.warmup_s
+    failed = result.table.codes("outcome", OUTCOMES) == OUTCOMES.index("provider_failed")
+    return int((late & ~failed).sum())
+
+
+def _evidence(summary: Summary, asked: int) -> list[tuple[str, ...]]:
+    """Return a line for each objective: what is asked, who kept it, how sure that is."""
+    found = {m.name: m for m in summary.metrics}
+    lines: list[tuple[str, ...]] = []
+    limits = worded_limits(summary.slo)
+    names = [(key.removesuffix("_s"), limit) for key, limit in limits.items()]
+    for key, limit in [*names, ("", "all of them")] if names else []:
+        metric = found[f"slo_{key}_attained_frac" if key else "slo_attained_frac"]
+        missed = number(round((1 - metric.value) * asked)) if asked else NONE
+        told = share(metric.value), _interval(metric.ci_low, metric.ci_high, "fraction")
+        lines.append((key.upper() or "together", limit, *told, missed))
+    return lines
+
+
+def _length_rows(found: LengthTable | None, target_frac: float) -> dict[str, Any] | None:
+    """Return the table of lengths in words, and how strongly each cell is coloured."""
+    if found is None:
+        return None
+    known = found.values[~np.isnan(found.values)]
+    low, high = float(known.min()), float(known.max())
+    rows = []
+    for line, amounts in zip(found.values.tolist(), found.requests.tolist(), strict=True):
+        cells = []
+        for value, requests in zip(line, amounts, strict=True):
+            if found.is_share:
+                kind = "kept" if value >= target_frac else "broken"
+                depth = 0.0 if value >= target_frac else (target_frac - value) / target_frac
+            else:
+                kind = "time"
+                depth = math.log(value / low) / math.log(high / low) if value > low > 0 else 0.0
+            text = share(value) if found.is_share else duration(value)
+            if not requests:
+                kind, depth, text = "", 0.0, NONE
+            few = " few" if 0 < requests < FEW else ""
+            told = {"kind": kind + few, "depth": round(depth, 3), "text": text}
+            cells.append(told | {"requests": f"{requests:,}"})
+        rows.append(cells)
+    return {
+        "prompts": _spans(found.prompt_edges),
+        "rows": list(zip(_spans(found.output_edges), rows, strict=True)),
+        "is_share": found.is_share,
+        "unfinished": found.unfinished,
+        "target": share(target_frac),
+        "few": FEW,
+    }
+
+
+def _spans(edges: tuple[int, ...]) -> list[str]:
+    pairs = list(itertools.pairwise(edges))
+    told = [f"{low:,}–{high - 1:,}" if high - low > 1 else f"{low:,}" for low, high in pairs]
+    if len(pairs) > 1:
+        told[0], told[-1] = f"under {pairs[0][1]:,}", f"from {pairs[-1][0]:,}"
+    return told
+
+
+def _step_rows(step: TypicalStep) -> dict[str, Any]:
+    """Return what bounds each operator of a step, the longest first; the rest in one line."""
+    shown = step.breakdown.rows[:MOST_ROWS]
+    rows = [(r.name, duration(r.seconds), share(r.share_frac), r.bound) for r in shown]
+    rest = step.breakdown.rows[MOST_ROWS:]
+    if rest:
+        seconds, part = (sum(getattr(r, n) for r in rest) for n in ("seconds", "share_frac"))
+        rows.append((f"{len(rest)} more", duration(seconds), share(part), ""))
+    by_bound: dict[str, float] = {}
+    for r in step.breakdown.rows:
+        by_bound[r.bound] = by_bound.get(r.bound, 0.0) + r.share_frac
+    most = sorted(by_bound.items(), key=lambda item: -item[1])
+    return {
+        "pool": step.pool,
+        "what": step.what,
+        "seconds": duration(step.breakdown.seconds),
+        "rows": rows,
+        "bounds": ", ".join(f"{share(part)} {bound}" for bound, part in most if part > 0),
+    }
 
 
 def _metric_rows(summary: Summary) -> list[dict[str, str]]:

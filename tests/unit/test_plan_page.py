@@ -163,7 +163,7 @@ def test_the_folder_has_the_page_and_report_writes_it_anew(tmp_path, text):
     assert page.read_text() == text
     missing = CliRunner().invoke(app, ["report", str(tmp_path / "q")])
     assert missing.exit_code == 2
-    assert "no plan was saved here" in missing.output
+    assert "no run and no plan was saved here" in missing.output
 
 
 def test_without_a_browser_pdf_says_what_it_needs(tmp_path, monkeypatch):

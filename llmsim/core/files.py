@@ -1,0 +1,49 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from llmsim.core.errors import OutputError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that takes its name only when all of it is written.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced if it is there; a link is followed, a device or pipe is written to.
+    text : str
+        As UTF-8.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; what was there before is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not target.is_file():
+            with target.open("w", encoding="utf-8") as file:
+                file.write(text)
+            return
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}-", dir=target.parent)
+        made = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            made.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
+            made.replace(target)
+        finally:
+            made.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,134 @@
+"""Every page in a real browser: nothing fetched, nothing thrown, drawn, legible, for keyboards.
+
+At 400 to 1600 px, light and dark: no scrolling sideways, text contrast of WCAG 2 AA (4.5), every
+drawing drawn, everything that scrolls or opens reached by the tabulator key with its focus to be
+seen, and a name for all that a screen reader speaks.
+"""
+
+import numpy as np
+import pytest
+from browser import Browser, complaints
+from example_runs import INFO, MS, S, facts_of, queue_run, row, table_of
+from plan_by_hand import PLAN
+
+import llmsim as ls
+from llmsim.gallery.figure import render_gallery
+from llmsim.gallery.reading import exhibits, read_exhibit
+from llmsim.gallery.results import load_results
+from llmsim.gallery.scoring import stand
+from llmsim.planner.page import render_plan
+from llmsim.report.html import render_html
+from llmsim.report.pdf import find_browser
+from llmsim.report.sweep_page import render_sweep
+from llmsim.results.result import Result
+from llmsim.results.slo import Slo
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_browser() is None, reason="no browser on PATH"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as opened:
+        yield opened
+
+
+def of_a_run():
+    return render_html(ls.run("quickstart", {"traffic.requests": 400}))
+
+
+def of_an_overloaded_run():
+    return render_html(queue_run(1.4, 3_000, slo=Slo(ttft_s=1), warnings=("rows were <skipped>",)))
+
+
+def of_a_run_of_many():
+    rng = np.random.default_rng(1)
+    rows = [
+        row(
+            i,
+            "timed_out" if i % 9 == 0 else "finished",
+            arrival_ns=i * MS,
+            client=i % 2,
+            priority=i % 3,
+            first_token_ns=i * MS + S,
+            end_ns=i * MS + int(rng.integers(2, 9)) * S,
+            prompt_tokens=int(rng.integers(1, 100_000)),
+            output_tokens=int(rng.integers(1, 9_000)),
+        )
+        for i in range(2_000)
+    ]
+    return render_html(Result(table_of(rows), facts_of(2_000, 20 * S), INFO))
+
+
+def of_an_empty_run():
+    return render_html(Result(table_of([]), facts_of(0, 0), INFO))
+
+
+def of_a_sweep():
+    small = {"traffic.requests": 100}
+    return render_sweep(
+        ls.sweep("quickstart", {"engine.max_num_seqs": [8, 16], "seed": [1, 2]}, small, jobs=1)
+    )
+
+
+def of_a_trace():
+    return None
+
+
+def of_a_gallery_card():
+    exhibit = read_exhibit(next(iter(exhibits().values())))
+    return render_gallery(stand(exhibit, load_results(exhibit.folder, exhibit.name)))
+
+
+def of_a_plan():
+    return render_plan(PLAN)
+
+
+PAGES = (
+    of_a_run,
+    of_an_overloaded_run,
+    of_a_run_of_many,
+    of_an_empty_run,
+    of_a_sweep,
+    of_a_trace,
+    of_a_gallery_card,
+    of_a_plan,
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.__name__)
+def test_a_browser_has_nothing_to_complain_of(page, browser, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "page.html"
+    if page is of_a_trace:
+        ls.trace.inspect("burstgpt-like.csv.gz", html=path)
+    else:
+        path.write_text(page(), encoding="utf-8")
+    assert complaints(browser, path) == []
+
+
+def test_the_browser_would_complain(browser, tmp_path):
+    """Each check of `complaints` finds what it looks for."""
+    path = tmp_path / "bad.html"
+    path.write_text(
+        "<style>p { color: #aaa } a:focus { outline: none } svg { width: 200px; height: 90px }"
+        "</style><p>pale</p><a href='#'>seen?</a><div style='width: 3000px'>wide</div>"
+        "<div style='overflow-x: auto; width: 90px'><b style='white-space: pre'>a long long line"
+        "</b></div><svg role='img'></svg><script>console.error('loud'); x.y</script>"
+        "<img src='missing.png'>"
+    )
+    found = "\n".join(map(str, complaints(browser, path)))
+    for told in (
+        "scrolls sideways",
+        "pale: P",
+        "not drawn",
+        "scrolls, but not by keyboard",
+        "nameless: image",
+        "is not seen",
+        "consoleAPICalled",
+        "exceptionThrown",
+        "missing.png",
+    ):
+        assert told in found
