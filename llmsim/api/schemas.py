@@ -55,10 +55,28 @@ def _scenario() -> dict[str, Any]:
 
 def _plan() -> dict[str, Any]:
     from llmsim.planner.keys import PlanFile
+    from llmsim.planner.reading import MODELS
+    from llmsim.planner.several_reading import OF_ALL_MODELS
 
     made = PlanFile.model_json_schema()
-    made["required"] = [key for key in made["required"] if key != "name"]
-    return made
+    properties = made["properties"]
+    own = [key for key in properties if key not in OF_ALL_MODELS]
+    needed = [key for key in made.pop("required") if key != "name"]
+    section = {
+        "type": "object",
+        "properties": {key: properties[key] for key in own},
+        "additionalProperties": False,
+    }
+    properties[MODELS] = {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": section,
+        "description": "Several models from one inventory, each by a name of yours: what a plan "
+        "says, where it differs from what stands beside this key.",
+    }
+    shared = [key for key in needed if key not in own]
+    made["if"] = {"required": [MODELS]}
+    return made | {"then": {"required": shared}, "else": {"required": needed}}
 
 
 def _sweep() -> dict[str, Any]:

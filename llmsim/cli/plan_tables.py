@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmsim.planner.plan import Evidence, Plan, Used
+from llmsim.planner.several import Plans
 from llmsim.results.wording import number, share
 
 
@@ -40,6 +41,37 @@ def print_plan(plan: Plan, folder: Path) -> None:
         console.print(f"note: {note}")
     console.print(f"{len(plan.losers)} configurations were not bought: --explain says why")
     console.print(f"saved in {folder}; llmsim run {folder / 'fleet.yaml'}")
+
+
+def print_plans(plans: Plans, folder: Path) -> None:
+    """Print what to buy for each of several models, and what is left.
+
+    Parameters
+    ----------
+    plans : Plans
+    folder : Path
+        Where they were saved.
+    """
+    from llmsim.planner.several_folder import headline, stock
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{plans.name}[/bold]  {', '.join(plans.plans)}")
+    table = _table("plan", "model", "requests/s", "buy", "USD/h", "outcome", right=(2, 4))
+    for model, each in plans.plans.items():
+        cost = f"{each.usd_per_hour:,.2f}"
+        rate = number(each.rate_rps)
+        told = f"{each.outcome}: {each.reason}"
+        table.add_row(model, each.model, rate, _words(each.replicas), cost, told)
+    console.print(table)
+    table = _table("of", "there is", "taken", "left", right=(1, 2, 3))
+    for row in stock(plans):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"[bold]{headline(plans)}[/bold]")
+    for model, each in plans.plans.items():
+        for note in each.notes:
+            console.print(f"note on {model}: {note}")
+    console.print(f"saved in {folder}; each plan has its own folder there")
 
 
 def print_losers(plan: Plan) -> None:

@@ -12,6 +12,7 @@ from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
     from llmsim.planner.plan import Plan
+    from llmsim.planner.several import Plans
 
 NOT_PROVEN = 1
 """Exit code where no fleet that was simulated kept the promise."""
@@ -46,36 +47,37 @@ def plan(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Find the cheapest fleet that keeps a promise to given traffic.
+    """Find the cheapest fleet that keeps a promise to given traffic, for one model or several.
 
     Example: llmsim plan chat --set slo.ttft_s=1 --explain
     """
     with exit_code_for_errors():
-        from llmsim import api
-        from llmsim.cli.plan_tables import print_losers, print_plan
+        from llmsim.api import plan as plan_one
         from llmsim.cli.running import default_folder, stage_bars
+        from llmsim.planner.plan import Plan
         from llmsim.planner.reading import read_plan
+        from llmsim.planner.several import plan_several
+        from llmsim.planner.several_reading import read_several
         from llmsim.scenario import parse_assignments
         from llmsim.study.executor import Executor, Kind
 
         overrides = parse_assignments(set_ or [])
-        folder = out or default_folder(read_plan(file, overrides).keys.name)
+        several = read_several(file, overrides)
+        name = read_plan(file, overrides).keys.name if several is None else several.name
+        folder = out or default_folder(name)
         _check(folder, force, pdf)
+        where = Executor(cast(Kind, executor), jobs, scheduler)
         with stage_bars(quiet=as_json) as progress:
-            found = api.plan(
-                file,
-                overrides,
-                simulate=simulate,
-                executor=Executor(cast(Kind, executor), jobs, scheduler),
-                progress=progress,
-            )
-        _save(found, folder, force, pdf)
+            call = plan_one if several is None else plan_several
+            found = call(file, overrides, simulate=simulate, executor=where, progress=progress)
+        if isinstance(found, Plan):
+            _save(found, folder, force, pdf)
+        else:
+            _save_all(found, folder, force, pdf)
         if as_json:
             typer.echo(json.dumps({"folder": str(folder)} | found.as_json(), indent=1))
         else:
-            print_plan(found, folder)
-        if explain and not as_json:
-            print_losers(found)
+            _print(found, folder, explain)
     if found.outcome == "not proven":
         raise typer.Exit(NOT_PROVEN)
 
@@ -99,3 +101,31 @@ def _save(found: Plan, folder: Path, force: bool, pdf: bool) -> None:
     save_plan(found, folder, force)
     if pdf:
         print_pdf(folder / REPORT, (folder / REPORT).with_suffix(".pdf"))
+
+
+def _save_all(found: Plans, folder: Path, force: bool, pdf: bool) -> None:
+    """Write the folder of plans of several models, and print their reports if that is wanted."""
+    from llmsim.planner.several_folder import save_plans
+    from llmsim.report.pdf import print_pdf
+    from llmsim.results.folder import REPORT
+
+    save_plans(found, folder, force)
+    for page in (folder, *(folder / model for model in found.plans)) if pdf else ():
+        print_pdf(page / REPORT, (page / REPORT).with_suffix(".pdf"))
+
+
+def _print(found: Plan | Plans, folder: Path, explain: bool) -> None:
+    """Print what was found, and why each configuration was not bought if that is wanted."""
+    from llmsim.cli.plan_tables import print_losers, print_plan, print_plans
+    from llmsim.planner.plan import Plan
+
+    if isinstance(found, Plan):
+        print_plan(found, folder)
+        plans = {"": found}
+    else:
+        print_plans(found, folder)
+        plans = found.plans
+    for model, each in plans.items() if explain else ():
+        if model:
+            typer.echo(f"{model}:")
+        print_losers(each)

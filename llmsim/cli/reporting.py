@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmsim.cli.ending import exit_code_for_errors
+
+if TYPE_CHECKING:
+    from llmsim.planner.several import Plans
 
 
 def report(
@@ -35,27 +38,46 @@ def report(
     """
     with exit_code_for_errors():
         from llmsim.planner.folder import PLAN
+        from llmsim.planner.several_folder import load_plans
         from llmsim.report.pdf import check_browser, print_pdf
         from llmsim.results.folder import REPORT
 
         if pdf:
             check_browser()
-        page = folder / REPORT
-        if (folder / PLAN).exists() or not (folder / "meta.json").exists():
-            told = _plan(folder, page, (seeds, draws, jobs) if outlook else None)
+        several = load_plans(folder)
+        pages = [folder / REPORT]
+        how = (seeds, draws, jobs) if outlook else None
+        if several is not None:
+            told = _plans(several, folder, how)
+            pages += [folder / model / REPORT for model in several.plans]
+        elif (folder / PLAN).exists() or not (folder / "meta.json").exists():
+            told = _plan(folder, pages[0], how)
         elif outlook:
             raise typer.BadParameter("an outlook is of a plan, and this is a run.")
         else:
-            told = _run(folder, page, as_json)
+            told = _run(folder, pages[0], as_json)
         if as_json:
             typer.echo(json.dumps({"folder": str(folder)} | told, indent=1))
-        else:
-            typer.echo(str(page))
-        if pdf:
-            target = page.with_suffix(".pdf")
-            print_pdf(page, target)
+        for page in pages:
             if not as_json:
-                typer.echo(str(target))
+                typer.echo(str(page))
+            if pdf:
+                target = page.with_suffix(".pdf")
+                print_pdf(page, target)
+                if not as_json:
+                    typer.echo(str(target))
+
+
+def _plans(several: Plans, folder: Path, outlook: tuple[int, int, int] | None) -> dict[str, object]:
+    """Write the pages of plans of several models, and return these."""
+    from llmsim.core.files import write_whole
+    from llmsim.planner.several_folder import render_plans
+    from llmsim.results.folder import REPORT
+
+    write_whole(folder / REPORT, render_plans(several))
+    for model in several.plans:
+        _plan(folder / model, folder / model / REPORT, outlook)
+    return several.as_json()
 
 
 def _run(folder: Path, page: Path, quiet: bool) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,15 @@ REASONS: Final = {
     "none": "nothing that is limited",
 }
 """What keeps a replica from more, in words, by `Used.bound`."""
+
+OUTCOMES: Final = {
+    "proven": "met",
+    "good enough": "met",
+    "simulated": "met",
+    "not proven": "missed",
+    "not simulated": "unsure",
+}
+"""Colours of outcomes, as the page's style calls them."""
 
 MEMORY: Final = ("kv", "max_num_seqs")
 """Limits that are no matter of time."""
@@ -86,6 +95,7 @@ def render_plan(plan: Plan, outlook: Outlook | None = None) -> str:
     return fill(
         "plan.html.j2",
         plan=plan,
+        kind=OUTCOMES[plan.outcome],
         headline=headline(plan),
         savings=savings(plan),
         bought=[_bought(each) for each in plan.used],
@@ -147,21 +157,22 @@ def savings(plan: Plan) -> list[str]:
 def cost_bars(plan: Plan) -> list[Bar]:
     """Return the fleets that a reader compares: the way to the plan, rivals, and today's."""
     found = [
-        Bar(each.name, _fleet(each.replicas), each.usd_per_hour, "way") for each in plan.waterfall
+        Bar(each.name, fleet_words(each.replicas), each.usd_per_hour, "way")
+        for each in plan.waterfall
     ]
     # the last stage is the plan, unless what was proven is none of them
-    if found and found[-1].fleet == _fleet(plan.replicas):
+    if found and found[-1].fleet == fleet_words(plan.replicas):
         found[-1] = replace(found[-1], name=f"{found[-1].name}: the plan", kind="plan")
     else:
-        found.append(Bar("the plan", _fleet(plan.replicas), plan.usd_per_hour, "plan"))
+        found.append(Bar("the plan", fleet_words(plan.replicas), plan.usd_per_hour, "plan"))
     found += [
-        Bar(f"{each.gpu} alone", _fleet(each.replicas), each.usd_per_hour, "rival")
+        Bar(f"{each.gpu} alone", fleet_words(each.replicas), each.usd_per_hour, "rival")
         for each in plan.rivals
         if each.usd_per_hour is not None
     ]
     if plan.current is not None:
         today = plan.current
-        found.append(Bar("today", _fleet(today.replicas), today.usd_per_hour, "today"))
+        found.append(Bar("today", fleet_words(today.replicas), today.usd_per_hour, "today"))
     return found
 
 
@@ -382,7 +393,7 @@ def _worded_bar(bar: Bar, plan: Plan) -> tuple[str, str, str, str]:
 def _test(each: Evidence) -> dict[str, str]:
     return {
         "stage": each.stage,
-        "fleet": _fleet(each.replicas),
+        "fleet": fleet_words(each.replicas),
         "lost": each.lost,
         "cost": _usd(each.usd_per_hour),
         "seeds": str(len(each.seeds)),
@@ -402,7 +413,14 @@ def _limit(name: str, value: float) -> str:
     return share(value) if name.endswith("_frac") else f"{number(value)} s"
 
 
-def _fleet(replicas: dict[str, int]) -> str:
+def fleet_words(replicas: Mapping[str, int]) -> str:
+    """Return a fleet in words.
+
+    Parameters
+    ----------
+    replicas : mapping of str to int
+        By column.
+    """
     return " + ".join(f"{count} x {name}" for name, count in replicas.items() if count) or "nothing"
 
 

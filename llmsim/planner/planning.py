@@ -107,13 +107,39 @@ def plan(
         With every fault of the file; or why no fleet that is allowed keeps the promise.
     """
     begun_s = time.perf_counter()
-    asked = read_plan(source, overrides)
-    work = prepare(asked, progress)
+    work = prepare(read_plan(source, overrides), progress)
+    return plan_work(work, simulate=simulate, executor=executor, progress=progress, begun_s=begun_s)
+
+
+def plan_work(
+    work: Work,
+    *,
+    simulate: bool = True,
+    executor: Executor | None = None,
+    progress: Tell | None = None,
+    begun_s: float | None = None,
+) -> Plan:
+    """Find the fleet of a plan whose traffic and configurations are known.
+
+    Parameters
+    ----------
+    work : Work
+    simulate, executor, progress
+        As for `plan`.
+    begun_s : float, optional [s]
+        When planning began, by `time.perf_counter`; now when absent.
+
+    Raises
+    ------
+    InputError
+        Why no fleet that is allowed keeps the promise.
+    """
+    begun_s = time.perf_counter() if begun_s is None else begun_s
+    asked = work.asked
     stages = solve_stages(work, progress, strict=not simulate)
     if not simulate:
         return assemble(work, stages, Found(dict(stages[-1].packed.replicas)), begun_s)
-    store = PointStore.default("plan")
-    folder = cache_folder() / "plan-requests"
+    store, folder = kept_runs()
     with open_workers(executor or Executor()) as workers:
         corrected: tuple[Corrected, ...] = ()
         if asked.keys.prove.micro_columns:
@@ -130,6 +156,11 @@ def plan(
         proven = Loop(work, laboratory, most).run(first)
     found = Found(proven.fleet, proven, corrected, laboratory, others)
     return assemble(work, stages, found, begun_s)
+
+
+def kept_runs() -> tuple[PointStore, Path]:
+    """Return where simulations of plans, and the requests of single replicas, are kept."""
+    return PointStore.default("plan"), cache_folder() / "plan-requests"
 
 
 def _again(work: Work, tell: Tell | None) -> list[Stage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from llmsim.planner.columns import Choice, Space
 from llmsim.planner.keys import Configuration, Offer, PlanFile
 from llmsim.scenario import Scenario
 from llmsim.scenario.checks import named_things
-from llmsim.scenario.document import Keys, dump_yaml, read_document
+from llmsim.scenario.document import Keys, dump_yaml, parse_document, read_document
 from llmsim.scenario.faults import faults_of
 from llmsim.scenario.layers import Layers, anchor_paths, ordered, plain
 from llmsim.scenario.loader import find_scenario
@@ -25,6 +25,9 @@ from llmsim.specs import price_of
 
 POOL = "main"
 """Name of the one pool of the scenario that stands for every configuration."""
+
+MODELS = "models"
+"""Key of a plan file of several models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,31 @@ class Asked:
             most_gpus=search.most_gpus,
         )
 
+    def limited(
+        self, available_gpus: Mapping[str, int | None], budget_usd_per_hour: float | None
+    ) -> Asked:
+        """Return the same with other limits.
+
+        Parameters
+        ----------
+        available_gpus : mapping of str to int or None [GPUs]
+            By GPU card; None, and a card that is absent, for as many as wanted.
+        budget_usd_per_hour : float or None [USD/h]
+        """
+        gpus = {
+            gpu: offer.model_copy(update={"available": available_gpus.get(gpu)})
+            for gpu, offer in self.keys.gpus.items()
+        }
+        limits = {"gpus": gpus, "budget_usd_per_hour": budget_usd_per_hour}
+        data = parse_document(self.text).data
+        for gpu in gpus:
+            told = {**(data["gpus"][gpu] or {}), "available": available_gpus.get(gpu)}
+            data["gpus"][gpu] = {key: each for key, each in told.items() if each is not None}
+        data.pop("budget_usd_per_hour", None)
+        if budget_usd_per_hour is not None:
+            data["budget_usd_per_hour"] = budget_usd_per_hour
+        return replace(self, keys=self.keys.model_copy(update=limits), text=dump_yaml(data))
+
     def located(self, faults: Iterator[Fault] | list[Fault] | tuple[Fault, ...]) -> InputError:
         """Return an error of this file, each fault with the line that it is about.
 
@@ -112,13 +140,70 @@ def read_plan(
     ScenarioError
         With every fault, its line, and the nearest right word.
     """
-    layers, title, name, folder = _layers(source)
+    written, faults = write_plan(source, overrides)
+    if MODELS in written.layers.data:
+        place = written.layers.place((MODELS,)) or written.name
+        message = "are planned together: llmsim.planner.several.plan_several, or `llmsim plan`"
+        raise ScenarioError(written.title, [*faults, Fault(place, MODELS, message)])
+    return read_written(written, faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a plan file and its overrides say, before it is known to be right.
+
+    Parameters
+    ----------
+    layers : Layers
+    title : str
+        For errors.
+    name : str
+        Of the file, for faults; empty where there is none.
+    folder : Path or None
+        Where its paths begin.
+    """
+
+    layers: Layers
+    title: str
+    name: str
+    folder: Path | None
+
+
+def write_plan(
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, object] | None = None
+) -> tuple[Written, list[Fault]]:
+    """Return what a plan file says with overrides on top, and what is wrong with these.
+
+    Parameters
+    ----------
+    source, overrides
+        As for `read_plan`.
+    """
+    written = _layers(source)
     faults: list[Fault] = []
     for dotted, value in ordered(overrides or {}):
-        fault = layers.override(dotted, plain(value, (dotted,), faults))
+        fault = written.layers.override(dotted, plain(value, (dotted,), faults))
         if fault is not None:
             faults.append(fault)
-    anchor_paths(layers.data, Path.cwd())
+    _anchor(written.layers.data, Path.cwd())
+    return written, faults
+
+
+def read_written(written: Written, faults: list[Fault]) -> Asked:
+    """Return a plan of one model.
+
+    Parameters
+    ----------
+    written : Written
+    faults : list of Fault
+        Those that are known already.
+
+    Raises
+    ------
+    ScenarioError
+        With every fault.
+    """
+    layers, title, name = written.layers, written.title, written.name
     keys = None
     try:
         keys = PlanFile.model_validate_json(json.dumps(layers.data))
@@ -130,7 +215,7 @@ def read_plan(
         faults += list(_clashing(keys, layers, name))
     if faults or keys is None:
         raise ScenarioError(title, faults)
-    scenario = _scenario(keys, layers, title, name, folder)
+    scenario = _scenario(keys, written)
     prices = {gpu: _price(gpu, offer) for gpu, offer in keys.gpus.items()}
     return Asked(
         keys,
@@ -162,8 +247,7 @@ def find_plan(source: str | Path) -> Path:
     raise ScenarioError(text, [fault])
 
 
-def _layers(source: str | Path | Mapping[str, Any]) -> tuple[Layers, str, str, Path | None]:
-    """Return what is said, a title for errors, a file's name for faults, and its folder."""
+def _layers(source: str | Path | Mapping[str, Any]) -> Written:
     layers = Layers()
     if isinstance(source, Mapping):
         faults: list[Fault] = []
@@ -172,14 +256,23 @@ def _layers(source: str | Path | Mapping[str, Any]) -> tuple[Layers, str, str, P
             raise ScenarioError("plan", [Fault("", f.path, f.message, f.hint) for f in faults])
         layers.data.update(made)
         layers.data.setdefault("name", "plan")
-        return layers, "plan", "", None
+        return Written(layers, "plan", "", None)
     path = find_plan(source)
     document = read_document(path)
-    anchor_paths(document.data, path.parent)
+    _anchor(document.data, path.parent)
     layers.put(document)
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "plan"
     layers.data.setdefault("name", stem)
-    return layers, str(source), path.name, path.parent
+    return Written(layers, str(source), path.name, path.parent)
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> None:
+    """Make file names absolute, those of several models, too."""
+    anchor_paths(data, folder)
+    models = data.get(MODELS)
+    for own in models.values() if isinstance(models, dict) else ():
+        if isinstance(own, dict):
+            anchor_paths(own, folder)
 
 
 def _named(data: Mapping[str, Any]) -> Iterator[tuple[Keys, str, str]]:
@@ -229,9 +322,7 @@ def _clashing(keys: PlanFile, layers: Layers, name: str) -> Iterator[Fault]:
             yield Fault(layers.place(path) or name, ".".join(path), message)
 
 
-def _scenario(
-    keys: PlanFile, layers: Layers, title: str, name: str, folder: Path | None
-) -> Scenario:
+def _scenario(keys: PlanFile, written: Written) -> Scenario:
     """Return the scenario that the simulations begin from.
 
     Raises
@@ -239,6 +330,7 @@ def _scenario(
     ScenarioError
         With faults at the keys of the plan.
     """
+    layers, title, name = written.layers, written.title, written.name
     taken = ("model", "slo", "traffic", "engine")
     told: dict[str, Any] = {key: layers.data[key] for key in taken if key in layers.data}
     gpu = next(iter(keys.gpus))
@@ -246,7 +338,7 @@ def _scenario(
     fleet = {"routing": "least-loaded", "pools": {POOL: pool}}
     head = {"llmsim": 1, "name": keys.name, "description": keys.description, "seed": keys.seed}
     try:
-        return Scenario.parse({**head, **told, "fleet": fleet}, folder)
+        return Scenario.parse({**head, **told, "fleet": fleet}, written.folder)
     except ScenarioError as error:
         faults = []
         for fault in error.faults:

@@ -1,39 +1,119 @@
-"""Fleets of several models from one inventory and one budget: one program for all of them.
-
-Models share no replicas, so that each keeps its buckets and its columns, with its name before
-theirs; what they share is how many GPUs there are and how much money. Without such limits the
-cheapest fleets are those of each model alone.
-"""
+"""Fleets of several models from one inventory and one budget, each shown by simulation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.planner.correcting import correct
 from llmsim.planner.packing import Packed, pack
-from llmsim.planner.plan import Plan
-from llmsim.planner.planning import plan
-from llmsim.planner.problem import Bucket, Column, Problem
-from llmsim.planner.reading import read_plan
-from llmsim.planner.work import Tell, prepare
-from llmsim.study.executor import Executor
+from llmsim.planner.plan import Outcome, Plan
+from llmsim.planner.planning import kept_runs, own_words, plan_work
+from llmsim.planner.problem import Problem
+from llmsim.planner.reading import MODELS, read_plan
+from llmsim.planner.several_reading import Several, read_several
+from llmsim.planner.together import fleets_of, together
+from llmsim.planner.work import Tell, Work, prepare
+from llmsim.study.executor import Executor, open_workers
 
-T = TypeVar("T", int, float)
+Taken = tuple[dict[str, int], float]
+"""GPUs by card, and their cost [USD/h]."""
 
-OF_ALL: Final[tuple[str, ...]] = (
-    "usable_frac",
-    "slices",
-    "spare_replicas",
-    "change_usd_per_hour",
-    "port_usable_frac",
-    "spare_nodes",
-    "zones",
+WORST: tuple[Outcome, ...] = (
+    "not proven",
+    "not simulated",
+    "simulated",
+    "good enough",
+    "proven",
 )
-"""What must be the same of every model's problem."""
+"""Outcomes, the one first that decides about all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """What to buy for each of several models.
+
+    Parameters
+    ----------
+    name : str
+    plans : dict of str to Plan
+        By model. Each plan's bound is that within its part: another division might be cheaper.
+    available_gpus : dict of str to int [GPUs]
+        By GPU card, for all; a card that is absent was not limited.
+    budget_usd_per_hour : float or None [USD/h]
+        For all.
+    plan_yaml : str
+        What was asked for.
+    seconds : float [s]
+    """
+
+    name: str
+    plans: dict[str, Plan]
+    available_gpus: dict[str, int]
+    budget_usd_per_hour: float | None
+    plan_yaml: str
+    seconds: float
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Cost of all fleets [USD/h]."""
+        return math.fsum(each.usd_per_hour for each in self.plans.values())
+
+    @property
+    def gpus(self) -> dict[str, int]:
+        """GPUs of all fleets by card."""
+        found: dict[str, int] = {}
+        for each in self.plans.values():
+            for gpu, count in _of_plan(each)[0].items():
+                found[gpu] = found.get(gpu, 0) + count
+        return found
+
+    @property
+    def outcome(self) -> Outcome:
+        """Outcome of the model that came off worst."""
+        return min((each.outcome for each in self.plans.values()), key=WORST.index)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        from pydantic import TypeAdapter
+
+        told: dict[str, Any] = TypeAdapter(Plans).dump_python(self, mode="json")
+        return told
+
+
+def plan_several(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, object] | None = None,
+    *,
+    simulate: bool = True,
+    executor: Executor | None = None,
+    progress: Tell | None = None,
+) -> Plans:
+    """Plan a fleet for each model of a plan file, from one inventory and one budget.
+
+    Parameters
+    ----------
+    source : str, Path or mapping
+        A plan file with `models`, the bare name of a shipped one, or what a file would say.
+    overrides : mapping of str to object, optional
+        Values by dotted path, such as ``{"models.chat.slo.ttft_s": 1.0}``.
+    simulate, executor, progress
+        As for `plan`.
+
+    Raises
+    ------
+    InputError
+        With every fault of the file; or what all models together, or one of them, lack.
+    """
+    several = read_several(source, overrides)
+    if several is None:
+        raise InputError(str(source), [Fault("", MODELS, "there are none: a plan of one model")])
+    return _plan_all(several, simulate, executor, progress)
 
 
 def plan_models(
@@ -45,11 +125,7 @@ def plan_models(
     executor: Executor | None = None,
     progress: Tell | None = None,
 ) -> dict[str, Plan]:
-    """Plan a fleet for each of several models, from one inventory and one budget.
-
-    One program says what is whose; then each model is planned within its part and what nobody is
-    given, in the order of `sources`, so that what simulation asks for beyond a program is there as
-    long as anything is left.
+    """Plan a fleet for each of several plan files, from one inventory and one budget.
 
     Parameters
     ----------
@@ -63,47 +139,131 @@ def plan_models(
     simulate, executor, progress
         As for `plan`.
 
-    Returns
-    -------
-    dict of str to Plan
-        Each plan's bound is that within its part: another division might be cheaper in sum.
+    Raises
+    ------
+    InputError
+        With every fault of a file, or what all models together, or one of them, lack.
+    """
+    asked = {model: read_plan(source) for model, source in sources.items()}
+    several = Several(
+        name="plans",
+        asked=asked,
+        available_gpus=dict(available_gpus or {}),
+        budget_usd_per_hour=budget_usd_per_hour,
+        text="",
+        source="plan",
+        places={},
+        own=dict.fromkeys(asked, frozenset()),
+    )
+    return _plan_all(several, simulate, executor, progress).plans
+
+
+def _plan_all(
+    several: Several, simulate: bool, executor: Executor | None, tell: Tell | None
+) -> Plans:
+    """Divide what there is by one program, then plan each model within its part.
+
+    To its part comes what nobody is given, in the order of the models, so that what simulation asks
+    for beyond a program is there as long as anything is left.
+    """
+    begun_s = time.perf_counter()
+    works = {model: _prepared(several, model, tell) for model in several.asked}
+    known = _corrected(works, executor, tell) if simulate else works
+    given = _divide(several, known, strict=not simulate)
+    plans: dict[str, Plan] = {}
+    for model, work in works.items():
+        del given[model]
+        others = [*given.values(), *(_of_plan(each) for each in plans.values())]
+        left = {
+            gpu: most - sum(taken.get(gpu, 0) for taken, _ in others)
+            for gpu, most in several.available_gpus.items()
+        }
+        money = several.budget_usd_per_hour
+        if money is not None:
+            money -= math.fsum(cost for _, cost in others)
+        own = replace(work, asked=work.asked.limited(left, money))
+        try:
+            plans[model] = plan_work(
+                own, simulate=simulate, executor=executor, progress=_of(model, tell)
+            )
+        except InputError as error:
+            raise several.of_model(model, error.faults) from None
+    return Plans(
+        several.name,
+        plans,
+        dict(several.available_gpus),
+        several.budget_usd_per_hour,
+        several.text,
+        time.perf_counter() - begun_s,
+    )
+
+
+def _prepared(several: Several, model: str, tell: Tell | None) -> Work:
+    """Return what a model's plan is made from; its faults are told by the keys of the file."""
+    try:
+        return prepare(several.asked[model], _of(model, tell))
+    except InputError as error:
+        raise several.of_model(model, error.faults) from None
+
+
+def _of(model: str, tell: Tell | None) -> Tell | None:
+    """Return a report of progress that names the model."""
+    if tell is None:
+        return None
+
+    def told(what: str, done: int, whole: int | None, tell: Callable[..., None] = tell) -> None:
+        tell(f"{model}: {what}", done, whole)
+
+    return told
+
+
+def _corrected(
+    works: Mapping[str, Work], executor: Executor | None, tell: Tell | None
+) -> dict[str, Work]:
+    """Return capacities as single replicas have them, where plans ask for these; they are kept."""
+    store, folder = kept_runs()
+    with open_workers(executor or Executor()) as workers:
+        return {
+            model: correct(work, workers, store, folder, _of(model, tell))[0]
+            if work.asked.keys.prove.micro_columns
+            else work
+            for model, work in works.items()
+        }
+
+
+def _divide(several: Several, works: Mapping[str, Work], strict: bool) -> dict[str, Taken]:
+    """Return what one program gives to each model, with room for bursts if that can be.
 
     Raises
     ------
     InputError
-        With every fault of a file, or what all models together lack.
+        If all together do not get what they need.
     """
-    works = {model: prepare(read_plan(source), progress) for model, source in sources.items()}
-    problems = {model: work.problem(lossy=work.lossy, pooled=True) for model, work in works.items()}
-    inventory = dict(available_gpus or {})
-    budget = math.inf if budget_usd_per_hour is None else budget_usd_per_hour
-    there = {column.gpu for problem in problems.values() for column in problem.columns}
-    shared = together(
-        problems, {gpu: most for gpu, most in inventory.items() if gpu in there}, budget
-    )
-    packed = pack(shared, next(iter(works.values())).solver)
-    given = {
-        model: _taken(problems[model], fleet)
-        for model, fleet in fleets_of(packed, problems).items()
-    }
-    plans: dict[str, Plan] = {}
-    for model, source in sources.items():
-        del given[model]
-        others = [*given.values(), *(_of_plan(each) for each in plans.values())]
-        overrides: dict[str, object] = {
-            f"gpus.{gpu}.available": most - sum(taken.get(gpu, 0) for taken, _ in others)
-            for gpu, most in inventory.items()
-            if gpu in works[model].asked.keys.gpus
+    for pooled in (True, False):
+        problems = {
+            model: work.problem(lossy=work.lossy and pooled, pooled=pooled)
+            for model, work in works.items()
         }
-        if budget < math.inf:
-            overrides["budget_usd_per_hour"] = budget - math.fsum(cost for _, cost in others)
-        plans[model] = plan(
-            source, overrides, simulate=simulate, executor=executor, progress=progress
-        )
-    return plans
+        there = {column.gpu for problem in problems.values() for column in problem.columns}
+        limits = {gpu: most for gpu, most in several.available_gpus.items() if gpu in there}
+        money = several.budget_usd_per_hour
+        try:
+            shared = together(problems, limits, math.inf if money is None else money)
+            packed = pack(shared, next(iter(works.values())).solver)
+        except InputError as error:
+            if strict or not pooled:
+                raise several.located(own_words(error.faults)) from None
+            continue
+        return _parts(packed, problems)
+    raise AssertionError("a program without an answer raises")
 
 
-def _taken(problem: Problem, fleet: Mapping[str, int]) -> tuple[dict[str, int], float]:
+def _parts(packed: Packed, problems: Mapping[str, Problem]) -> dict[str, Taken]:
+    fleets = fleets_of(packed, problems)
+    return {model: _taken(problems[model], fleet) for model, fleet in fleets.items()}
+
+
+def _taken(problem: Problem, fleet: Mapping[str, int]) -> Taken:
     """Return the GPUs of a fleet by card, and its cost [USD/h]."""
     of = {column.name: column for column in problem.columns}
     gpus: dict[str, int] = {}
@@ -112,114 +272,9 @@ def _taken(problem: Problem, fleet: Mapping[str, int]) -> tuple[dict[str, int], 
     return gpus, math.fsum(of[name].usd_per_hour * count for name, count in fleet.items())
 
 
-def _of_plan(made: Plan) -> tuple[dict[str, int], float]:
+def _of_plan(made: Plan) -> Taken:
     """Return the same of a plan."""
     gpus: dict[str, int] = {}
     for each in made.used:
         gpus[each.gpu] = gpus.get(each.gpu, 0) + each.gpus * each.replicas
     return gpus, made.usd_per_hour
-
-
-def together(
-    problems: Mapping[str, Problem],
-    available_gpus: Mapping[str, int] | None = None,
-    budget_usd_per_hour: float = math.inf,
-) -> Problem:
-    """Return one problem of several models.
-
-    Parameters
-    ----------
-    problems : mapping of str to Problem
-        By model. Their own limits count for them alone and are not for here.
-    available_gpus : mapping of str to int, optional [GPUs]
-        By GPU card, for all models.
-    budget_usd_per_hour : float [USD/h]
-        For all models.
-
-    Raises
-    ------
-    InputError
-        If there are none, a problem has limits of its own, or they differ in what is one for all.
-    """
-    faults = list(_not_shared(problems))
-    if faults:
-        raise InputError("plan", faults)
-    buckets: list[Bucket] = []
-    columns: list[Column] = []
-    failed: list[Mapping[str, int]] = []
-    current: dict[str, int] = {}
-    for model, problem in problems.items():
-        buckets += [replace(each, name=of_model(model, each.name)) for each in problem.buckets]
-        columns += [
-            replace(
-                each,
-                name=of_model(model, each.name),
-                throughput_rps=_named(model, each.throughput_rps),
-                handed_bytes=_named(model, each.handed_bytes),
-                model=model,
-            )
-            for each in problem.columns
-        ]
-        failed += [_named(model, fleet) for fleet in problem.failed]
-        current |= _named(model, problem.current)
-    first = next(iter(problems.values()))
-    return replace(
-        first,
-        buckets=tuple(buckets),
-        columns=tuple(columns),
-        available_gpus=dict(available_gpus or {}),
-        budget_usd_per_hour=budget_usd_per_hour,
-        current=current,
-        failed=tuple(failed),
-    )
-
-
-def fleets_of(packed: Packed, problems: Mapping[str, Problem]) -> dict[str, dict[str, int]]:
-    """Return each model's fleet by its own names of columns [replicas].
-
-    Parameters
-    ----------
-    packed : Packed
-        Of `together`.
-    problems : mapping of str to Problem
-    """
-    return {
-        model: {
-            column.name: count
-            for column in problem.columns
-            if (count := packed.replicas.get(of_model(model, column.name)))
-        }
-        for model, problem in problems.items()
-    }
-
-
-def of_model(model: str, name: str) -> str:
-    """Return the name of a model's bucket or column among those of all.
-
-    Parameters
-    ----------
-    model : str
-    name : str
-    """
-    return f"{model}_{name}"
-
-
-def _named(model: str, values: Mapping[str, T]) -> dict[str, T]:
-    return {of_model(model, name): value for name, value in values.items()}
-
-
-def _not_shared(problems: Mapping[str, Problem]) -> list[Fault]:
-    if not problems:
-        return [Fault("", "models", "there are none to plan for")]
-    faults = []
-    first = next(iter(problems.values()))
-    for model, problem in problems.items():
-        if problem.available_gpus or problem.budget_usd_per_hour < math.inf:
-            message = "has limits of its own; GPUs and money are shared"
-            faults.append(Fault("", f"models.{model}", message))
-        for key in OF_ALL:
-            ours, theirs = getattr(problem, key), getattr(first, key)
-            if ours != theirs:
-                message = f"{ours} differs from {theirs} of '{next(iter(problems))}'"
-                faults.append(Fault("", f"models.{model}.{key}", message))
-    return faults

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from dataclasses import replace
 from functools import cache
 
 import pytest
+import yaml
 from test_plan import ASKED
+from typer.testing import CliRunner
 
-from llmsim.core.errors import InputError
+from llmsim.cli.app import app
+from llmsim.core.errors import InputError, ScenarioError
 from llmsim.planner import Bucket, Column, Problem, pack
-from llmsim.planner.several import fleets_of, plan_models, together
+from llmsim.planner.reading import read_plan
+from llmsim.planner.several import plan_models, plan_several
+from llmsim.planner.several_folder import load_plans
+from llmsim.planner.several_reading import read_several
 from llmsim.planner.splitting import split
+from llmsim.planner.together import fleets_of, together
+from llmsim.results.wording import usd
+from llmsim.scenario import Scenario
 
 
 def problem(large, small, rate):
@@ -142,3 +153,99 @@ def test_models_are_planned_from_one_inventory():
     }
     with pytest.raises(InputError, match="too little"):
         plan_models(FILES, budget_usd_per_hour=cost["free"] / 2, simulate=False)
+
+
+TOGETHER = {
+    "llmsim": 1,
+    "name": "both",
+    "slo": ASKED["slo"],
+    "engine": ASKED["engine"],
+    "search": ASKED["search"],
+    "gpus": BARE,
+    "models": {
+        name: {key: file[key] for key in ("model", "traffic", "slo")}
+        for name, file in FILES.items()
+    },
+}
+
+
+def test_what_stands_beside_models_holds_for_each():
+    several = read_several(TOGETHER | {"spare_replicas": 1, "budget_usd_per_hour": 50.0})
+    assert several.name == "both"
+    assert several.budget_usd_per_hour == 50.0
+    chat, code = several.asked["chat"], several.asked["code"]
+    assert (chat.keys.slo.tpot_s, code.keys.slo.tpot_s) == (0.05, 0.03)
+    assert chat.keys.spare_replicas == code.keys.spare_replicas == 1
+    assert chat.keys.budget_usd_per_hour is None  # shared, so nobody's own
+    assert chat.keys.engine.max_model_len == 12000
+    part = chat.limited({"l40s": 3}, 7.5)
+    again = read_plan(yaml.safe_load(part.text))
+    assert again.keys == part.keys
+    assert part.keys.gpus["l40s"].available == 3
+    assert read_several(ASKED) is None
+    with pytest.raises(ScenarioError, match="planned together"):
+        read_plan(TOGETHER)
+
+
+def test_every_fault_of_every_model_is_told_once_at_its_place(tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "llmsim: 1\n"
+        "slo: {ttft_s: 1.0}\n"
+        "gpus: {h100-sxn: {}}\n"
+        "models:\n"
+        "  chat:\n"
+        "    model: llama-3.1-8\n"
+        "    gpus: {l40s: {}}\n"
+        "    traffic: {arrivals: {kind: poisson, rate_rps: -1}, lengths: {kind: fixed,"
+        " prompt_tokens: 9, output_tokens: 9}, requests: 5}\n"
+        "  code: 3\n"
+        "  other:\n"
+        "    model: llama-3.1-8b\n"
+    )
+    with pytest.raises(ScenarioError) as caught:
+        read_several(path)
+    told = [str(fault) for fault in caught.value.faults]
+    for start in (
+        "both.yaml:7  models.chat.gpus: is one for all",
+        "both.yaml:9  models.code: is no section.",
+        "both.yaml:6  models.chat.model: unknown model 'llama-3.1-8'. Did you mean 'llama-3.1-8b'",
+        "both.yaml:8  models.chat.traffic.arrivals.rate_rps:",
+        "both.yaml:3  gpus.h100-sxn: unknown gpu",
+        "both.yaml  models.other.traffic: is missing",
+    ):
+        assert sum(each.startswith(start) for each in told) == 1, start
+    assert len(told) == 6
+
+
+def test_what_one_model_lacks_is_told_by_its_name():
+    with pytest.raises(InputError, match=r"models\.code\.slo: .*cannot be kept it"):
+        plan_several(TOGETHER, {"models.code.slo.ttft_s": 0.0001}, simulate=False)
+
+
+@pytest.mark.slow
+def test_the_command_plans_each_model_and_says_what_is_left(tmp_path):
+    path, folder = tmp_path / "both.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(TOGETHER))
+    words = ["plan", str(path), "--no-simulate", "-o", str(folder)]
+    stock = ["--set", "gpus.h100-sxm.available=1", "--set", "gpus.a100-80gb-sxm.available=4"]
+    ran = CliRunner().invoke(app, [*words, *stock, "--explain"])
+    assert ran.exit_code == 0, ran.stderr
+    plans = load_plans(folder)
+    assert list(plans.plans) == ["chat", "code"]
+    assert plans.available_gpus == {"h100-sxm": 1, "a100-80gb-sxm": 4}
+    assert plans.gpus.get("h100-sxm", 0) <= 1
+    assert plans.outcome == "not simulated"
+    cost = math.fsum(plan.usd_per_hour for plan in plans.plans.values())
+    assert plans.usd_per_hour == cost
+    page = (folder / "report.html").read_text()
+    assert "chat/report.html" in page
+    assert usd(cost) in page
+    assert (folder / "chat" / "report.html").is_file()
+    again = CliRunner().invoke(app, ["report", str(folder)])
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout.count("report.html") == 3
+    Scenario.load(folder / "code" / "fleet.yaml")
+    words[2:3] = ["--no-simulate", "--force", "--json"]
+    told = json.loads(CliRunner().invoke(app, [*words, *stock]).stdout)
+    assert told["plans"]["chat"]["usd_per_hour"] == plans.plans["chat"].usd_per_hour
