@@ -27,8 +27,8 @@ run: $(INSTALLED) ## install llmsim (compiled where there is a C compiler), run 
 test: $(WITH_TORCH) ## style, types, imports, all tests; what CI runs
 	@$(call run_checks,)
 
-quick: $(WITH_TOOLS) ## the same with fewer examples, without slow tests and torch; under three minutes once installed
-	@export LLMSIM_TESTS_SHARE=0.2; $(call run_checks,-m "not slow and not torch")
+quick: $(WITH_TOOLS) ## the same with fewer examples and cases, without slow tests and torch; under three minutes once installed
+	@export LLMSIM_TESTS_SHARE=0.1; $(call run_checks,-m "not slow and not torch")
 
 bench: $(WITH_TOOLS) ## how fast the engine is on this machine
 	$(BIN)/python tests/benchmarks/run.py

@@ -6,6 +6,7 @@ import sys
 import pandas as pd
 import pytest
 from blocks import CHECKOUT, call
+from drawing import QUICK
 
 import llmsim as ls
 from llmsim.cli.looking import engine_is_compiled
@@ -74,6 +75,11 @@ RUNS = {
     ),
 }
 
+FEW = ["handed over"]
+"""Runs of `make quick`."""
+
+TRIED = {name: RUNS[name] for name in (FEW if QUICK else RUNS)}
+
 IN_THE_CHECKOUT = """
 import json, sys
 import llmsim as ls
@@ -112,11 +118,12 @@ def pure(tmp_path_factory):
     if not engine_is_compiled():
         pytest.skip("the llmsim under test is pure Python; `make test` compiles it")
     folder = tmp_path_factory.mktemp("pure")
-    words = [sys.executable, "-c", IN_THE_CHECKOUT, str(CHECKOUT), json.dumps(RUNS)]
+    words = [sys.executable, "-c", IN_THE_CHECKOUT, str(CHECKOUT), json.dumps(TRIED)]
     call(words, folder, PYTHONPATH=str(CHECKOUT))
     return folder
 
 
+@pytest.mark.slow
 def test_a_measured_profile_is_priced_the_same(profiled, tmp_path):
     if not engine_is_compiled():
         pytest.skip("the llmsim under test is pure Python; `make test` compiles it")
@@ -129,7 +136,7 @@ def test_a_measured_profile_is_priced_the_same(profiled, tmp_path):
     pd.testing.assert_frame_equal(here.requests, there.requests, check_exact=True)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", TRIED)
 def test_compiled_and_pure_runs_are_equal(name, pure):
     scenario, overrides = RUNS[name]
     here, there = ls.run(scenario, overrides), ls.load(pure / name)

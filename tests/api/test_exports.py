@@ -84,6 +84,7 @@ def test_import_llmsim_loads_the_standard_library_alone():
     assert len(modules) <= 60
 
 
+@pytest.mark.slow
 def test_run_is_ready_without_tables_plots_and_solvers():
     heavy = {
         "torch",

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pandas as pd
+import pytest
 from blocks import environment
 
 import llmsim as ls
@@ -45,6 +46,7 @@ def interrupted_midway(folder):
     return code, out, err
 
 
+@pytest.mark.slow
 def test_a_long_run_ends_with_130_and_a_valid_folder(tmp_path):
     code, out, err = interrupted_midway(tmp_path)
     assert code == 130, err
@@ -61,6 +63,7 @@ def test_a_long_run_ends_with_130_and_a_valid_folder(tmp_path):
     assert any("interrupted" in text.lower() for text in result.warnings)
 
 
+@pytest.mark.slow
 def test_what_it_holds_is_the_beginning_of_the_whole_run(tmp_path):
     for after_s in (4, 12, 36):  # a busy machine takes long to get going
         folder = tmp_path / f"after-{after_s}"
@@ -103,6 +106,7 @@ ls.run("quickstart")
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_was_swallowed_still_stops_the_run(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FORGOTTEN], cwd=tmp_path, capture_output=True, text=True

@@ -30,6 +30,7 @@ def test_imports_go_down_only():
         ("llmsim/scenario/checks.py", "import llmsim.systems.second", "nobody imports"),
     ],
 )
+@pytest.mark.slow
 def test_an_import_that_goes_up_is_found(module, line, contract, tmp_path):
     kernels = (CHECKOUT / "kernels" / "llmsim_kernels").rglob("*.py")
     copies = {source: tmp_path / source.relative_to(CHECKOUT) for source in SOURCES}

@@ -23,6 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_is_printed(tmp_path):
     page = PAGE.read_text(encoding="utf-8")
     assert render(page, tmp_path) == page, "run: python tests/api/readme_examples.py"
@@ -48,6 +49,7 @@ def test_bash_block(number, folder):
         assert done.stdout.count("not claimed") == 1
 
 
+@pytest.mark.slow
 def test_python_block(folder):
     (body,) = blocks("README.md", "python")
     said = call([sys.executable, "-c", body], folder).stdout

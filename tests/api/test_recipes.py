@@ -93,6 +93,7 @@ def test_a_router_from_another_package(copy):
     assert "300 finished" in command(copy, *words).stdout
 
 
+@pytest.mark.slow
 def test_add_a_batching_policy(copy):
     append(copy / "llmsim" / "policies" / "batching.py", block(PAGE, "python", "StaticBatching"))
     checked(copy, "llmsim/policies/batching.py")

@@ -95,6 +95,7 @@ def test_overrides_and_scenarios_are_the_same_thing(result):
     assert ls.run(scenario, {"seed": 99}).digest == ls.run(scenario, seed=99).digest
 
 
+@pytest.mark.slow
 def test_a_fresh_process_decides_the_same(result, tmp_path):
     code = f"import llmsim; print(llmsim.run('assistants', {MIXED!r}).digest)"
     for salt in ("0", "1"):
@@ -102,6 +103,7 @@ def test_a_fresh_process_decides_the_same(result, tmp_path):
         assert done.stdout.strip() == result.digest
 
 
+@pytest.mark.slow
 def test_an_unrelated_registration_changes_nothing(result, tmp_path):
     code = (
         "from dataclasses import dataclass\n"

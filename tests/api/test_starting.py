@@ -97,6 +97,7 @@ def test_init_takes_a_trace_and_says_what_is_wrong(tmp_path):
     assert not (tmp_path / "other.yaml").exists()
 
 
+@pytest.mark.slow
 def test_init_asks_where_somebody_can_answer(tmp_path):
     code = "import sys; sys.stdin.isatty = lambda: True\nfrom llmsim.cli.app import app; app()"
     answers = "qwen3-8b\nl40s\n2\n3\n\n5\n800\n100\n0.5\n0.04\n"

@@ -27,6 +27,7 @@ def table(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.many
 def test_the_example_of_the_help_runs(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     code, said, _ = call(command, "--help")

@@ -38,6 +38,7 @@ def test_results_are_those_of_the_card_and_its_nulls_hold(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.many
 def test_results_are_those_of_this_code(name):
     """One recorded run of a null, both arms, decides as it did when it was recorded."""
     exhibit = read_exhibit(FOLDERS[name], prove=False)

@@ -148,6 +148,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("rule", WRONG)
+@pytest.mark.many
 def test_a_wrong_rule_is_found_out(rule):
     """The replay is no rubber stamp: one altered rule and a recording differs."""
     name, change, policy = WRONG[rule]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
 from abilities import foresees, keeps_line, keeps_memory, together
+from drawing import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from jobs import Job, Segments
@@ -17,14 +17,11 @@ from llmsim.policies import ALLOCATION, BATCHING, PRECEDENCE, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING
 from llmsim.serving.meter import NEVER
 
-SHARE = float(os.environ.get("LLMSIM_TESTS_SHARE", "1"))
-"""Part of the examples of every law that is drawn; `make quick` wants some of them."""
 
-
-def laws(examples: int) -> settings:
+def laws(count: int) -> settings:
     """Settings of a law: so many examples, however long each takes."""
     return settings(
-        max_examples=max(3, round(examples * SHARE)),
+        max_examples=examples(count),
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

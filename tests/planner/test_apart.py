@@ -69,6 +69,7 @@ def brute_force(asked, most=9):
         {"outputs": (3.0, 0.0)},  # nobody decodes code that others have begun
     ],
 )
+@pytest.mark.many
 def test_no_fleet_is_cheaper(changes):
     asked = problem(**changes)
     assert pack(asked).usd_per_hour == pytest.approx(brute_force(asked))

@@ -117,7 +117,7 @@ def works():
     ]
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_loop_finds_the_cheapest_fleet_that_does(works, number):
     """With a truth that programs do not know: replicas serve less than they are believed to."""
     work = works[number]
@@ -251,6 +251,7 @@ def test_laws_of_simulated_plans():
     assert usual <= double <= 2 * usual
 
 
+@pytest.mark.slow
 def test_a_formula_for_bursts_refuses_nothing_that_simulation_may_allow(tmp_path):
     """One H100 is too few by the formula, and too few it is; two are allowed and pass."""
     import yaml

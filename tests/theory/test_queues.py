@@ -61,7 +61,13 @@ def test_one_server_follows_lindley_to_the_nanosecond(law, load):
 
 
 @pytest.mark.parametrize(
-    ("law", "load"), [(exponential, 0.5), (exponential, 0.7), (constant, 0.7), (two_sizes, 0.5)]
+    ("law", "load"),
+    [
+        pytest.param(exponential, 0.5, marks=pytest.mark.slow),
+        pytest.param(exponential, 0.7, marks=pytest.mark.slow),
+        (constant, 0.7),
+        pytest.param(two_sizes, 0.5, marks=pytest.mark.slow),
+    ],
 )
 def test_mean_wait_of_one_server(law, load):
     """M/M/1, M/D/1 and an M/G/1 between them and worse."""
@@ -73,6 +79,7 @@ def test_mean_wait_of_one_server(law, load):
     assert error < 0.06 * expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("servers", "load"), [(2, 0.7), (4, 0.8)])
 def test_mean_wait_of_several_servers(servers, load):
     """M/M/c is a replica of c seats whose step time does not depend on who sits in them."""
@@ -103,6 +110,7 @@ def test_erlang_c_against_itself():
 
 
 @pytest.mark.parametrize("law", [exponential, constant, two_sizes])
+@pytest.mark.slow
 def test_a_replica_that_slows_down_with_its_batch_shares_its_processor(law):
     """M/G/1 processor sharing: the mean sojourn is E[S] / (1 - rho) whatever the law."""
     sharing = PerStep(0, TICK_NS)
@@ -114,6 +122,7 @@ def test_a_replica_that_slows_down_with_its_batch_shares_its_processor(law):
     assert error < 0.05 / (1 - load)
 
 
+@pytest.mark.slow
 def test_two_replicas_in_turn_are_two_queues_of_erlang_arrivals():
     """Round robin halves a Poisson stream into Erlang-2 gaps: shorter waits than M/M/1 each."""
     load = 0.7

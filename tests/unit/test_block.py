@@ -84,6 +84,7 @@ def test_deciding_takes_its_time():
     assert later >= at_once + 0.5
 
 
+@pytest.mark.slow
 def test_the_same_run_twice():
     for routing in ("block", {"kind": "block", "candidates": 2}):
         digests = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from llmsim.policies.views import RequestView
 from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.request import Request
 
-LAWS = settings(max_examples=150, deadline=None)
+LAWS = settings(max_examples=examples(150), deadline=None)
 
 
 def up(tokens: int, tile: int) -> int:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +58,7 @@ chunk_lists = st.lists(
 context_lists = st.lists(st.integers(1, 131_072), min_size=0, max_size=40)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     gpu=st.sampled_from(OCTETS),
@@ -91,7 +92,7 @@ def test_physical_floor(
             assert slack >= row.bytes / card.memory_bytes_per_s, row
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     gpu=st.sampled_from(OCTETS),
@@ -110,7 +111,7 @@ def test_decode_reads_the_weights_once(model: str, gpu: str, batch: int, context
     assert step_s >= max(0.0, dense_bytes) / cost.gpu.memory_bytes_per_s
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     gpu=st.sampled_from(OCTETS),

@@ -109,6 +109,7 @@ def test_prices_are_those_of_the_measured_kernels(folder):
 @pytest.mark.parametrize(
     ("model", "tp"), [("llama-3.1-8b", 1), ("llama-3.1-70b", 4), ("mixtral-8x7b", 2)]
 )
+@pytest.mark.many
 def test_explanation_adds_up(folder, model, tp, mixed):
     cost = cost_of(folder, model, tp, mixed=mixed)
     for chunks, contexts in (

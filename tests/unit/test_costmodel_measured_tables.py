@@ -87,6 +87,7 @@ def test_experts_at_measured_shapes(h200):
 
 
 @pytest.mark.parametrize("op", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
+@pytest.mark.slow
 def test_collectives_between_measured_sizes(h200, op):
     """Sizes four-fold apart price those between: 10%."""
     for table in h200.tables(op):

@@ -103,6 +103,7 @@ def test_every_flag_says_what_it_is_and_where_it_was_read(program):
 
 
 @pytest.mark.parametrize(("changes", "vllm", "sglang"), CASES)
+@pytest.mark.many
 def test_a_setting_is_said_in_the_words_of_each_engine(changes, vllm, sglang):
     usual = {program: words_of(deploy("quickstart", engine=program)) for program in PROGRAMS}
     for program, wanted in (("vllm", vllm), ("sglang", sglang)):
@@ -113,6 +114,7 @@ def test_a_setting_is_said_in_the_words_of_each_engine(changes, vllm, sglang):
 
 
 @pytest.mark.parametrize(("changes", "vllm", "sglang"), CASES)
+@pytest.mark.many
 def test_what_an_engine_cannot_be_told_is_noted(changes, vllm, sglang):
     for program, wanted in (("vllm", vllm), ("sglang", sglang)):
         made = deploy("quickstart", changes, engine=program)
@@ -122,6 +124,7 @@ def test_what_an_engine_cannot_be_told_is_noted(changes, vllm, sglang):
         assert all(note.text for note in made.notes)
 
 
+@pytest.mark.slow
 def test_every_flag_in_a_table_is_used_by_some_fleet():
     used = {program: set() for program in TABLES}
     fleets = [("quickstart", changes) for changes, _, _ in CASES]

@@ -66,6 +66,7 @@ def pods(objects):
 
 @pytest.mark.parametrize("program", ["vllm", "sglang"])
 @pytest.mark.parametrize(("name", "changes"), FLEETS)
+@pytest.mark.many
 def test_kubernetes_takes_every_object(name, changes, program):
     objects = deploy(name, changes, engine=program).manifests()
     assert len(objects) >= 7
@@ -95,6 +96,7 @@ def test_pods_ask_for_the_gpus_of_the_fleet(name, changes):
 
 
 @pytest.mark.parametrize(("name", "changes"), FLEETS)
+@pytest.mark.many
 def test_services_and_routers_find_the_pods_that_serve(name, changes):
     objects = deploy(name, changes).manifests()
     templates = pods(objects)

@@ -30,6 +30,7 @@ def again(program, command):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("changes", [{}, *(case[0] for case in CASES)], ids=str)
+@pytest.mark.many
 def test_what_deploy_writes_comes_back_as_the_same_command(program, changes):
     base = SGLANG if program == "sglang" else {}
     if program == "sglang" and changes.get(MAIN + "batching", {}).get("kind") == "vllm":

@@ -31,6 +31,7 @@ class Backwards:
             yield index, call(*task)
 
 
+@pytest.mark.slow
 def test_every_task_comes_back_under_its_own_number():
     tasks = [(number, 4) for number in range(4)]
     with open_workers(Executor("local", 2)) as workers:
@@ -54,7 +55,7 @@ def test_a_turn_is_given_out_before_the_last_task_is_done():
     assert begun == [1]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_a_task_raises_comes_out_as_it_was(jobs):
     with pytest.raises(
         ScenarioError, match=r"1 problem in two\.yaml:\n  two\.yaml:3  fleet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,7 +121,7 @@ TRANSFERS = st.lists(
 
 
 @given(TRANSFERS, st.randoms(use_true_random=False))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_ends_do_not_depend_on_the_order_of_submission(transfers, random):
     ended, flows = run(transfers)
     order = list(range(len(transfers)))

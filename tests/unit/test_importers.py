@@ -247,6 +247,7 @@ def test_the_commands_import_show_validate_and_compare(tmp_path):
 
 
 @pytest.mark.skipif(not TIDY.is_dir(), reason="shared kernel tables are not here")
+@pytest.mark.slow
 def test_tidy_tables_price_what_they_hold(tmp_path):
     source = tmp_path / "tables"
     source.mkdir()

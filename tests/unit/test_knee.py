@@ -32,6 +32,7 @@ def test_the_knee_holds_and_just_above_it_does_not(scenario):
     assert again.point.digest == knee.point.digest
 
 
+@pytest.mark.slow
 def test_a_tighter_promise_lowers_the_knee(scenario):
     loads = [
         find_knee(scenario, Promise({"tpot_p99_s": limit}), tolerance_frac=0.1).load
@@ -62,6 +63,7 @@ def test_an_overloaded_run_keeps_no_promise():
     assert not Promise({"ttft_p99_s": 0.2}).kept(missing, None)
 
 
+@pytest.mark.slow
 def test_several_seeds_as_a_call():
     found = ls.knee("quickstart", SMALL, limits={"ttft_p99_s": 0.3}, seeds=(1, 2), jobs=1)
     assert found.key == "traffic.arrivals.rate_rps"

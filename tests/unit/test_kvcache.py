@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -310,7 +311,7 @@ class OldTwins(Twins):
     unfilled_first = False
 
 
-LAWS = settings(max_examples=60, stateful_step_count=30, deadline=None)
+LAWS = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 TestNewOrder = Twins.TestCase
 TestNewOrder.settings = LAWS
 TestOldOrder = OldTwins.TestCase

@@ -23,6 +23,7 @@ def priced(name, lookahead=0):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("lookahead", [0, 1])
 @pytest.mark.parametrize("decode", [0, 1, 8, 64])
+@pytest.mark.many
 def test_the_whole_model_costs_a_step(name, lookahead, decode):
     cost = priced(name, lookahead)
     layers = RooflineLayers(cost)

@@ -40,6 +40,7 @@ def test_from_which_length_on_a_load_pays(gpu, gbit_per_s, tokens):
     assert tokens / 2 <= break_even(gpu, gbit_per_s) <= 2 * tokens
 
 
+@pytest.mark.slow
 def test_what_went_where_is_said(tmp_path):
     """Loads come over the link from the host; what is read of the disk comes over it too."""
     result = ls.run("tiers", {"traffic.requests": 60})

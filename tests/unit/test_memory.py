@@ -2,6 +2,8 @@
 
 import gc
 
+import pytest
+
 import llmsim as ls
 from llmsim.serving.fleet import Fleet
 
@@ -21,6 +23,7 @@ def test_a_run_leaves_no_fleet_behind():
     assert fleets() == before
 
 
+@pytest.mark.slow
 def test_full_collections_still_happen():
     """What a caller leaves behind between runs is not kept from the collector either."""
 

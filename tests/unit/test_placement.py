@@ -29,6 +29,7 @@ def test_every_plan_uses_all_gpus_and_none_comes_twice():
     assert len(found) == 3 + 1 + 1 + 1
 
 
+@pytest.mark.slow
 def test_long_prompts_and_short_answers_want_prefill():
     scenario = Scenario.load("disaggregated", SMALL)
     promise = Promise({"ttft_p90_s": 0.5})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -180,6 +181,7 @@ def test_blank_lines_are_no_damage_and_keep_the_count(tmp_path):
     assert len(read(path, on_bad_row="skip")["arrival_ns"]) == 3
 
 
+@pytest.mark.slow
 def test_damage_deep_in_a_large_file_names_its_line(tmp_path):
     rows = [old_row(i) for i in range(120_000)]  # several blocks
     rows[99_990] = "late" + old_row(99_990)
@@ -351,7 +353,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     rows=ROWS,
     chunk_rows=st.integers(1, 20),
@@ -380,7 +382,7 @@ def test_chunk_and_block_sizes_do_not_matter(
         assert attempt(chunk_rows=chunk_rows) == whole
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     ticks=st.lists(st.integers(0, 12), min_size=1, max_size=40),
     chunk_rows=st.integers(1, 9),
@@ -424,7 +426,7 @@ CELLS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=4))
 def test_a_row_is_read_alike_alone_and_beside_damage(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("t")

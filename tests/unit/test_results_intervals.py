@@ -28,6 +28,7 @@ def coverage(made, truth):
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
+@pytest.mark.many
 def test_batch_means_hold_the_true_mean_as_often_as_they_say(phi):
     rng = np.random.default_rng(11)
     made = [mean_interval(ar1(rng, 2_000, phi, mean=5.0)) for _ in range(400)]
@@ -46,6 +47,7 @@ def test_taking_requests_for_independent_would_be_wrong():
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.9, 0.99])
+@pytest.mark.many
 def test_sectioning_holds_the_true_quantile(fraction):
     rng = np.random.default_rng(5)
     made = [quantile_interval(rng.exponential(size=20_000), fraction) for _ in range(200)]

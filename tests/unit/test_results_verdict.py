@@ -12,6 +12,7 @@ from llmsim.results.verdict import Verdict, claim
 SLO = Slo(ttft_s=0.5, attained_frac=0.9)
 
 
+@pytest.mark.slow
 def test_a_queue_at_70_percent_is_stable():
     values = [queue_run(0.7, 2_500, seed).evaluate().verdict.value for seed in range(20)]
     assert values.count("stable") >= 18

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from llmsim.scenario import Scenario
 from llmsim.scenario.component import SEAMS, parameters_of, registry
 from llmsim.scenario.docs import scenario_page
@@ -13,20 +15,24 @@ from llmsim.scenario.meanings import Meaning, meanings, split_unit
 PAGE = Path(__file__).parents[2] / "docs" / "scenario.md"
 
 
-def test_the_page_is_current():
-    current = PAGE.read_text(encoding="utf-8") == scenario_page()
+@pytest.fixture(scope="module")
+def page():
+    return scenario_page()
+
+
+def test_the_page_is_current(page):
+    current = PAGE.read_text(encoding="utf-8") == page
     assert current, "run: python -m llmsim.scenario.docs docs/scenario.md"
 
 
-def test_every_key_has_a_row_with_a_meaning():
-    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", scenario_page(), re.MULTILINE))
+def test_every_key_has_a_row_with_a_meaning(page):
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", page, re.MULTILINE))
     for path in all_keys(Scenario):
         key = path.rsplit(".", 1)[-1]
         assert rows[key].strip(), path
 
 
-def test_every_kind_and_parameter_is_on_the_page():
-    page = scenario_page()
+def test_every_kind_and_parameter_is_on_the_page(page):
     for seam in SEAMS:
         assert f"### {seam}\n" in page
         for kind in registry(seam).names():
@@ -35,8 +41,7 @@ def test_every_kind_and_parameter_is_on_the_page():
                 assert f"| `{key}` |" in page
 
 
-def test_keys_with_a_dimension_name_their_unit():
-    page = scenario_page()
+def test_keys_with_a_dimension_name_their_unit(page):
     suffixes = {"_s": "s", "_tokens": "tokens", "_usd_per_hour": "USD/h"}
     for key, unit in re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|", page, re.MULTILINE):
         for suffix, expected in suffixes.items():

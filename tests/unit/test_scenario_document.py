@@ -113,6 +113,7 @@ def test_alias_bomb_is_refused_quickly(tmp_path):
     assert "aliases unfold to more than" in only_fault(tmp_path, "\n".join(lines)).message
 
 
+@pytest.mark.slow
 def test_huge_and_deep_files_are_refused(tmp_path):
     assert "not a scenario" in only_fault(tmp_path, "#" * (LARGEST_BYTES + 1)).message
     assert "nested too deeply" in only_fault(tmp_path, "[" * 20_000).message

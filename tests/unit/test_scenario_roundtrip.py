@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenario_files import write
@@ -99,7 +100,7 @@ scenarios = st.fixed_dictionaries(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(scenarios)
 def test_resolved_yaml_loads_back_to_an_equal_scenario(data):
     first = Scenario.parse(data)
@@ -111,7 +112,7 @@ def test_resolved_yaml_loads_back_to_an_equal_scenario(data):
     assert hash(again) == hash(first)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(scenarios)
 def test_everything_that_was_said_is_in_the_resolved_scenario(data):
     def said(given, found, path):

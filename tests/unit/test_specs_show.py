@@ -32,12 +32,14 @@ def test_classes_add_up(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", model_names())
+@pytest.mark.many
 def test_every_card_fits_80_columns(name: str) -> None:
     assert max(len(line) for line in show(name).splitlines()) <= 80
 
 
 @needs_configs
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+@pytest.mark.many
 def test_every_config_is_shown(path: Path) -> None:
     text = show(str(path))
     assert "one token decoded alone" in text

@@ -31,6 +31,7 @@ def cost_of(name: str, tp: int = 1, lookahead: int = 0) -> RooflineCost:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("chunks", [[(1, 0)], [(700, 0), (3, 900)], [(16_000, 0)], [(2048, 8192)]])
+@pytest.mark.many
 def test_operators_add_up_to_the_gpu_time(name, chunks):
     cost = cost_of(name, MODELS[name])
     points = RooflineStopPoints(cost, by_operator=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ def text_of(tokens: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple((key, 6) for key in tokens)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data(), capacity=st.integers(1, 12), spare=st.integers(0, 2))
 def test_every_chunk_is_in_one_place(data, capacity, spare):
     """Random writes, reads and cancellations against a set of what has been published."""

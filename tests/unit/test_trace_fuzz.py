@@ -130,6 +130,7 @@ def refusal(call):
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.many
 def test_a_damaged_file_is_read_or_refused_with_a_fault(kind, tmp_path):
     rng = random.Random(f"{kind}/1")
     with warnings.catch_warnings():

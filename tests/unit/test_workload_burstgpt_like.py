@@ -151,6 +151,7 @@ def test_conversation_lengths_agree_with_the_real_sample(two_months):
 
 
 @needs_real
+@pytest.mark.slow
 def test_hourly_profile_agrees(two_months):
     table = np.genfromtxt(REAL / "hour_of_day_mean.csv", delimiter=",", skip_header=1)
     hours = np.mean(

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -295,6 +296,7 @@ def test_each_law_draws_from_its_own_stream():
 
 @pytest.mark.parametrize("arrivals", OPEN_ARRIVALS)
 @pytest.mark.parametrize("prompts", PROMPT_LAWS)
+@pytest.mark.many
 def test_twice_is_the_same(arrivals, prompts):
     workload = build(arrivals, prompts=prompts, requests=2_000)
     assert columns_of(workload) == columns_of(workload)
@@ -307,7 +309,7 @@ CASES += [("poisson", "uniform", prompt) for prompt in PROMPT_LAWS]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="/".join)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(requests=st.integers(1, 700), chunk_rows=st.integers(1, 300))
 def test_chunk_size_does_not_matter(case, requests, chunk_rows):
     whole = columns_of(build(*case, requests=requests))
@@ -316,7 +318,7 @@ def test_chunk_size_does_not_matter(case, requests, chunk_rows):
     assert whole["arrival_ns"] == sorted(whole["arrival_ns"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(duration_s=st.floats(0.01, 60), chunk_rows=st.integers(1, 300))
 def test_a_duration_ends_where_it_says(duration_s, chunk_rows):
     found = [
