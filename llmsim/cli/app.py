@@ -88,6 +88,10 @@ def run(
             min=0, help="Run it so often again with other prices of its operators: p10 to p90."
         ),
     ] = 0,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option(help="Write a trace for ui.perfetto.dev there: replicas, steps, requests."),
+    ] = None,
     from_vllm: Annotated[
         str | None,
         typer.Option(metavar="COMMAND", help="Make the scenario of a command of vLLM."),
@@ -115,7 +119,7 @@ def run(
             given.append(f"traffic.trace.path={json.dumps(str(trace))}")
         if on_bad_row is not None:
             given.append(f"traffic.trace.on_bad_row={on_bad_row.value}")
-        order = RunOrder(scenario, tuple(given), seed, out, force, quiet, as_json, draws)
+        order = RunOrder(scenario, tuple(given), seed, out, force, quiet, as_json, draws, perfetto)
         code = run_scenario(order)
     raise typer.Exit(code)
 
@@ -136,6 +140,9 @@ def compare(
         int, typer.Option(min=0, help="Compare under so many seeds, prices as they are, instead.")
     ] = 0,
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with drawings there, too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Simulate two scenarios side by side, and say how sure it is which one is better.
@@ -146,7 +153,7 @@ def compare(
         from llmsim.cli.studying import CompareOrder, compare_scenarios
 
         own = (tuple(set_ or ()), tuple(set_a or ()), tuple(set_b or ()))
-        compare_scenarios(CompareOrder(first, second, *own, draws, jobs, seeds, as_json))
+        compare_scenarios(CompareOrder(first, second, *own, draws, jobs, seeds, as_json, html))
 
 
 @app.command()

@@ -28,6 +28,10 @@ def report(
     pdf: Annotated[
         bool, typer.Option(help="Print it into report.pdf, too; needs Chromium or Chrome.")
     ] = False,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option(help="Runs: write a trace for ui.perfetto.dev, with steps if they were kept."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the run's summary or the plan as JSON.")
     ] = False,
@@ -37,25 +41,12 @@ def report(
     Example: llmsim report runs/first
     """
     with exit_code_for_errors():
-        from llmsim.planner.folder import PLAN
-        from llmsim.planner.several_folder import load_plans
         from llmsim.report.pdf import check_browser, print_pdf
-        from llmsim.results.folder import REPORT
 
         if pdf:
             check_browser()
-        several = load_plans(folder)
-        pages = [folder / REPORT]
         how = (seeds, draws, jobs) if outlook else None
-        if several is not None:
-            told = _plans(several, folder, how)
-            pages += [folder / model / REPORT for model in several.plans]
-        elif (folder / PLAN).exists() or not (folder / "meta.json").exists():
-            told = _plan(folder, pages[0], how)
-        elif outlook:
-            raise typer.BadParameter("an outlook is of a plan, and this is a run.")
-        else:
-            told = _run(folder, pages[0], as_json)
+        pages, told = _written(folder, how, perfetto, as_json)
         if as_json:
             typer.echo(json.dumps({"folder": str(folder)} | told, indent=1))
         for page in pages:
@@ -66,6 +57,28 @@ def report(
                 print_pdf(page, target)
                 if not as_json:
                     typer.echo(str(target))
+
+
+def _written(
+    folder: Path, outlook: tuple[int, int, int] | None, perfetto: Path | None, quiet: bool
+) -> tuple[list[Path], dict[str, object]]:
+    """Write the pages of whatever is in a folder; return them, and what they are about."""
+    from llmsim.planner.folder import PLAN
+    from llmsim.planner.several_folder import load_plans
+    from llmsim.results.folder import META, REPORT
+
+    page = folder / REPORT
+    several = load_plans(folder)
+    if several is None and not (folder / PLAN).exists() and (folder / META).exists():
+        if outlook is not None:
+            raise typer.BadParameter("an outlook is of a plan, and this is a run.")
+        return [page], _run(folder, page, perfetto, quiet)
+    if perfetto is not None:
+        raise typer.BadParameter("a trace is of a run, and this is none.")
+    if several is None:
+        return [page], _plan(folder, page, outlook)
+    told = _plans(several, folder, outlook)
+    return [page, *(folder / model / REPORT for model in several.plans)], told
 
 
 def _plans(several: Plans, folder: Path, outlook: tuple[int, int, int] | None) -> dict[str, object]:
@@ -80,7 +93,7 @@ def _plans(several: Plans, folder: Path, outlook: tuple[int, int, int] | None) -
     return several.as_json()
 
 
-def _run(folder: Path, page: Path, quiet: bool) -> dict[str, object]:
+def _run(folder: Path, page: Path, perfetto: Path | None, quiet: bool) -> dict[str, object]:
     """Write the page of a run; print its summary unless `quiet`, and return it."""
     from llmsim.core.files import write_whole
     from llmsim.report.html import render_html
@@ -89,6 +102,10 @@ def _run(folder: Path, page: Path, quiet: bool) -> dict[str, object]:
 
     result = Result.load(folder)
     write_whole(page, render_html(result))
+    if perfetto is not None:
+        from llmsim.report.perfetto import trace_lines
+
+        write_whole(perfetto, trace_lines(result))
     if not quiet:
         print_summary(result)
     return result.evaluate().as_json()

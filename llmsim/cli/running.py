@@ -40,6 +40,8 @@ class RunOrder:
     force, quiet, as_json : bool
     draws : int
         Runs under other prices of the operators; 0 for none.
+    perfetto : Path or None
+        Where a trace for Perfetto goes.
     """
 
     scenario: str
@@ -50,6 +52,7 @@ class RunOrder:
     quiet: bool
     as_json: bool
     draws: int = 0
+    perfetto: Path | None = None
 
 
 def run_scenario(order: RunOrder) -> int:
@@ -65,6 +68,8 @@ def run_scenario(order: RunOrder) -> int:
     overrides = parse_assignments(order.assignments)
     if order.seed is not None:
         overrides["seed"] = order.seed
+    if order.perfetto is not None:
+        overrides["record.steps"] = True
     scenario = Scenario.load(order.scenario, overrides)
     folder = order.out or default_folder(scenario.name)
 
@@ -75,6 +80,11 @@ def run_scenario(order: RunOrder) -> int:
 
     with progress_bar(scenario.name, quiet=order.quiet or order.as_json) as progress:
         result = api.run(scenario, out=folder, force=order.force, progress=progress)
+    if order.perfetto is not None:
+        from llmsim.core.files import write_whole
+        from llmsim.report.perfetto import trace_lines
+
+        write_whole(order.perfetto, trace_lines(result))
     if order.as_json:
         told = {"scenario": scenario.name, "folder": str(folder), "digest": result.digest}
         typer.echo(json.dumps(told | result.evaluate().as_json(), indent=1))

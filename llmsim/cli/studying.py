@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from llmsim.cli.running import progress_bar
 from llmsim.scenario import Scenario, parse_assignments
+
+if TYPE_CHECKING:
+    from llmsim.study.comparison import CostComparison
+    from llmsim.study.seeded import SeedComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,8 @@ class CompareOrder:
     seeds : int
         Seeds for both; 0 for draws of prices instead.
     as_json : bool
+    html : Path or None
+        A page to write as well.
     """
 
     first: str
@@ -37,6 +44,7 @@ class CompareOrder:
     jobs: int
     seeds: int
     as_json: bool
+    html: Path | None = None
 
 
 def draw_and_print(scenario: Scenario, draws: int, folder: Path, quiet: bool) -> None:
@@ -76,6 +84,7 @@ def compare_scenarios(order: CompareOrder) -> None:
         return
     with progress_bar("draws", quiet=order.as_json, unit="runs") as progress:
         compared = api.compare(first, second, draws=order.draws, jobs=order.jobs, progress=progress)
+    _write_page(order, compared, first, second)
     if order.as_json:
         rows = json.loads(compared.table().to_json(orient="records"))
         typer.echo(json.dumps({"a": first.name, "b": second.name, "metrics": rows}, indent=1))
@@ -85,12 +94,27 @@ def compare_scenarios(order: CompareOrder) -> None:
     print_comparison(compared)
 
 
+def _write_page(
+    order: CompareOrder,
+    compared: CostComparison | SeedComparison,
+    first: Scenario,
+    second: Scenario,
+) -> None:
+    if order.html is None:
+        return
+    from llmsim.core.files import write_whole
+    from llmsim.report.compare_page import render_comparison
+
+    write_whole(order.html, render_comparison(compared, first, second))
+
+
 def _compare_seeds(order: CompareOrder, first: Scenario, second: Scenario) -> None:
     from llmsim import api
 
     seeds = range(1, order.seeds + 1)
     with progress_bar("seeds", quiet=order.as_json, unit="runs") as progress:
         compared = api.compare_seeds(first, second, seeds=seeds, jobs=order.jobs, progress=progress)
+    _write_page(order, compared, first, second)
     if order.as_json:
         rows = json.loads(compared.table().to_json(orient="records"))
         told = {"a": first.name, "b": second.name, "seeds": order.seeds, "metrics": rows}

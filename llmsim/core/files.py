@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from llmsim.core.errors import OutputError
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
     """Write a text file that takes its name only when all of it is written.
 
     Parameters
     ----------
     path : Path
         Replaced if it is there; a link is followed, a device or pipe is written to.
-    text : str
-        As UTF-8.
+    text : str or iterable of str
+        As UTF-8; several parts are written one behind the other.
 
     Raises
     ------
     OutputError
         If it cannot be written; what was there before is as it was.
     """
+    parts = (text,) if isinstance(text, str) else text
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
             with target.open("w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines(parts)
             return
         handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}-", dir=target.parent)
         made = Path(name)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines(parts)
             made.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
             made.replace(target)
         finally:

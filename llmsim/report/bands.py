@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "output_tokens_per_s": "output tokens/s",
-    "goodput_rps": "goodput, requests/s",
+    "goodput_rps": "goodput, req/s",
     "slo_attained_frac": "SLO attained",
-    "usd_per_million_output_tokens": "per million tokens out",
+    "usd_per_million_output_tokens": "USD/M tokens out",
     "preemptions": "preemptions",
     "recomputed_tokens": "recomputed tokens",
 }
@@ -40,7 +40,7 @@ def print_draws(drawn: CostDraws, console: Console | None = None) -> None:
     for name in HEADLINES:
         cells = [drawn.plain[name], *drawn.band(name)]
         if any(math.isfinite(cell) for cell in cells):
-            table.add_row(_named(name), *(_told(name, cell) for cell in cells))
+            table.add_row(named(name), *(_told(name, cell) for cell in cells))
     out.print(table)
     out.print(f"{drawn.draws} draws, one factor per operator family each, same traffic.")
     if math.isfinite(drawn.slo_met_frac):
@@ -60,15 +60,16 @@ def print_comparison(compared: CostComparison, console: Console | None = None) -
         Standard output when absent, at most 80 columns wide.
     """
     out = _console(console)
-    table = _table("", "A", "p10 - p90", "B", "p10 - p90", "P(A better)")
+    table = _table("", "A", "B", "B - A", "p10 to p90", "P(A better)")
     for name in HEADLINES:
-        cells = []
-        for each in (compared.first, compared.second):
-            low, _, high = each.band(name)
-            cells += [_told(name, each.plain[name]), f"{_told(name, low)} - {_told(name, high)}"]
         better = compared.first_better_frac(name)
-        if math.isfinite(better):
-            table.add_row(_named(name), *cells, share(better))
+        if not math.isfinite(better):
+            continue
+        both = compared.first.plain[name], compared.second.plain[name]
+        low, high = compared.interval(name)
+        ends = spanned(name, low, high)
+        cells = [*(_told(name, each) for each in both), signed(name, both[1] - both[0])]
+        table.add_row(named(name), *cells, ends, share(better))
     out.print(f"A  {compared.first.name}\nB  {compared.second.name}", highlight=False)
     out.print(table)
     out.print(
@@ -95,8 +96,8 @@ def print_seeds(compared: SeedComparison, console: Console | None = None) -> Non
         means = [_told(name, float(np.nanmean(side))) for side in compared.values[name]]
         middle = float(np.mean(compared.differences(name)))
         low, high = compared.interval(name)
-        ends = f"{_signed(name, low)} to {_signed(name, high)}" if math.isfinite(low) else NONE
-        table.add_row(_named(name), *means, _signed(name, middle), ends, share(better))
+        ends = spanned(name, low, high)
+        table.add_row(named(name), *means, signed(name, middle), ends, share(better))
     out.print(f"A  {compared.names[0]}\nB  {compared.names[1]}", highlight=False)
     out.print(table)
     out.print(f"{len(compared.seeds)} seeds, each for both: the same requests at the same times.")
@@ -108,9 +109,19 @@ def print_seeds(compared: SeedComparison, console: Console | None = None) -> Non
             )
 
 
-def _signed(metric: str, value: float) -> str:
+def signed(metric: str, value: float) -> str:
+    """Return a difference of a metric with its sign."""
     told = _told(metric, abs(value))
     return told if value == 0 else f"{'-' if value < 0 else '+'}{told}"
+
+
+def spanned(metric: str, low: float, high: float) -> str:
+    """Return an interval of differences, its unit once where both ends have the same."""
+    if not math.isfinite(low):
+        return NONE
+    first, last = signed(metric, low), signed(metric, high)
+    number, _, unit = first.partition(" ")
+    return f"{number if unit and last.endswith(f' {unit}') else first} to {last}"
 
 
 def _console(console: Console | None) -> Console:
@@ -129,11 +140,12 @@ def _table(first: str, *heads: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first)
     for head in heads:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     return table
 
 
-def _named(metric: str) -> str:
+def named(metric: str) -> str:
+    """Return what a metric is called in a table."""
     if metric in _NAMES:
         return _NAMES[metric]
     what, stat, _ = metric.split("_")

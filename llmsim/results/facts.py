@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmsim.results.changes import FleetChange
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.stations import StationFacts
+from llmsim.results.steplog import StepLog
 from llmsim.results.stops import StopFacts
 from llmsim.results.timeline import TimelineData
 from llmsim.results.tokens import TokenTimes
@@ -214,6 +215,8 @@ class RunFacts:
         Of pipelines; empty where there are none.
     stops : tuple of StopFacts
         Of replicas whose steps can be stopped inside.
+    steps : StepLog or None
+        Every step, where they were asked for.
     """
 
     digest: str
@@ -231,3 +234,4 @@ class RunFacts:
     tokens: TokenTimes | None = None
     stops: tuple[StopFacts, ...] = ()
     stations: tuple[StationFacts, ...] = ()
+    steps: StepLog | None = None

@@ -22,6 +22,7 @@ from llmsim.results.facts import LinkFacts, PinFacts, PoolFacts, ReplicaFacts, R
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.slo import Slo
 from llmsim.results.stations import StationFacts
+from llmsim.results.steplog import StepLog
 from llmsim.results.stops import StopFacts
 from llmsim.results.timeline import LEVELS, TOTALS, TimelineData
 from llmsim.results.tokens import TokenTimes
@@ -33,7 +34,7 @@ SCHEMA_VERSION: Final = 1
 """Version of the layout of a run folder."""
 
 REQUESTS, TIMELINES, META = "requests.parquet", "timelines.parquet", "meta.json"
-PROGRAMS, TOKENS = "programs.parquet", "tokens.parquet"
+PROGRAMS, TOKENS, STEPS = "programs.parquet", "tokens.parquet", "steps.parquet"
 SCENARIO, SUMMARY, REPORT = "scenario.yaml", "summary.json", "report.html"
 
 
@@ -293,6 +294,7 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
         stations=tuple(StationFacts(**s) for s in meta.get("stations", ())),
         changes=read_changes(folder),
         tokens=_read_tokens(folder / TOKENS),
+        steps=StepLog.read(folder / STEPS),
     )
 
 

@@ -109,6 +109,20 @@ class Result:
         """
         return self._delivered().frame()
 
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row per step, or per stretch of merged decode steps; see `steplog.StepLog`.
+
+        Raises
+        ------
+        InputError
+            If steps were not kept (``record.steps``).
+        """
+        if self.facts.steps is None:
+            message = "were not kept; run with record.steps = true"
+            raise InputError(self.info.scenario, [Fault("", "steps", message)])
+        return self.facts.steps.frame()
+
     def fluidity(self, tbt_s: float, ttft_s: float | Deadline | None = None) -> pd.DataFrame:
         """Return deadlines, missed ones and fluidity per request; see `tokens.fluidity_frame`."""
         return fluidity_frame(self._delivered(), self.table, tbt_s, ttft_s)
@@ -287,6 +301,8 @@ class Result:
             write_changes(self.facts.changes, made)
             if self.facts.tokens is not None:
                 self.tokens.to_parquet(made / folders.TOKENS, compression="zstd")
+            if self.facts.steps is not None:
+                self.facts.steps.write(made / folders.STEPS)
             if self.table.has_programs:
                 self.programs.to_parquet(made / folders.PROGRAMS, compression="zstd")
         return target

@@ -85,6 +85,8 @@ class Record(Section):
 
     tokens: bool = False
     """When every token came out, in `tokens.parquet`: 24 bytes per token, and time for each."""
+    steps: bool = False
+    """Every step, and every stretch of merged decode steps as one, in `steps.parquet`."""
 
 
 class Estimators(Section):

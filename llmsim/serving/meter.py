@@ -46,6 +46,8 @@ class Meter:
         Steps run.
     peak_kv_blocks : int [blocks]
         Most KV blocks in use.
+    kept : list of ndarray of int64 (12, n), or None
+        Columns of everything that was logged, for who asked for it.
     together : int [gaps]
         Where results leave whole: gaps of zero between tokens that have left; else -1.
     """
@@ -61,6 +63,7 @@ class Meter:
         "_waits",
         "_waits_log",
         "itl",
+        "kept",
         "over",
         "peak_kv_blocks",
         "slo",
@@ -84,6 +87,7 @@ class Meter:
         self.peak_kv_blocks = 0
         self.itl = LogHistogram()
         self.together = -1
+        self.kept: list[npt.NDArray[np.int64]] | None = None
 
     # --- what was run -----------------------------------------------------------------------
 
@@ -104,6 +108,10 @@ class Meter:
             stage.clear()
             if len(self._log) >= _FLUSH // _STAGE:
                 self._absorb()
+
+    def keep(self) -> None:
+        """Keep what is logged from now on; called before anything runs."""
+        self.kept = []
 
     def waited(self, start_ns: int, end_ns: int) -> None:
         """Note that one request waited from `start_ns` to `end_ns` [ns]."""
@@ -151,6 +159,8 @@ class Meter:
             active_uj=active,
         )
         if len(start):
+            if self.kept is not None:
+                self.kept.append(columns)
             ran = end > start
             self.steps += int(np.maximum(ticks[ran], 1).sum())
             self.peak_kv_blocks = max(self.peak_kv_blocks, int(kv1.max()))

@@ -52,6 +52,12 @@ class PipelineMeter(Meter):
         super().__init__(itl_slo_ns)
         self.others: list[SharedMeter] = []
 
+    def keep(self) -> None:
+        """Keep what is logged of all micro-batches; called before anything runs."""
+        self.kept = []
+        for other in self.others:
+            other.kept = self.kept
+
     def finish(self) -> TimelineData:
         """Return the timeline of all micro-batches; histogram and counts are complete then."""
         timeline = super().finish()

@@ -24,6 +24,7 @@ from llmsim.policies.retention import RetentionPolicy
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.results.facts import PoolFacts, ReplicaFacts, RunFacts
 from llmsim.results.histogram import LogHistogram
+from llmsim.results.steplog import StepLog
 from llmsim.results.store import RequestSink
 from llmsim.serving.beliefs import BeliefPlan
 from llmsim.serving.caches import step_by_step
@@ -157,6 +158,7 @@ def simulate(
     clients: ClientRules | None = None,
     itl_slo_ns: int = NEVER,
     token_times: bool = False,
+    keep_steps: bool = False,
     estimates: BeliefPlan | None = None,
     tool_times: Callable[[], ToolTimeEstimator] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
@@ -191,6 +193,8 @@ def simulate(
         Objective for the gap between tokens, counted per request.
     token_times : bool
         Take down when every token came out.
+    keep_steps : bool
+        Keep every step, and every stretch of merged ones.
     estimates : BeliefPlan or None
         What policies are told of output lengths; None for nothing.
     tool_times : callable or None
@@ -215,6 +219,7 @@ def simulate(
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
     tape = _tape(pools) if token_times else None
     replicas = _build_replicas(clock, step_by_step(pools, router), itl_slo_ns, fleet, tape)
+    steps = _kept_steps(replicas if keep_steps else None)
     names = [pools[replica.pool].facts.name for replica in replicas]
     doors = doors_on(board, [r for r in replicas if flips or pools[r.pool].role != "decode"])
     if gateway is not None or (control is not None and (control.boot or control.flip)):
@@ -240,9 +245,20 @@ def simulate(
     facts = _facts(pools, workload, fleet, replicas, names, fleet.stopped)
     facts = facts if house is None else _with_stores(facts, house, replicas, names)
     facts = controls.added_to(facts) if controls else facts
+    return _with_records(facts, names, replicas, tape, steps())
+
+
+def _with_records(
+    facts: RunFacts,
+    names: Sequence[str],
+    replicas: Sequence[Replica],
+    tape: Tape | None,
+    steps: StepLog | None,
+) -> RunFacts:
+    """Return what is known of a run, and what was taken down while it ran."""
     tokens = None if tape is None else tape.times()
     stops, stations = stop_facts(names, replicas), station_facts(names, replicas)
-    return dataclasses.replace(facts, tokens=tokens, stops=stops, stations=stations)
+    return dataclasses.replace(facts, tokens=tokens, stops=stops, stations=stations, steps=steps)
 
 
 def _divide_steps(clock: Clock, pools: Sequence[PoolPlan], replicas: Sequence[Replica]) -> None:
@@ -250,6 +266,15 @@ def _divide_steps(clock: Clock, pools: Sequence[PoolPlan], replicas: Sequence[Re
     share_devices(clock, [pool.lane for pool in pools], replicas)
     allow_stops([pool.stop for pool in pools], replicas)
     use_layers([pool.by_layers for pool in pools], replicas)
+
+
+def _kept_steps(replicas: Sequence[Replica] | None) -> Callable[[], StepLog | None]:
+    """Let replicas keep their steps, if there are any; return what gives them after the run."""
+    if replicas is None:
+        return lambda: None
+    for replica in replicas:
+        replica.meter.keep()
+    return lambda: StepLog.of({r.index: r.meter.kept or () for r in replicas})
 
 
 def _close(fleet: Fleet, replicas: Sequence[Replica]) -> None:

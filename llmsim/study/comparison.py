@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from llmsim.study.draws import HEADLINES, UNITS, CostDraws
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,20 @@ class CostComparison:
     first: CostDraws
     second: CostDraws
 
+    def differences(self, metric: str) -> Floats:
+        """Return second less first of the draws in which both have the metric, in its unit."""
+        draws = min(self.first.draws, self.second.draws)
+        made = self.second.drawn[metric][:draws] - self.first.drawn[metric][:draws]
+        return made[np.isfinite(made)]
+
+    def interval(self, metric: str) -> tuple[float, float]:
+        """Return p10 and p90 of the difference over the draws; NaN with fewer than two."""
+        made = self.differences(metric)
+        if len(made) < 2:
+            return math.nan, math.nan
+        low, high = np.quantile(made, (0.1, 0.9))
+        return float(low), float(high)
+
     def first_better_frac(self, metric: str) -> float:
         """Return P(first beats second) in a metric: the share of draws, ties counting half.
 
@@ -40,16 +57,16 @@ class CostComparison:
         float
             NaN where no draw has the metric in both.
         """
-        sign = HEADLINES[metric]
-        draws = min(self.first.draws, self.second.draws)
-        gain = sign * (self.first.drawn[metric][:draws] - self.second.drawn[metric][:draws])
-        gain = gain[np.isfinite(gain)]
+        gain = -HEADLINES[metric] * self.differences(metric)
         if not len(gain):
             return math.nan
         return float(np.mean((gain > 0) + 0.5 * (gain == 0)))
 
     def table(self) -> pd.DataFrame:
-        """Return a tidy table: metric, unit, value, p10 and p90 of both, P(first better)."""
+        """Return a tidy table: metric, unit, value, p10 and p90 of both and of their difference.
+
+        The last column is P(first better).
+        """
         import pandas as pd
 
         rows = []
@@ -58,8 +75,9 @@ class CostComparison:
             for each in (self.first, self.second):
                 low, _, high = each.band(name)
                 cells += [each.plain[name], low, high]
+            cells += [self.second.plain[name] - self.first.plain[name], *self.interval(name)]
             rows.append((*cells, self.first_better_frac(name)))
         heads = ["metric", "unit"]
-        for word in ("first", "second"):
+        for word in ("first", "second", "difference"):
             heads += [f"{word}_{part}" for part in ("value", "p10", "p90")]
         return pd.DataFrame(rows, columns=[*heads, "first_better_frac"])

@@ -82,6 +82,7 @@ def simulate_scenario(
             clients=promises(scenario, timeout_ns),
             itl_slo_ns=itl_objective_ns(scenario, NEVER),
             token_times=scenario.record.tokens,
+            keep_steps=scenario.record.steps,
             estimates=estimates,
             tool_times=None if asked is None else asked.build,
             progress=progress,

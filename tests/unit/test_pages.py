@@ -17,11 +17,15 @@ from llmsim.gallery.reading import exhibits, read_exhibit
 from llmsim.gallery.results import load_results
 from llmsim.gallery.scoring import stand
 from llmsim.planner.page import render_plan
+from llmsim.report.compare_page import render_comparison
 from llmsim.report.html import render_html
 from llmsim.report.pdf import find_browser
 from llmsim.report.sweep_page import render_sweep
 from llmsim.results.result import Result
 from llmsim.results.slo import Slo
+from llmsim.scenario import Scenario
+from llmsim.study.draws import HEADLINES
+from llmsim.study.seeded import SeedComparison
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,6 +86,13 @@ def of_a_gallery_card():
     return render_gallery(stand(exhibit, load_results(exhibit.folder, exhibit.name)))
 
 
+def of_a_comparison():
+    values = {name: (np.array([3.0, 4, 5]), np.array([1.0, 3, 2])) for name in HEADLINES}
+    compared = SeedComparison(("a", "b"), (1, 2, 3), values, (("stable", "stable"),) * 3)
+    first = Scenario.load("quickstart")
+    return render_comparison(compared, first, first.override({"engine.max_num_seqs": 8}))
+
+
 def of_a_plan():
     return render_plan(PLAN)
 
@@ -94,6 +105,7 @@ PAGES = (
     of_a_sweep,
     of_a_trace,
     of_a_gallery_card,
+    of_a_comparison,
     of_a_plan,
 )
 
