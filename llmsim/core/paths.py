@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from llmsim.core.holding import held
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -39,6 +41,7 @@ def find_data(*parts: str) -> Path | None:
     return None
 
 
+@held
 def list_data(folder: str, suffix: str) -> dict[str, Path]:
     """Return the shipped files of a folder by stem; earlier roots win.
 

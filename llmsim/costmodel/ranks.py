@@ -159,6 +159,7 @@ class RankedCost:
         """
         most = total = rows = chunks = requests = 0
         attention = 0.0
+        before: RankLoad | None = None
         for load in loads:
             tokens = load.new + load.decode
             most = max(most, tokens)
@@ -166,6 +167,9 @@ class RankedCost:
             rows = max(rows, load.rows)
             chunks = max(chunks, len(load.chunks))
             requests = max(requests, load.decode + len(load.chunks))
+            if load is before:  # ranks that are alike are often one and the same
+                continue
+            before = load
             own = self.base.attention_ns(load.chunks, load.decode, load.padded, load.windowed)
             attention = max(attention, own)
         gpu_ns = attention + self._rest_ns(most, total, rows)

@@ -34,7 +34,7 @@ from llmsim.deployment.router import (
     router_line,
     router_objects,
 )
-from llmsim.deployment.scaling import adapter_rule, autoscaler, notes_of_control
+from llmsim.deployment.scaling import adapter_rule, autoscaler, notes_of_control, scaled_object
 from llmsim.deployment.sglang import faults_for_sglang, sglang_line
 from llmsim.deployment.site import Site, find_sites
 from llmsim.deployment.stacks import (
@@ -57,6 +57,10 @@ MARK: Final = "deploy.json"
 
 ADAPTER: Final = "prometheus/adapter-values.yaml"
 """Where the rule for the autoscaler's metric is written."""
+
+KEDA: Final = "keda/scaled-objects.yaml"
+"""Where the same autoscaler is written for KEDA; apart from the objects that are applied, since two
+autoscalers of one pool fight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class Deployment:
         rules = [adapter_rule(each.site) for each in self.launches if self._scaled(each.site)]
         if rules:
             found[ADAPTER] = dump_objects([{"rules": {"custom": rules}}])
+            found[KEDA] = dump_objects(self._scaled_objects())
         found["README.md"] = self._readme(found)
         found[MARK] = self._record(found)
         return found
@@ -149,6 +154,10 @@ class Deployment:
                 if path.endswith(".sh"):
                     file.chmod(0o755)
         return target
+
+    def _scaled_objects(self) -> list[dict[str, Any]]:
+        made = [scaled_object(self.scenario, each.site) for each in self.launches]
+        return [each for each in made if each is not None]
 
     def _scaled(self, site: Site) -> bool:
         return autoscaler(self.scenario, site) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from llmsim.deployment.line import Note, plain_text
@@ -59,20 +60,13 @@ def autoscaler(scenario: Scenario, site: Site) -> dict[str, Any] | None:
     if rule is None:
         return None
     name = object_name(scenario.name, site.name)
-    workload_api = (
-        "apps/v1" if site.nodes == 1 else load_facts("kubernetes")["group"]["api"]["value"]
-    )
-    kind = "Deployment" if site.nodes == 1 else "LeaderWorkerSet"
-    period_s = min(MOST_SECONDS["period"], max(1, math.ceil(rule["period_s"])))
-    window_s = min(MOST_SECONDS["window"], math.ceil(rule["period_s"] * rule["patience"]))
-    one = {"policies": [{"type": "Pods", "value": 1, "periodSeconds": period_s}]}
     metric = load_facts("kubernetes")["autoscaling"]["metric"]["value"]
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": {"name": name},
         "spec": {
-            "scaleTargetRef": {"apiVersion": workload_api, "kind": kind, "name": name},
+            "scaleTargetRef": _target(scenario, site),
             "minReplicas": rule["least"],
             "maxReplicas": site.most,
             "metrics": [
@@ -87,11 +81,64 @@ def autoscaler(scenario: Scenario, site: Site) -> dict[str, Any] | None:
                     },
                 }
             ],
-            "behavior": {
-                "scaleUp": {"stabilizationWindowSeconds": 0, **one},
-                "scaleDown": {"stabilizationWindowSeconds": window_s, **one},
-            },
+            "behavior": _behaviour(rule),
         },
+    }
+
+
+def scaled_object(scenario: Scenario, site: Site) -> dict[str, Any] | None:
+    """Return a ScaledObject of KEDA that does what `autoscaler` does; None where none is asked for.
+
+    KEDA makes an autoscaler of its own, which divides the sum over the pool by the target of one
+    replica, and asks Prometheus itself: no adapter is needed.
+    """
+    rule = scaled_pools(scenario).get(site.name)
+    if rule is None:
+        return None
+    name = object_name(scenario.name, site.name)
+    facts = load_facts("kubernetes")["autoscaling"]
+    metrics = site.table.metrics
+    # pods of a Deployment or a group are called after it
+    pods = f'pod=~"{name}-.*"'
+    query = " + ".join(f"sum({metrics[each].value}{{{pods}}})" for each in ("running", "waiting"))
+    asked = {
+        "serverAddress": facts["prometheus"]["value"],
+        "query": query,
+        "threshold": f"{rule['above']:g}",
+    }
+    return {
+        "apiVersion": facts["keda"]["value"],
+        "kind": "ScaledObject",
+        "metadata": {"name": name},
+        "spec": {
+            "scaleTargetRef": _target(scenario, site),
+            "pollingInterval": _period_s(rule),
+            "minReplicaCount": rule["least"],
+            "maxReplicaCount": site.most,
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behaviour(rule)}},
+            "triggers": [{"type": "prometheus", "metadata": asked}],
+        },
+    }
+
+
+def _target(scenario: Scenario, site: Site) -> dict[str, str]:
+    """Return what is made larger and smaller."""
+    group = load_facts("kubernetes")["group"]["api"]["value"]
+    api, kind = ("apps/v1", "Deployment") if site.nodes == 1 else (group, "LeaderWorkerSet")
+    return {"apiVersion": api, "kind": kind, "name": object_name(scenario.name, site.name)}
+
+
+def _period_s(rule: Mapping[str, float]) -> int:
+    return min(MOST_SECONDS["period"], max(1, math.ceil(rule["period_s"])))
+
+
+def _behaviour(rule: Mapping[str, float]) -> dict[str, Any]:
+    """Return how fast pods come and go: one a period, and not before patience has run out."""
+    window_s = min(MOST_SECONDS["window"], math.ceil(rule["period_s"] * rule["patience"]))
+    one = {"policies": [{"type": "Pods", "value": 1, "periodSeconds": _period_s(rule)}]}
+    return {
+        "scaleUp": {"stabilizationWindowSeconds": 0, **one},
+        "scaleDown": {"stabilizationWindowSeconds": window_s, **one},
     }
 
 

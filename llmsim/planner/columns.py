@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmsim.core.errors import InputError, ModelDoesNotFitError
+from llmsim.core.holding import holding
 from llmsim.core.units import NS_PER_S
 from llmsim.planner.capacity import Capacity, Limits, Shape, capacity
 from llmsim.planner.problem import Column, Role
@@ -279,6 +280,23 @@ def search(
         If the space names what is not there, such as an unknown GPU.
     """
     of = limits if isinstance(limits, Mapping) else dict.fromkeys(shapes, limits)
+    with holding():
+        scored, lost = _asked(scenario, space, shapes, of, late, handoff or Handoff())
+    if not prune:
+        return Searched(tuple(scored), tuple(lost))
+    kept, beaten = without_dominated(scored)
+    return Searched(kept, (*lost, *beaten))
+
+
+def _asked(
+    scenario: Scenario,
+    space: Space,
+    shapes: Mapping[str, Shape],
+    limits: Mapping[str, Limits],
+    late: bool,
+    handoff: Handoff,
+) -> tuple[list[Scored], list[Lost]]:
+    """Return what every configuration sustains, and those that sustain nothing."""
     scored: list[Scored] = []
     lost: list[Lost] = []
     made: dict[Choice, Built | str] = {}
@@ -286,17 +304,14 @@ def search(
         plain = replace(choice, role="mixed")
         if plain not in made:
             # roles differ in what is asked of a replica, not in how it is made
-            made = {plain: _built(scenario, plain, handoff or Handoff())}
+            made = {plain: _built(scenario, plain, handoff)}
         built = made[plain]
-        found = built if isinstance(built, str) else _scored(choice, built, shapes, of, late)
+        found = built if isinstance(built, str) else _scored(choice, built, shapes, limits, late)
         if isinstance(found, str):
             lost.append(Lost(choice, found))
         else:
             scored.append(found)
-    if not prune:
-        return Searched(tuple(scored), tuple(lost))
-    kept, beaten = without_dominated(scored)
-    return Searched(kept, (*lost, *beaten))
+    return scored, lost
 
 
 @dataclass(frozen=True, slots=True)

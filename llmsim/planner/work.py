@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from llmsim.core.errors import InputError
+from llmsim.core.holding import holding
 from llmsim.planner.candidates import Candidate, Candidates, find_candidates
 from llmsim.planner.demand import Demand
 from llmsim.planner.pooling import Burst, levels, usable
@@ -213,7 +214,8 @@ def prepare(asked: Asked, tell: Tell | None = None) -> Work:
         raise
     ranges, demand = ranges_of(sample)
     report = None if tell is None else lambda done, whole: tell("configurations", done, whole)
-    found = find_candidates(asked, demand, ranges, report)
+    with holding():
+        found = find_candidates(asked, demand, ranges, report)
     every = {each.column.name: each for each in (*found.kept, *found.current.values())}
     bursts = {name: _burst(asked, sample, demand, each) for name, each in every.items()}
     return Work(asked, sample, ranges, demand, found, bursts)

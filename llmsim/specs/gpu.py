@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmsim.core.errors import CardError, Fault, InputError
+from llmsim.core.holding import held
 from llmsim.core.paths import find_data, list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, overlay, resolve_path
 from llmsim.specs.kernels import (
@@ -319,6 +320,7 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(sorted(list_data("profiles/gpus", ".yaml")))
 
 
+@held
 def load_gpu(name_or_path: str, near: Path | None = None, engine: str = "") -> GpuCard:
     """Read a GPU card.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmsim.core.holding import held
 from llmsim.core.paths import list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, resolve_path
 
@@ -76,6 +77,7 @@ def link_names() -> tuple[str, ...]:
     return tuple(sorted(list_data("profiles/links", ".yaml")))
 
 
+@held
 def load_link(name_or_path: str, near: Path | None = None) -> LinkCard:
     """Read a link card.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmsim.core.errors import CardError, Fault
+from llmsim.core.holding import held
 from llmsim.core.paths import list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, resolve_path
 from llmsim.specs.huggingface import parse_config
@@ -19,6 +20,7 @@ def model_names() -> tuple[str, ...]:
     return tuple(sorted(list_data("profiles/models", ".yaml")))
 
 
+@held
 def load_model(name_or_path: str, near: Path | None = None) -> ModelSpec:
     """Read a model card.
 

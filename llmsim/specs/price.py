@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from llmsim.core.errors import CardError, Fault, nearest
+from llmsim.core.holding import held
 from llmsim.core.paths import find_data
 from llmsim.specs.cards import CardRow, find_card
 
@@ -90,6 +91,7 @@ class PriceCard:
         return [CardRow(field, self.usd_per_gpu_hour, "USD/(GPU h)", where)]
 
 
+@held
 def load_prices(path: Path | None = None) -> tuple[PriceCard, ...]:
     """Read a catalog of prices.
 

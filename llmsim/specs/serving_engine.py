@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmsim.core.holding import held
 from llmsim.core.paths import list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card
 from llmsim.specs.engine import HostTerms
@@ -49,6 +50,7 @@ def engine_names() -> tuple[str, ...]:
     return tuple(sorted(list_data("profiles/engines", ".yaml")))
 
 
+@held
 def load_engine(name: str) -> EngineCard:
     """Read an engine card.
 

@@ -46,6 +46,19 @@ def test_the_same_requests_take_longer_on_fewer_ranks(cost):
     assert lone < even < uneven
 
 
+def test_ranks_that_share_a_load_cost_as_ranks_that_have_one_each(cost):
+    def busy():
+        return RankLoad([(1000, 200)], 40, 40 * 4096, 0, 41)
+
+    (one,), (idle,) = [busy()], decodes((40, 1024))
+    shared = cost.step_ns([one, one, idle, one, idle, idle, one, idle])
+    own = cost.step_ns(
+        [busy() if each in (0, 1, 3, 6) else decodes((40, 1024))[0] for each in range(8)]
+    )
+    assert shared == own
+    assert shared > cost.step_ns([idle] * 8)
+
+
 def test_attention_of_the_slowest_and_tokens_of_all(cost):
     """A second full rank adds no attention and no padding, only rows of the experts."""
     one = cost.step_ns(decodes((128, 8192), *[(0, 128)] * 7))

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from llmsim.deployment import deploy
-from llmsim.deployment.made import ADAPTER, MARK
+from llmsim.deployment.made import ADAPTER, KEDA, MARK
 from llmsim.deployment.manifests import object_name
 from llmsim.deployment.tables import load_facts
 from llmsim.scenario import Scenario
@@ -170,6 +170,35 @@ def test_the_autoscaler_follows_the_rule_of_the_scenario():
     fixed = deploy("quickstart", {MAIN + "spare_replicas": 2, "fleet.boot": {}})
     assert "HorizontalPodAutoscaler" not in {each["kind"] for each in fixed.manifests()}
     assert [note.key for note in fixed.notes if note.key == "spare_replicas"]
+
+
+@pytest.mark.parametrize("program", ["vllm", "sglang"])
+def test_keda_gets_the_same_autoscaler(program):
+    made = deploy("autoscale", engine=program)
+    (scaler,) = [each for each in made.manifests() if each["kind"] == "HorizontalPodAutoscaler"]
+    (scaled,) = yaml.safe_load_all(made.files[KEDA])
+    known = load_facts("kubernetes")["autoscaling"]["keda"]
+    spec, hpa = scaled["spec"], scaler["spec"]
+    assert (scaled["apiVersion"], scaled["kind"]) == (known["value"], "ScaledObject")
+    assert set(spec) <= set(known["spec"])
+    assert set(spec["advanced"]) <= set(known["advanced"])
+    assert set(spec["advanced"]["horizontalPodAutoscalerConfig"]) <= set(known["config"])
+    assert spec["scaleTargetRef"] == hpa["scaleTargetRef"]
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 8)
+    assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == hpa["behavior"]
+    (trigger,) = spec["triggers"]
+    assert set(trigger) <= set(known["trigger"])
+    asked = trigger["metadata"]
+    assert set(asked) == set(known["prometheus"])
+    assert all(isinstance(each, str) for each in asked.values())
+    assert asked["threshold"] == hpa["metrics"][0]["pods"]["target"]["averageValue"]
+    (rule,) = yaml.safe_load(made.files[ADAPTER])["rules"]["custom"]
+    for part in rule["metricsQuery"].split(" + "):
+        assert part.partition("{")[0] in asked["query"]
+    assert f'pod=~"{hpa["scaleTargetRef"]["name"]}-.*"' in asked["query"]
+    assert not any(each["kind"] == "ScaledObject" for each in made.manifests())
+    assert KEDA not in deploy("quickstart").files
+    assert "two autoscalers of" in made.files["README.md"]
 
 
 def test_a_group_of_nodes_is_as_large_as_its_replica():
