@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmsim.core.errors import CardError, Fault
+<<<<<<< HEAD
 from llmsim.core.holding import held
+=======
+from llmsim.core.files import parse_json
+>>>>>>> c245bcc (Hostile and broken input: a corpus of more than 400 files and calls, each refused with one message and nothing half-written)
 from llmsim.core.paths import list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, resolve_path
 from llmsim.specs.huggingface import parse_config
@@ -74,8 +77,8 @@ def _from_json(path: Path) -> ModelSpec:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise CardError(path.name, [Fault(str(path), "", f"not JSON: {error}")]) from None
     if not isinstance(content, dict):
         raise CardError(path.name, [Fault(str(path), "", "a config is a JSON object.")])
