@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmsim.core.errors import CardError, Fault
-<<<<<<< HEAD
-from llmsim.core.holding import held
-=======
 from llmsim.core.files import parse_json
->>>>>>> c245bcc (Hostile and broken input: a corpus of more than 400 files and calls, each refused with one message and nothing half-written)
+from llmsim.core.holding import held
 from llmsim.core.paths import list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, resolve_path
 from llmsim.specs.huggingface import parse_config
