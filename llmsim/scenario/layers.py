@@ -93,9 +93,6 @@ class Layers:
     def _merge(
         self, below: dict[str, Any], top: Mapping[str, Any], places: Mapping[Keys, str], at: Keys
     ) -> None:
-        below_each: dict[Keys, dict[Keys, str]] = {}
-        for inner, place in places.items():
-            below_each.setdefault(inner[: len(at) + 1], {})[inner] = place
         for key, value in top.items():
             keys = (*at, key)
             if value is None and key in below:
@@ -106,12 +103,13 @@ class Layers:
             if isinstance(ground, str) and key in SEAMS:
                 ground = below[key] = {"kind": ground}
             if isinstance(value, dict) and isinstance(ground, dict) and "kind" not in value:
-                self._merge(ground, value, below_each.get(keys, {}), keys)
+                self._merge(ground, value, places, keys)
                 continue
-            if key in below:
-                self._forget(keys)
             below[key] = value
-            self.places.update(below_each.get(keys, {}))
+            self._forget(keys)
+            self.places.update(
+                {inner: place for inner, place in places.items() if inner[: len(keys)] == keys}
+            )
 
     def _forget(self, keys: Keys) -> None:
         for inner in [each for each in self.places if each[: len(keys)] == keys]:

@@ -2,7 +2,8 @@
 
 A transfer is work: a lead (what its messages cost before a byte moves), then bytes over a path of
 resources. Rates change only when a transfer starts to move, ends or is cancelled, and only for
-those that share a resource with it, directly or through others.
+those that share a resource with it, directly or through others. A resource that could carry all of
+its transfers as fast as each can go holds nobody back: through it, nobody is told of anybody.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
+from typing import Final
 
 from llmsim.core.units import NS_PER_S
 from llmsim.serving.clock import CALL_PRIORITY, Clock
@@ -17,6 +19,13 @@ from llmsim.serving.wake import Wake
 
 FLOW_PRIORITY = CALL_PRIORITY - 1
 """Transfers end before any replica's call at the same instant, after arrivals."""
+
+LOOSE_FRAC: Final = 1 - 1e-9
+"""Of a resource's capacity that transfers may ask for before they can hold one another back.
+
+What is left is far above the rounding of sums and quotients, so that a fair rate is the same bit
+for bit, whether a loose resource is looked at or not.
+"""
 
 
 class Flow:
@@ -92,6 +101,8 @@ class Flows:
         self._clock = clock
         self._capacities = [float(capacity) for capacity in capacities_bytes_per_s]
         self._users: list[dict[Flow, None]] = [{} for _ in self._capacities]
+        self._asked = [0.0] * len(self._capacities)  # by those who are capped below the capacity
+        self._eager = [0] * len(self._capacities)  # those who are not
         self._moved = [0.0] * len(self._capacities)
         self._leads: list[tuple[int, int, int, Flow]] = []
         self._ends: list[tuple[int, int, int, Flow]] = []
@@ -215,28 +226,53 @@ class Flows:
         rate = flow.cap_bytes_per_s
         alone = True
         for resource in flow.path:
-            users = self._users[resource]
-            if users:
+            if self._users[resource]:
                 alone = False
-            users[flow] = None
+            self._enter(flow, resource)
             rate = min(rate, self._capacities[resource])
         flow.since_ns = now
-        if alone:
-            self._set_rate(flow, rate, now)
+        tight = [] if alone else [each for each in flow.path if self._is_tight(each)]
+        if tight:
+            self._share(self._touching(tight), now)
         else:
-            self._share(self._touching(flow.path), now)
+            self._set_rate(flow, rate, now)
 
     def _leave(self, flows: Sequence[Flow], now: int) -> None:
-        touched: dict[int, None] = {}
+        freed: dict[int, None] = {}
+        for flow in flows:
+            for resource in flow.path:
+                if self._is_tight(resource):
+                    freed[resource] = None
         for flow in flows:
             self._settle(flow, now)
             flow.rate_bytes_per_s = 0.0
             for resource in flow.path:
-                del self._users[resource][flow]
-                touched[resource] = None
-        left = self._touching(touched)
+                self._exit(flow, resource)
+        left = self._touching(freed)
         if left:
             self._share(left, now)
+
+    def _enter(self, flow: Flow, resource: int) -> None:
+        self._users[resource][flow] = None
+        if flow.cap_bytes_per_s < self._capacities[resource]:
+            self._asked[resource] += flow.cap_bytes_per_s
+        else:
+            self._eager[resource] += 1
+
+    def _exit(self, flow: Flow, resource: int) -> None:
+        users = self._users[resource]
+        del users[flow]
+        if flow.cap_bytes_per_s >= self._capacities[resource]:
+            self._eager[resource] -= 1
+        elif users:
+            self._asked[resource] -= flow.cap_bytes_per_s
+        else:
+            self._asked[resource] = 0.0  # no rounding is carried on
+
+    def _is_tight(self, resource: int) -> bool:
+        """Whether a resource may not be enough for all who use it."""
+        asked = self._asked[resource]
+        return self._eager[resource] > 0 or asked > self._capacities[resource] * LOOSE_FRAC
 
     def _settle(self, flow: Flow, now: int) -> None:
         """Bring what a flow has moved up to now."""
@@ -249,7 +285,7 @@ class Flows:
             self._moved[resource] += moved
 
     def _touching(self, resources: Iterable[int]) -> list[Flow]:
-        """Return the flows that share one of some resources, or share one with such a flow."""
+        """Return who uses one of some resources, or shares a tight one with such a flow."""
         found: dict[Flow, None] = {}
         seen = set(resources)
         todo = list(seen)
@@ -257,9 +293,11 @@ class Flows:
             for flow in self._users[todo.pop()]:
                 if flow not in found:
                     found[flow] = None
-                    new = [resource for resource in flow.path if resource not in seen]
-                    seen.update(new)
-                    todo += new
+                    for resource in flow.path:
+                        if resource not in seen:
+                            seen.add(resource)
+                            if self._is_tight(resource):
+                                todo.append(resource)
         return list(found)
 
     def _share(self, flows: Sequence[Flow], now: int) -> None:
@@ -316,19 +354,30 @@ def fair_rates(
     open_users = {resource: len(found) for resource, found in users.items()}
     todo = sorted(range(len(paths)), key=caps.__getitem__)
     first = 0  # of `todo` that may still be open
+    share = -1.0
     while True:
         while first < len(todo) and rates[todo[first]] >= 0:
             first += 1
         if first == len(todo):
             return rates
-        share = min((left[r] / n for r, n in open_users.items() if n), default=math.inf)
         cap = caps[todo[first]]
-        level = min(share, cap)
+        # shares grow while those go who want less: an old one will do for who wants clearly less
+        if cap > share * LOOSE_FRAC:
+            share = min((left[r] / n for r, n in open_users.items() if n), default=math.inf)
         if cap <= share:
-            full = [flow for flow in todo[first:] if rates[flow] < 0 and caps[flow] == cap]
+            level = cap
+            full = []
+            for place in range(first, len(todo)):
+                flow = todo[place]
+                if caps[flow] > cap:
+                    break
+                if rates[flow] < 0:
+                    full.append(flow)
         else:
-            tight = [r for r, n in open_users.items() if n and left[r] / n == share]
+            level = share
+            tight = [r for r, n in open_users.items() if n and left[r] / n == level]
             full = sorted({flow for r in tight for flow in users[r] if rates[flow] < 0})
+            share = -1.0
         taken: dict[int, int] = {}
         for flow in full:
             rates[flow] = level

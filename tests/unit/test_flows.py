@@ -131,3 +131,44 @@ def test_ends_do_not_depend_on_the_order_of_submission(transfers, random):
     for resource in range(4):
         through = sum(size for _, path, size, _, _ in transfers if resource in path)
         assert flows.moved_bytes(resource) == pytest.approx(through)
+
+
+SLOW = st.sampled_from([0.3 * GB, 2 * GB, 3.7 * GB, 6 * GB, 9 * GB, 9 * GB, math.inf])
+MANY = st.lists(
+    st.tuples(
+        st.integers(0, 40).map(lambda turn: turn * 1_000),
+        st.sampled_from([(0,), (0, 1), (0, 3), (3,), (0, 1, 3), (2, 3), (1,)]),
+        st.sampled_from([1e5, 7e5]),
+        st.sampled_from([0, 1_000]),
+        SLOW,
+    ),
+    min_size=3,
+    max_size=16,
+)
+
+
+@given(MANY)
+def test_rates_are_at_all_times_those_of_all_transfers_together(transfers):
+    """Who asks too little of a link to hold anybody back is left out of the sharing; it may be."""
+    clock = Clock()
+    flows = Flows(clock, CAPACITIES)
+    live = []
+
+    def begin(_, transfer):
+        _, path, size, lead, cap = transfer
+        live.append(flows.start(path, size, lambda _: None, lead_ns=lead, cap_bytes_per_s=cap))
+
+    def look(_):
+        moving = [flow for flow in live if flow.rate_bytes_per_s > 0]
+        rates = fair_rates(
+            [f.path for f in moving], [f.cap_bytes_per_s for f in moving], CAPACITIES
+        )
+        assert [flow.rate_bytes_per_s for flow in moving] == rates
+
+    for transfer in transfers:
+        clock.at(Wake(lambda _, t=transfer: begin(_, t)), 0, transfer[0])
+    for turn in range(100):
+        clock.at(Wake(look), 0, turn * 1_000 + 500)
+    clock.at(Wake(lambda _: [flows.cancel(flow) for flow in live[:1]]), 0, 20_500)
+    clock.run()
+    assert all(flow.done for flow in live)
