@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmsim.core.errors import Fault, InputError, RegistryError, nearest
+from llmsim.core.files import check_target, write_whole
 from llmsim.workload import TRACES, Workload
 from llmsim.workload.detect import detect_kind
 from llmsim.workload.reshaping import Anonymised, Thinned
@@ -92,11 +93,13 @@ def inspect(
     InputError
         If it cannot be read; every damaged row with its line, up to 20.
     """
+    if html is not None:
+        check_target(Path(html))
     profile = profile_trace(open_trace(path, kind, options, seed=seed))
     if html is not None:
         from llmsim.report.trace_page import render_trace
 
-        Path(html).write_text(render_trace(profile, Path(path).name), encoding="utf-8")
+        write_whole(Path(html), render_trace(profile, Path(path).name))
     return profile
 
 

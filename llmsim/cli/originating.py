@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from llmsim.core.errors import Fault, InputError, OutputError
+from llmsim.core.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def make_scenario(order: MakeOrder) -> str:
     if path.exists() and not order.force and path.read_text(encoding="utf-8") != origin.text:
         message = f"{path} is there already, and other; --save-scenario names another file"
         raise OutputError(f"{message}, --force replaces it")
-    path.write_text(origin.text, encoding="utf-8")
+    write_whole(path, origin.text)
     for title, told in (("assumed", origin.assumed), ("ignored", origin.ignored)):
         for each in told:
             typer.echo(f"{title}: {each}", err=True)

@@ -15,6 +15,7 @@ import typer
 
 from llmsim.cli.ending import INTERRUPTED
 from llmsim.core.errors import InputError, ModelDoesNotFitError
+from llmsim.core.files import check_target
 from llmsim.scenario import Scenario, parse_assignments
 from llmsim.scenario.checks import prove
 
@@ -76,6 +77,8 @@ def run_scenario(order: RunOrder) -> int:
     from llmsim.results.folder import check_free
 
     check_free(folder, order.force)
+    if order.perfetto is not None:
+        check_target(order.perfetto)
     from llmsim import api
 
     with progress_bar(scenario.name, quiet=order.quiet or order.as_json) as progress:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from llmsim.cli.ending import exit_code_for_errors
+from llmsim.core.files import write_whole
 
 T = TypeVar("T")
 
@@ -113,7 +114,7 @@ def init(
         import yaml
 
         Scenario.parse(yaml.safe_load(text), out.resolve().parent)
-        out.write_text(text, encoding="utf-8")
+        write_whole(out, text)
         typer.echo(str(out))
         typer.echo(f"Try: llmsim run {out}", err=True)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmsim.cli.running import progress_bar
+from llmsim.core.files import check_target
 from llmsim.scenario import Scenario, parse_assignments
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def compare_scenarios(order: CompareOrder) -> None:
     both = parse_assignments(order.assignments)
     first = Scenario.load(order.first, both | parse_assignments(order.first_assignments))
     second = Scenario.load(order.second, both | parse_assignments(order.second_assignments))
+    if order.html is not None:
+        check_target(order.html)
     from llmsim import api
 
     if order.seeds:

@@ -47,6 +47,17 @@ class Fault:
         return f"{text} {self.hint}".rstrip()
 
 
+MOST_TOLD = 40
+"""Faults in the text of an error; all of them are in `InputError.faults`."""
+
+LONGEST_TOLD = 1_000
+"""Characters of a fault in that text."""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TOLD else f"{text[: LONGEST_TOLD - 3]}..."
+
+
 class LlmsimError(Exception):
     """Base of everything llmsim raises on purpose."""
 
@@ -65,8 +76,10 @@ class InputError(LlmsimError):
         self.source = source
         self.faults = tuple(faults)
         plural = "" if len(self.faults) == 1 else "s"
-        lines = [f"{len(self.faults)} problem{plural} in {source}:"]
-        lines += [f"  {fault}" for fault in self.faults]
+        lines = [f"{len(self.faults)} problem{plural} in {_cut(source)}:"]
+        lines += [f"  {_cut(str(fault))}" for fault in self.faults[:MOST_TOLD]]
+        if len(self.faults) > MOST_TOLD:
+            lines.append(f"  ... and {len(self.faults) - MOST_TOLD:,} more")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, tuple[Fault, ...]]]:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from llmsim.core.errors import OutputError
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON text says.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, nested too deeply, or holds a number with thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def check_target(path: Path) -> None:
+    """Raise `OutputError` if no file can be written here; cheap, so call it before long work."""
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: Is a directory")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: no such folder")
+    if not path.exists() and not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write {path}: Permission denied")
 
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:

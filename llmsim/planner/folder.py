@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.core.files import parse_json
 from llmsim.planner.page import render_plan
 from llmsim.planner.plan import Plan
 from llmsim.results.folder import META, REPORT, new_folder
@@ -85,7 +86,11 @@ def load_plan(folder: str | Path) -> Plan:
         raise InputError(
             str(folder), [Fault(str(path), "", "no such file: no run and no plan was saved here")]
         )
-    return Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return Plan.from_json(parse_json(path.read_bytes()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        fault = Fault(str(path), "", f"is not as llmsim writes it: {error!r}"[:300])
+        raise InputError(str(folder), [fault]) from error
 
 
 def _table(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.core.files import parse_json
 from llmsim.planner.folder import ASKED, load_plan, save_plan
 from llmsim.planner.page import OUTCOMES, Bar, costs_svg, fleet_words
 from llmsim.planner.plan import Plan
@@ -68,7 +69,7 @@ def load_plans(folder: str | Path) -> Plans | None:
     if not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(path.read_bytes())
         models, shared = told["models"], {key: told[key] for key in SHARED}
     except (ValueError, KeyError, TypeError) as error:
         fault = Fault(str(path), "", f"is not what llmsim plan wrote: {error}")

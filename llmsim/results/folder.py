@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError, OutputError
+from llmsim.core.files import parse_json
 from llmsim.core.units import NS_PER_S
 from llmsim.results.changes import read_changes
 from llmsim.results.columns import TIMELINE_COLUMNS
@@ -225,7 +226,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / META
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = parse_json(path.read_bytes())
     except OSError as error:
         fault = Fault(str(path), "", f"cannot be read ({error.strerror}); is this a run folder?")
         raise InputError(str(folder), [fault]) from error
@@ -255,7 +256,11 @@ def read_run(folder: Path) -> tuple[RunInfo, RunFacts, Slo, float]:
     ]
     if missing:
         raise InputError(str(folder), missing)
-    text = (folder / SCENARIO).read_text(encoding="utf-8")
+    try:
+        text = (folder / SCENARIO).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        fault = Fault(str(folder / SCENARIO), "", "is not UTF-8 text")
+        raise InputError(str(folder), [fault]) from error
     try:
         return (
             _info(meta, text),

@@ -26,6 +26,12 @@ LARGEST_BYTES: Final = 1_000_000
 MOST_NODES: Final = 100_000
 """Values in a file with its aliases written out; more is a mistake or an attack."""
 
+MOST_CHARACTERS: Final = 4_000_000
+"""Text in a file with its aliases written out."""
+
+LONGEST_NUMBER: Final = 400
+"""Digits of a number: the largest float has 309."""
+
 _NUMBERS: Final = {
     "tag:yaml.org,2002:int": (
         re.compile(r"^(?:[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+)$"),
@@ -191,6 +197,7 @@ class _Walk:
     places: dict[Keys, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     nodes: int = 0
+    characters: int = 0
     open: set[int] = field(default_factory=set)
 
     def fault(self, node: yaml.Node, keys: Keys, message: str, hint: str = "") -> None:
@@ -249,9 +256,18 @@ class _Walk:
     def _scalar(self, node: yaml.ScalarNode, keys: Keys) -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         text = node.value
+        before = self.characters
+        self.characters += len(text)
+        if self.characters > MOST_CHARACTERS:
+            if before <= MOST_CHARACTERS:
+                told = f"aliases unfold to more than {MOST_CHARACTERS:,} characters"
+                self.fault(node, keys, told)
+            return None
         if kind == "str":
             return text
         try:
+            if kind in ("int", "float") and len(text) > LONGEST_NUMBER:
+                raise ValueError(text)
             if kind == "null" and not text.strip("~nulNUL"):
                 return None
             if kind == "bool":

@@ -12,6 +12,9 @@ from llmsim.core.errors import Fault, nearest
 from llmsim.scenario.document import Keys, shown
 from llmsim.scenario.layers import Layers
 
+MOST_FAULTS = 200
+"""Faults of one file: who has made more has not written a scenario."""
+
 
 def faults_of(
     errors: Iterable[Mapping[str, Any]], layers: Layers, source: str, root: type[BaseModel]
@@ -34,6 +37,9 @@ def faults_of(
         if _inherited(error, layers.data):
             continue
         keys = _keys(error, layers.data)
+        if len(found) >= MOST_FAULTS:
+            found[()] = ([f"more than {MOST_FAULTS} faults; the rest is not told"], "")
+            break
         message, hint = _words(error, keys, root)
         messages, _ = found.setdefault(keys, ([], hint))
         if message not in messages:

@@ -93,6 +93,9 @@ class Layers:
     def _merge(
         self, below: dict[str, Any], top: Mapping[str, Any], places: Mapping[Keys, str], at: Keys
     ) -> None:
+        below_each: dict[Keys, dict[Keys, str]] = {}
+        for inner, place in places.items():
+            below_each.setdefault(inner[: len(at) + 1], {})[inner] = place
         for key, value in top.items():
             keys = (*at, key)
             if value is None and key in below:
@@ -103,13 +106,12 @@ class Layers:
             if isinstance(ground, str) and key in SEAMS:
                 ground = below[key] = {"kind": ground}
             if isinstance(value, dict) and isinstance(ground, dict) and "kind" not in value:
-                self._merge(ground, value, places, keys)
+                self._merge(ground, value, below_each.get(keys, {}), keys)
                 continue
+            if key in below:
+                self._forget(keys)
             below[key] = value
-            self._forget(keys)
-            self.places.update(
-                {inner: place for inner, place in places.items() if inner[: len(keys)] == keys}
-            )
+            self.places.update(below_each.get(keys, {}))
 
     def _forget(self, keys: Keys) -> None:
         for inner in [each for each in self.places if each[: len(keys)] == keys]:

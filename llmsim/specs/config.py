@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from llmsim.core.errors import Fault
 from llmsim.specs.decoders import DECODERS, Decoder
 from llmsim.specs.quantisation import Quantisation
 
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config")
+
+
+LARGEST: Final = {
+    "num_hidden_layers": 10_000,
+    "hidden_size": 10**7,
+    "num_attention_heads": 10**5,
+    "vocab_size": 10**8,
+}
+"""What no model is without, and the most that is taken for a model: far beyond any published."""
+
+MOST: Final = 10**12
+"""The most of anything else."""
 
 
 @dataclass
@@ -70,8 +82,16 @@ class ConfigReader:
                 self.fault(" or ".join(names), "missing.")
             return default or 0
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            self.fault(names[0], f"must be a whole number (got {value!r}).")
+            told = f"{value!r}"
+            told = told if len(told) <= 60 else f"{told[:57]}..."
+            self.fault(names[0], f"must be a whole number (got {told}).")
             return 0
+        most = LARGEST.get(names[0], MOST)
+        least = 1 if names[0] in LARGEST else 0
+        if not least <= value <= most:
+            told = f"{value:,}" if value < 10**18 else "more than 10^18"
+            self.fault(names[0], f"must be from {least} to {most:,} (got {told}).")
+            return least
         return value
 
     def per_layer(self, index: int, *names: str) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmsim.core.errors import CardError, Fault
+from llmsim.core.files import parse_json
 from llmsim.core.holding import held
 from llmsim.core.paths import list_data
 from llmsim.specs.cards import CardRow, Sheet, find_card, is_path, resolve_path
@@ -74,8 +74,8 @@ def _from_json(path: Path) -> ModelSpec:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise CardError(path.name, [Fault(str(path), "", f"not JSON: {error}")]) from None
     if not isinstance(content, dict):
         raise CardError(path.name, [Fault(str(path), "", "a config is a JSON object.")])

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.core.files import write_whole
 from llmsim.costmodel.uncertainty import draw_scales, family_log_sd
 from llmsim.results.metrics import METRICS
 from llmsim.scenario import Scenario
@@ -127,7 +128,7 @@ class CostDraws:
     def save(self, folder: str | Path) -> Path:
         """Write `as_json` into ``cost_draws.json`` of a run folder."""
         path = Path(folder) / "cost_draws.json"
-        path.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(self.as_json(), indent=1) + "\n")
         return path
 
 
