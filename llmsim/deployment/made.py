@@ -46,7 +46,7 @@ from llmsim.deployment.stacks import (
     why_not,
 )
 from llmsim.deployment.vllm import faults_for_vllm, vllm_environment, vllm_line
-from llmsim.deployment.weights import ROUTE, route, weight_faults, weight_notes
+from llmsim.deployment.weights import ROUTE, route, shared_notes, weight_faults, weight_notes
 from llmsim.results.folder import new_folder
 from llmsim.scenario import Scenario
 
@@ -176,7 +176,7 @@ class Deployment:
 
     def _stack_files(self, plan: RouterPlan) -> dict[str, str]:
         """Return values of serving stacks for a model whose prompts and decoding are apart."""
-        launches = [each for each in self.launches if each.site.model == plan.model]
+        launches = [each for each in self.launches if each.site in plan.sites]
         refused = why_not(plan)
         found = {}
         tail = "" if len(self.routers) == 1 else plan.name.removeprefix("router")
@@ -239,7 +239,7 @@ def make_deployment(scenario: Scenario, options: Options | None = None) -> Deplo
     options = options or Options()
     sites = find_sites(scenario, options.engine, options.checkpoints)
     faults = [fault for site in sites for fault in (*_layout_faults(site), *gpu_faults(site))]
-    faults += router_faults(sites) + _same_names(sites) + weight_faults(scenario)
+    faults += router_faults(scenario.fleet, sites) + _same_names(sites) + weight_faults(scenario)
     if faults:
         raise InputError(f"the fleet of {scenario.name}, which cannot be deployed", faults)
     notes: list[Note] = []
@@ -254,6 +254,7 @@ def make_deployment(scenario: Scenario, options: Options | None = None) -> Deplo
         notes += stack_notes(plan)
     if any(plan.alone for plan in routers):
         notes += weight_notes(scenario)
+    notes += [note for plan in routers for note in shared_notes(plan)]
     notes += notes_of_fleet(scenario.fleet) + notes_of_control(scenario)
     return Deployment(scenario, tuple(launches), tuple(routers), tuple(notes))
 

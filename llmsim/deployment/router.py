@@ -26,6 +26,10 @@ _STICKY: Final = {"vllm-router": "consistent_hash", "sglang-router": "manual"}
 """Their words for `session-sticky`."""
 
 
+HALVES: Final = "apart"
+"""In the name of the router of pools that compute prompts or outputs, beside routers of others."""
+
+
 @dataclass(frozen=True, slots=True)
 class RouterPlan:
     """One router.
@@ -79,13 +83,18 @@ def plan_routers(scenario: str, fleet: Fleet, sites: Sequence[Site]) -> list[Rou
         own = tuple(site for site in sites if site.model == model)
         table = load_table(f"{own[0].table.program}-router")
         word = "" if len(models) == 1 else model.rsplit("/", 1)[-1]
-        if divides(fleet) and len(own) > 1:
-            for site in own:
-                name = object_name("router", site.name)
-                plans.append(RouterPlan(scenario, model, name, table, (site,), fleet, alone=True))
-        else:
+        whole = tuple(site for site in own if site.pool.role == "mixed")
+        halves = tuple(site for site in own if site.pool.role != "mixed")
+        if not divides(fleet) or len(own) == 1 or not whole:
             name = object_name("router", word)
             plans.append(RouterPlan(scenario, model, name, table, own, fleet))
+            continue
+        for site in whole:
+            name = object_name("router", site.name)
+            plans.append(RouterPlan(scenario, model, name, table, (site,), fleet, alone=True))
+        if halves:  # who computes prompts hands over by its router, so that one has them all
+            name = object_name("router", HALVES)
+            plans.append(RouterPlan(scenario, model, name, table, halves, fleet))
     return plans
 
 
@@ -94,13 +103,17 @@ def divides(fleet: Fleet) -> bool:
     return fleet.routing.kind == "planned-split" and bool(fleet.routing.params["shares"])
 
 
-def router_faults(sites: Sequence[Site]) -> list[Fault]:
-    """Return what keeps one router from serving all pools of a model."""
+def router_faults(fleet: Fleet, sites: Sequence[Site]) -> list[Fault]:
+    """Return what keeps the pools of a model from being served by its router, or its routers."""
     found = []
     first: dict[str, Site] = {}
     roles: dict[str, set[str]] = {}
+    mixes = len({site.pool.role == "mixed" for site in sites}) > 1
     for site in sites:
         at = f"fleet.pools.{site.name}"
+        if mixes and object_name("", site.name) == object_name("", HALVES):
+            message = "is how the router of prompts and outputs is called."
+            found.append(Fault("", at, message, "Rename it."))
         leader = first.setdefault(site.model, site)
         if leader.table.program != site.table.program:
             message = (
@@ -110,9 +123,10 @@ def router_faults(sites: Sequence[Site]) -> list[Fault]:
             found.append(Fault("", f"{at}.engine.version", message, hint))
         kinds = roles.setdefault(site.model, set())
         kinds.add("mixed" if site.pool.role == "mixed" else "apart")
-        if len(kinds) > 1:
+        if len(kinds) > 1 and not divides(fleet):
             message = f"{site.model} has pools of role mixed and others; a router does one of both."
-            found.append(Fault("", f"{at}.role", message))
+            hint = "With planned-split, shares say what each gets."
+            found.append(Fault("", f"{at}.role", message, hint))
     return found
 
 

@@ -42,18 +42,11 @@ def pool_weights(scenario: Scenario) -> dict[str, int]:
 
 
 def weight_faults(scenario: Scenario) -> list[Fault]:
-    """Return what keeps weights from being written: several models or roles behind a gateway."""
-    if not divides(scenario.fleet):
+    """Return what keeps weights from being written: several models behind a gateway."""
+    if not divides(scenario.fleet) or len(scenario.models) == 1:
         return []
-    found = []
-    for name, pool in scenario.fleet.pools.items():
-        if pool.role != "mixed":
-            message = "planned-split divides whole requests; this pool computes a part of each."
-            found.append(Fault("", f"fleet.pools.{name}.role", message))
-    if len(scenario.models) > 1:
-        message = f"weights of pools of {len(scenario.models)} models do not add up to one route."
-        found.append(Fault("", "fleet.routing", message))
-    return found
+    message = f"weights of pools of {len(scenario.models)} models do not add up to one route."
+    return [Fault("", "fleet.routing", message)]
 
 
 def route(scenario: Scenario, plans: Sequence[RouterPlan]) -> dict[str, Any]:
@@ -63,7 +56,7 @@ def route(scenario: Scenario, plans: Sequence[RouterPlan]) -> dict[str, Any]:
         {
             "name": object_name(scenario.name, plan.name),
             "port": plan.table.port,
-            "weight": weights.get(plan.sites[0].name, 0),
+            "weight": sum(weights.get(site.name, 0) for site in plan.sites),
         }
         for plan in plans
     ]
@@ -90,6 +83,24 @@ def weight_notes(scenario: Scenario) -> list[Note]:
         told = ", ".join(f"{name}: {most:g}" for name, most in rules["capacity"].items())
         text = "a gateway passes nothing on when a pool is full"
         found.append(Note("", "routing.capacity", told, text))
+    return found
+
+
+def shared_notes(plan: RouterPlan) -> list[Note]:
+    """Return what one router of several pools of a role does not do of a planned division.
+
+    Parameters
+    ----------
+    plan : RouterPlan
+    """
+    found = []
+    asked = {"prefill": plan.fleet.routing, "decode": plan.fleet.handoff.routing}
+    for role, routing in asked.items():
+        pools = [site.name for site in plan.sites if site.pool.role == role]
+        if len(pools) > 1 and routing.kind == "planned-split":
+            key = "routing.shares" if role == "prefill" else "handoff.routing.shares"
+            text = "one router has all of them, and goes by their load, not by planned shares"
+            found.append(Note("", key, ", ".join(pools), text))
     return found
 
 

@@ -232,18 +232,26 @@ class Hand:
         Parameters
         ----------
         whole : Limits
-            What the request is promised; time to its last token is not divided between roles.
+            What the request is promised. Of the time to its last token, prompts may take all that
+            `ttft_s` allows and outputs the rest; without it, outputs all that `tpot_s` allows.
         shape : Shape
         role : {"prefill", "decode"}
         """
-        way_s = self.seconds(shape)
+        way_s, gaps = self.seconds(shape), shape.output_tokens - 1
+        # the way of the KV lies before the first token, or between it and the second
+        way_first_s = way_s if self.first_token_at_decode else 0.0
+        way_next_s = 0.0 if self.first_token_at_decode or not gaps else way_s
         if role == "prefill":
-            left_s = whole.ttft_s - way_s * self.first_token_at_decode
+            first_s = whole.ttft_s
+            if first_s == math.inf and whole.e2e_s < math.inf:
+                first_s = whole.e2e_s - (gaps * whole.tpot_s if gaps else 0.0)
+            left_s = first_s - way_first_s
             return Limits(ttft_s=left_s) if left_s > 0 else None
-        if self.first_token_at_decode or shape.output_tokens == 1:
+        if not gaps:
             return Limits(tpot_s=whole.tpot_s)
-        # the way of the KV lies between the first token and the second
-        left_s = whole.tpot_s - way_s / (shape.output_tokens - 1)
+        left_s = whole.tpot_s - way_next_s / gaps
+        if whole.ttft_s < math.inf:
+            left_s = min(left_s, (whole.e2e_s - whole.ttft_s - way_next_s) / gaps)
         return Limits(tpot_s=left_s) if left_s > 0 else None
 
 

@@ -5,7 +5,8 @@ the promise (doubled, then bisected, every load with the same requests). What it
 its closed form says is the factor of that configuration; one that was not simulated takes the
 median of its role. Evenly, because room for bursts is the fleet's matter, not the replica's. Who
 computes prompts alone gets requests of one token and keeps TTFT; who decodes gets prompts from more
-such replicas than it takes, and keeps TPOT.
+such replicas than it takes, and keeps TPOT and the time to the last token, of which prompts that do
+not wait take little.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _nearest(work: Work, trials: Sequence[Trial | None]) -> list[Trial]:
 def _trial(work: Work, candidate: Candidate, folder: Path) -> Trial | None:
     """Return the micro-simulation of a configuration; None where its part is promised nothing."""
     role, slo = candidate.role, work.asked.scenario.slo
-    kept = {"prefill": (slo.ttft_s,), "decode": (slo.tpot_s, slo.itl_s)}
+    kept = {"prefill": (slo.ttft_s,), "decode": (slo.tpot_s, slo.itl_s, slo.e2e_s)}
     if role != "mixed" and not any(kept[role]):
         return None
     able = candidate.column.throughput_rps
@@ -163,7 +164,7 @@ def _trial(work: Work, candidate: Candidate, folder: Path) -> Trial | None:
     told["fleet"] = {"routing": "least-loaded", "pools": {name: pool}}
     if role == "prefill":
         pool["role"] = "mixed"
-        told["slo"] = {**told["slo"], "tpot_s": None, "itl_s": None}
+        told["slo"] = {**told["slo"], "tpot_s": None, "itl_s": None, "e2e_s": None}
     elif role == "decode":
         source = {**pool, "role": "prefill", "replicas": _sources(work, candidate, closed_rps)}
         handoff = work.asked.keys.handoff.model_dump(mode="json", exclude={"routing"})

@@ -25,7 +25,7 @@ FRESH: Final = 1_000_000
 LIMITS_OF: Final = {
     "mixed": ("slo_attained_frac",),
     "prefill": ("slo_ttft_attained_frac",),
-    "decode": ("slo_tpot_attained_frac", "slo_itl_attained_frac"),
+    "decode": ("slo_tpot_attained_frac", "slo_itl_attained_frac", "slo_e2e_attained_frac"),
 }
 """What the requests of a pool are judged by, by its role."""
 

@@ -244,7 +244,8 @@ def _burst(asked: Asked, sample: Sample, demand: Demand, of: Candidate) -> Burst
 def _prompt_burst(asked: Asked, sample: Sample, of: Candidate, service_s: float) -> Burst:
     """Return how uneven prompts are for a replica that computes them one after another."""
     slo = asked.scenario.slo.objectives()
-    room_s = math.inf if slo.ttft_s is None else max(slo.ttft_s - service_s, 0.0)
+    firsts_s = slo.e2e_s if slo.ttft_s is None else slo.ttft_s
+    room_s = math.inf if firsts_s is None else max(firsts_s - service_s, 0.0)
     # what comes within the allowed wait is what a queue of prompts is made of
     window_s = max(service_s, min(room_s, sample.duration_s / 10))
     late = 1 - slo.attained_frac

@@ -122,6 +122,40 @@ def test_ports_and_ways_are_those_of_the_simulator():
     assert late.limits(Limits(way_s / 2), shape, "prefill") is None
 
 
+def test_the_time_to_the_last_token_is_divided():
+    """3 s: 0.5 s of prompts leave 2.5 s for 100 gaps; without them, 100 gaps of 12 ms leave 1.8."""
+    price = TransferPrice(1e5, 0.0, 64.0, 0.0, 1e-6)
+    hand = Hand(price, 50e9, 16, first_token_at_decode=False)
+    shape = Shape(3200, 101)
+    way_s = hand.seconds(shape)
+    inf = float("inf")
+    both = Limits(0.5, inf, 3.0)
+    assert hand.limits(both, shape, "prefill") == Limits(ttft_s=0.5)
+    assert hand.limits(both, shape, "decode").tpot_s == pytest.approx((2.5 - way_s) / 100)
+    paced = Limits(inf, 0.012, 3.0)
+    assert hand.limits(paced, shape, "prefill").ttft_s == pytest.approx(1.8)
+    assert hand.limits(paced, shape, "decode").tpot_s == pytest.approx(0.012 - way_s / 100)
+    assert hand.limits(Limits(inf, 0.03, 3.0), shape, "prefill") is None
+    assert hand.limits(Limits(3.0, inf, 3.0), shape, "decode") is None
+    one = Shape(3200, 1)  # no gaps
+    assert hand.limits(paced, one, "prefill").ttft_s == pytest.approx(3.0)
+    assert hand.limits(both, one, "decode").tpot_s == inf
+    late = replace(hand, first_token_at_decode=True)
+    assert late.limits(both, shape, "prefill").ttft_s == pytest.approx(0.5 - way_s)
+    assert late.limits(both, shape, "decode").tpot_s == pytest.approx(0.025)
+
+
+def test_a_tighter_end_is_never_cheaper_apart():
+    """Answers of up to 1,000 tokens: 12 ms a token end within 12.5 s, so that 13 s say nothing."""
+    costs = [
+        ls.plan(ASKED, {"slo.e2e_s": end_s}, simulate=False).usd_per_hour
+        for end_s in (13.0, 7.0, 6.0)
+    ]
+    assert costs == sorted(costs)
+    assert costs[0] == ls.plan(ASKED, simulate=False).usd_per_hour
+    assert costs[-1] > costs[0]
+
+
 def test_what_is_planned_of_a_hand_over_is_what_is_simulated(found):
     work = prepare(read_plan(ASKED))
     plan = build_handoff(Scenario.parse(yaml.safe_load(found.scenario_yaml)))
@@ -136,7 +170,10 @@ def test_what_is_planned_of_a_hand_over_is_what_is_simulated(found):
     ("change", "said"),
     [
         ({"search.roles": ["prefill"]}, "search.roles: prefill and decode go together"),
-        ({"slo.e2e_s": 9.0}, "slo.e2e_s: is not divided between replicas"),
+        (
+            {"slo.ttft_s": None, "slo.tpot_s": None, "slo.e2e_s": 9.0},
+            "slo.e2e_s: says nothing of how it is divided",
+        ),
         ({"handoff.routing": "round-robin"}, "handoff.routing: is not set here"),
         ({"handoff.link": "infinibandd"}, "handoff.link: unknown link"),
         ({"zones": 1}, "zones: when the only zone is lost"),

@@ -4,6 +4,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from llmsim.core.errors import InputError
 from llmsim.deployment import deploy
 from llmsim.deployment.made import ADAPTER, KEDA, MARK
 from llmsim.deployment.manifests import object_name
@@ -327,3 +328,58 @@ def test_unlike_pools_get_the_weights_of_the_plan():
         ]
         assert f"app.kubernetes.io/name=quickstart-{name}" in pod["args"][0]
     assert {"routing", "routing.edges_tokens"} <= {note.key for note in made.notes}
+
+
+HALVES = {
+    "whole": {"gpu": "h100-sxm", "replicas": 2},
+    "first": {"gpu": "h100-sxm", "role": "prefill"},
+    "next": {"gpu": "h200-sxm", "role": "prefill"},
+    "rest": {"gpu": "h100-sxm", "role": "decode", "replicas": 2},
+}
+DIVIDED = {
+    "fleet.pools": HALVES,
+    "fleet.pools.main": None,
+    "fleet.routing": {
+        "kind": "planned-split",
+        "shares": {"whole": [0.2], "first": [0.3], "next": [0.5]},
+    },
+    "fleet.handoff.routing": {"kind": "planned-split", "shares": {"rest": [1.0]}},
+}
+
+
+@pytest.mark.parametrize("program", ["vllm", "sglang"])
+def test_halves_beside_whole_replicas_get_a_router_and_their_weight(program):
+    made = deploy("quickstart", DIVIDED, engine=program)
+    for thing in made.manifests():
+        check(thing)
+    (route,) = yaml.safe_load_all(made.files["gateway/route.yaml"])
+    (rule,) = route["spec"]["rules"]
+    weights = {each["name"]: each["weight"] for each in rule["backendRefs"]}
+    assert weights == {"quickstart-router-whole": 200, "quickstart-router-apart": 800}
+    apart, whole = made.files["launch/router-apart.sh"], made.files["launch/router-whole.sh"]
+    assert "pd-disaggregation" in apart
+    assert "pd-disaggregation" not in whole
+    for name, count in (("FIRST", 1), ("NEXT", 1), ("REST", 2)):
+        assert f"POOL_{name}_{count - 1}" in apart
+        assert f"POOL_{name}_" not in whole
+    assert "POOL_WHOLE_" not in apart
+    told = {note.key: note.value for note in made.notes}
+    assert told["routing.shares"] == "first, next"
+    assert "handoff.routing.shares" not in told
+    if program == "vllm":
+        graph = yaml.safe_load(made.files["dynamo/graph-apart.yaml"])
+        assert "whole" not in str(graph)
+
+
+def test_halves_alone_need_no_route():
+    pools = {name: pool for name, pool in HALVES.items() if name != "whole"}
+    shares = {"kind": "planned-split", "shares": {"first": [0.4], "next": [0.6]}}
+    made = deploy("quickstart", DIVIDED | {"fleet.pools": pools, "fleet.routing": shares})
+    assert "gateway/route.yaml" not in made.files
+    assert "launch/router.sh" in made.files
+    assert {"routing.shares"} <= {note.key for note in made.notes}
+
+
+def test_halves_beside_whole_replicas_need_shares():
+    with pytest.raises(InputError, match="a router does one of both"):
+        deploy("quickstart", DIVIDED | {"fleet.routing": "least-loaded"})
