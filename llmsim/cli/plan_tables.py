@@ -39,7 +39,10 @@ def print_plan(plan: Plan, folder: Path) -> None:
         console.print(_evidence(plan))
     for note in plan.notes:
         console.print(f"note: {note}")
-    console.print(f"{len(plan.losers)} configurations were not bought: --explain says why")
+    lost = len(plan.losers)
+    if lost:
+        were = "configuration was" if lost == 1 else "configurations were"
+        console.print(f"{lost} {were} not bought: --explain says why")
     console.print(f"saved in {folder}; llmsim run {folder / 'fleet.yaml'}")
 
 
@@ -81,6 +84,9 @@ def print_losers(plan: Plan) -> None:
     ----------
     plan : Plan
     """
+    if not plan.losers:
+        Console(highlight=False).print("every configuration that was tried is bought")
+        return
     table = _table("configuration", "USD/h", "not bought because")
     for each in plan.losers:
         price = "" if each.usd_per_hour is None else f"{each.usd_per_hour:,.2f}"
