@@ -163,7 +163,10 @@ def check(
     ],
     set_: SetOption = None,
 ) -> None:
-    """Say whether scenarios are right; if not, everything that is wrong, with its line."""
+    """Say whether scenarios are right; if not, everything that is wrong, with its line.
+
+    Example: llmsim check quickstart --set engine.max_num_seqs=64
+    """
     with exit_code_for_errors():
         from llmsim.cli.running import check_scenarios
 
@@ -178,7 +181,10 @@ def list_(
         typer.Argument(help="gpus, models, links, scenarios, routing, batching, arrivals, ..."),
     ] = None,
 ) -> None:
-    """List what exists: cards, shipped scenarios, and the kinds of every seam."""
+    """List what exists: cards, shipped scenarios, and the kinds of every seam.
+
+    Example: llmsim list gpus
+    """
     with exit_code_for_errors():
         from llmsim.cli.looking import list_things
 
@@ -199,7 +205,10 @@ app.command()(schema)
 
 @app.command()
 def version() -> None:
-    """Print the version, and whether the engine is compiled or pure Python."""
+    """Print the version, and whether the engine is compiled or pure Python.
+
+    Example: llmsim version
+    """
     with exit_code_for_errors():
         from llmsim.cli.looking import version_line
 
@@ -211,7 +220,10 @@ NameArgument = Annotated[str, typer.Argument(help="Name of a card, or a path.")]
 
 @show_app.command(name="gpu")
 def show_gpu(name: NameArgument) -> None:
-    """Show a GPU card."""
+    """Show a GPU card.
+
+    Example: llmsim show gpu h100-sxm
+    """
     _show("gpu", name)
 
 
@@ -236,31 +248,46 @@ def show_model(
 
 @show_app.command(name="link")
 def show_link(name: NameArgument) -> None:
-    """Show a link card."""
+    """Show a link card.
+
+    Example: llmsim show link nvlink4
+    """
     _show("link", name)
 
 
 @show_app.command(name="engine")
 def show_engine(name: NameArgument) -> None:
-    """Show an engine card: what the host of one version does for a step."""
+    """Show an engine card: what the host of one version does for a step.
+
+    Example: llmsim show engine vllm-0.14
+    """
     _show("engine", name)
 
 
 @show_app.command(name="calibration")
 def show_calibration(name: NameArgument) -> None:
-    """Show the factors of a calibration, what they were fitted to, and their errors."""
+    """Show the factors of a calibration, what they were fitted to, and their errors.
+
+    Example: llmsim show calibration trtllm_h100-sxm
+    """
     _show("calibration", name)
 
 
 @show_app.command(name="price")
 def show_price(gpu: Annotated[str, typer.Argument(help="Name of a GPU card.")]) -> None:
-    """Show what a GPU costs, by cloud."""
+    """Show what a GPU costs, by cloud.
+
+    Example: llmsim show price h100-sxm
+    """
     _show("price", gpu)
 
 
 @show_app.command(name="scenario")
 def show_scenario(scenario: ScenarioArgument, set_: SetOption = None) -> None:
-    """Show a scenario with every default filled in."""
+    """Show a scenario with every default filled in.
+
+    Example: llmsim show scenario quickstart --set seed=3
+    """
     with exit_code_for_errors():
         from llmsim.cli.looking import show_resolved
 

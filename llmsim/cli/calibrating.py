@@ -41,6 +41,8 @@ def calibrate(
 
     Measured steps come first, then whole runs; each model is also left out in turn, and predicted
     by the others.
+
+    Example: llmsim calibrate measured --engine vllm --gpu h100-sxm --out mine.yaml
     """
     with exit_code_for_errors():
         from llmsim.fidelity.calibrating import CalibrateOrder

@@ -87,6 +87,8 @@ def run_(
     """Run a system's card: gains with intervals, nulls, ablations, and a drawing of them.
 
     Ends with code 1 if a null regime surely brings something.
+
+    Example: llmsim gallery run orca --quick
     """
     with exit_code_for_errors():
         order = GalleryOrder(name, seeds, quick, tuple(regime or ()), out, save, jobs, fresh)
@@ -96,7 +98,10 @@ def run_(
 
 @gallery_app.command()
 def show(name: NameArgument) -> None:
-    """Show a system's card and its committed results."""
+    """Show a system's card and its committed results.
+
+    Example: llmsim gallery show orca
+    """
     with exit_code_for_errors():
         from llmsim.gallery.page import section
         from llmsim.gallery.reading import find_exhibit

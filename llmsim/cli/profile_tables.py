@@ -51,7 +51,10 @@ def import_(
         bool, typer.Option("--fit/--no-fit", help="Fit them too, so that they load faster.")
     ] = True,
 ) -> None:
-    """Turn public kernel tables into profiles; their licence and source go into meta.json."""
+    """Turn public kernel tables into profiles; their licence and source go into meta.json.
+
+    Example: llmsim profile import my-tables --format tidy --out profiles
+    """
     with exit_code_for_errors():
         from llmsim.specs.importers import import_tables
         from llmsim.specs.profile_meta import read_meta
@@ -68,7 +71,10 @@ def import_(
 
 
 def validate(profile: FolderArgument) -> None:
-    """Say whether a profile is right: columns, words, duplicates, checksum, drift, physics."""
+    """Say whether a profile is right: columns, words, duplicates, checksum, drift, physics.
+
+    Example: llmsim profile validate my-profile
+    """
     with exit_code_for_errors():
         from llmsim.core.errors import CardError, Fault
         from llmsim.costmodel.measured.fitting import implausible
@@ -91,7 +97,10 @@ def validate(profile: FolderArgument) -> None:
 
 
 def show(profile: FolderArgument) -> None:
-    """Show what a profile holds, operator by operator, and how wrong its fits are."""
+    """Show what a profile holds, operator by operator, and how wrong its fits are.
+
+    Example: llmsim profile show my-profile
+    """
     with exit_code_for_errors():
         from llmsim.costmodel.measured.profile import find_profile, load_profile
 
@@ -143,7 +152,10 @@ def fit(
         typer.Option(help="With --kernels: families to leave out, such as moe.mxfp4."),
     ] = None,
 ) -> None:
-    """Fit mean functions, write them and their errors on unseen rows into meta.json."""
+    """Fit mean functions, write them and their errors on unseen rows into meta.json.
+
+    Example: llmsim profile fit my-profile --seed 1
+    """
     with exit_code_for_errors():
         from llmsim.costmodel.measured.card_files import write_card_terms
         from llmsim.costmodel.measured.fitting import fit_profile
@@ -187,7 +199,10 @@ def _terms_table(found: Sequence[FittedTerms]) -> list[tuple[str, ...]]:
 
 
 def diff(first: FolderArgument, second: FolderArgument) -> None:
-    """Compare two profiles at the shapes that both have: another day, driver, or version."""
+    """Compare two profiles at the shapes that both have: another day, driver, or version.
+
+    Example: llmsim profile diff my-profile other-profile
+    """
     with exit_code_for_errors():
         from llmsim.costmodel.measured.fitting import compare_profiles
         from llmsim.costmodel.measured.profile import find_profile, load_profile

@@ -96,7 +96,7 @@ def placement(
     The scenario has one pool of role prefill and one of role decode; every split is simulated, and
     worth the largest load per GPU at which the promises are kept.
 
-    Example: llmsim placement disaggregated --gpus 4 --tp 1 --tp 2 --set traffic.duration_s=60
+    Example: llmsim placement disaggregated --gpus 4 --tp 1 --tp 2
     """
     with exit_code_for_errors():
         from llmsim import api

@@ -129,7 +129,10 @@ def validate(
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fresh: FreshOption = False,
 ) -> None:
-    """Replay measured serving runs and print the error: TTFT, TPOT, throughput, capacity."""
+    """Replay measured serving runs and print the error: TTFT, TPOT, throughput, capacity.
+
+    Example: llmsim validate result.json --gpu h100-sxm --model llama-3.1-8b
+    """
     with exit_code_for_errors():
         if engine == REFERENCE:
             chosen = out or Path("runs/reference")

@@ -27,6 +27,25 @@ def test_links_and_paths_lead_somewhere(page):
     assert set(missing) <= ELSEWHERE
 
 
+def anchors(page):
+    """Return what headings of a page are called in links, as GitHub makes it."""
+    bare = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    heads = re.findall(r"^#+ (.*)$", bare, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_into_pages_lead_to_headings(page):
+    said = page.read_text(encoding="utf-8")
+    found = re.findall(r"\]\(([^)#:\s]*\.md)?#([^)]+)\)", said)
+    missing = [
+        f"{name}#{anchor}"
+        for name, anchor in found
+        if anchor not in anchors(page.parent / name if name else page)
+    ]
+    assert missing == []
+
+
 def test_architecture_is_short():
     assert len(text("ARCHITECTURE.md").splitlines()) <= 150
 
