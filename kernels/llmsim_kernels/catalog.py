@@ -168,6 +168,7 @@ def _varlen(pack: bool) -> Kernel:
         (
             {"contexts": (512, 1024), "new": (512, 1), **large},
             {"contexts": (1024, 1024), "new": (1, 1), **large},
+            {"contexts": (300, 700), "new": (300, 200), **large},
         ),
     )
 

@@ -144,6 +144,7 @@ OPS: Mapping[str, tuple[str, ...]] = {
     "host": ("variant",),
     "energy": ("variant",),
     "whole_model": ("variant",),
+    "probe": ("variant",),
 }
 """Operators, and the columns that every row of one must fill."""
 

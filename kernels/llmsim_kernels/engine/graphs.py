@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from llmsim.specs.engine import EngineLimits
 from llmsim_kernels.engine.cache import PagedCache, StepAttention, slots_of
 from llmsim_kernels.engine.model import Decoder
 from llmsim_kernels.engine.scheduler import Slice
+from llmsim_kernels.engine.watch import Watch
 
 _FIRST_CONTEXT = 1024
 _CONTEXT_RATIO = 4
@@ -102,6 +104,10 @@ class DecodeGraphs:
         self._table = torch.zeros((rows, width), dtype=torch.int32, device=device)
         self._contexts = torch.ones(rows, dtype=torch.int32, device=device)
         self._all = torch.arange(rows, device=device)
+        pinned = device.type == "cuda"  # so that copies run beside the host
+        self._pinned_numbers = torch.zeros((rows, 4), dtype=torch.int64, pin_memory=pinned)
+        self._pinned_table = torch.zeros((rows, width), dtype=torch.int32, pin_memory=pinned)
+        self._numbers, self._host_table = self._pinned_numbers.numpy(), self._pinned_table.numpy()
         self.contexts = _context_steps(limits.max_model_len)
         self._graphs: dict[tuple[int, int], tuple[Any, Any]] = {}
         with torch.inference_mode():
@@ -126,45 +132,52 @@ class DecodeGraphs:
             self._forward(size, longest)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        gc.collect()
         pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
         with torch.cuda.graph(graph, pool=pool, stream=stream):
             out = self._forward(size, longest)
         return graph, out
 
-    def run(self, slices: list[Slice]) -> list[int]:
+    def run(self, slices: list[Slice], watch: Watch | None = None) -> list[int]:
         """Run a step of decodes alone and return their next tokens."""
         count = len(slices)
         size = next((size for size in self.sizes if size >= count), 0)
         self._fill(slices, size or count)
         needed = max(part.past + 1 for part in slices)
         longest = next(limit for limit in self.contexts if limit >= needed)
+        if watch is not None:
+            watch.launching()
         if size:
             graph, out = self._graphs[size, longest]
             graph.replay()
         else:
             out = self._forward(count, longest)
+        if watch is not None:
+            watch.launched()
         return list(out[:count].tolist())
 
     def _fill(self, slices: list[Slice], size: int) -> None:
         """Bring the step's numbers to the device in one copy each; padded rows use block 0."""
-        torch = self.torch
-        count, width = len(slices), self._table.shape[1]
-        block = self.limits.block_tokens
-        numbers = torch.zeros((3, size), dtype=torch.int64)
-        table = torch.zeros((size, width), dtype=torch.int32)
-        contexts = torch.ones(size, dtype=torch.int32)
-        numbers[0, :count] = torch.tensor([part.sequence.tokens[-1] for part in slices])
-        numbers[1, :count] = torch.tensor([part.past for part in slices])
-        numbers[2, :count] = torch.tensor([slots_of(part, block)[0] for part in slices])
-        contexts[:count] = torch.tensor([part.past + 1 for part in slices])
+        count = len(slices)
+        block, width = self.limits.block_tokens, self._table.shape[1]
+        numbers, table = self._numbers, self._host_table
+        numbers[:count, 0] = [part.sequence.tokens[-1] for part in slices]
+        numbers[:count, 1] = [part.past for part in slices]
+        numbers[:count, 2] = [slots_of(part, block)[0] for part in slices]
+        numbers[:count, 3] = numbers[:count, 1] + 1
+        numbers[count:size] = (0, 0, 0, 1)
         for row, part in enumerate(slices):
-            blocks = part.sequence.blocks
-            table[row, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
-        moved = numbers.to(self._tokens.device)
-        self._tokens[:size], self._positions[:size], self._slots[:size] = moved
-        self._table[:size] = table.to(self._tokens.device)
-        self._contexts[:size] = contexts.to(self._tokens.device)
+            blocks, known = part.sequence.blocks, part.sequence.row
+            if known is None:
+                known = part.sequence.row = np.zeros(width, dtype=np.int32)
+            if part.sequence.rowed != len(blocks):  # a block every 16 tokens, not every step
+                known[part.sequence.rowed : len(blocks)] = blocks[part.sequence.rowed :]
+                part.sequence.rowed = len(blocks)
+            table[row] = known
+        table[count:size] = 0
+        moved = self._pinned_numbers[:size].to(self._tokens.device, non_blocking=True)
+        self._tokens[:size], self._positions[:size] = moved[:, 0], moved[:, 1]
+        self._slots[:size], self._contexts[:size] = moved[:, 2], moved[:, 3]
+        self._table[:size].copy_(self._pinned_table[:size], non_blocking=True)
 
     def decodes(self, slices: list[Slice]) -> DecodeAttention | None:
         """Return the attention of the decodes of a mixed step; None where there are none."""

@@ -11,11 +11,13 @@ from typing import Any
 
 from llmsim_kernels.engine.scheduler import Sequence as Request
 from llmsim_kernels.engine.scheduler import Slice
+from llmsim_kernels.engine.watch import UNKNOWN, Shares
 
 STEP_COLUMNS = (
     *("run", "phase", "segment", "dp_rank", "prefill_tokens", "prefill_reqs", "prefill_kv_tokens"),
     *("decode_reqs", "decode_kv_tokens", "queued_prefill_reqs", "queued_prefill_tokens"),
     *("queued_decode_reqs", "latency_ms", "start_s", "preempted"),
+    *("prepare_ms", "launch_ms", "device_ms"),
 )
 """Iterations as forward-pass metrics name them; KV tokens are those computed before the step."""
 
@@ -39,6 +41,8 @@ class StepRecord:
     start_s, seconds : float [s]
         Since the run began, and from the call of the scheduler to its tokens on the host.
     preempted : tuple of int
+    shares : Shares
+        Where the time went.
     """
 
     slices: tuple[tuple[int, int, int, bool], ...]
@@ -48,6 +52,7 @@ class StepRecord:
     start_s: float
     seconds: float
     preempted: tuple[int, ...]
+    shares: Shares = UNKNOWN
 
 
 def record_of(
@@ -56,6 +61,7 @@ def record_of(
     preempted: Sequence[Request],
     start_s: float,
     seconds: float,
+    shares: Shares = UNKNOWN,
 ) -> StepRecord:
     """Return the record of a step that was planned and run, before it is accounted for."""
     fresh = [sequence for sequence in waiting if not sequence.generated]
@@ -67,6 +73,7 @@ def record_of(
         start_s,
         seconds,
         tuple(sequence.index for sequence in preempted),
+        shares,
     )
 
 
@@ -90,6 +97,9 @@ def step_row(name: str, step: StepRecord) -> dict[str, Any]:
         "latency_ms": round(step.seconds * 1e3, 6),
         "start_s": round(step.start_s, 9),
         "preempted": " ".join(str(index) for index in step.preempted),
+        "prepare_ms": round(step.shares.prepare_s * 1e3, 4),
+        "launch_ms": round(step.shares.launch_s * 1e3, 4),
+        "device_ms": round(step.shares.device_s * 1e3, 4),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +21,9 @@ from llmsim_kernels.engine.scheduler import Sequence as Request
 
 _LONGEST_NAP_S = 1e-3
 """Sleep between looks at the clock while nobody is there; an arrival is late by at most this."""
+
+_WARM_UPS = (16, 300, 2000, 40)
+"""Prompts of the warm-up [tokens]; shorter ones where so many do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +70,10 @@ def run_reference(
     device: str = "",
     minutes: float = 3.0,
     offline: bool = False,
+    stop_s: float = math.inf,
     out: Path | None = None,
     name: str = "reference",
+    runner: Runner | None = None,
 ) -> ReferenceRun:
     """Serve a trace with a real decoder of random weights and write down what it took.
 
@@ -83,10 +90,14 @@ def run_reference(
         Requests that arrive later are left out; those that arrived are served to their end.
     offline : bool
         Everybody arrives at time 0.
+    stop_s : float [s]
+        No step starts after so long; who has not ended then is written as an error.
     out : Path or None
         Folder for the files of `llmsim_kernels.engine.record`.
     name : str
         First part of their names.
+    runner : Runner or None
+        One of an earlier run with this model and these settings, whose graphs are captured.
 
     Returns
     -------
@@ -101,12 +112,12 @@ def run_reference(
 
     shape = DecoderShape.of_model(model) if isinstance(model, ModelSpec) else model
     device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
-    runner = Runner(shape, settings, device)
+    runner = runner or Runner(shape, settings, device)
     settings = runner.settings
     requests = _requests(trace, shape, settings, 60.0 * minutes, offline)
     scheduler = Scheduler(settings)
     _warm_up(runner, shape)
-    steps = _serve(requests, scheduler, runner)
+    steps = _serve(requests, scheduler, runner, stop_s)
     meta = {
         "source": "llmsim reference engine",
         "engine": "llmsim_kernels.engine",
@@ -116,6 +127,7 @@ def run_reference(
         "config": settings_entry(settings),
         "arrivals": "offline" if offline else "trace",
         "num_requests": len(requests),
+        "stop_s": stop_s if math.isfinite(stop_s) else None,
         "latency_ms": "from the call of the scheduler to the step's tokens on the host",
     }
     if out is not None:
@@ -148,44 +160,56 @@ def _requests(
 
 
 def _warm_up(runner: Runner, shape: DecoderShape) -> None:
-    """Serve one short request before the clock starts: libraries load, kernels compile."""
-    size = runner.settings.block_tokens
-    settings = EngineSettings(
-        runner.settings.max_num_seqs,
-        runner.settings.max_num_batched_tokens,
-        runner.settings.max_model_len,
-        size,
-        runner.settings.kv_blocks,
-    )
-    scheduler = Scheduler(settings)
-    request = Request(-1, size, 3)
-    request.tokens = [index % shape.vocab for index in range(size)]
-    scheduler.enqueue(request)
+    """Serve a few requests before the clock starts: libraries load, kernels compile.
+
+    Prompts of several lengths come while others decode, so that steps of every kind have run.
+    """
+    known = runner.settings
+    scheduler = Scheduler(known)
+    room = min(known.max_model_len, known.kv_blocks * known.block_tokens // len(_WARM_UPS))
+    for index, wanted in enumerate(_WARM_UPS):
+        prompt = max(1, min(wanted, room - 8))
+        request = Request(-1 - index, prompt, min(8, room - prompt))
+        request.tokens = [at % shape.vocab for at in range(prompt)]
+        scheduler.enqueue(request)
+        _step(scheduler, runner, lambda: 0.0)
     while scheduler.busy:
         _step(scheduler, runner, lambda: 0.0)
 
 
-def _serve(requests: list[Request], scheduler: Scheduler, runner: Runner) -> list[StepRecord]:
-    """Serve everybody; arrivals are taken in whenever a step has ended."""
+def _serve(
+    requests: list[Request], scheduler: Scheduler, runner: Runner, stop_s: float
+) -> list[StepRecord]:
+    """Serve everybody; arrivals are taken in whenever a step has ended.
+
+    Collections of garbage would be steps of tens of milliseconds: what is there already is left
+    out of them, as engines do.
+    """
     steps: list[StepRecord] = []
     coming = list(reversed(requests))
+    gc.collect()
+    gc.freeze()
     began = time.perf_counter()
 
     def now_s() -> float:
         return time.perf_counter() - began
 
-    while coming or scheduler.busy:
-        while coming and coming[-1].arrival_s <= now_s():
-            scheduler.enqueue(coming.pop())
-        if scheduler.busy:
-            steps.append(_step(scheduler, runner, now_s))
-        elif coming:
-            time.sleep(min(_LONGEST_NAP_S, max(0.0, coming[-1].arrival_s - now_s())))
+    try:
+        while (coming or scheduler.busy) and now_s() < stop_s:
+            while coming and coming[-1].arrival_s <= now_s():
+                scheduler.enqueue(coming.pop())
+            if scheduler.busy:
+                steps.append(_step(scheduler, runner, now_s))
+            elif coming:
+                time.sleep(min(_LONGEST_NAP_S, max(0.0, coming[-1].arrival_s - now_s())))
+    finally:
+        gc.unfreeze()
     return steps
 
 
 def _step(scheduler: Scheduler, runner: Runner, now_s: Callable[[], float]) -> StepRecord:
     """Plan, run and account for one step."""
+    runner.watch.begin()
     start_s = now_s()
     slices = scheduler.plan()
     for part in slices:
@@ -194,7 +218,12 @@ def _step(scheduler: Scheduler, runner: Runner, now_s: Callable[[], float]) -> S
     found = iter(runner.run(slices))
     end_s = now_s()
     record = record_of(
-        slices, list(scheduler.waiting), scheduler.preempted, start_s, end_s - start_s
+        slices,
+        list(scheduler.waiting),
+        scheduler.preempted,
+        start_s,
+        end_s - start_s,
+        runner.watch.shares(),
     )
     for part in slices:
         if part.samples:

@@ -10,6 +10,7 @@ from llmsim_kernels.engine.cache import PagedCache, StepAttention, kv_bytes_per_
 from llmsim_kernels.engine.graphs import DecodeGraphs, MixedAttention
 from llmsim_kernels.engine.model import Attend, Decoder, DecoderShape
 from llmsim_kernels.engine.scheduler import EngineSettings, Slice
+from llmsim_kernels.engine.watch import Watch
 
 _MEMORY_FRAC = 0.8
 """Share of the free memory that KV may take on a GPU; the rest is activations and graphs."""
@@ -31,6 +32,8 @@ class Runner:
     ----------
     settings : EngineSettings
         With the number of KV blocks decided.
+    watch : Watch
+        Knows where the time of the last step went.
     """
 
     def __init__(self, shape: DecoderShape, settings: EngineSettings, device: str) -> None:
@@ -51,8 +54,12 @@ class Runner:
         self.cache = PagedCache(
             shape, settings.kv_blocks, settings.block_tokens, self.device, dtype
         )
+        self.watch = Watch(torch, on_gpu)
         self.graphs: DecodeGraphs | None = None
         if on_gpu:
+            # prompts attend by FlashAttention, whose rows a profile has; torch might choose others
+            torch.backends.cuda.enable_cudnn_sdp(False)
+            torch.backends.cuda.enable_mem_efficient_sdp(False)
             limits = EngineLimits(
                 settings.max_num_seqs,
                 settings.max_num_batched_tokens,
@@ -71,7 +78,7 @@ class Runner:
         """
         with self.torch.inference_mode():
             if self.graphs is not None and all(part.decodes for part in slices):
-                return self.graphs.run(slices)
+                return self.graphs.run(slices, self.watch)
             # decodes first, whatever the order of decision: one launch serves them on a GPU
             order = sorted(range(len(slices)), key=lambda at: not slices[at].decodes)
             found = self._eager([slices[at] for at in order])
@@ -98,8 +105,10 @@ class Runner:
             count = sum(part.decodes for part in slices)
             prompts = StepAttention(self.cache, self._long(slots), parts[count:])
             attention = MixedAttention(self.graphs.decodes(slices[:count]), prompts)
-        rows = self._long(sampled)
-        found = self.decoder.forward(self._long(tokens), self._long(positions), rows, attention)
+        inputs = self._long(tokens), self._long(positions), self._long(sampled)
+        self.watch.launching()
+        found = self.decoder.forward(*inputs, attention)
+        self.watch.launched()
         return list(torch.as_tensor(found).tolist())
 
     def _long(self, values: list[int]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmsim.core.errors import Fault, InputError
 
@@ -59,6 +60,9 @@ class Sequence:
         Physical KV blocks, in order.
     tokens : list of int
         Prompt and what was generated.
+    row : ndarray or None
+        `blocks` as a row of the block table, of which the first `rowed` are written.
+    rowed : int [blocks]
     """
 
     index: int
@@ -70,6 +74,8 @@ class Sequence:
     preemptions: int = 0
     blocks: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    row: Any = None
+    rowed: int = 0
     scheduled_s: float = -1.0
     first_token_s: float = -1.0
     last_token_s: float = -1.0
@@ -191,6 +197,7 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         self.free.extend(reversed(sequence.blocks))
         sequence.blocks.clear()
+        sequence.row, sequence.rowed = None, 0
 
     def _admit(self, slices: list[Slice], budget: int) -> None:
         while self.waiting and budget and len(self.running) < self.settings.max_num_seqs:

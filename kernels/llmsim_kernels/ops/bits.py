@@ -43,3 +43,26 @@ def to_e4m3(x, NATIVE: tl.constexpr):
 def nearest(x):
     """Return the nearest whole number, halves rounded up, as fp32."""
     return tl.floor(x + 0.5)
+
+
+@triton.jit
+def base_of(kind: tl.constexpr):
+    """Return what `small_number` adds to a whole number of this type."""
+    base: tl.constexpr = 128.0 if kind == tl.bfloat16 else 1024.0 if kind == tl.float16 else 0.0
+    return base
+
+
+@triton.jit
+def small_number(whole, kind: tl.constexpr):
+    """Return ``base_of(kind) + whole`` for whole numbers that its mantissa holds.
+
+    They are put into the mantissa of the base, which is one instruction where a conversion is
+    several: 0x4300 is 128 in bf16, which has room for 7 bits; 0x6400 is 1024 in fp16, for 10.
+    """
+    if kind == tl.bfloat16:
+        number = (whole.to(tl.int16) | 0x4300).to(kind, bitcast=True)
+    elif kind == tl.float16:
+        number = (whole.to(tl.int16) | 0x6400).to(kind, bitcast=True)
+    else:
+        number = whole.to(kind)
+    return number

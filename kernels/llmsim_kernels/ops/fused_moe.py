@@ -31,16 +31,22 @@ def _product(
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
     TILE_K: tl.constexpr,
+    TOGETHER: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    # a few blocks go through the columns together: what they share of the weights is in L2
     tiles_n = tl.cdiv(n, TILE_N)
-    block = tl.program_id(0) // tiles_n
+    blocks = tl.num_programs(0) // tiles_n
+    first = tl.program_id(0) // (TOGETHER * tiles_n) * TOGETHER
+    together = tl.minimum(blocks - first, TOGETHER)
+    within = tl.program_id(0) - first * tiles_n
+    block = first + within % together
     expert = tl.load(block_expert_ptr + block).to(tl.int64)
     if expert < 0:
         return
     row = tl.load(sorted_ptr + block * TILE_M + tl.arange(0, TILE_M))
     row_ok = row < size
-    column = (tl.program_id(0) % tiles_n) * TILE_N + tl.arange(0, TILE_N)
+    column = (within // together) * TILE_N + tl.arange(0, TILE_N)
     column_ok = column < n
     depth = tl.arange(0, TILE_K)
     a_at = a_ptr + (row // TOPK).to(tl.int64)[:, None] * k + depth[None, :]
@@ -76,6 +82,8 @@ class Tiles:
     m, n, k : int
         Of a tile; m tokens of one expert, 16, 64 or 128.
     warps, stages : int
+    together : int
+        Blocks of tokens that go through the weights side by side.
     """
 
     m: int
@@ -83,19 +91,22 @@ class Tiles:
     k: int
     warps: int
     stages: int
+    together: int = 8
 
 
-def tiles_for(device: Any, tokens: int, topk: int, experts: int) -> Tiles:
-    """Return the cut, by the mean number of tokens that an expert gets."""
+def tiles_for(device: Any, tokens: int, topk: int, experts: int, item_bytes: int = 2) -> Tiles:
+    """Return the cut, by the mean number of tokens that an expert gets and the size of numbers."""
     capability = capability_of(device)
     mean = tokens * topk / experts
     if capability == 0:
         return Tiles(16, 32, 32, 4, 1)
+    # room in shared memory for deeper and wider tiles
+    wide = capability in (90, 100) and item_bytes <= 2
     if mean <= 16:
-        return Tiles(16, 128, 64, 4, 3)
+        return Tiles(16, 128, 128, 4, 4) if wide else Tiles(16, 128, 64, 4, 3)
     if mean <= 256:
         return Tiles(64, 128, 64, 4, 3)
-    return Tiles(128, 128, 64, 8, 3)
+    return Tiles(128, 256, 64, 8, 4) if wide else Tiles(128, 128, 64, 8, 3)
 
 
 def grouped_gemm(
@@ -145,6 +156,7 @@ def grouped_gemm(
         TILE_M=tiles.m,
         TILE_N=tiles.n,
         TILE_K=tiles.k,
+        TOGETHER=tiles.together,
         PRECISION=precision_of(a),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
@@ -182,7 +194,7 @@ def fused_moe(
     """
     (tokens, topk), experts, inter = experts_of.shape, gate_up.shape[0], down.shape[2]
     partly = of_experts > experts
-    cut = tiles or tiles_for(x.device, tokens, topk, of_experts or experts)
+    cut = tiles or tiles_for(x.device, tokens, topk, of_experts or experts, x.element_size())
     aligned = align(experts_of, experts, cut.m)
     both = grouped_gemm(x, gate_up, aligned, topk, cut, partly=partly)
     inner = torch.empty((tokens * topk, inter), dtype=x.dtype, device=x.device)

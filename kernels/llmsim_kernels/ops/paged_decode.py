@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from llmsim_kernels.ops.bits import e4m3_to_half
+from llmsim_kernels.ops.bits import base_of, e4m3_to_half, small_number
 from llmsim_kernels.ops.device import LOG2_E, has_fp8, precision_of
 from llmsim_kernels.ops.splits import Tiles, join_parts, tiles_for
 
@@ -23,9 +23,9 @@ KERNEL_ID = "triton.paged_decode.v1"
 
 @triton.jit
 def _halves(byte_ptr, ok, KIND: tl.constexpr):
-    """Return the two numbers of each byte, from -8 to 7."""
+    """Return the two levels of each byte, 0 to 15, plus the base of KIND."""
     byte = tl.load(byte_ptr, mask=ok, other=0)
-    return ((byte & 15).to(tl.int8) - 8).to(KIND), ((byte >> 4).to(tl.int8) - 8).to(KIND)
+    return small_number(byte & 15, KIND), small_number(byte >> 4, KIND)
 
 
 @triton.jit
@@ -106,7 +106,9 @@ def _attend_part(
             step, middle = _terms(k_terms_ptr, slot, ok)
             scores = tl.dot(q_low, low, input_precision=PRECISION)
             scores += tl.dot(q_high, high, input_precision=PRECISION)
-            scores = (scores * step[None, :] + q_sum[:, None] * middle[None, :]) * k_scale
+            # level 8 is the middle; the base of the numbers is taken off along with it
+            zero = middle - step * (8.0 + base_of(kind))
+            scores = (scores * step[None, :] + q_sum[:, None] * zero[None, :]) * k_scale
         else:
             k = tl.load(k_ptr + slot[None, :] * DIM + dims[:, None], mask=ok[None, :], other=0)
             if KV == "fp8":
@@ -121,8 +123,9 @@ def _attend_part(
         if KV == "int4":
             low, high = _halves(v_ptr + slot[:, None] * HALF + halves[None, :], ok[:, None], kind)
             step, middle = _terms(v_terms_ptr, slot, ok)
-            middles = tl.sum(weight * middle[None, :], 1)[:, None]
             steps = (weight * step[None, :]).to(kind)
+            zero = weight * middle[None, :] - steps.to(tl.float32) * (8.0 + base_of(kind))
+            middles = tl.sum(zero, 1)[:, None]
             acc_low = acc_low * fade[:, None] + middles
             acc_low += tl.dot(steps, low, input_precision=PRECISION)
             acc_high = acc_high * fade[:, None] + middles
@@ -200,7 +203,7 @@ def paged_decode(
     if kind == "fp8":
         k_cache, v_cache = k_cache.view(torch.uint8), v_cache.view(torch.uint8)
     group = heads_q // heads_kv
-    cut = tiles or tiles_for(q.device, batch, heads_kv, group, dim, max_context)
+    cut = tiles or tiles_for(q.device, batch, heads_kv, group, dim, max_context, kind)
     out = torch.empty_like(q)
     parts, lse = out, out
     if cut.splits > 1:

@@ -20,7 +20,7 @@ ITEM_BYTES: Mapping[str, float] = {
 """Bytes of one value with its scales; int4 has an fp16 scale per group of 128."""
 
 QUICK_BLOCKS = (0, 1, 2, 3, 5, 12)
-ALL_BLOCKS = (0, 1, 3, 2, 5, 12, 13, 4, 6, 8, 9, 7, 10, 11, 14)
+ALL_BLOCKS = (0, 1, 3, 2, 5, 12, 13, 4, 6, 8, 9, 7, 10, 11, 14, 15)
 """In the order in which they run: what every model needs, the checks, then the rest, so that a
 run that is cut short is still a profile."""
 

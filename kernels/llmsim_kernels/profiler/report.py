@@ -26,7 +26,8 @@ def ceilings_seen(rows: Rows) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``copy_bytes_per_s`` and ``cache_read_bytes_per_s``, and ``flops_per_s`` by dtype.
+        ``copy_bytes_per_s``, ``read_bytes_per_s``, ``cache_read_bytes_per_s``, and
+        ``flops_per_s`` by dtype.
     """
     found: dict[str, Any] = {}
     for row in rows:

@@ -16,6 +16,7 @@ from llmsim_kernels.profiler.blocks import (
     mixed,
     moe,
     prefill,
+    probes,
     recurrent,
     sampling,
     whole,
@@ -40,5 +41,6 @@ BLOCKS: Mapping[int, Block] = {
         Block(12, "holdout", holdout.rows),
         Block(13, "whole model", whole.rows),
         Block(14, "low-bit GEMM", gemm.low_bit_rows),
+        Block(15, "probes", probes.rows),
     )
 }

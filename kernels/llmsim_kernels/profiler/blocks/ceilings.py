@@ -10,7 +10,7 @@ from llmsim_kernels.profiler.spec import Build, Call, RowSpec
 from llmsim_kernels.profiler.torchbench import TorchBench
 
 MOMENTS = ("start", "middle", "end")
-COPY, PRODUCT, CACHE = "copy", "matmul", "cache_read"
+COPY, READ, PRODUCT, CACHE = "copy", "read", "matmul", "cache_read"
 _CHAIN = 200
 """Kernels in the chain that tells launch costs: far more than the launch queue hides."""
 
@@ -32,6 +32,7 @@ def at(plan: Plan, moment: str) -> Iterator[RowSpec]:
     """
     copy_bytes = 1 << 30 if plan.on_gpu else 1 << 27
     yield _row(plan, f"{COPY}.{moment}", 0.0, 2.0 * copy_bytes, _copy(copy_bytes))
+    yield _row(plan, f"{READ}.{moment}", 0.0, copy_bytes, _read(copy_bytes))
     side = 8192 if plan.on_gpu else 1024
     for dtype in (plan.dtype, "fp8", "int8") if plan.on_gpu else (plan.dtype,):
         moved = side * side * (2 * ITEM_BYTES[dtype] + 2)
@@ -45,7 +46,7 @@ def at(plan: Plan, moment: str) -> Iterator[RowSpec]:
             needs="fp8" if dtype == "fp8" else "",
         )
     resident = plan.facts.cache_bytes // 4
-    yield _row(plan, f"{CACHE}.{moment}", 0.0, resident, _cache_read(resident), cold=False)
+    yield _row(plan, f"{CACHE}.{moment}", 0.0, resident, _read(resident), cold=False)
 
 
 def host_rows(plan: Plan) -> Iterator[RowSpec]:
@@ -118,7 +119,9 @@ def _product(side: int, dtype: str) -> Build:
     return build
 
 
-def _cache_read(size_bytes: int) -> Build:
+def _read(size_bytes: int) -> Build:
+    """Read and write next to nothing, as a decode step does; a copy reaches less."""
+
     def build(bench: TorchBench) -> Call:
         values = bench.warm((size_bytes // 4,), "fp32")
         return Call([lambda: bench.torch.sum(values)])
