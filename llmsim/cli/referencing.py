@@ -38,6 +38,10 @@ class ReferenceOrder:
         Everybody arrives at time 0.
     cost : mapping
     out : Path
+    runs : Path or None
+        Folder of runs that are kept: they are compared, and the engine does not run.
+    docs : Path or None
+        Page for the tables of kept runs.
     """
 
     trace: Path | None
@@ -48,6 +52,8 @@ class ReferenceOrder:
     offline: bool
     cost: Mapping[str, Any]
     out: Path
+    runs: Path | None = None
+    docs: Path | None = None
 
 
 def check_reference(order: ReferenceOrder) -> None:
@@ -58,6 +64,9 @@ def check_reference(order: ReferenceOrder) -> None:
     InputError
         If no trace is given, or no card stands for the device.
     """
+    if order.runs is not None:
+        _check_runs(order, order.runs)
+        return
     try:
         importlib.import_module("torch")
         engine = importlib.import_module("llmsim_kernels.engine.replay")
@@ -145,3 +154,39 @@ def print_reference(report: ReferenceReport) -> None:
     print_rows([("requests", "measured mean s", "predicted", "error of a request"), *means])
     for warning in report.warnings:
         typer.echo(f"note: {warning}", err=True)
+
+
+def _check_runs(order: ReferenceOrder, where: Path) -> None:
+    """Compare the runs of the reference engine in a folder with their simulation.
+
+    Raises
+    ------
+    InputError
+        If there are none, or it is not told which GPU they were made on.
+    """
+    import tempfile
+
+    from llmsim.cli.looking import print_rows
+    from llmsim.costmodel.measured.profile import find_profile
+    from llmsim.fidelity import runpages as pages
+    from llmsim.fidelity.measuredruns import compare_runs
+    from llmsim.specs.profile_meta import read_meta
+
+    model, card, cost, docs = order.model, order.gpu, order.cost, order.docs
+    if not card and "profile" in cost:
+        card = str(read_meta(find_profile(str(cost["profile"]))).device.get("gpu_card", ""))
+    if not card:
+        raise InputError("llmsim validate", [Fault("", "--gpu", "no card is named.")])
+    with tempfile.TemporaryDirectory() as scratch:
+        found = compare_runs(where, model or DEFAULT_RUN_MODEL, card, cost, Path(scratch))
+    typer.echo(f"{found.gpu}, priced with {pages.told_cost(found.cost)}\n")
+    for table in (pages.step_table(found), pages.run_table(found), pages.noise_table(found)):
+        print_rows(table)
+        typer.echo("")
+    if docs is not None:
+        pages.write_page(docs, found)
+        typer.echo(f"written to {docs}", err=True)
+
+
+DEFAULT_RUN_MODEL = "llama-3.1-8b"
+"""What the runs that are shipped were made with."""

@@ -91,7 +91,9 @@ TpOption = Annotated[int, typer.Option(min=1, help="For a result file: tensor-pa
 VersionOption = Annotated[str, typer.Option(help="For a result file: the engine's version.")]
 EngineOption = Annotated[
     str,
-    typer.Option(help="Engines to take; 'reference': run the engine of llmsim on this machine."),
+    typer.Option(
+        help="Engines to take; 'reference': that of llmsim: on this machine, or runs kept in DIR."
+    ),
 ]
 TraceOption = Annotated[Path | None, typer.Option(help="For the reference engine: what it serves.")]
 MinutesOption = Annotated[
@@ -135,12 +137,11 @@ def validate(
     """
     with exit_code_for_errors():
         if engine == REFERENCE:
-            chosen = out or Path("runs/reference")
-            check_reference(
-                ReferenceOrder(
-                    trace, minutes, model, gpu, device, offline, _component(cost), chosen
-                )
+            priced, chosen = _component(cost), out or Path("runs/reference")
+            asked = ReferenceOrder(
+                trace, minutes, model, gpu, device, offline, priced, chosen, where, docs
             )
+            check_reference(asked)
             return
         if where is None:
             fault = Fault("", "DIR|FILE", "is missing: measurements to compare with.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class MeasuredRequest:
         Since the run began.
     prompt, output : int [tokens]
     ttft_s, e2e_s : float [s]
+        NaN for one that had not ended when the run was stopped.
     """
 
     arrival_ns: int
@@ -50,6 +52,9 @@ class MeasuredStep:
     decisions : tuple of (request, new, before)
         In the order of the scheduler.
     preempted : tuple of int
+    launch_s, device_s : float [s]
+        Of it: from the first launch to the last, and from the first kernel to the last one's end;
+        0 where they were not measured.
     """
 
     start_ns: int
@@ -57,6 +62,8 @@ class MeasuredStep:
     phase: str
     decisions: tuple[Decision, ...]
     preempted: tuple[int, ...]
+    launch_s: float = 0.0
+    device_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class MeasuredRun:
 
 
 def read_run(folder: Path, name: str = "reference") -> MeasuredRun:
-    """Read the files that ``llmsim_kernels.engine`` wrote.
+    """Read the files that ``llmsim_kernels.engine`` wrote, gzipped or not.
 
     Parameters
     ----------
@@ -106,17 +113,21 @@ def read_run(folder: Path, name: str = "reference") -> MeasuredRun:
             row["phase"],
             tuple(decided.get(number, ())),
             tuple(int(word) for word in row["preempted"].split()),
+            float(row.get("launch_ms") or 0.0) / 1e3,
+            float(row.get("device_ms") or 0.0) / 1e3,
         )
         for number, row in enumerate(_rows(folder / f"{name}_steps.csv"))
     ]
     meta = json.loads(meta_path.read_text(encoding="utf-8"))
-    return MeasuredRun(_requests(folder / f"{name}_requests.csv"), tuple(steps), meta)
+    stopped = meta.get("stop_s") is not None
+    requests = _requests(folder / f"{name}_requests.csv", stopped=stopped)
+    return MeasuredRun(requests, tuple(steps), meta)
 
 
-def _requests(path: Path) -> tuple[MeasuredRequest, ...]:
+def _requests(path: Path, *, stopped: bool) -> tuple[MeasuredRequest, ...]:
     found, faults = [], []
     for line, row in enumerate(_rows(path), 2):
-        if row["error"]:
+        if row["error"] and not stopped:
             faults.append(Fault(f"{path}:{line}", "error", row["error"]))
             continue
         found.append(
@@ -124,8 +135,8 @@ def _requests(path: Path) -> tuple[MeasuredRequest, ...]:
                 _ns(row["arrival_s"]),
                 int(row["input_tokens"]),
                 int(row["output_tokens"]),
-                float(row["ttft_s"]),
-                float(row["e2e_s"]),
+                float(row["ttft_s"] or "nan"),
+                float(row["e2e_s"] or "nan"),
             )
         )
     if faults:
@@ -138,10 +149,14 @@ def _ns(text: str) -> int:
 
 
 def _rows(path: Path) -> Sequence[dict[str, str]]:
-    if not path.is_file():
+    packed = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and not packed.is_file():
         raise InputError(str(path), [Fault(str(path), "", "no such file.")])
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        text = gzip.decompress(packed.read_bytes()).decode()
+    return list(csv.DictReader(text.splitlines()))
 
 
 def known_trace(path: Path, minutes: float) -> list[tuple[float, int, int]] | None:

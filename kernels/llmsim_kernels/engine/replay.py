@@ -22,8 +22,9 @@ from llmsim_kernels.engine.scheduler import Sequence as Request
 _LONGEST_NAP_S = 1e-3
 """Sleep between looks at the clock while nobody is there; an arrival is late by at most this."""
 
-_WARM_UPS = (16, 300, 2000, 40)
-"""Prompts of the warm-up [tokens]; shorter ones where so many do not fit."""
+_WARM_UPS = (16, 300, 2000, 40, 1000, 600, 4000, *(30,) * 40)
+"""Prompts of the warm-up [tokens], shorter ones where so many do not fit: contexts and numbers of
+requests for which kernels are cut, and compiled, in different ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +197,11 @@ def _serve(
 
     try:
         while (coming or scheduler.busy) and now_s() < stop_s:
-            while coming and coming[-1].arrival_s <= now_s():
+            looked_s = now_s()  # the step's start: who comes later is not in it
+            while coming and coming[-1].arrival_s <= looked_s:
                 scheduler.enqueue(coming.pop())
             if scheduler.busy:
-                steps.append(_step(scheduler, runner, now_s))
+                steps.append(_step(scheduler, runner, now_s, looked_s))
             elif coming:
                 time.sleep(min(_LONGEST_NAP_S, max(0.0, coming[-1].arrival_s - now_s())))
     finally:
@@ -207,10 +209,11 @@ def _serve(
     return steps
 
 
-def _step(scheduler: Scheduler, runner: Runner, now_s: Callable[[], float]) -> StepRecord:
+def _step(
+    scheduler: Scheduler, runner: Runner, now_s: Callable[[], float], start_s: float = 0.0
+) -> StepRecord:
     """Plan, run and account for one step."""
     runner.watch.begin()
-    start_s = now_s()
     slices = scheduler.plan()
     for part in slices:
         if part.sequence.scheduled_s < 0:

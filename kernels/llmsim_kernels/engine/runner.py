@@ -92,18 +92,18 @@ class Runner:
         positions: list[int] = []
         slots: list[int] = []
         sampled: list[int] = []
-        parts = []
         for part in slices:
             tokens += part.sequence.tokens[part.past : part.past + part.new]
             positions += range(part.past, part.past + part.new)
             slots += slots_of(part, size)
             if part.samples:
                 sampled.append(len(tokens) - 1)
-            parts.append((part.new, part.past, self._long(part.sequence.blocks)))
-        attention: Attend = StepAttention(self.cache, self._long(slots), parts)
+        # on a GPU, decodes have a table of their own
+        count = 0 if self.graphs is None else sum(part.decodes for part in slices)
+        parts = [(part.new, part.past, self._long(part.sequence.blocks)) for part in slices[count:]]
+        prompts = StepAttention(self.cache, self._long(slots), parts)
+        attention: Attend = prompts
         if self.graphs is not None:
-            count = sum(part.decodes for part in slices)
-            prompts = StepAttention(self.cache, self._long(slots), parts[count:])
             attention = MixedAttention(self.graphs.decodes(slices[:count]), prompts)
         inputs = self._long(tokens), self._long(positions), self._long(sampled)
         self.watch.launching()

@@ -76,6 +76,7 @@ def _fit(profile: Profile, heads: tuple[float, ...], context: Context) -> Floats
     """Return decodes, factor and error as rows (3, n)."""
     rows = profile.rows
     keep = rows.usable & (rows["split"] == "fit") & (rows["op"] == "attention_mixed")
+    keep = keep & (rows["variant"] == "")  # as the kernel's own table cuts it
     for name, value in zip(_HEADS, heads, strict=True):
         keep = keep & (rows[name] == value)
     shared = {name: np.array([value]) for name, value in zip(_HEADS, heads, strict=True)}

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from llmsim.costmodel.exchange import EXCHANGE
 from llmsim.costmodel.measured.certainty import Widths
-from llmsim.costmodel.measured.families import Types
+from llmsim.costmodel.measured.families import FAMILIES, Types
 from llmsim.costmodel.measured.means import Floats
-from llmsim.costmodel.measured.profile import Profile
+from llmsim.costmodel.measured.profile import Profile, shape_names
 from llmsim.costmodel.measured.tables import Context
 from llmsim.costmodel.operators import (
     ACTIVATION_BYTES,
@@ -190,7 +190,7 @@ class TokenOperators:
                 "heads_kv": mixer.kv_heads_per_rank(self.plan.tp),
                 "head_dim": mixer.head_dim,
             }
-            return self._timed("rope", table, "tokens", tokens, heads)
+            return self._timed("rope", table, "tokens", tokens, heads, also="kv_write")
         return self._note(table)
 
     def _collective(self, op: str, table: OpTable, size: Floats) -> OpTable:
@@ -209,8 +209,13 @@ class TokenOperators:
         sizes: Floats,
         shape: Mapping[str, float],
         types: Types | None = None,
+        also: str = "",
     ) -> OpTable:
-        """Put the profile's time in place of the roofline's, where it has rows."""
+        """Put the profile's time in place of the roofline's, where it has rows.
+
+        A second operator adds its time where it was measured apart; a profile without rows of it
+        has one kernel for both.
+        """
         context = replace(self.context, types=types or Types())
         if not self.profile.covers(op, context):
             return self._note(table)
@@ -221,6 +226,9 @@ class TokenOperators:
         asked = {axis: knots[live], **{name: np.array([float(v)]) for name, v in shape.items()}}
         answer = self.profile.latencies(op, asked, context)
         seconds = answer.seconds
+        if also and self.profile.covers(also, context):
+            part = {name: asked[name] for name in shape_names(FAMILIES[also])}
+            seconds = seconds + self.profile.latencies(also, part, context).seconds
         weight = table.count * seconds
         sigma = float(np.average(answer.sigma, weights=weight))
         self.widths.add(family_of(table), float(weight.mean()), sigma)

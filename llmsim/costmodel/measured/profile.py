@@ -135,7 +135,9 @@ class Profile:
 
     @cached_property
     def _fit_rows(self) -> NDArray[np.bool_]:
-        return np.asarray(self.rows.usable & (self.rows["split"] == "fit"))
+        # batches with one long context tell what skew costs; they are no points of the even grid
+        skewed = (self.rows["op"] == "attention_decode") & (self.rows["skew"] > 0)
+        return np.asarray(self.rows.usable & (self.rows["split"] == "fit") & ~skewed)
 
     def tables(self, op: str) -> list[KernelTable]:
         """Return the tables of an operator, largest first; made when first asked for."""
