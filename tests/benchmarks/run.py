@@ -254,6 +254,7 @@ def bench_switching(times: int) -> None:
     traffic = {"arrivals": loop, "lengths": lengths}
     swap = {"swap": {"capacity_bytes": 60e9, "run_blocks": 16, "keeps_copies": True}}
     changes = {"engine__prefix_caching": False, "engine__kv_blocks": 8000}
+    changes["engine__max_model_len"] = 65536
     changes |= {"fleet__pools__main__kv": swap}
     run = best_of(scenario(traffic, 16, **changes), times)
     add(made, "first come, first served", run)
