@@ -18,7 +18,6 @@ from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.contract import Chunk
 from llmsim.costmodel.operators import Floats, OpTable
 from llmsim.costmodel.roofline import RooflineCost
-from llmsim.specs.gpu import BANDWIDTH_SM_FRAC, bandwidth_frac
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +88,14 @@ class RooflineUse:
     -----
     Time that an operator would take by compute alone is time in which all SMs of the lane are
     busy; time by memory alone is time in which all bandwidth of the lane is. A memory-bound kernel
-    keeps as many SMs busy as draw its bandwidth (`BANDWIDTH_SM_FRAC` for all of it). Collectives
-    take neither.
+    keeps as many SMs busy as draw its bandwidth (`bandwidth_sm_frac` of the card for all of it).
+    Collectives take neither.
     """
 
     def __init__(self, cost: RooflineCost, share_frac: float) -> None:
         self._cost = cost
         self._share = share_frac
-        self._bandwidth = bandwidth_frac(share_frac)
+        self._bandwidth = cost.gpu.bandwidth_frac(share_frac)
         limits = cost.limits
         top = limits.max_num_batched_tokens + limits.max_num_seqs
         tokens = cost.padded(np.arange(top + 1.0))
@@ -131,7 +130,7 @@ class RooflineUse:
                 memory += by_memory
         bandwidth = self._bandwidth * min(1.0, memory / alone_ns)
         busy = self._share * min(1.0, compute / alone_ns)
-        return Use(max(busy, BANDWIDTH_SM_FRAC * bandwidth), bandwidth)
+        return Use(max(busy, self._cost.gpu.bandwidth_sm_frac * bandwidth), bandwidth)
 
 
 def _limits_ns(

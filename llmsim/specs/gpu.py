@@ -26,12 +26,7 @@ _POWER_EXPONENT = 2.5
 
 BANDWIDTH_SM_FRAC = 0.4
 """Share of the SMs that draws the whole memory bandwidth. semi-PD (arXiv:2504.19867) finds that the
-speed of decode saturates near 40% of an A100's SMs; assumed for other chips."""
-
-
-def bandwidth_frac(sm_frac: float) -> float:
-    """Return the share of memory bandwidth that a share of the SMs can draw."""
-    return min(1.0, sm_frac / BANDWIDTH_SM_FRAC)
+speed of decode saturates near 40% of an A100's SMs; assumed for chips whose card does not say."""
 
 
 COMPUTE_DTYPES = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
@@ -80,6 +75,8 @@ class GpuCard:
         Name of the link card from each GPU to other nodes; empty for none.
     architecture : str
         What kernels are compiled for, such as ``sm90``; empty where nothing here depends on it.
+    bandwidth_sm_frac : float
+        Share of the SMs that draws the whole memory bandwidth.
     power : PowerPoints
     kernels : KernelTerms
     sources : tuple of CardRow
@@ -100,6 +97,11 @@ class GpuCard:
     sources: tuple[CardRow, ...]
     scale_out: str = ""
     architecture: str = ""
+    bandwidth_sm_frac: float = BANDWIDTH_SM_FRAC
+
+    def bandwidth_frac(self, sm_frac: float) -> float:
+        """Return the share of memory bandwidth that a share of the SMs can draw."""
+        return min(1.0, sm_frac / self.bandwidth_sm_frac)
 
     def compute_dtype(self, dtype: str) -> str:
         """Return the type a product of this dtype runs in: 16 bits where the chip lacks it.
@@ -181,7 +183,7 @@ class GpuCard:
 
         Notes
         -----
-        Compute peaks go with the SMs. Bandwidth is whole from `BANDWIDTH_SM_FRAC` of the SMs on
+        Compute peaks go with the SMs. Bandwidth is whole from `bandwidth_sm_frac` of the SMs on
         and goes with them below.
         """
         if not 0.0 < sm_frac <= 1.0:
@@ -193,7 +195,7 @@ class GpuCard:
             self,
             sm_count=max(1, round(sm_frac * self.sm_count)),
             peak_flops_per_s={d: sm_frac * peak for d, peak in self.peak_flops_per_s.items()},
-            memory_bytes_per_s=self.memory_bytes_per_s * bandwidth_frac(sm_frac),
+            memory_bytes_per_s=self.memory_bytes_per_s * self.bandwidth_frac(sm_frac),
         )
 
     def rows(self) -> list[CardRow]:
@@ -378,6 +380,11 @@ def load_gpu(name_or_path: str, near: Path | None = None, engine: str = "") -> G
         sources=(),
         scale_out=sheet.text("scale_out", ""),
         architecture=sheet.text("architecture", ""),
+        bandwidth_sm_frac=(
+            sheet.number("bandwidth_sm_frac", "1", 0.01, 1.0)
+            if sheet.has("bandwidth_sm_frac")
+            else BANDWIDTH_SM_FRAC
+        ),
     )
     rows = sheet.finish()
     for other in sheets[1:]:
