@@ -334,7 +334,7 @@ def test_a_duration_ends_where_it_says(duration_s, chunk_rows):
 def test_a_fresh_process_draws_the_same():
     code = (
         "import hashlib, sys\n"
-        "sys.path.insert(0, 'tests/unit')\n"
+        "sys.path[:0] = ['tests', 'tests/unit']\n"
         "import test_workload_synthetic as t\n"
         "print(t.digest(t.build('burstgpt-like', 'burstgpt-like', 'pool', requests=3000)))"
     )
