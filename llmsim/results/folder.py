@@ -268,7 +268,7 @@ def read_run(folder: Path) -> tuple[RunInfo, RunFacts, Slo, float]:
             Slo.from_json(meta["slo"]),
             float(meta["warmup_s"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         fault = Fault(str(folder / META), "", f"is not as llmsim writes it: {error!r}")
         raise InputError(str(folder), [fault]) from error
 
@@ -283,6 +283,10 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
     histogram.counts = dict(zip(meta["itl"]["bins"], meta["itl"]["counts"], strict=True))
     timelines = _read_timelines(folder / TIMELINES)
     replicas = tuple(_replica(told, timelines) for told in meta["replicas"])
+    pools = {pool["name"] for pool in meta["pools"]}
+    strangers = sorted({str(replica.pool) for replica in replicas} - pools)
+    if strangers:
+        raise KeyError(f"replicas of pools that are not there: {', '.join(strangers)}")
     return RunFacts(
         digest=meta["digest"],
         end_ns=meta["end_ns"],

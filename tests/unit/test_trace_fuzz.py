@@ -1,11 +1,13 @@
 """Damaged files of every kind: read, or refused with a fault, never a traceback.
 
-Call this file to go on for longer: ``python tests/unit/test_trace_fuzz.py 60`` takes 60 s a kind.
+One target for each reader of traces, and for scenario files, model configs and run folders. Call
+this file to go on for longer: ``python tests/unit/test_trace_fuzz.py 60`` takes 60 s a target.
 """
 
 import gzip
 import io
 import json
+import math
 import random
 import sys
 import time
@@ -13,6 +15,7 @@ import warnings
 
 import pyarrow as pa
 import pytest
+from example_runs import INFO, facts_of
 from pyarrow import parquet
 from test_trace_formats import (
     AZURE_2025,
@@ -25,7 +28,11 @@ from test_trace_formats import (
     span,
 )
 
-from llmsim.core.errors import InputError
+import llmsim as ls
+from llmsim.core.errors import InvariantError, LlmsimError
+from llmsim.results.folder import meta_json
+from llmsim.results.slo import Slo
+from llmsim.specs import load_model
 from llmsim.workload import TRACES
 from llmsim.workload.detect import detect_kind
 
@@ -40,6 +47,11 @@ MOON = '{"timestamp":0,"input_length":600,"output_length":4,"hash_ids":[7,8]}\n'
 BURST = (
     "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,GPT-4,9,9,18,API log\n"
 )
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
+    "num_hidden_layers": 4, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "intermediate_size": 14336, "vocab_size": 128256, "torch_dtype": "bfloat16",
+}  # fmt: skip
 SPANS = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span(10**18, 40, 4)]}]}]})
 
 
@@ -124,7 +136,9 @@ def refusal(call):
     """Return how a call is refused on purpose; None where it is not."""
     try:
         call()
-    except InputError as error:
+    except InvariantError:
+        raise
+    except LlmsimError as error:
         return error
     return None
 
@@ -139,19 +153,74 @@ def test_a_damaged_file_is_read_or_refused_with_a_fault(kind, tmp_path):
             attempt(kind, tmp_path, mutated(SAMPLES[kind], rng))
 
 
+def scenario(folder, data):
+    path = folder / "damaged.yaml"
+    path.write_bytes(data)
+    return refusal(lambda: ls.Scenario.load(path))
+
+
+def config(folder, data):
+    path = folder / "config.json"
+    path.write_bytes(data)
+    return refusal(lambda: load_model(str(path)))
+
+
+def run_folder(folder, data):
+    if not (folder / "run").is_dir():
+        ls.run("quickstart", {"traffic.requests": 20}, out=folder / "run")
+    (folder / "run" / "meta.json").write_bytes(data)
+    return refusal(lambda: ls.load(folder / "run").evaluate())
+
+
+def meta():
+    facts = facts_of(20, 10**9)
+    return meta_json(INFO, facts, Slo(), 0.0, {"finished": 20}).encode()
+
+
+OTHERS = {
+    "scenario": (scenario, lambda: ls.Scenario.load("quickstart").resolved_yaml().encode()),
+    "config": (config, lambda: json.dumps(CONFIG).encode()),
+    "run folder": (run_folder, meta),
+}
+"""Readers of other files, each with what makes a good one."""
+
+FILES = 800
+"""That each target is tried with in CI, always the same ones: about a minute for all."""
+
+
+def fuzz(target, folder, rng, seconds=math.inf, files=math.inf):
+    """Try a target for so long, or with so many files; return how many it was."""
+    end, done = time.monotonic() + seconds, 0
+    sample = SAMPLES[target] if target in SAMPLES else OTHERS[target][1]()
+    while time.monotonic() < end and done < files:
+        data = mutated(sample, rng)
+        try:
+            if target in SAMPLES:
+                attempt(target, folder, data)
+            else:
+                told = OTHERS[target][0](folder, data)
+                assert told is None or str(told)
+        except Exception as error:
+            error.add_note(f"{target}: {data!r}"[:4_000])
+            raise
+        done += 1
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [*SAMPLES, *OTHERS])
+def test_a_target_stands_many_damaged_files(target, tmp_path):
+    files = FILES // 4 if target == "scenario" else FILES  # the slowest to read
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert fuzz(target, tmp_path, random.Random(f"{target}/2"), files=files) == files
+
+
 if __name__ == "__main__":
     import tempfile
     from pathlib import Path
 
-    for kind in SAMPLES:
-        rng, end, done = random.Random(), time.monotonic() + float(sys.argv[1]), 0
+    for target in (*SAMPLES, *OTHERS):
         with tempfile.TemporaryDirectory() as folder:
-            while time.monotonic() < end:
-                data = mutated(SAMPLES[kind], rng)
-                try:
-                    attempt(kind, Path(folder), data)
-                except Exception:
-                    print(kind, data)
-                    raise
-                done += 1
-        print(kind, done, flush=True)
+            done = fuzz(target, Path(folder), random.Random(), float(sys.argv[1]))
+        print(target, done, flush=True)

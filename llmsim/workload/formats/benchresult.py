@@ -13,6 +13,7 @@ import numpy as np
 
 from llmsim.core.errors import Fault, TraceError, nearest
 from llmsim.core.units import MIB
+from llmsim.workload.cells import LATEST_S
 from llmsim.workload.chunk import Workload
 from llmsim.workload.formats.jsonrecords import tokens_of
 from llmsim.workload.formats.paced import PacedFile, pace
@@ -148,6 +149,10 @@ def _read(path: Path, data: Mapping[str, Any], timed: bool) -> Iterator[tuple[Ro
             if not isinstance(at, int | float) or not math.isfinite(at):
                 raise ValueError(f"start_times: expected a time in seconds, read {at!r}")
             lengths = tokens_of("input_lens", prompt, 1), tokens_of("output_lens", output)
+            if at - first > LATEST_S:
+                raise ValueError(
+                    f"start_times: expected at most {LATEST_S:g} s, read {at - first:g}"
+                )
             found.append((round((at - first) * 1e9), *lengths, row))
         except ValueError as error:
             damage.append((row, Fault(f"{path}:request {row}", "", str(error))))

@@ -70,9 +70,11 @@ def _open(path: Path) -> Any:
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(str(path), memory_map=True)
-    except (pa.ArrowException, OSError) as error:
+        file = parquet.ParquetFile(str(path), memory_map=True)
+        list(file.schema_arrow.names)  # damaged ones may be no text
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TraceError(str(path), [_damaged(path, error)]) from None
+    return file
 
 
 def _batches(path: Path, file: Any, names: list[str], rows: int) -> Iterator[Any]:
@@ -80,7 +82,7 @@ def _batches(path: Path, file: Any, names: list[str], rows: int) -> Iterator[Any
 
     try:
         yield from file.iter_batches(batch_size=rows, columns=names, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TraceError(str(path), [_damaged(path, error)]) from None
 
 

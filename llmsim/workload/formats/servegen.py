@@ -23,8 +23,9 @@ from llmsim.workload.rows import Rows
 
 Ints = npt.NDArray[np.int64]
 
-_LEAST_SHAPE: Final = 0.01
-"""Below it a gap is 0 or astronomically long (CV above 10), and Weibull's mean overflows."""
+_LEAST_SHAPE: Final = {"Gamma": 0.01, "Weibull": 0.1}
+"""Below it a gap is 0 or astronomically long (CV above 10 and 400), and a window is never full;
+the published pools have none below 0.0067 and 0.15."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,8 @@ class _Traffic:
 
     def _renewals(self, window: Window, upto: float) -> Floats:
         """Return points of a renewal process with gaps of mean 1, from 0 up to `upto`."""
-        family, shape = window.family, max(window.shape, _LEAST_SHAPE)
+        family = window.family
+        shape = max(window.shape, _LEAST_SHAPE.get(family, 1.0))
         at = self._left.get(window.client)
         if at is None:
             at = _first_gap(self._gaps, family, shape)

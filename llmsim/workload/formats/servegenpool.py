@@ -31,6 +31,10 @@ LEVELS: Final = (*(n / 50 for n in range(50)), 0.985, 0.99, 0.993, 0.996, 0.998,
 LARGEST_BYTES: Final = 64 * MIB
 """Of the histograms of one client [bytes]; a larger file is cut and then no JSON."""
 
+MOST_RPS: Final = 1e5
+"""Of one client [requests/s]: a window of more would not fit into memory. The published pools have
+at most 2,894."""
+
 _ARRIVALS: Final = ("client", "t_start_s", "rate_rps", "cv", "dist", "shape", "scale")
 _LENGTHS: Final = ("client", "window_start_s", "field", "mean", "std")
 
@@ -152,7 +156,13 @@ def _published(path: Path) -> Pool:
 
 
 def _window(pool: Pool, where: str, client: int, cells: Sequence[str]) -> None:
+    if len(cells) < 2 or (len(cells) == 4 and cells[3].strip()):
+        message = f"expected a start, a rate and a law with its shape, read {len(cells)} columns"
+        raise TraceError(where, [Fault(where, "", message)])
     start_s, rate = _number(where, cells[0]), _number(where, cells[1])
+    if rate > MOST_RPS:
+        message = f"{rate:g} requests/s of one client, at most {MOST_RPS:g}"
+        raise TraceError(where, [Fault(where, "rate", message)])
     family = cells[3].strip() if len(cells) > 3 else ""
     if family not in ("", "Gamma", "Weibull"):
         message = f"expected Gamma, Weibull or nothing, read {family!r}"

@@ -238,7 +238,7 @@ def _segments(row: Mapping[str, Any], prompt: int) -> tuple[tuple[int, int], ...
         return None
     try:
         found = tuple((int(key), int(length)) for key, length in pieces)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         expected = "expected a list of [key, length] pairs"
         raise ValueError(f"segments: {expected}, read {shown(pieces)}") from None
     if any(key < 0 or length < 1 for key, length in found):

@@ -27,6 +27,9 @@ PROMPT: Final = "vllm:request_prompt_tokens_bucket"
 OUTPUT: Final = "vllm:request_generation_tokens_bucket"
 """Histograms of finished requests (vLLM, docs/design/metrics.md)."""
 
+MOST_REQUESTS: Final = 100_000_000
+"""Between two scrapes: more in one piece would not fit into memory."""
+
 LARGEST_BYTES: Final = 512 * MIB
 """A larger JSON export is refused unread: it must be held at once [bytes]."""
 
@@ -173,6 +176,9 @@ def _rows(
         owed -= count
         if not count:
             continue
+        if count > MOST_REQUESTS:
+            message = f"{count:g} requests between two scrapes, at most {MOST_REQUESTS:g}"
+            raise TraceError(options.path, [Fault(options.path, "", message)])
         at_s = np.sort(span[0] - origin_s + rng.random(count) * (span[1] - span[0]))
         answers = output.get(span, histogram)
         yield made_rows(at_s, histogram.draw(rng, count), answers.draw(rng, count))
