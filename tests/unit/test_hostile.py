@@ -1,6 +1,6 @@
 """Hostile and broken input: one clear message, the right exit code, nothing half-written.
 
-The corpus (`hostile.py`) runs in one process under limits of memory and processor time: an input
+The corpus (`hostile_corpus.py`) is run by `hostile.py` in one process under limits of memory and processor time: an input
 that hangs or eats the memory ends it, and is named.
 """
 
