@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from llmsim_kernels.profiler.spec import Call, DeviceLostError, Effort, RowFault
+from llmsim_kernels.profiler.spec import Call, DeviceLostError, Effort
 
 COLUMNS = ("kernel", "shape", "tiles", "present", "median_us", "achieved", "unit", "note")
 
@@ -241,7 +241,8 @@ def _median_us(device: Any, one: Candidate, *, once: bool = False) -> tuple[floa
                 torch.cuda.synchronize()
                 return 0.0, ""
             samples = device.replay_graph(call, Effort(3, 0.02))
-    except (RuntimeError, ValueError, RowFault, Exception) as error:  # a cut may not fit
+    # a cut may not fit or not compile, and Triton's errors have no base but Exception
+    except Exception as error:
         if "illegal" in str(error):
             raise DeviceLostError(str(error)) from None
         return 0.0, f"{type(error).__name__}: {error}".splitlines()[0][:120]

@@ -144,7 +144,7 @@ class CudaDevice:
             self.bench.forget()
             raise RowFault("oom", str(error).splitlines()[0][:200]) from None
         # what torch and Triton raise for a kernel that does not run here: the row keeps the reason
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except _launch_faults() as error:
             note = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             self._still_there(note)
             raise RowFault("error", note) from None
@@ -273,6 +273,16 @@ class CudaDevice:
             end.record()
         end.synchronize()
         return float(start.elapsed_time(end)) / 1e3  # milliseconds
+
+
+def _launch_faults() -> tuple[type[Exception], ...]:
+    """Return torch's errors, and Triton's, such as too much shared memory, where it is there."""
+    usual = (RuntimeError, ValueError, NotImplementedError)
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return usual
+    return (*usual, TritonError)
 
 
 def _refused(device: str, message: str) -> InputError:
