@@ -1,7 +1,7 @@
 """Hostile and broken input: one clear message, the right exit code, nothing half-written.
 
-The corpus (`hostile_corpus.py`) is run by `hostile.py` in one process under limits of memory and processor time: an input
-that hangs or eats the memory ends it, and is named.
+The corpus (`hostile_corpus.py`) is run by `hostile.py` in one process under limits of memory and
+processor time: an input that hangs or eats the memory ends it, and is named.
 """
 
 import json
