@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsim.specs import (
+    MXFP4_MARLIN,
     DenseMlp,
     GpuCard,
     LatentAttention,
@@ -264,7 +265,7 @@ def moe_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
     if dtype == "bf16" and form.name == "mxfp4":
         return ("mxfp4_fp8", "fp8") if "mxfp4_fp8" in gpu.kernels.moe else ("mxfp4", dtype)
     if dtype == "bf16" and form.bytes_per_weight < 1.0:
-        return "w4a16", dtype
+        return ("mxfp4_marlin" if form.name == MXFP4_MARLIN else "w4a16"), dtype
     if dtype == "fp8" and _by_block(form):
         return "fp8_block", dtype
     return ("fp8" if dtype == "int8" else dtype), dtype

@@ -32,12 +32,14 @@ from llmsim.specs.link import CollectiveLine, LinkCard, link_names, load_link
 from llmsim.specs.load import load_model, model_names
 from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, price_of
+from llmsim.specs.quantisation import MXFP4_MARLIN
 from llmsim.specs.requantise import SCHEMES, by_marlin, requantise
 from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine
 from llmsim.specs.stages import layers_by_stage, stage_of
 
 __all__ = [
     "KV_BYTES",
+    "MXFP4_MARLIN",
     "SCHEMES",
     "UNSCALED",
     "CalibrationCard",

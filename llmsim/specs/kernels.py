@@ -124,7 +124,8 @@ class KernelTerms:
         MLA decode with absorbed projections.
     moe : mapping of str to MoeTerms
         By family: bf16, fp8 (int8 shares it), fp8_block, fp4, w4a16 and mxfp4 (4-bit weights,
-        16-bit products); where the chip has such kernels mxfp4_fp8, with 8-bit activations.
+        16-bit products), mxfp4_marlin (the same, by Marlin); where the chip has such kernels
+        mxfp4_fp8, with 8-bit activations.
     recurrent : SmoothRoofline
     elementwise_floor_s : float [s]
         Least time of a norm, rotary embedding or activation kernel.

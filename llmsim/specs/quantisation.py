@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 from llmsim.core.errors import Fault
 from llmsim.specs.layers import BF16, WeightFormat
@@ -172,6 +172,10 @@ def fp8(block_size: Sequence[int] | None = None) -> WeightFormat:
 def nvfp4(group: int = 16, compute: str = "fp4") -> WeightFormat:
     """Return NVIDIA's 4-bit float format: an 8-bit scale per group."""
     return WeightFormat("nvfp4", 0.5 + 1.0 / group, compute)
+
+
+MXFP4_MARLIN: Final = "mxfp4-marlin"
+"""Name of the OCP 4-bit format where Marlin multiplies it, which has prices of its own."""
 
 
 def mxfp4(compute: str = "bf16") -> WeightFormat:

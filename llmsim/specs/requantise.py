@@ -26,7 +26,7 @@ from llmsim.specs.layers import (
     WeightFormat,
 )
 from llmsim.specs.model import ModelSpec
-from llmsim.specs.quantisation import INT8, fp8, integer, mxfp4, nvfp4
+from llmsim.specs.quantisation import INT8, MXFP4_MARLIN, fp8, integer, mxfp4, nvfp4
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,9 @@ def by_marlin(model: ModelSpec) -> ModelSpec:
 
     Notes
     -----
-    Marlin unpacks 4-bit weights of any kind in registers and multiplies at 16 bits; its kernels
-    were measured with integers (``int4``), which take as many instructions. Bytes stay.
+    Marlin unpacks 4-bit weights of any kind in registers and multiplies at 16 bits. Its kernels
+    were measured with integers (``int4``) everywhere, with MXFP4 on some GPUs, where it is slower:
+    a scale per 32 weights, and matrices padded to its tiles. Bytes stay.
     """
     layers = [
         replace(layer, mlp=replace(layer.mlp, format=_unpacked(layer.mlp.format)))
@@ -182,7 +183,8 @@ def by_marlin(model: ModelSpec) -> ModelSpec:
 
 
 def _unpacked(form: WeightFormat) -> WeightFormat:
-    return WeightFormat("int4", form.bytes_per_weight, "bf16")
+    name = MXFP4_MARLIN if form.name == "mxfp4" else "int4"
+    return WeightFormat(name, form.bytes_per_weight, "bf16")
 
 
 def _mixer(mixer: Mixer | None, scheme: Scheme) -> Mixer | None:

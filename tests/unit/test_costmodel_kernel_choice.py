@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from llmsim.costmodel import RooflineCost
-from llmsim.costmodel.operators import Floats
+from llmsim.costmodel.operators import Floats, moe_family
 from llmsim.scenario.costs import Placement, Roofline
 from llmsim.specs import (
+    MXFP4_MARLIN,
     EngineLimits,
     GpuCard,
     ModelSpec,
@@ -96,6 +97,24 @@ def test_experts_by_marlin_cost_what_marlin_costs() -> None:
     marlin = by_marlin(model)
     assert sizes == [part.weight_bytes for part in marlin.layers[0].linears(marlin.hidden, 1)]
     assert by_marlin(load_model("qwen3-30b-a3b")) == load_model("qwen3-30b-a3b")
+
+
+def test_marlin_is_slower_with_scales_per_32_weights_than_with_integers() -> None:
+    """As on the two GPUs where both were measured, whose kernels stand in their own files."""
+    ratios = []
+    for name in ("l40s", "rtx-pro-6000"):
+        moe = load_gpu(name).kernels.moe
+        ratios.append(moe["mxfp4"].roofline.compute_frac / moe["w4a16"].roofline.compute_frac)
+    hopper = load_gpu("h200-sxm").kernels.moe
+    share = hopper["mxfp4_marlin"].roofline.compute_frac / hopper["w4a16"].roofline.compute_frac
+    assert share == pytest.approx((ratios[0] * ratios[1]) ** 0.5, abs=0.005)
+    model = load_model("gpt-oss-120b")
+    (experts,) = {layer.mlp.format.name for layer in by_marlin(model).layers}
+    assert moe_family(by_marlin(model).layers[0].mlp.format, load_gpu("h200-sxm")) == (
+        "mxfp4_marlin",
+        "bf16",
+    )
+    assert experts == MXFP4_MARLIN
 
 
 def test_a_router_of_32_bits_has_no_tensor_cores() -> None:

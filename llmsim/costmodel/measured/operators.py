@@ -26,6 +26,7 @@ from llmsim.costmodel.operators import (
     head_operators,
 )
 from llmsim.specs import (
+    MXFP4_MARLIN,
     GpuCard,
     LayerSpec,
     Linear,
@@ -60,6 +61,8 @@ def types_of(form: WeightFormat, gpu: GpuCard) -> Types:
     if name == "bf16" or form.bytes_per_weight == 2.0:
         return Types()
     weights = "fp8_block" if name.startswith("fp8-block") else name
+    if name == MXFP4_MARLIN:  # tables hold Marlin's rows as those of integers
+        weights = "int4"
     if name.startswith("int") and name not in ("int4", "int8"):
         weights = f"w{name.removeprefix('int')}"
     compute = gpu.compute_dtype(form.compute_dtype)
