@@ -220,7 +220,7 @@ def _cost(
     host: HostTerms = engine.host.times(factors.pop("host_scale", 1.0))
     scales = OperatorScales(**{name.removesuffix("_scale"): x for name, x in factors.items()})
     card = load_gpu(gpu, None, engine.family)
-    link = load_link(card.link) if tp > 1 else None
+    link = load_link(card.link, None, engine.family) if tp > 1 else None
     between = load_link(card.scale_out) if tp > card.node_gpus else None
     seqs, budget = limits
     bounds = EngineLimits(

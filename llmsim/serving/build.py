@@ -426,7 +426,7 @@ def placement(pool: Pool, model: ModelSpec, folder: Path | None) -> Placement:
         engine.limits(model),
         engine.kv_dtype,
         _lookahead(pool, card.lookahead),
-        load_link(gpu.link, folder) if plan.gpus > 1 else None,
+        load_link(gpu.link, folder, card.family) if plan.gpus > 1 else None,
         load_link(gpu.scale_out, folder) if plan.gpus > gpu.node_gpus else None,
         card.host,
         card.fused_norm,

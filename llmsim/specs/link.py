@@ -78,7 +78,7 @@ def link_names() -> tuple[str, ...]:
 
 
 @held
-def load_link(name_or_path: str, near: Path | None = None) -> LinkCard:
+def load_link(name_or_path: str, near: Path | None = None, engine: str = "") -> LinkCard:
     """Read a link card.
 
     Parameters
@@ -87,6 +87,9 @@ def load_link(name_or_path: str, near: Path | None = None) -> LinkCard:
         Card name or alias, or a path to a card file.
     near : Path or None
         Folder that a relative path starts from.
+    engine : str
+        Family of the serving engine, such as ``trtllm``: whose collectives to price where they
+        were measured apart; empty for the median of those that were.
 
     Raises
     ------
@@ -103,8 +106,21 @@ def load_link(name_or_path: str, near: Path | None = None) -> LinkCard:
     peak = sheet.number("bytes_per_s", "bytes/s", 1)
     p2p_alpha_s = sheet.number("p2p.alpha_s", "s")
     p2p = sheet.number("p2p.bytes_per_s", "bytes/s", 1, peak)
-    lines = {kind: _lines(sheet, kind, peak) for kind in COLLECTIVES}
+    of_engine = {
+        family: {kind: _lines(sheet, f"engines.{family}.{kind}", peak) for kind in COLLECTIVES}
+        for family in sheet.under("engines")
+    }
+    own = of_engine.get(engine, {})
+    lines = {kind: _over(own.get(kind, ()), _lines(sheet, kind, peak)) for kind in COLLECTIVES}
     return LinkCard(name, peak, p2p_alpha_s, p2p, **lines, sources=sheet.finish())
+
+
+def _over(
+    own: tuple[CollectiveLine, ...], usual: tuple[CollectiveLine, ...]
+) -> tuple[CollectiveLine, ...]:
+    """Return an engine's own lines, and the usual ones of other algorithms and group sizes."""
+    known = {(line.algorithm, line.gpus) for line in own}
+    return (*(line for line in usual if (line.algorithm, line.gpus) not in known), *own)
 
 
 def _lines(sheet: Sheet, kind: str, peak: float) -> tuple[CollectiveLine, ...]:

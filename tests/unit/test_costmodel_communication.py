@@ -23,6 +23,8 @@ from llmsim.costmodel.communication import (
     ways_inside,
 )
 from llmsim.costmodel.layout import check_layout
+from llmsim.scenario import Scenario
+from llmsim.serving.build import placement
 from llmsim.specs import EngineLimits, ParallelPlan, load_gpu, load_link, load_model
 
 KIB, MIB = 1024, 1024**2
@@ -75,6 +77,46 @@ def test_a_group_between_two_measured_ones_lies_between_them():
         if line.gpus == 8:
             assert six[line.algorithm].alpha_s < line.alpha_s
     assert lines_of(NVLINK, "all_reduce", 16) == ()
+
+
+@pytest.mark.parametrize("name", ["nvlink4", "nvlink5"])
+def test_an_engine_with_an_all_reduce_of_its_own_is_priced_by_it(name):
+    """TensorRT-LLM's takes two thirds of the others' time while latency counts."""
+    own, usual = load_link(name, engine="trtllm"), load_link(name)
+    size = np.array([2.0**14])
+    for gpus in (2, 4, 8):
+        mine, theirs = (
+            min(way.seconds[0] for way in ways_inside("all_reduce", size, link, gpus))
+            for link in (own, usual)
+        )
+        assert 0.5 < mine / theirs < 0.85
+    assert [line for line in own.all_reduce if line.algorithm == "nccl"] == [
+        line for line in usual.all_reduce if line.algorithm == "nccl"
+    ]
+    assert own.all_gather == usual.all_gather
+
+
+def test_an_engine_without_collectives_of_its_own_takes_the_usual_ones():
+    assert load_link("nvlink5", engine="vllm") == load_link("nvlink5")
+    assert load_link("pcie-gen5", engine="trtllm") == load_link("pcie-gen5")
+
+
+def test_a_pool_pays_for_the_all_reduce_of_its_engine():
+    lengths = {"kind": "fixed", "prompt_tokens": 8, "output_tokens": 8}
+    traffic = {"arrivals": {"kind": "poisson", "rate_rps": 1.0}, "lengths": lengths, "requests": 1}
+    scenario = Scenario.parse(
+        {
+            "llmsim": 1,
+            "name": "engines",
+            "model": "llama-3.1-70b",
+            "traffic": traffic,
+            "engine": {"version": "trtllm-1.2"},
+            "fleet": {"pools": {"main": {"gpu": "b200", "tp": 8}}},
+        }
+    )
+    (pool,) = scenario.fleet.pools.values()
+    place = placement(pool, load_model("llama-3.1-70b"), None)
+    assert place.link == load_link("nvlink5", engine="trtllm")
 
 
 def test_textbook_forms_by_hand():
