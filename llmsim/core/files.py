@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +55,51 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
         If it cannot be written; what was there before is as it was.
     """
     parts = (text,) if isinstance(text, str) else text
+    with whole_file(path) as made, made.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(parts)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a file to write into that takes its name only when all of it is written.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced if it is there; a link is followed, a device or pipe is given as it is.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; what was there before is as it was.
+    """
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
-            with target.open("w", encoding="utf-8") as file:
-                file.writelines(parts)
+            yield target
             return
         handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}-", dir=target.parent)
+        os.close(handle)
         made = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.writelines(parts)
+            yield made
             made.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
             made.replace(target)
         finally:
             made.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Yield rows as lines of CSV, each with its end, for `write_whole`."""
+    line = io.StringIO()
+    writer = csv.writer(line)
+    for row in rows:
+        writer.writerow(row)
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
 
 
 def _umask() -> int:

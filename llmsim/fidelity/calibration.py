@@ -21,6 +21,7 @@ import numpy.typing as npt
 import yaml
 
 from llmsim.core.errors import CardError, Fault, InputError
+from llmsim.core.files import write_whole
 from llmsim.fidelity.cases import Case
 from llmsim.fidelity.profiles import KnownProfile
 from llmsim.fidelity.replay import Replayed, Store, prepare, simulate_all
@@ -394,7 +395,7 @@ def write_calibration(found: Calibration, origin: Provenance, folder: Path) -> P
         "# not seen a model. `errors`: median absolute error of TPOT, in sample and by `without`.\n"
     )
     text = yaml.safe_dump(data, sort_keys=False, width=100)
-    path.write_text(head + text, encoding="utf-8")
+    write_whole(path, head + text)
     return path
 
 

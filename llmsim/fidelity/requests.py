@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.core.files import write_whole
 from llmsim.fidelity.assumptions import assume
 from llmsim.fidelity.cases import Case
 from llmsim.workload.mooncake import BLOCK_TOKENS
@@ -173,4 +174,4 @@ def write_trace(requests: Iterable[tuple[float, int, int]], path: Path, period: 
         }
         lines.append(json.dumps(row))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(path, "\n".join(lines) + "\n")

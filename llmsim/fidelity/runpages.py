@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from llmsim.core.files import write_whole
 from llmsim.fidelity.measuredruns import ComparedRun, ComparedRuns, Figures
 
 AGAIN: Final = "-again"
@@ -118,9 +119,9 @@ def write_page(path: Path, found: ComparedRuns) -> None:
         text = path.read_text(encoding="utf-8")
         if BEGIN in text and END in text:
             before, after = text.split(BEGIN)[0], text.split(END)[1]
-            path.write_text(f"{before}{part}{after}", encoding="utf-8")
+            write_whole(path, f"{before}{part}{after}")
             return
-    path.write_text(f"{part}\n", encoding="utf-8")
+    write_whole(path, f"{part}\n")
 
 
 def told_cost(cost: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections import defaultdict
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.core.files import csv_lines, write_whole
 from llmsim.fidelity.cases import Case
 from llmsim.fidelity.scores import HEADLINE, Score
 from llmsim.fidelity.validation import in_headline
@@ -97,16 +97,14 @@ def write_ceilings(ceilings: Ceilings, path: Path) -> None:
     ceilings : mapping
     path : Path
     """
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(
-            "# Made by `llmsim validate DIR --ceilings FILE`: the absolute error observed then, "
-            f"plus {SPARE_FRAC:.1%}, rounded up to a whole percent.\n"
-            "# A change that makes llmsim worse on any of these cases fails "
-            "tests/fidelity/test_ceilings.py.\n"
-        )
-        out = csv.writer(file)
-        out.writerow(("case_id", "metric", "ceiling_frac"))
-        out.writerows((*key, f"{value:.2f}") for key, value in ceilings.items())
+    note = (
+        "# Made by `llmsim validate DIR --ceilings FILE`: the absolute error observed then, "
+        f"plus {SPARE_FRAC:.1%}, rounded up to a whole percent.\n"
+        "# A change that makes llmsim worse on any of these cases fails "
+        "tests/fidelity/test_ceilings.py.\n"
+    )
+    rows = [(*key, f"{value:.2f}") for key, value in ceilings.items()]
+    write_whole(path, [note, *csv_lines([("case_id", "metric", "ceiling_frac"), *rows])])
 
 
 def read_ceilings(path: Path) -> Ceilings:

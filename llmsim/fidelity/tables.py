@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from llmsim.core.files import csv_lines, write_whole
 from llmsim.fidelity.ablation import Ablated
 from llmsim.fidelity.kvmemory import KvRow
 from llmsim.fidelity.scores import Capacity, Errors, Group, errors_of, reasons
@@ -250,23 +250,19 @@ def write_csv(report: Report, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     head = ("case_id", "quality", *TOLD, "metric", "stat", "measured", "predicted")
-    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow((*head, "error_frac"))
-        for score in report.scores:
-            case = score.case
-            known = [case.text(name) for name in TOLD]
-            numbers = (f"{score.measured:.6g}", f"{score.predicted:.6g}", f"{score.error_frac:.4f}")
-            out.writerow((case.case_id, case.quality, *known, score.metric, score.stat, *numbers))
-    with (folder / "capacity.csv").open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(("ladder", "points", "measured_tokens_per_s", "predicted_tokens_per_s"))
-        for each in report.ladders:
-            rates = (f"{each.measured:.6g}", f"{each.predicted:.6g}")
-            out.writerow((each.name, each.points, *rates))
-    with (folder / "not_simulated.csv").open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(("case_id", "source", "reason"))
-        for left in report.replayed:
-            if left.reason:
-                out.writerow((left.case.case_id, left.case.text("source"), left.reason))
+    rows: list[tuple[object, ...]] = [(*head, "error_frac")]
+    for score in report.scores:
+        case = score.case
+        known = [case.text(name) for name in TOLD]
+        numbers = (f"{score.measured:.6g}", f"{score.predicted:.6g}", f"{score.error_frac:.4f}")
+        rows.append((case.case_id, case.quality, *known, score.metric, score.stat, *numbers))
+    write_whole(folder / "cases.csv", csv_lines(rows))
+    rows = [("ladder", "points", "measured_tokens_per_s", "predicted_tokens_per_s")]
+    for each in report.ladders:
+        rows.append((each.name, each.points, f"{each.measured:.6g}", f"{each.predicted:.6g}"))
+    write_whole(folder / "capacity.csv", csv_lines(rows))
+    rows = [("case_id", "source", "reason")]
+    for left in report.replayed:
+        if left.reason:
+            rows.append((left.case.case_id, left.case.text("source"), left.reason))
+    write_whole(folder / "not_simulated.csv", csv_lines(rows))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import yaml
 
 from llmsim.core.errors import InputError
+from llmsim.core.files import write_whole
 from llmsim.core.paths import cache_folder
 from llmsim.planner.judging import bounds
 from llmsim.planner.plan import Plan, Used
@@ -124,7 +125,7 @@ class Outlook:
         from pydantic import TypeAdapter
 
         told = TypeAdapter(Outlook).dump_python(self, mode="json")
-        (folder / OUTLOOK).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / OUTLOOK, json.dumps(told, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Outlook | None:

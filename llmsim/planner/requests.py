@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from llmsim.core.files import whole_file
+
 KIND = "azure-2023"
 """Trace format: one line a request, with its time and two lengths."""
 
@@ -40,13 +42,11 @@ def write_requests(
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["TIMESTAMP", "ContextTokens", "GeneratedTokens"])
         for tick, prompt, output in rows.tolist():
             seconds, rest = divmod(tick, 10_000_000)
             stamp = BEGIN + timedelta(seconds=seconds)
             writer.writerow([f"{stamp:%Y-%m-%d %H:%M:%S}.{rest:07d}", prompt, output])
-    beside.replace(path)
     return path

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.core.files import write_whole
 from llmsim.report.figures import ABOVE, COLOURS, FAINT, INK, inline_svg
 from llmsim.report.sweeps import head
 from llmsim.results.wording import number, quantity
@@ -63,7 +64,7 @@ class Picture:
         space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         text = text.replace("<svg", f'<svg {space} style="background: white"', 1)
         text = text.replace("font-family: inherit", "font-family: sans-serif")
-        Path(path).write_text(f"{text}\n", encoding="utf-8")
+        write_whole(Path(path), f"{text}\n")
         return Path(path)
 
 

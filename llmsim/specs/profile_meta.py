@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmsim.core.errors import CardError, Fault, nearest
+from llmsim.core.files import write_whole
 
 SCHEMA_VERSION = 1
 ORIGINS = ("measured", "imported", "synthetic")
@@ -164,5 +165,5 @@ def write_meta(folder: Path, meta: ProfileMeta) -> Path:
     faults = _faults(json.loads(text), str(path))
     if faults:
         raise CardError(path.name, faults)
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return path

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmsim.core.errors import OutputError
+from llmsim.core.files import whole_file
 from llmsim.core.units import NS_PER_S
 from llmsim.workload import burstgpt_fit as fit
 from llmsim.workload.burstgpt import CLIENTS
@@ -66,10 +66,8 @@ def write_csv(path: Path, days: int, seed: int, rate_rps: float = fit.FILE_1_RAT
     text = "".join(f"{line}\n" for line in csv_lines(days, seed, rate_rps)).encode()
     # No time stamp in the gzip header: the same arguments give the same bytes.
     data = gzip.compress(text, 9, mtime=0) if path.name.endswith(".gz") else text
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
+    with whole_file(path) as made:
+        made.write_bytes(data)
 
 
 def _uuid(seed: int, session: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from llmsim.core.errors import CardError, Fault
+from llmsim.core.files import write_whole
 from llmsim.costmodel.measured.card_terms import FittedTerms, fit_card_terms
 from llmsim.costmodel.measured.fitting import Errors
 from llmsim.costmodel.measured.means import MOST_FITTED
@@ -79,7 +80,7 @@ def write_card_terms(
             lines.append(f"    {tail}:")
             indent = "      "
         lines += [f"{indent}{line}" for line in _block(each, seed)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(path, "\n".join(lines) + "\n")
     return found
 
 

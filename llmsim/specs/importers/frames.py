@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsim.core.errors import CardError, Fault
+from llmsim.core.files import whole_file
 from llmsim.specs.importers.floors import without_host_bound
 from llmsim.specs.profile_meta import ProfileMeta, write_meta
 from llmsim.specs.profile_rows import ABSENT, COLUMNS, KEY, csv_line, rows_checksum
@@ -172,13 +174,15 @@ def write_profile(batch: Batch, origin: Origin, out: Path, *, as_csv: bool = Fal
     device = slug(batch.device)
     folder = out / device / batch.profile
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("rows.*"):
-        old.unlink()
     path = folder / ("rows.csv.gz" if as_csv else "rows.parquet")
-    if as_csv:
-        _write_csv(table, path)
-    else:
-        table.to_parquet(path, index=False)
+    with whole_file(path) as made:
+        if as_csv:
+            _write_csv(table, made)
+        else:
+            table.to_parquet(made, index=False)
+    for old in folder.glob("rows.*"):
+        if old != path:
+            old.unlink()
     meta = ProfileMeta(
         profile_id=f"{device}/{batch.profile}",
         origin="imported",
@@ -237,7 +241,12 @@ def _write_csv(table: DataFrame, path: Path) -> None:
     import csv
 
     names = [column.name for column in COLUMNS]
-    with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
+    # no name inside: that of the file is not yet the one it will have
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw) as packed,
+        io.TextIOWrapper(packed, "utf-8", newline="") as file,
+    ):
         out = csv.writer(file, lineterminator="\n")
         out.writerow(names)
         for row in table.astype(object).where(table.notna(), None).to_dict("records"):
