@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from llmsim.cli.answering import JsonOption
 from llmsim.cli.calibrating import calibrate
 from llmsim.cli.deploying import deploy
 from llmsim.cli.ending import exit_code_for_errors
@@ -143,7 +144,7 @@ def compare(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with drawings there, too.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Simulate two scenarios side by side, and say how sure it is which one is better.
 
@@ -162,6 +163,7 @@ def check(
         list[str], typer.Argument(metavar="SCENARIO...", help="YAML files or shipped names.")
     ],
     set_: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether scenarios are right; if not, everything that is wrong, with its line.
 
@@ -170,7 +172,7 @@ def check(
     with exit_code_for_errors():
         from llmsim.cli.running import check_scenarios
 
-        right = check_scenarios(scenarios, set_ or [])
+        right = check_scenarios(scenarios, set_ or [], as_json)
     raise typer.Exit(0 if right else 2)
 
 
@@ -180,6 +182,7 @@ def list_(
         str | None,
         typer.Argument(help="gpus, models, links, scenarios, routing, batching, arrivals, ..."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List what exists: cards, shipped scenarios, and the kinds of every seam.
 
@@ -188,7 +191,7 @@ def list_(
     with exit_code_for_errors():
         from llmsim.cli.looking import list_things
 
-        list_things(what)
+        list_things(what, as_json)
 
 
 app.command()(validate)
@@ -204,27 +207,27 @@ app.command()(schema)
 
 
 @app.command()
-def version() -> None:
+def version(as_json: JsonOption = False) -> None:
     """Print the version, and whether the engine is compiled or pure Python.
 
     Example: llmsim version
     """
     with exit_code_for_errors():
-        from llmsim.cli.looking import version_line
+        from llmsim.cli.looking import print_version
 
-        typer.echo(version_line())
+        print_version(as_json)
 
 
 NameArgument = Annotated[str, typer.Argument(help="Name of a card, or a path.")]
 
 
 @show_app.command(name="gpu")
-def show_gpu(name: NameArgument) -> None:
+def show_gpu(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show a GPU card.
 
     Example: llmsim show gpu h100-sxm
     """
-    _show("gpu", name)
+    _show("gpu", name, as_json)
 
 
 @show_app.command(name="model")
@@ -234,6 +237,7 @@ def show_model(
         str | None, typer.Option(help="As another checkpoint: fp8, fp8_block, nvfp4, int4_awq ...")
     ] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens that attention reads.")] = 1024,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a model: layers, weights, KV cache, and the work of one token.
 
@@ -243,47 +247,51 @@ def show_model(
         from llmsim.cli.modelling import ModelOrder
         from llmsim.cli.modelling import show_model as show
 
-        show(ModelOrder(name, quantisation, context))
+        show(ModelOrder(name, quantisation, context, as_json))
 
 
 @show_app.command(name="link")
-def show_link(name: NameArgument) -> None:
+def show_link(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show a link card.
 
     Example: llmsim show link nvlink4
     """
-    _show("link", name)
+    _show("link", name, as_json)
 
 
 @show_app.command(name="engine")
-def show_engine(name: NameArgument) -> None:
+def show_engine(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show an engine card: what the host of one version does for a step.
 
     Example: llmsim show engine vllm-0.14
     """
-    _show("engine", name)
+    _show("engine", name, as_json)
 
 
 @show_app.command(name="calibration")
-def show_calibration(name: NameArgument) -> None:
+def show_calibration(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show the factors of a calibration, what they were fitted to, and their errors.
 
     Example: llmsim show calibration trtllm_h100-sxm
     """
-    _show("calibration", name)
+    _show("calibration", name, as_json)
 
 
 @show_app.command(name="price")
-def show_price(gpu: Annotated[str, typer.Argument(help="Name of a GPU card.")]) -> None:
+def show_price(
+    gpu: Annotated[str, typer.Argument(help="Name of a GPU card.")], as_json: JsonOption = False
+) -> None:
     """Show what a GPU costs, by cloud.
 
     Example: llmsim show price h100-sxm
     """
-    _show("price", gpu)
+    _show("price", gpu, as_json)
 
 
 @show_app.command(name="scenario")
-def show_scenario(scenario: ScenarioArgument, set_: SetOption = None) -> None:
+def show_scenario(
+    scenario: ScenarioArgument, set_: SetOption = None, as_json: JsonOption = False
+) -> None:
     """Show a scenario with every default filled in.
 
     Example: llmsim show scenario quickstart --set seed=3
@@ -291,7 +299,7 @@ def show_scenario(scenario: ScenarioArgument, set_: SetOption = None) -> None:
     with exit_code_for_errors():
         from llmsim.cli.looking import show_resolved
 
-        show_resolved(scenario, set_ or [])
+        show_resolved(scenario, set_ or [], as_json)
 
 
 @show_app.command(name="step")
@@ -308,7 +316,7 @@ def show_step(
         list[str] | None,
         typer.Option(metavar="NEW:PAST", help="A prompt slice: tokens now, tokens before."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what one step costs, operator by operator, and what bounds each.
 
@@ -328,8 +336,8 @@ show_app.command(name="roofline")(show_roofline)
 show_app.command(name="needs")(show_needs)
 
 
-def _show(what: str, name: str) -> None:
+def _show(what: str, name: str, as_json: bool) -> None:
     with exit_code_for_errors():
         from llmsim.cli.looking import show_card
 
-        show_card(what, name)
+        show_card(what, name, as_json)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def calibrate(
         Path | None,
         typer.Option(help="Folder of kernel tables to price with, where they have the GPU."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit factors of operator families and of the host, for one engine on one GPU.
 
@@ -50,10 +52,12 @@ def calibrate(
         models = tuple(model.split(","))
         sources = tuple(source.split(",")) if source else ()
         order = CalibrateOrder(where, engine, gpu, models, sources, cases, jobs, profiles)
-        run_calibration(order, out, others)
+        run_calibration(order, out, others, as_json)
 
 
-def run_calibration(order: CalibrateOrder, out: Path, others: Path | None = None) -> None:
+def run_calibration(
+    order: CalibrateOrder, out: Path, others: Path | None = None, as_json: bool = False
+) -> None:
     """Fit, print the split and the errors on both sides, write the file.
 
     Parameters
@@ -63,13 +67,42 @@ def run_calibration(order: CalibrateOrder, out: Path, others: Path | None = None
         Folder for the file.
     others : Path or None
         Cards of the engine on other GPUs, to be tried on the runs.
+    as_json : bool
     """
     from llmsim.fidelity.calibrating import calibrate as fitted
 
-    done = fitted(order, print_fitted)
+    done = fitted(order, None if as_json else print_fitted)
+    transfer = None
     if others is not None and done.runs is not None:
-        _print_transfer(done.by_other_gpus(others), order.engine, others)
-    typer.echo(f"written to {done.write(out)}")
+        transfer = done.by_other_gpus(others)
+        if not as_json:
+            _print_transfer(transfer, order.engine, others)
+    path = done.write(out)
+    if not as_json:
+        typer.echo(f"written to {path}")
+        return
+    document = {
+        "path": path,
+        "engine": done.engine,
+        "gpu": done.gpu,
+        "terms": done.terms,
+        "fits": [_document(each) for each in done.fits],
+    }
+    if transfer is not None:
+        document["by_other_gpus"] = {"before": transfer[0], "after": transfer[1]}
+    print_json(document)
+
+
+def _document(each: Fitted) -> dict[str, object]:
+    """Return a fit as it is printed, as numbers."""
+    found = each.found
+    return {
+        "title": each.title,
+        "source": each.source,
+        "terms": found.terms,
+        "in_sample": {"before": found.before, "after": found.after},
+        "never_seen": {"before": found.unseen_before, "after": found.unseen_after},
+    }
 
 
 def print_fitted(each: Fitted) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llmsim.cli.answering import print_json
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.core.errors import Fault, InputError
 
@@ -58,7 +59,7 @@ def deploy(
             force=force,
         )
         if as_json:
-            typer.echo(json.dumps(json.loads(made.files["deploy.json"]), indent=1))
+            print_json(json.loads(made.files["deploy.json"]))
             return
         if not quiet:
             for note in made.notes:

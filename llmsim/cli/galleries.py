@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.core.errors import Fault, InputError
+from llmsim.core.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +44,7 @@ class GalleryOrder:
     save: bool
     jobs: int
     fresh: bool
+    as_json: bool = False
 
 
 @gallery_app.callback()
@@ -50,6 +53,7 @@ def gallery(
     docs: Annotated[
         Path | None, typer.Option(help="Write gallery.md and bands.md into this folder.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List published systems: what the paper found, what is found here, and the verdict."""
     if context.invoked_subcommand is not None:
@@ -59,8 +63,11 @@ def gallery(
 
         shown = standings()
         if docs is not None:
-            (docs / "gallery.md").write_text(gallery_page(shown), encoding="utf-8")
-            (docs / "bands.md").write_text(bands_page(shown), encoding="utf-8")
+            write_whole(docs / "gallery.md", gallery_page(shown))
+            write_whole(docs / "bands.md", bands_page(shown))
+        if as_json:
+            print_json([each.as_json() for each in shown])
+        if docs is not None or as_json:
             return
         from llmsim.gallery.tables import LIST_HEAD, list_row
 
@@ -83,6 +90,7 @@ def run_(
     ] = False,
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
     fresh: Annotated[bool, typer.Option(help="Do not use runs kept from earlier orders.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a system's card: gains with intervals, nulls, ablations, and a drawing of them.
 
@@ -91,13 +99,14 @@ def run_(
     Example: llmsim gallery run orca --quick
     """
     with exit_code_for_errors():
-        order = GalleryOrder(name, seeds, quick, tuple(regime or ()), out, save, jobs, fresh)
+        regimes = tuple(regime or ())
+        order = GalleryOrder(name, seeds, quick, regimes, out, save, jobs, fresh, as_json)
         code = run_card(order)
     raise typer.Exit(code)
 
 
 @gallery_app.command()
-def show(name: NameArgument) -> None:
+def show(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show a system's card and its committed results.
 
     Example: llmsim gallery show orca
@@ -110,7 +119,10 @@ def show(name: NameArgument) -> None:
 
         exhibit = find_exhibit(name)
         standing = stand(exhibit, load_results(exhibit.folder, exhibit.name))
-        typer.echo("\n".join(section(standing)))
+        if as_json:
+            print_json(standing.as_json())
+        else:
+            typer.echo("\n".join(section(standing)))
 
 
 def run_card(order: GalleryOrder) -> int:
@@ -142,16 +154,19 @@ def run_card(order: GalleryOrder) -> int:
     with progress_bar(exhibit.name, quiet=not sys.stderr.isatty(), unit="pairs") as progress:
         results = run_order(asked, progress)
     standing = stand(exhibit, results)
-    print_standing(standing)
+    if order.as_json:
+        print_json(standing.as_json())
+    else:
+        print_standing(standing)
     folder = order.out or default_folder(f"gallery-{exhibit.name}")
     folder.mkdir(parents=True, exist_ok=True)
     _draw(standing, folder)
-    (folder / RESULTS).write_text(dump_results(results), encoding="utf-8")
+    write_whole(folder / RESULTS, dump_results(results))
     if order.save:
         before = load_results(exhibit.folder, exhibit.name)
         whole = results if before is None else before.under(results)
         text = dump_results(whole.of(exhibit.settings()))
-        (exhibit.folder / RESULTS).write_text(text, encoding="utf-8")
+        write_whole(exhibit.folder / RESULTS, text)
     typer.echo(f"written to {folder}", err=True)
     return BROKEN_NULL if standing.broken_nulls else 0
 
@@ -171,8 +186,8 @@ def _check_regimes(asked: Sequence[str], known: Sequence[str]) -> None:
 def _draw(standing: Standing, folder: Path) -> None:
     from llmsim.gallery.figure import gains_svg, render_gallery
 
-    (folder / "gains.svg").write_text(gains_svg(standing), encoding="utf-8")
-    (folder / "gallery.html").write_text(render_gallery(standing), encoding="utf-8")
+    write_whole(folder / "gains.svg", gains_svg(standing))
+    write_whole(folder / "gallery.html", render_gallery(standing))
 
 
 def print_standing(standing: Standing) -> None:

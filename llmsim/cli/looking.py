@@ -13,12 +13,14 @@ from pathlib import Path
 import typer
 
 import llmsim
+from llmsim.cli.answering import print_json, records
 from llmsim.core.errors import InputError, RegistryError, nearest
 from llmsim.core.paths import list_data
 from llmsim.core.units import GIB
 
 CARDS = ("gpus", "models", "links", "engines", "calibrations")
 _WIDTH = 80  # columns of a terminal that nobody has widened
+_ROW = ("field", "value", "unit", "source")
 
 
 def print_rows(rows: Iterable[Sequence[str]], indent: str = "") -> None:
@@ -32,13 +34,14 @@ def print_rows(rows: Iterable[Sequence[str]], indent: str = "") -> None:
         typer.echo((indent + "  ".join([*cells, row[-1]])).rstrip())
 
 
-def list_things(what: str | None) -> None:
+def list_things(what: str | None, as_json: bool = False) -> None:
     """Print what exists of one sort, or of all.
 
     Parameters
     ----------
     what : str or None
         A folder of cards, ``scenarios``, or a seam.
+    as_json : bool
 
     Raises
     ------
@@ -50,6 +53,10 @@ def list_things(what: str | None) -> None:
     sorts = (*CARDS, "scenarios", *SEAMS)
     if what is not None and what not in sorts:
         raise RegistryError(f"cannot list '{what}'. {nearest(what, sorts)}")
+    if as_json:
+        asked = sorts if what is None else (what,)
+        print_json({each: records(("name", "about"), _things(each)) for each in asked})
+        return
     if what is not None:
         print_rows(_things(what))
         return
@@ -119,7 +126,7 @@ def _told(path: Path) -> str:
         return f"cannot be read: llmsim check {path}"
 
 
-def show_card(what: str, name: str) -> None:
+def show_card(what: str, name: str, as_json: bool = False) -> None:
     """Print each number of a card with unit and source; sources once, by number.
 
     Parameters
@@ -128,6 +135,7 @@ def show_card(what: str, name: str) -> None:
         ``gpu``, ``link``, ``engine``, ``calibration`` or ``price``.
     name : str
         Name of the card, a path, or for prices a GPU's name.
+    as_json : bool
 
     Raises
     ------
@@ -147,11 +155,11 @@ def show_card(what: str, name: str) -> None:
         rows = specs.load_engine(name).rows()
     else:
         rows = specs.load_link(name).rows()
+    if as_json:
+        print_json([{name: getattr(row, name) for name in _ROW} for row in rows])
+        return
     sources = {source: n for n, source in enumerate(dict.fromkeys(r.source for r in rows), 1)}
-    print_rows(
-        [("field", "value", "unit", "source")]
-        + [(r.field, _text(r.value), r.unit, f"[{sources[r.source]}]") for r in rows]
-    )
+    print_rows([_ROW] + [(r.field, _text(r.value), r.unit, f"[{sources[r.source]}]") for r in rows])
     typer.echo("\nsources")
     for source, number in sources.items():
         mark = f"[{number}]".ljust(5)
@@ -171,7 +179,7 @@ def _text(value: float | str) -> str:
     )
 
 
-def show_resolved(scenario: str, assignments: Sequence[str]) -> None:
+def show_resolved(scenario: str, assignments: Sequence[str], as_json: bool = False) -> None:
     """Print a scenario with every default filled in.
 
     Raises
@@ -182,6 +190,9 @@ def show_resolved(scenario: str, assignments: Sequence[str]) -> None:
     from llmsim.scenario import Scenario, parse_assignments
 
     found = Scenario.load(scenario, parse_assignments(tuple(assignments)))
+    if as_json:
+        print_json(found.resolved())
+        return
     typer.echo(found.resolved_yaml(), nl=False)
 
 
@@ -191,11 +202,14 @@ def engine_is_compiled() -> bool:
     return str(found and found.origin).endswith(tuple(EXTENSION_SUFFIXES))
 
 
-def version_line() -> str:
-    """Return the versions of llmsim and Python, and whether the engine is compiled."""
+def print_version(as_json: bool) -> None:
+    """Print the versions of llmsim and Python, and whether the engine is compiled."""
     try:
         own = version("llmsim")
     except PackageNotFoundError:
         own = "of a checkout that is not installed"
     engine = "compiled" if engine_is_compiled() else "pure Python"
-    return f"llmsim {own}, Python {platform.python_version()}, {engine} engine"
+    if as_json:
+        print_json({"llmsim": own, "python": platform.python_version(), "engine": engine})
+        return
+    typer.echo(f"llmsim {own}, Python {platform.python_version()}, {engine} engine")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import typer
 
+from llmsim.cli.answering import print_json
 from llmsim.core.units import GIB
 from llmsim.costmodel.per_token import token_operators
 from llmsim.specs import ModelSpec, load_model, requantise
@@ -31,11 +32,13 @@ class ModelOrder:
         Show it as a checkpoint of this scheme.
     context : int [tokens]
         What attention reads in the table of one token.
+    as_json : bool
     """
 
     name: str
     quantisation: str | None
     context: int
+    as_json: bool = False
 
 
 def show_model(order: ModelOrder) -> None:
@@ -51,6 +54,11 @@ def show_model(order: ModelOrder) -> None:
     model = load_model(order.name)
     if order.quantisation:
         model = requantise(model, order.quantisation)
+    for warning in model.warnings:
+        typer.echo(f"note: {warning}", err=True)
+    if order.as_json:
+        print_json(_document(model, order.context))
+        return
     for part in (
         _head(model),
         _layers(model),
@@ -62,8 +70,42 @@ def show_model(order: ModelOrder) -> None:
         for line in part:
             typer.echo(line)
         typer.echo("")
-    for warning in model.warnings:
-        typer.echo(f"note: {warning}", err=True)
+
+
+def _document(model: ModelSpec, context: int) -> dict[str, object]:
+    """Return what is printed, as numbers in base units."""
+    return {
+        "name": model.name,
+        "model_type": model.model_type,
+        "layer_count": model.layer_count,
+        "hidden": model.hidden,
+        "vocab": model.vocab,
+        "max_context_tokens": model.max_context_tokens,
+        "window_tokens": model.window_tokens,
+        "layers": [
+            {
+                "count": each.count,
+                "mixer": mixer_words(each.mixer),
+                "mlp": mlp_words(each.mlp),
+            }
+            for each in model.layers
+        ],
+        "weights": weight_classes(model),
+        "total_parameters": model.total_parameters,
+        "active_parameters": model.active_parameters,
+        "draft_parameters": model.draft_parameters,
+        "weight_bytes": model.weight_bytes(),
+        "kv_dtype": model.kv_dtype,
+        "kv_bytes_per_token": {
+            dtype: model.kv_bytes_per_token(kv_dtype=dtype)
+            for dtype in dict.fromkeys((model.kv_dtype, "bf16", "fp8"))
+        },
+        "state_bytes_per_sequence": model.state_bytes_per_sequence(),
+        "context_tokens": context,
+        "one_token": token_operators(model, context, model.kv_dtype),
+        "sources": model.sources,
+        "warnings": model.warnings,
+    }
 
 
 def _head(model: ModelSpec) -> Iterator[str]:

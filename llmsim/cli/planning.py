@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from llmsim.cli.answering import print_json
 from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def plan(
         else:
             _save_all(found, folder, force, pdf)
         if as_json:
-            typer.echo(json.dumps({"folder": str(folder)} | found.as_json(), indent=1))
+            print_json({"folder": folder} | found.as_json())
         else:
             _print(found, folder, explain)
     if found.outcome == "not proven":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import WRONG_INPUT, exit_code_for_errors
 from llmsim.cli.looking import print_rows
 
@@ -50,6 +51,7 @@ def import_(
     fits: Annotated[
         bool, typer.Option("--fit/--no-fit", help="Fit them too, so that they load faster.")
     ] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn public kernel tables into profiles; their licence and source go into meta.json.
 
@@ -59,18 +61,23 @@ def import_(
         from llmsim.specs.importers import import_tables
         from llmsim.specs.profile_meta import read_meta
 
+        made: list[dict[str, object]] = []
         for folder in import_tables(format_, source, out, only=only, version=version, as_csv=csv):
             meta = read_meta(folder)
-            typer.echo(str(folder))
+            made.append({"folder": folder, "meta": meta})
+            if not as_json:
+                typer.echo(str(folder))
             for note in filter(None, meta.notes.split("; ")):
                 typer.echo(f"note: {note}", err=True)
             if fits and meta.device.get("gpu_card"):
                 from llmsim.costmodel.measured.fitting import fit_profile
 
                 fit_profile(folder)
+        if as_json:
+            print_json(made)
 
 
-def validate(profile: FolderArgument) -> None:
+def validate(profile: FolderArgument, as_json: JsonOption = False) -> None:
     """Say whether a profile is right: columns, words, duplicates, checksum, drift, physics.
 
     Example: llmsim profile validate my-profile
@@ -93,10 +100,15 @@ def validate(profile: FolderArgument) -> None:
             faults += implausible(load_profile(folder))
         if faults:
             raise CardError(str(folder), faults)
-        typer.echo(f"{folder}: {len(read_rows(rows))} rows, {meta.origin}, {meta.state}")
+        count = len(read_rows(rows))
+        if as_json:
+            told = {"origin": meta.origin, "state": meta.state}
+            print_json({"folder": folder, "rows": count} | told)
+        else:
+            typer.echo(f"{folder}: {count} rows, {meta.origin}, {meta.state}")
 
 
-def show(profile: FolderArgument) -> None:
+def show(profile: FolderArgument, as_json: JsonOption = False) -> None:
     """Show what a profile holds, operator by operator, and how wrong its fits are.
 
     Example: llmsim profile show my-profile
@@ -107,6 +119,10 @@ def show(profile: FolderArgument) -> None:
         loaded = load_profile(find_profile(profile), failed_too=True)
         meta = loaded.meta
         assert meta is not None
+        tables = [table for op in loaded.operators() for table in loaded.tables(op)]
+        if as_json:
+            print_json({"meta": meta, "tables": _documents(meta.fit, tables)})
+            return
         for name, value in (
             ("device", f"{meta.device['name']} ({loaded.device.name})"),
             ("origin", f"{meta.origin} {meta.source}".strip()),
@@ -116,7 +132,22 @@ def show(profile: FolderArgument) -> None:
             ("licence", meta.licence),
         ):
             typer.echo(f"{name:<10} {value}")
-        print_rows(_table(meta.fit, [t for op in loaded.operators() for t in loaded.tables(op)]))
+        print_rows(_table(meta.fit, tables))
+
+
+def _documents(fits: Mapping[str, Any], tables: Sequence[KernelTable]) -> list[dict[str, Any]]:
+    """Return what `_table` prints, as numbers."""
+    return [
+        {
+            "operator": table.family.op,
+            "formats": [table.types.a, table.types.w, table.types.kv],
+            "kernel": table.kernel_id,
+            "libs": table.libs,
+            "rows": len(table),
+            "unseen": (fits.get(table.key) or {}).get("holdout"),
+        }
+        for table in tables
+    ]
 
 
 def _table(fits: Mapping[str, Any], tables: Sequence[KernelTable]) -> list[tuple[str, ...]]:
@@ -151,6 +182,7 @@ def fit(
         list[str] | None,
         typer.Option(help="With --kernels: families to leave out, such as moe.mxfp4."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit mean functions, write them and their errors on unseen rows into meta.json.
 
@@ -166,13 +198,32 @@ def fit(
             folders = [folder, *map(find_profile, also or ())]
             profiles = [load_profile(each) for each in folders]
             found = write_card_terms(profiles, kernels, seed, without or ())
-            print_rows(_terms_table(found))
+            if as_json:
+                print_json([_family(each) for each in found])
+            else:
+                print_rows(_terms_table(found))
             return
         fit_profile(folder, seed)
         loaded = load_profile(folder, failed_too=True)
         assert loaded.meta is not None
         tables = [table for op in loaded.operators() for table in loaded.tables(op)]
-        print_rows(_table(loaded.meta.fit, tables))
+        if as_json:
+            print_json({"folder": folder, "tables": _documents(loaded.meta.fit, tables)})
+        else:
+            print_rows(_table(loaded.meta.fit, tables))
+
+
+def _family(each: FittedTerms) -> dict[str, object]:
+    """Return a family of `_terms_table`, as numbers."""
+    return {
+        "family": each.path,
+        "terms": each.terms,
+        "libs": each.table.libs,
+        "kernel": each.table.kernel_id,
+        "fitted": each.fitted,
+        "borrowed": each.borrowed,
+        "unseen": each.errors,
+    }
 
 
 def _terms_table(found: Sequence[FittedTerms]) -> list[tuple[str, ...]]:
@@ -198,7 +249,7 @@ def _terms_table(found: Sequence[FittedTerms]) -> list[tuple[str, ...]]:
     return made
 
 
-def diff(first: FolderArgument, second: FolderArgument) -> None:
+def diff(first: FolderArgument, second: FolderArgument, as_json: JsonOption = False) -> None:
     """Compare two profiles at the shapes that both have: another day, driver, or version.
 
     Example: llmsim profile diff my-profile other-profile
@@ -212,9 +263,19 @@ def diff(first: FolderArgument, second: FolderArgument) -> None:
         if not rows:
             typer.echo("no shape that both have", err=True)
             raise typer.Exit(WRONG_INPUT)
-        print_rows(
-            [
-                ("operator", "formats", "shapes", "new / old: median", "|change| median", "p90"),
-                *rows,
-            ]
-        )
+        if as_json:
+            print_json(rows)
+            return
+        head = ("operator", "formats", "shapes", "new / old: median", "|change| median", "p90")
+        table = [
+            (
+                each.operator,
+                each.formats,
+                str(each.shapes),
+                f"{each.ratio:.3f}",
+                f"{100 * each.change_median:.1f}%",
+                f"{100 * each.change_p90:.1f}%",
+            )
+            for each in rows
+        ]
+        print_rows([head, *table])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import INTERRUPTED, WRONG_INPUT, exit_code_for_errors
-
-if TYPE_CHECKING:
-    from llmsim.specs.profile_meta import ProfileMeta
 
 profile_app = typer.Typer(
     help="Measure what kernels cost on a device, and look after such profiles.",
@@ -31,6 +30,7 @@ class ProfileOptions:
     model: str
     blocks: tuple[int, ...]
     out: Path | None
+    as_json: bool = False
 
 
 @profile_app.callback()
@@ -51,12 +51,13 @@ def profile(
         Path | None,
         typer.Option(help="Profile folder; an unfinished one is continued."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure what kernels cost on this device; write rows.csv and meta.json as it goes."""
     if context.invoked_subcommand is not None:
         return
     with exit_code_for_errors():
-        options = ProfileOptions(device, quick, budget, model, tuple(block or ()), out)
+        options = ProfileOptions(device, quick, budget, model, tuple(block or ()), out, as_json)
         code = measure(options)
     raise typer.Exit(code)
 
@@ -79,19 +80,29 @@ def measure(options: ProfileOptions) -> int:
     )
     with _Progress() as progress:
         outcome = profiler.run_profile(order, progress)
-    for line in (*profiler.summary_lines(outcome), *_fit_lines(outcome.folder, outcome.meta)):
-        typer.echo(line)
+    fits = None if outcome.meta.state == "failed" else _fits(outcome.folder)
+    if options.as_json:
+        told = {"folder": outcome.folder, "cut": outcome.cut, "meta": outcome.meta, "fits": fits}
+        print_json(told)
+    else:
+        for line in (*profiler.summary_lines(outcome), *_fit_lines(fits)):
+            typer.echo(line)
     return INTERRUPTED if outcome.cut == "interrupted" else 0 if not outcome.cut else WRONG_INPUT
 
 
-def _fit_lines(folder: Path, meta: ProfileMeta) -> list[str]:
-    """Fit the profile, and return a line per kernel with its error on shapes never fitted."""
-    if meta.state == "failed":
-        return ["fit       none: a profile whose ceilings drifted this far is not used"]
+def _fits(folder: Path) -> Mapping[str, Any]:
+    """Fit a profile, and return what came of it by kernel."""
     from llmsim.costmodel.measured.fitting import fit_profile
 
+    return fit_profile(folder)
+
+
+def _fit_lines(fits: Mapping[str, Any] | None) -> list[str]:
+    """Return a line per kernel with its error on shapes never fitted."""
+    if fits is None:
+        return ["fit       none: a profile whose ceilings drifted this far is not used"]
     lines = []
-    for name, entry in fit_profile(folder).items():
+    for name, entry in fits.items():
         unseen = entry.get("holdout")
         errors = "no unseen shapes"
         if unseen:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from llmsim.cli.answering import print_json
 from llmsim.cli.ending import WRONG_INPUT
 from llmsim.core.errors import Fault, InputError
 
@@ -42,6 +43,7 @@ class ReferenceOrder:
         Folder of runs that are kept: they are compared, and the engine does not run.
     docs : Path or None
         Page for the tables of kept runs.
+    as_json : bool
     """
 
     trace: Path | None
@@ -54,6 +56,7 @@ class ReferenceOrder:
     out: Path
     runs: Path | None = None
     docs: Path | None = None
+    as_json: bool = False
 
 
 def check_reference(order: ReferenceOrder) -> None:
@@ -99,7 +102,10 @@ def check_reference(order: ReferenceOrder) -> None:
     run = read_run(order.out)
     name = order.model or DEFAULT_MODEL
     report = compare_run(run, name, gpu, order.cost, order.out / "reference_trace.jsonl")
-    print_reference(report)
+    if order.as_json:
+        print_json(_document(report))
+    else:
+        print_reference(report)
     typer.echo(f"written to {order.out}", err=True)
 
 
@@ -116,6 +122,22 @@ def _trace(order: ReferenceOrder, engine: Any) -> list[Any]:
         order.trace
     )
     return found
+
+
+def _document(report: ReferenceReport) -> dict[str, object]:
+    """Return what `print_reference` prints, as numbers."""
+    return {
+        "steps": len(report.run.steps),
+        "same_decisions": report.same_decisions,
+        "difference": report.difference,
+        "step_errors": report.step_errors,
+        "line": report.line,
+        "requests": {
+            name: {"measured": one, "predicted": two, "errors": report.request_errors[name]}
+            for name, (one, two) in report.means.items()
+        },
+        "warnings": report.warnings,
+    }
 
 
 def print_reference(report: ReferenceReport) -> None:
@@ -179,10 +201,13 @@ def _check_runs(order: ReferenceOrder, where: Path) -> None:
         raise InputError("llmsim validate", [Fault("", "--gpu", "no card is named.")])
     with tempfile.TemporaryDirectory() as scratch:
         found = compare_runs(where, model or DEFAULT_RUN_MODEL, card, cost, Path(scratch))
-    typer.echo(f"{found.gpu}, priced with {pages.told_cost(found.cost)}\n")
-    for table in (pages.step_table(found), pages.run_table(found), pages.noise_table(found)):
-        print_rows(table)
-        typer.echo("")
+    if order.as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{found.gpu}, priced with {pages.told_cost(found.cost)}\n")
+        for table in (pages.step_table(found), pages.run_table(found), pages.noise_table(found)):
+            print_rows(table)
+            typer.echo("")
     if docs is not None:
         pages.write_page(docs, found)
         typer.echo(f"written to {docs}", err=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmsim.cli.answering import print_json
 from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def report(
         how = (seeds, draws, jobs) if outlook else None
         pages, told = _written(folder, how, perfetto, as_json)
         if as_json:
-            typer.echo(json.dumps({"folder": str(folder)} | told, indent=1))
+            print_json({"folder": folder} | told)
         for page in pages:
             if not as_json:
                 typer.echo(str(page))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmsim.cli.answering import JsonOption, plain, print_json
 from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def show_roofline(
     batch: BatchOption = 1,
     quantisation: QuantisationOption = None,
     kv_dtype: KvOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what bounds each operator: FLOPs, bytes, intensity and the roof above it.
 
@@ -53,9 +55,16 @@ def show_roofline(
 
         spec, card = _load(_Cards(model, gpu, quantisation))
         cost = ideal_cost(spec, card, batch, prompt, kv_dtype)
+        prefill = prefill_rows(cost, [(prompt, 0)] * batch)
+        decode = decode_rows(cost, batch, prompt)
+        if as_json:
+            told = {"prompt_tokens": prompt, "batch": batch}
+            sides = {"prefill": _document(prefill), "decode": _document(decode)}
+            print_json({"model": spec.name, "gpu": card.name} | told | sides)
+            return
         shown = {
-            f"prefill: {batch} x {prompt:,} tokens": prefill_rows(cost, [(prompt, 0)] * batch),
-            f"decode: batch of {batch} at {prompt:,} tokens": decode_rows(cost, batch, prompt),
+            f"prefill: {batch} x {prompt:,} tokens": prefill,
+            f"decode: batch of {batch} at {prompt:,} tokens": decode,
         }
         typer.echo(f"{spec.name} on {card.name}")
         for title, rows in shown.items():
@@ -76,6 +85,7 @@ def show_needs(
     ] = 1.0,
     quantisation: QuantisationOption = None,
     kv_dtype: KvOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a use needs at the least: memory, bandwidth and compute, also in GPUs.
 
@@ -90,6 +100,10 @@ def show_needs(
         use = Use(prompt, output, batch, ttft, tpot)
         found = needs(spec, card, use, efficiency, kv_dtype)
         most = max(found, key=lambda need: need.gpus)
+        if as_json:
+            told = {"gpus": math.ceil(most.gpus), "bound_by": most.name, "needs": found}
+            print_json({"model": spec.name, "gpu": card.name} | told)
+            return
         rows = [(each.name, _amount(each.amount, each.unit), f"{each.gpus:,.2f}") for each in found]
         print_rows([("needs at the least", "", f"{card.name}s"), *rows])
         typer.echo(
@@ -105,6 +119,13 @@ def _load(cards: _Cards) -> tuple[ModelSpec, GpuCard]:
     if cards.quantisation:
         model = requantise(model, cards.quantisation)
     return model, load_gpu(cards.gpu)
+
+
+def _document(rows: Sequence[IdealRow]) -> dict[str, object]:
+    from llmsim.costmodel.ideal import ideal_seconds
+
+    told = [plain(row) | {"seconds": row.seconds(), "bound": row.bound} for row in rows]
+    return {"seconds": ideal_seconds(rows), "operators": told}
 
 
 def _table(rows: Sequence[IdealRow]) -> Iterator[tuple[str, ...]]:

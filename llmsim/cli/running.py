@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from llmsim.cli.answering import print_json
 from llmsim.cli.ending import INTERRUPTED
-from llmsim.core.errors import InputError, ModelDoesNotFitError
+from llmsim.core.errors import Fault, InputError, ModelDoesNotFitError
 from llmsim.core.files import check_target
 from llmsim.scenario import Scenario, parse_assignments
 from llmsim.scenario.checks import prove
@@ -90,7 +90,7 @@ def run_scenario(order: RunOrder) -> int:
         write_whole(order.perfetto, trace_lines(result))
     if order.as_json:
         told = {"scenario": scenario.name, "folder": str(folder), "digest": result.digest}
-        typer.echo(json.dumps(told | result.evaluate().as_json(), indent=1))
+        print_json(told | result.evaluate().as_json())
     elif order.quiet:
         typer.echo(str(folder))
     else:
@@ -191,7 +191,9 @@ def _bars(quiet: bool, left: bool) -> Iterator[Bars | None]:
         yield bars
 
 
-def check_scenarios(scenarios: Sequence[str], assignments: Sequence[str]) -> bool:
+def check_scenarios(
+    scenarios: Sequence[str], assignments: Sequence[str], as_json: bool = False
+) -> bool:
     """Say of each scenario whether it is right; return whether all are.
 
     Parameters
@@ -200,22 +202,28 @@ def check_scenarios(scenarios: Sequence[str], assignments: Sequence[str]) -> boo
         Files or shipped names.
     assignments : sequence of str
         Texts of ``--set``, applied to each.
+    as_json : bool
     """
     overrides = parse_assignments(tuple(assignments))
-    right = True
+    told: list[dict[str, object]] = []
     for named in scenarios:
         try:
             scenario = Scenario.load(named, overrides)
             prove(scenario)
         except InputError as error:
             typer.echo(str(error), err=True)
-            right = False
+            told.append({"scenario": named, "right": False, "faults": error.faults})
         except ModelDoesNotFitError as error:
             typer.echo(f"1 problem in {named}:\n  {error}", err=True)
-            right = False
+            told.append({"scenario": named, "right": False, "faults": [Fault("", "", str(error))]})
         else:
-            typer.echo(f"ok  {named}  {describe(scenario)}")
-    return right
+            about = describe(scenario)
+            told.append({"scenario": named, "right": True, "about": about})
+            if not as_json:
+                typer.echo(f"ok  {named}  {about}")
+    if as_json:
+        print_json(told)
+    return all(each["right"] for each in told)
 
 
 def describe(scenario: Scenario) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.core.errors import Fault, InputError
 
@@ -26,7 +27,6 @@ ToleranceOption = Annotated[
     float, typer.Option(help="How far below the first load that fails, as a share.")
 ]
 JobsOption = Annotated[int, typer.Option(help="Processes; -1 for one per core.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def knee(
@@ -63,9 +63,7 @@ def knee(
             )
         if as_json:
             rows = json.loads(found.table().to_json(orient="records"))
-            typer.echo(
-                json.dumps({"scenario": found.name, "key": found.key, "seeds": rows}, indent=1)
-            )
+            print_json({"scenario": found.name, "key": found.key, "seeds": rows})
             return
         from llmsim.cli.looking import print_rows
         from llmsim.results.wording import number
@@ -117,7 +115,7 @@ def placement(
             )
         if as_json:
             rows = json.loads(found.table().to_json(orient="records"))
-            typer.echo(json.dumps({"gpus": gpus, "plans": rows}, indent=1))
+            print_json({"gpus": gpus, "plans": rows})
             return
         from llmsim.cli.looking import print_rows
         from llmsim.results.wording import number

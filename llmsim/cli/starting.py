@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.core.files import write_whole
 
@@ -75,6 +76,7 @@ def init(
     tpot_s: Annotated[float | None, typer.Option(min=1e-6, help="Promised per token.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing, take defaults.")] = False,
     force: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a first scenario with comments, from a few answers.
 
@@ -115,7 +117,10 @@ def init(
 
         Scenario.parse(yaml.safe_load(text), out.resolve().parent)
         write_whole(out, text)
-        typer.echo(str(out))
+        if as_json:
+            print_json({"path": out} | {k.name: getattr(answers, k.name) for k in fields(answers)})
+        else:
+            typer.echo(str(out))
         typer.echo(f"Try: llmsim run {out}", err=True)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import typer
 
 from llmsim.api.stepping import StepPrice
+from llmsim.cli.answering import plain, print_json
 from llmsim.cli.looking import print_rows
 from llmsim.core.errors import Fault, InputError
 
@@ -38,7 +37,7 @@ def chunks_of(texts: tuple[str, ...]) -> list[tuple[int, int]]:
 def print_step(price: StepPrice, as_json: bool) -> None:
     """Print what a step costs and what bounds each operator."""
     if as_json:
-        typer.echo(json.dumps(asdict(price) | {"seconds": price.seconds}, indent=2))
+        print_json(plain(price) | {"seconds": price.seconds})
     else:
         print_rows(_table(price))
         typer.echo("")

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from llmsim.cli.answering import print_json
 from llmsim.cli.running import progress_bar
 from llmsim.core.files import check_target
 from llmsim.scenario import Scenario, parse_assignments
@@ -90,7 +89,7 @@ def compare_scenarios(order: CompareOrder) -> None:
     _write_page(order, compared, first, second)
     if order.as_json:
         rows = json.loads(compared.table().to_json(orient="records"))
-        typer.echo(json.dumps({"a": first.name, "b": second.name, "metrics": rows}, indent=1))
+        print_json({"a": first.name, "b": second.name, "metrics": rows})
         return
     from llmsim.report.bands import print_comparison
 
@@ -121,7 +120,7 @@ def _compare_seeds(order: CompareOrder, first: Scenario, second: Scenario) -> No
     if order.as_json:
         rows = json.loads(compared.table().to_json(orient="records"))
         told = {"a": first.name, "b": second.name, "seeds": order.seeds, "metrics": rows}
-        typer.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     from llmsim.report.bands import print_seeds
 

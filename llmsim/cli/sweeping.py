@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import INTERRUPTED, exit_code_for_errors
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def sweep(
     fresh: Annotated[bool, typer.Option(help="Use and keep no runs of earlier sweeps.")] = False,
     top: Annotated[int, typer.Option(min=0, help="Points to show; 0 for all.")] = 20,
     quiet: Annotated[bool, typer.Option(help="Print the name of the folder only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Simulate a scenario at many points of its fields, and find the best of them.
 
@@ -121,7 +121,7 @@ def sweep(
             )
         folder = found.save(out or default_folder(f"sweep-{found.base.name}"), force)
         if as_json:
-            typer.echo(json.dumps({"folder": str(folder)} | found.as_json(), indent=1))
+            print_json({"folder": folder} | found.as_json())
         elif quiet:
             typer.echo(str(folder))
         else:

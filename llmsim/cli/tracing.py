@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ SetOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="For what is drawn and not in the file.")]
 ForceOption = Annotated[bool, typer.Option(help="Replace a file that is there.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @trace_app.command()
@@ -59,7 +58,7 @@ def inspect(
         path = _found(trace)
         profile = inspect_trace(path, kind, _options(set_), seed=seed, html=html)
         if as_json:
-            typer.echo(json.dumps(profile_json(profile), indent=2))
+            print_json(profile_json(profile))
         else:
             typer.echo("\n".join(profile_lines(profile)))
         if html is not None:
@@ -101,6 +100,7 @@ def convert(
     set_: SetOption = None,
     seed: SeedOption = 0,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a trace as a table that llmsim and other programs read.
 
@@ -109,7 +109,9 @@ def convert(
     with exit_code_for_errors():
         from llmsim.api.trace import convert as convert_trace
 
-        _tell(convert_trace(_found(trace), out, kind, _options(set_), seed=seed, force=force))
+        options = _options(set_)
+        made = convert_trace(_found(trace), out, kind, options, seed=seed, force=force)
+        _tell(made, as_json)
 
 
 @trace_app.command()
@@ -129,6 +131,7 @@ def scale(
     set_: SetOption = None,
     seed: SeedOption = 0,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a trace at another rate; exactly one of the three options says which.
 
@@ -143,7 +146,8 @@ def scale(
             "keep_frac": keep_frac,
         }
         options = _options(set_)
-        _tell(scale_trace(_found(trace), out, kind, options, **told, seed=seed, force=force))
+        made = scale_trace(_found(trace), out, kind, options, **told, seed=seed, force=force)
+        _tell(made, as_json)
 
 
 @trace_app.command()
@@ -155,6 +159,7 @@ def anonymise(
     set_: SetOption = None,
     seed: SeedOption = 0,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a trace without dates, client names and session ids. Times and lengths stay.
 
@@ -164,7 +169,7 @@ def anonymise(
         from llmsim.api.trace import anonymise as anonymise_trace
 
         told: dict[str, Any] = {"round_tokens": round_tokens, "seed": seed, "force": force}
-        _tell(anonymise_trace(_found(trace), out, kind, _options(set_), **told))
+        _tell(anonymise_trace(_found(trace), out, kind, _options(set_), **told), as_json)
 
 
 def _found(trace: Path) -> Path:
@@ -200,8 +205,11 @@ def _yaml(text: str) -> Any:
         raise InputError("llmsim trace", [fault]) from None
 
 
-def _tell(written: Written) -> None:
-    typer.echo(str(written.path))
+def _tell(written: Written, as_json: bool) -> None:
+    if as_json:
+        print_json(written)
+    else:
+        typer.echo(str(written.path))
     typer.echo(f"{written.requests:,} requests", err=True)
     if written.prefixes_lost:
         text = "Which prompts share a prefix is left out: only .jsonl has room for it."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from llmsim.cli.answering import JsonOption, print_json, records
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.cli.referencing import ReferenceOrder, check_reference
 from llmsim.core.errors import Fault, InputError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from llmsim.fidelity.ablation import Ablated
+    from llmsim.fidelity.benchfile import Bench
     from llmsim.fidelity.validation import Order, Report
     from llmsim.specs import CalibrationCard
 
@@ -45,6 +47,7 @@ class ValidateOrder:
     ceilings: Path | None = None
     docs: Path | None = None
     ablate: bool = False
+    as_json: bool = False
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -130,6 +133,7 @@ def validate(
     offline: OfflineOption = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fresh: FreshOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Replay measured serving runs and print the error: TTFT, TPOT, throughput, capacity.
 
@@ -139,34 +143,25 @@ def validate(
         if engine == REFERENCE:
             priced, chosen = _component(cost), out or Path("runs/reference")
             asked = ReferenceOrder(
-                trace, minutes, model, gpu, device, offline, priced, chosen, where, docs
+                *(trace, minutes, model, gpu, device, offline, priced, chosen, where, docs),
+                as_json=as_json,
             )
             check_reference(asked)
             return
         if where is None:
             fault = Fault("", "DIR|FILE", "is missing: measurements to compare with.")
             raise InputError("llmsim validate", [fault])
+        from llmsim.fidelity.benchfile import Bench
+
         if where.is_file() and where.name != "silicon_sample.csv":
-            compare_file(where, model, gpu, tp, engine or "vllm", engine_version)
+            compare_file(where, Bench(model, gpu, tp, engine or "vllm", engine_version), as_json)
             return
+        takes = (_words(source), _words(grade), _words(engine), _words(gpu), _words(model))
+        files = (calibration, profiles, ceilings, docs)
         order = ValidateOrder(
-            where,
-            sources=_words(source),
-            grades=_words(grade),
-            engines=_words(engine),
-            gpus=_words(gpu),
-            models=_words(model),
-            headline=headline,
-            cost=cost,
-            out=out,
-            scenarios=save_scenarios,
-            jobs=jobs,
-            fresh=fresh,
-            calibration=calibration,
-            profiles=profiles,
-            ceilings=ceilings,
-            docs=docs,
+            *(where, *takes, headline, cost, out, save_scenarios, jobs, fresh, *files),
             ablate=ablate,
+            as_json=as_json,
         )
         run_validation(order)
 
@@ -178,25 +173,33 @@ def _component(text: str) -> dict[str, Any]:
     return cost if isinstance(cost, dict) else {"kind": cost}
 
 
-def compare_file(
-    path: Path, model: str, gpu: str, tp: int, engine: str, engine_version: str
-) -> None:
+def compare_file(path: Path, bench: Bench, as_json: bool = False) -> None:
     """Simulate one benchmark result and print measured beside predicted."""
-    from llmsim.fidelity.benchfile import Bench, compare_bench
+    from llmsim.fidelity.benchfile import compare_bench
 
-    case, found, _ = compare_bench(path, Bench(model, gpu, tp, engine, engine_version))
+    case, found, _ = compare_bench(path, bench)
     rows = [
-        (f"{metric} {stat}", f"{value:.6g}", f"{predicted:.6g}", f"{predicted / value - 1:+.1%}")
+        (metric, stat, value, predicted, predicted / value - 1)
         for (metric, stat), value in case.measured.items()
         if value and (predicted := found.values.get((metric, stat))) is not None
     ]
-    _print(("", "measured", "predicted", "error"), rows)
+    if as_json:
+        head = ("metric", "stat", "measured", "predicted", "error_frac")
+        told = {"file": path, "metrics": records(head, rows), "warnings": found.warnings}
+        print_json(told)
+    else:
+        table = [
+            (f"{metric} {stat}", f"{value:.6g}", f"{predicted:.6g}", f"{error:+.1%}")
+            for metric, stat, value, predicted, error in rows
+        ]
+        _print(("", "measured", "predicted", "error"), table)
     for warning in found.warnings:
         typer.echo(f"note: {warning}", err=True)
 
 
 def run_validation(asked: ValidateOrder) -> None:
     """Validate, print the tables, write the files."""
+    from llmsim.core.files import write_whole
     from llmsim.fidelity.page import render_page
     from llmsim.fidelity.sample import ceilings_of, draw_sample, write_ceilings
     from llmsim.fidelity.tables import docs_page, report_markdown, write_csv
@@ -205,11 +208,12 @@ def run_validation(asked: ValidateOrder) -> None:
     selection = Selection(
         asked.sources, asked.engines, asked.gpus, asked.models, asked.grades, asked.headline
     )
+    calibrations = _calibrations(asked.calibration, asked.as_json)
     order = order_of(
         asked.folder,
         selection,
         _component(asked.cost),
-        _calibrations(asked.calibration),
+        calibrations,
         asked.profiles,
         asked.jobs,
         asked.fresh,
@@ -218,21 +222,32 @@ def run_validation(asked: ValidateOrder) -> None:
     with _bar() as bar:
         task = bar.add_task("simulating", total=None)
         report = validate(order, lambda done, of: bar.update(task, completed=done, total=of))
-    print_report(report)
+    if not asked.as_json:
+        print_report(report)
     if asked.out is not None:
         write_csv(report, asked.out)
-        (asked.out / "report.md").write_text(report_markdown(report), encoding="utf-8")
-        (asked.out / "report.html").write_text(render_page(report), encoding="utf-8")
+        write_whole(asked.out / "report.md", report_markdown(report))
+        write_whole(asked.out / "report.html", render_page(report))
         typer.echo(f"written to {asked.out}", err=True)
-    ablated = _ablated(order, report) if asked.ablate else []
+    ablated = _ablated(order, report, asked.as_json) if asked.ablate else []
     if asked.docs is not None:
-        asked.docs.write_text(docs_page(report, ablated), encoding="utf-8")
+        write_whole(asked.docs, docs_page(report, ablated))
     if asked.ceilings is not None:
         sample = draw_sample(each.case for each in report.replayed)
         write_ceilings(ceilings_of(sample, report.chosen), asked.ceilings)
+    if asked.as_json:
+        own = {
+            card.name: {
+                row.field.removeprefix("errors."): row.value
+                for row in card.rows()
+                if row.field.startswith("errors.")
+            }
+            for card in calibrations.values()
+        }
+        print_json(report.as_json() | {"calibrations": own, "ablated": ablated})
 
 
-def _calibrations(folder: Path | None) -> dict[tuple[str, str], CalibrationCard]:
+def _calibrations(folder: Path | None, quiet: bool) -> dict[tuple[str, str], CalibrationCard]:
     """Read calibration cards, and print their own errors, in sample and on models never seen."""
     from llmsim.core.paths import find_data
     from llmsim.fidelity.calibration import read_calibrations
@@ -242,7 +257,7 @@ def _calibrations(folder: Path | None) -> dict[tuple[str, str], CalibrationCard]
     if folder is None:
         return {}
     found = read_calibrations(folder)
-    for card in found.values():
+    for card in () if quiet else found.values():
         typer.echo(f"calibrated: {card.name}; {_errors_of(card)}")
     return found
 
@@ -259,7 +274,7 @@ def _errors_of(card: CalibrationCard) -> str:
     return "TPOT " + ", ".join(told)
 
 
-def _ablated(order: Order, report: Report) -> list[Ablated]:
+def _ablated(order: Order, report: Report, quiet: bool) -> list[Ablated]:
     """Print what each assumption is worth on a fixed sample of these cases, and return it."""
     from llmsim.fidelity.ablation import CASES, ablate
     from llmsim.fidelity.replay import cache_folder
@@ -277,7 +292,8 @@ def _ablated(order: Order, report: Report) -> list[Ablated]:
             bar.update(task, completed=done, total=of)
 
         found = ablate(sample, order.options, files, order.store, order.jobs, told)
-    _print(ABLATION_HEAD, ablation_rows(found))
+    if not quiet:
+        _print(ABLATION_HEAD, ablation_rows(found))
     return found
 
 

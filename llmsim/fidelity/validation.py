@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.core.files import write_whole
 from llmsim.fidelity.aicsample import find_sample, read_sample
 from llmsim.fidelity.assumptions import assume
 from llmsim.fidelity.cases import Case, read_cases
@@ -36,8 +37,10 @@ from llmsim.fidelity.scores import (
     capacities,
     group_by,
     headline_scores,
+    reasons,
     score_case,
 )
+from llmsim.fidelity.twins import find_twins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,6 +188,31 @@ class Report:
         heads = ("scored", "median_frac", "p90_frac", "worst_frac", "bias_frac")
         return pd.DataFrame(rows, columns=["group", "cases", "simulated", "metric", *heads])
 
+    def as_json(self) -> dict[str, Any]:
+        """Return all but the single cases as plain values: errors by group, capacity, memory.
+
+        Errors are fractions, and every group counts what it could not simulate; `table` has the
+        cases.
+        """
+        return {
+            "folder": self.folder,
+            "groups": self.groups,
+            "capacity": [
+                {
+                    "ladder": each.name,
+                    "points": each.points,
+                    "measured_tokens_per_s": each.measured,
+                    "predicted_tokens_per_s": each.predicted,
+                    "error_frac": each.error_frac,
+                }
+                for each in self.ladders
+            ],
+            "kv_memory": self.memory,
+            "twins": find_twins(each.case for each in self.replayed),
+            "priced_by": self.priced,
+            "not_simulated": dict(reasons(self.replayed)),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -330,7 +358,7 @@ def save_scenarios(scenarios: Iterable[tuple[Case, Mapping[str, Any]]], folder: 
     for case, data in scenarios:
         head = f"# {case.case_id}: {case.text('source')}, {case.text('source_path')}\n"
         text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
-        (folder / f"{data['name']}.yaml").write_text(head + text, encoding="utf-8")
+        write_whole(folder / f"{data['name']}.yaml", head + text)
 
 
 def _told(case: Case) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -289,6 +289,37 @@ class Standing:
             if found is not None:
                 return found
         return None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return where the system stands as plain values; gains are ratios, NaN is none."""
+        card = self.exhibit.card
+        return {
+            "system": self.exhibit.name,
+            "title": card.title,
+            "plugs_into": card.plugs_into,
+            "verdict": self.verdict,
+            "scores": [
+                {
+                    "regime": each.setting.name,
+                    "arm": each.arm,
+                    "metric": each.setting.metric,
+                    "gain": each.pairs.mean,
+                    "low": each.low,
+                    "high": each.high,
+                    "verdict": each.verdict,
+                    "why": each.why,
+                    "means": each.means,
+                    "counters": each.counters,
+                    "loads": each.loads,
+                    "picks": each.picks,
+                }
+                for each in self.scores
+            ],
+            "sweeps": {
+                name: {"verdict": verdict, "why": why}
+                for name, (verdict, why) in self.sweeps().items()
+            },
+        }
 
     def sweeps(self) -> dict[str, tuple[str, str]]:
         """Return verdict and reason of every sweep."""

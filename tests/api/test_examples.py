@@ -63,9 +63,14 @@ def command():
     return get_command(app)
 
 
-def call(words):
+NO_JSON = {"llmsim schema": "what it prints is JSON"}
+"""Commands without `--json`, and why."""
+
+
+def call(words, told=None):
+    """Return the exit code and all that was said; talk goes to `told` where there is one."""
     out, code = io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told or out):
         try:
             command().main(words, prog_name="llmsim")
         except SystemExit as end:
@@ -121,6 +126,36 @@ def test_the_example_runs(name, folder, monkeypatch):
     code, said = call([*words, *LESS.get(name, ())])
     assert code == 0, said[-2000:]
     assert said.strip()
+
+
+@pytest.mark.parametrize("path", [path for path, _ in command_page.commands()], ids=" ".join)
+def test_every_command_answers_in_json_or_need_not(path):
+    """A group that does something when called alone is a command, too."""
+    (found,) = [each for words, each in command_page.commands() if words == path]
+    options = {name for param in found.params for name in param.opts}
+    assert ("--json" in options) != (" ".join(path) in NO_JSON)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llmsim gallery", *COMMANDS])
+def test_the_answer_is_one_json_document_and_nothing_else(name, folder, monkeypatch):
+    if name in READ_ONLY:
+        pytest.skip(f"{READ_ONLY[name]}; its document there")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    shown = command_page.example(COMMANDS[name]) if name in COMMANDS else name
+    words = shlex.split(shown)[1:]
+    words = words[: words.index(">")] if ">" in words else words
+    known = (
+        {flag for param in COMMANDS[name].params for flag in param.opts} if name in COMMANDS else ()
+    )
+    more = [*LESS.get(name, ()), *(["--force"] if "--force" in known else [])]
+    if name not in NO_JSON:
+        more.append("--json")
+    talk = io.StringIO()
+    code, said = call([*words, *more], talk)
+    assert code == 0, talk.getvalue()[-2000:]
+    assert json.loads(said, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
 def test_the_page_is_current():

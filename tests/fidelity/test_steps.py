@@ -97,6 +97,11 @@ def test_the_command_calibrates_on_steps_alone(tmp_path):
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "never fitted" in done.stdout
+    again = CliRunner().invoke(app, [*words, "--out", str(out), "--json"])
+    told = json.loads(again.stdout)
+    assert told["path"] == str(out / "vllm_h100-sxm.yaml")
+    assert told["fits"][-1]["terms"] == told["terms"]
+    assert told["fits"][-1]["in_sample"]["after"]["count"] == 3
     card = read_calibration(out / "vllm_h100-sxm.yaml")
     assert card.terms_for("llama-3.1-8b") == {}  # its own runs are not predicted by its own steps
     assert card.terms_for("qwen3-14b") == card.terms

@@ -1,6 +1,8 @@
 """`llmsim validate` from outside: tables, files, scenarios that run, faults that help."""
 
 import csv
+import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -57,6 +59,32 @@ def test_a_folder_is_validated(folder, tmp_path):
     saved = sorted(scenarios.glob("*.yaml"))
     assert len(saved) == 4
     assert Scenario.load(saved[0]).traffic.arrivals.params["in_flight"] == 1
+
+
+def test_the_answer_in_json_is_the_report(folder):
+    told = json.loads(call(folder, "--jobs", 1, "--json"))
+    (everything,) = told["groups"]["all"]
+    assert (everything["cases"], everything["simulated"]) == (5, 4)
+    by_hand = ls.validate(folder).summary("all").set_index("metric").loc["tpot"]
+    assert everything["errors"]["tpot"]["median"] == by_hand["median_frac"]
+    assert told["not_simulated"] == {"tgi: the engine has no model here": 1}
+    (ladder,) = told["capacity"]
+    ratio = ladder["predicted_tokens_per_s"] / ladder["measured_tokens_per_s"]
+    assert ladder["error_frac"] == pytest.approx(ratio - 1)
+
+
+def test_a_disk_that_is_full_leaves_no_half_report(folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    call(folder, "--jobs", 1, "--out", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    told = call(folder, "--jobs", 1, "--out", out, "--fresh", code=3)
+    assert "No space left on device" in told
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_the_page_of_the_docs_is_made_by_it(folder, tmp_path):

@@ -191,7 +191,10 @@ def test_times_that_no_device_reaches_are_found(tmp_path):
 def test_two_profiles_are_compared_where_they_meet(tmp_path):
     old = load_profile(write_profile(tmp_path / "a", rows(("gemm", "norm"))))
     new = load_profile(write_profile(tmp_path / "b", rows(("gemm",), libs="lib 2", factor=1.1)))
-    assert compare_profiles(old, new) == [("gemm", "bf16", "84", "1.100", "10.0%", "10.0%")]
+    (found,) = compare_profiles(old, new)
+    assert (found.operator, found.formats, found.shapes) == ("gemm", "bf16", 84)
+    changes = (found.ratio - 1, found.change_median, found.change_p90)
+    assert changes == pytest.approx((0.1, 0.1, 0.1), abs=5e-4)
 
 
 def test_wrong_questions_name_what_is_wrong(profile, tmp_path):

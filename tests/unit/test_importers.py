@@ -231,6 +231,9 @@ def test_the_commands_import_show_validate_and_compare(tmp_path):
     assert made.exit_code == 0, made.output
     folder = str(out / "h200-sxm" / "vllm-0.24.0")
     assert folder in made.output
+    again = call(app, [*asked, "--no-fit", "--json"])
+    assert [each["folder"] for each in json.loads(again.stdout)] == [folder]
+    assert call(app, asked).exit_code == 0
     fits = read_meta(Path(folder)).fit
     assert fits["gemm bf16/bf16/bf16 torch.linear (vllm 0.24.0)"]["rows"] == 24
     shown = call(app, ["profile", "show", folder])

@@ -231,7 +231,31 @@ def implausible(profile: Profile, limit: int = 20) -> list[Fault]:
     return faults
 
 
-def compare_profiles(old: Profile, new: Profile) -> list[tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One kernel in two profiles, at the shapes that both have.
+
+    Parameters
+    ----------
+    operator : str
+    formats : str
+    shapes : int
+        In both.
+    ratio : float
+        Median of new / old.
+    change_median, change_p90 : float
+        Of the absolute relative change.
+    """
+
+    operator: str
+    formats: str
+    shapes: int
+    ratio: float
+    change_median: float
+    change_p90: float
+
+
+def compare_profiles(old: Profile, new: Profile) -> list[Change]:
     """Compare two profiles at the shapes that both measured.
 
     Parameters
@@ -240,9 +264,8 @@ def compare_profiles(old: Profile, new: Profile) -> list[tuple[str, ...]]:
 
     Returns
     -------
-    list of tuple of str
-        Operator, formats, shapes in both, median ratio new / old, median and 90th percentile of
-        the absolute change.
+    list of Change
+        One per kernel of the new profile that the old one has at some of its shapes.
     """
     found = []
     for op in new.operators():
@@ -258,6 +281,6 @@ def compare_profiles(old: Profile, new: Profile) -> list[tuple[str, ...]]:
             change = np.abs(ratio - 1.0)
             types = "/".join(dict.fromkeys((table.types.a, table.types.w, table.types.kv)))
             figures = (np.median(change), np.quantile(change, 0.9))
-            percents = tuple(f"{100 * float(figure):.1f}%" for figure in figures)
-            found.append((op, types, str(len(both)), f"{float(np.median(ratio)):.3f}", *percents))
+            middle = float(np.median(ratio))
+            found.append(Change(op, types, len(both), middle, *map(float, figures)))
     return found

@@ -1,0 +1,52 @@
+"""`llmsim gallery run` from outside, with kept results in place of minutes of runs."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from llmsim.cli.app import app
+from llmsim.gallery import running
+from llmsim.gallery.reading import find_exhibit
+from llmsim.gallery.results import load_results
+
+NAME = "orca"
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    exhibit = find_exhibit(NAME)
+    kept = load_results(exhibit.folder, NAME)
+    assert kept is not None
+    monkeypatch.setattr(running, "run_order", lambda order, progress: kept)
+    monkeypatch.chdir(tmp_path)
+    words = ["gallery", "run", NAME, "--out", str(tmp_path / "out")]
+    return lambda *more: CliRunner().invoke(app, [*words, *more])
+
+
+def test_the_answer_in_json_has_the_numbers_of_the_table(call):
+    table, done = call().stdout, call("--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["system"] == NAME
+    assert told["verdict"] in table
+    for score in told["scores"]:
+        if score["arm"] == "treatment":
+            assert score["low"] <= score["gain"] <= score["high"]
+            assert f"{score['gain']:.2f}"[:3] in table
+
+
+def test_what_is_written_is_written_whole(call, tmp_path, monkeypatch):
+    assert call().exit_code == 0
+    out = tmp_path / "out"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert set(before) == {"gains.svg", "gallery.html", "results.json"}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    done = call()
+    assert done.exit_code == 3
+    assert "No space left on device" in done.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
