@@ -2,98 +2,169 @@
 
 from __future__ import annotations
 
-import html
-import io
 import math
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
 
 from llmsim.fidelity.scores import HEADLINE, reasons
 from llmsim.fidelity.tables import (
     HEAD,
     KV_HEAD,
     TITLES,
+    TWINS_HEAD,
     Row,
     capacity_rows,
     group_rows,
     headline_rows,
     memory_rows,
+    twins_rows,
+    twins_words,
 )
+from llmsim.fidelity.twins import find_twins
 from llmsim.fidelity.validation import SIDES, Report
 
-_COLOURS: Final = ("#3b6fb6", "#c4572e", "#3c8d5a", "#8a5ab5", "#b0902c", "#5f6b76")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-_STYLE: Final = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 13px }
-td, th { border-bottom: 1px solid #ccc8; padding: .2rem .6rem; text-align: right }
-td:first-child, th:first-child { text-align: left }
-svg { max-width: 100%; height: auto }
-@media (prefers-color-scheme: dark) { body { background: #16181b; color: #dde } }
-"""
+Points = dict[str, list[tuple[float, float]]]
+
+_CELLS: Final = (
+    "Cells: median / P90 / worst absolute error and, in brackets, the signed median, in percent. "
+    "With coverage: every case that was not scored counts as 100%."
+)
+_LONG: Final = 40
+"""Characters from which on a cell is a sentence."""
+_NAMED: Final = 5
+"""Sources with a sign of their own in a drawing; all others share one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """One table of the page.
+
+    Parameters
+    ----------
+    name : str
+        Of its heading, once per page.
+    title, note : str
+    head : tuple of str
+    rows : sequence of tuple of str
+    """
+
+    name: str
+    title: str
+    head: Row
+    rows: Sequence[Row]
+    note: str = ""
+
+    @property
+    def worded(self) -> set[int]:
+        """Columns of words: the first, and those with a cell that is longer than numbers are."""
+        long = {at for row in self.rows for at, cell in enumerate(row) if len(cell) > _LONG}
+        return {0} | long
 
 
 def render_page(report: Report) -> str:
     """Return a page that needs nothing besides itself."""
-    parts = [
-        "<h1>How wrong is llmsim?</h1>",
-        "<p>Cells: median / P90 / worst absolute error and, in brackets, the signed median, in "
-        "percent. <i>With coverage</i> counts every case that was not scored as 100%.</p>",
-        _table(HEAD, [*headline_rows(report), *group_rows(report.groups["all"])]),
-    ]
-    parts += [_scatter(report, metric) for metric in HEADLINE]
-    for side in SIDES:
-        parts += [f"<h2>By {TITLES[side]}</h2>", _table(HEAD, group_rows(report.groups[side]))]
-    ladders = capacity_rows(report.ladders)
-    if ladders:
-        parts += ["<h2>Capacity</h2>", _table(("", "ladders", "largest throughput"), ladders)]
-    if report.memory:
-        parts += ["<h2>KV memory</h2>", _table(KV_HEAD, memory_rows(report.memory))]
-    missing = [(why, str(count)) for why, count in reasons(report.replayed)]
-    if missing:
-        parts += ["<h2>Not simulated</h2>", _table(("reason", "cases"), missing)]
-    body = "\n".join(parts)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>How wrong is llmsim?</title>'
-        f"<style>{_STYLE}</style><body>{body}</body></html>\n"
+    from llmsim.report.html import fill
+
+    drawings = [(svg, words) for metric in HEADLINE for svg, words in _scatter(report, metric)]
+    return fill(
+        "validation.html.j2",
+        folder=report.folder.name or str(report.folder),
+        headline=headline(report),
+        tables=list(_sections(report)),
+        drawings=drawings,
     )
 
 
-def _table(head: Row, rows: Iterable[Sequence[str]]) -> str:
-    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
-    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+def headline(report: Report) -> str:
+    """Return how wrong it is in one sentence, of all cases that were simulated."""
+    groups = report.groups["all"]
+    cases, simulated = sum(g.cases for g in groups), sum(g.simulated for g in groups)
+    errors = groups[0].errors if groups else {}
+    told = [
+        f"{name} by {100 * errors[metric].median:.0f}%"
+        for metric, name in (("tpot", "TPOT"), ("ttft", "TTFT"), ("throughput", "throughput"))
+        if metric in errors
+    ]
+    off = f"; in the median they are off in {', '.join(told)}" if told else ""
+    return f"{simulated:,} of {cases:,} measured cases were simulated{off}."
 
 
-def _scatter(report: Report, metric: str) -> str:
-    """Draw predicted against measured on logarithmic axes, one colour per source."""
-    points: dict[str, list[tuple[float, float]]] = {}
+def _sections(report: Report) -> Iterator[_Section]:
+    everything = [*headline_rows(report), *group_rows(report.groups["all"])]
+    yield _Section("all", "All cases", HEAD, everything, _CELLS)
+    for side in SIDES:
+        yield _Section(side, f"By {TITLES[side]}", HEAD, group_rows(report.groups[side]))
+    ladders = capacity_rows(report.ladders)
+    if ladders:
+        yield _Section("capacity", "Capacity", ("", "ladders", "largest throughput"), ladders)
+    if report.memory:
+        yield _Section("memory", "KV memory", KV_HEAD, memory_rows(report.memory))
+    twins = find_twins(each.case for each in report.replayed)
+    if twins:
+        title, words = "Sources against each other", twins_words(twins)
+        yield _Section("twins", title, TWINS_HEAD, twins_rows(twins), words)
+    missing = [(why, str(count)) for why, count in reasons(report.replayed)]
+    if missing:
+        yield _Section("missing", "Not simulated", ("reason", "cases"), missing)
+
+
+def _scatter(report: Report, metric: str) -> Iterator[tuple[str, str]]:
+    """Yield predicted against measured on logarithmic axes, a sign per source, and its caption."""
+    from llmsim.report.figures import inline_svg
+
+    points: Points = {}
     for (_, name), score in report.chosen.items():
         if name == metric and score.measured > 0 and score.predicted > 0:
-            source = score.case.text("source")
+            source = score.case.text("source") or "not recorded"
             points.setdefault(source, []).append((score.measured, score.predicted))
     if not points:
-        return ""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+        return
+    count = sum(map(len, points.values()))
+    alt = f"Predicted against measured {metric} of {count} cases, logarithmic axes"
+    words = (
+        f"{metric}: {count:,} cases; on the line they agree, between the dotted ones within 25%."
+    )
+    box = (0.14, 0.12, 0.78, 0.74)
+    yield inline_svg(lambda axes: _draw(axes, points, metric), alt, metric, 5.0, box), words
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmsim"}):
-        figure = Figure(figsize=(7.5, 5.5), layout="constrained")
-        axes = figure.add_subplot()
-        for place, (source, part) in enumerate(sorted(points.items(), key=lambda x: -len(x[1]))):
-            x, y = zip(*part, strict=True)
-            colour = _COLOURS[min(place, len(_COLOURS) - 1)]
-            axes.scatter(x, y, s=7, alpha=0.5, color=colour, label=f"{source} ({len(part)})")
-        flat = [value for part in points.values() for pair in part for value in pair]
-        low, high = 10 ** math.floor(math.log10(min(flat))), 10 ** math.ceil(math.log10(max(flat)))
-        axes.plot([low, high], [low, high], color="#888", linewidth=0.8)
-        for factor in (0.8, 1.25):
-            axes.plot([low, high], [low * factor, high * factor], color="#888", ls=":", lw=0.7)
-        unit = "tokens/s" if metric == "throughput" else "s"
-        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-        axes.set(xlabel=f"measured {metric} [{unit}]", ylabel=f"predicted {metric} [{unit}]")
-        axes.legend(fontsize=7, loc="upper left", frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-    drawn = text.getvalue()
-    return f"<h2>{metric}</h2>\n{drawn[drawn.index('<svg') :]}"
+
+def _draw(axes: Axes, points: Points, metric: str) -> None:
+    from llmsim.report.figures import ABOVE, COLOURS, INK
+
+    ranked = sorted(points.items(), key=lambda each: -len(each[1]))
+    shown = ranked[:_NAMED]
+    rest = [pair for _, part in ranked[_NAMED:] for pair in part]
+    if rest:
+        shown.append((f"{len(ranked) - _NAMED} others", rest))
+    signs = [(colour, marker) for marker, colour in product("o^", COLOURS)]
+    for (source, part), (colour, marker) in zip(shown, signs, strict=False):
+        x, y = zip(*part, strict=True)
+        label = f"{source} ({len(part):,})"
+        axes.plot(x, y, ls="", marker=marker, markersize=3, color=colour, label=label)
+    flat = [value for part in points.values() for pair in part for value in pair]
+    ends = math.floor(math.log10(min(flat))), math.ceil(math.log10(max(flat)))
+    ticks = [10.0**power for power in range(ends[0], max(ends[1], ends[0] + 1) + 1)]
+    low, high = ticks[0], ticks[-1]
+    axes.plot([low, high], [low, high], color=INK, linewidth=0.9)
+    for factor in (0.8, 1.25):
+        axes.plot([low, high], [low * factor, high * factor], color=INK, ls=":", lw=0.8)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    axes.minorticks_off()
+    labels = [_told(tick, metric) for tick in ticks]
+    axes.set_xticks(ticks, labels)
+    axes.set_yticks(ticks, labels)
+    unit = " [tokens/s]" if metric == "throughput" else ""
+    axes.set(xlabel=f"measured {metric}{unit}", ylabel=f"predicted {metric}{unit}")
+    above: dict[str, Any] = {**ABOVE, "ncols": 2, "fontsize": 9, "markerscale": 2}
+    axes.legend(**above)
+
+
+def _told(tick: float, metric: str) -> str:
+    from llmsim.results.wording import duration
+
+    return f"{tick:,g}" if metric == "throughput" else duration(tick)

@@ -5,6 +5,9 @@ drawing drawn, everything that scrolls or opens reached by the tabulator key wit
 seen, and a name for all that a screen reader speaks.
 """
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from browser import Browser, complaints
@@ -12,11 +15,19 @@ from example_runs import INFO, MS, S, facts_of, queue_run, row, table_of
 from plan_by_hand import PLAN
 
 import llmsim as ls
+from llmsim.fidelity.cases import Case
+from llmsim.fidelity.kvmemory import KvRow
+from llmsim.fidelity.page import render_page
+from llmsim.fidelity.prediction import Prediction
+from llmsim.fidelity.replay import Replayed
+from llmsim.fidelity.validation import report_of
 from llmsim.gallery.figure import render_gallery
 from llmsim.gallery.reading import exhibits, read_exhibit
 from llmsim.gallery.results import load_results
 from llmsim.gallery.scoring import stand
 from llmsim.planner.page import render_plan
+from llmsim.planner.several import Plans
+from llmsim.planner.several_folder import render_plans
 from llmsim.report.compare_page import render_comparison
 from llmsim.report.html import render_html
 from llmsim.report.pdf import find_browser
@@ -97,6 +108,32 @@ def of_a_plan():
     return render_plan(PLAN)
 
 
+def of_plans_of_two_models():
+    both = {"chat": PLAN, "code": replace(PLAN, model="qwen3-8b", outcome="not proven")}
+    return render_plans(Plans("both", both, {"h100-sxm": 8}, 90.0, "plan: 1\nname: both\n", 2.5))
+
+
+def of_a_validation():
+    """Twelve cases of seven sources that disagree, one of them of an engine without a model."""
+    replayed = []
+    for at in range(12):
+        fields = {
+            "source": f"laboratory-{at % 7}", "engine": "vllm" if at else "tgi",
+            "gpu": "H100-80G-SXM", "model_key": "llama-3.1-8b", "isl": "200", "osl": "8",
+            "concurrency": str(2 ** (at % 4)), "arrival": "closed loop", "tp": "1",
+        }  # fmt: skip
+        measured = {("tpot", "mean"): 7e-3 + 1e-3 * at, ("ttft", "mean"): 0.04 * (at + 1)}
+        case = Case(f"case-{at}", "A", fields, measured)
+        predicted = {key: value * (0.7 + 0.05 * at) for key, value in measured.items()}
+        found = Prediction(predicted, 3000, ()) if at else None
+        replayed.append(Replayed(case, found, "" if at else "tgi: the engine has no model here"))
+    report = report_of(Path("laboratories"), replayed)
+    note = "batch limit or version not logged, defaults assumed, and so it is not scored at all"
+    return render_page(
+        replace(report, memory=(KvRow("llama on 1 x H100", 2, 51.4, 51.2, False, note),))
+    )
+
+
 PAGES = (
     of_a_run,
     of_an_overloaded_run,
@@ -107,6 +144,8 @@ PAGES = (
     of_a_gallery_card,
     of_a_comparison,
     of_a_plan,
+    of_plans_of_two_models,
+    of_a_validation,
 )
 
 
