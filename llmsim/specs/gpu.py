@@ -29,7 +29,7 @@ BANDWIDTH_SM_FRAC = 0.4
 speed of decode saturates near 40% of an A100's SMs; assumed for chips whose card does not say."""
 
 
-COMPUTE_DTYPES = ("bf16", "fp16", "fp8", "int8", "fp4", "fp32")
+COMPUTE_DTYPES = ("bf16", "fp16", "fp8", "int8", "fp4", "int4", "fp32")
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,10 +44,11 @@ ACCELERATORS: Final = {
     "RTX4090": "rtx-4090",
     "RTXPRO6000": "rtx-pro-6000",
     "T4": "t4",
+    "V100": "v100-16gb-sxm",
     "V100-32GB": "v100-32gb-sxm",
 }
 """SkyPilot's names of accelerators -> cards. An A100 is the one with 40 GB there, an H100 without
-more words is SXM. Its V100 has 16 GB and no card here."""
+more words is SXM, a V100 has 16 GB."""
 
 
 @dataclass(frozen=True, slots=True)

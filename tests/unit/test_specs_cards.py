@@ -49,6 +49,16 @@ def test_every_link_number_has_unit_and_source(name: str) -> None:
     assert all(prior.bus_bytes_per_s <= card.bytes_per_s for prior in card.all_reduce)
 
 
+@pytest.mark.parametrize("name", gpu_names())
+def test_fewer_bits_are_never_slower(name: str) -> None:
+    peaks = load_gpu(name).peak_flops_per_s
+    for ladder in (("fp32", "bf16", "fp8", "fp4"), ("bf16", "int8", "int4")):
+        known = [peaks[dtype] for dtype in ladder if dtype in peaks]
+        assert known == sorted(known)
+    if "int4" in peaks:
+        assert peaks["int4"] <= 2 * peaks["int8"] * 1.001
+
+
 def test_start_set() -> None:
     gpus = {"a100-80gb-sxm", "h100-sxm", "h200-sxm", "l40s", "b200", "mi300x"}
     assert gpus <= set(gpu_names())
@@ -82,6 +92,8 @@ MEASURED = {
     "RTX-PRO-6000-96G": "rtx-pro-6000",
     "RTX4090-24G": "rtx-4090",
     "SN40L": "sn40l",
+    "V100-16G": "v100-16gb-sxm",
+    "V100-32G": "v100-32gb-sxm",
 }
 
 
