@@ -14,6 +14,7 @@ from llmsim.cli.calibrating import calibrate
 from llmsim.cli.deploying import deploy
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.cli.galleries import gallery_app
+from llmsim.cli.helping import Group
 from llmsim.cli.planning import plan
 from llmsim.cli.profile_tables import add_commands
 from llmsim.cli.profiling import profile_app
@@ -26,6 +27,8 @@ from llmsim.cli.tracing import trace_app
 from llmsim.cli.validating import validate
 
 app = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
     name="llmsim",
     help="How will this model, on these GPUs, with this scheduler, serve this traffic?",
     no_args_is_help=True,
@@ -33,6 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 show_app = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
     help="Show a card with the unit and the source of each number, or what a step costs.",
     no_args_is_help=True,
 )

@@ -11,6 +11,7 @@ import typer
 
 from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
+from llmsim.cli.helping import Group
 from llmsim.core.errors import Fault, InputError
 from llmsim.core.files import write_whole
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from llmsim.gallery.scoring import Standing
 
 gallery_app = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
     help="Published systems against the best public alternative, from committed results.",
     invoke_without_command=True,
 )

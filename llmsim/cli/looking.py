@@ -6,7 +6,6 @@ import platform
 import textwrap
 from collections.abc import Iterable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
-from importlib.metadata import PackageNotFoundError, version
 from inspect import getdoc
 from pathlib import Path
 
@@ -204,6 +203,8 @@ def engine_is_compiled() -> bool:
 
 def print_version(as_json: bool) -> None:
     """Print the versions of llmsim and Python, and whether the engine is compiled."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         own = version("llmsim")
     except PackageNotFoundError:

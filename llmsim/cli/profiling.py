@@ -12,8 +12,11 @@ import typer
 
 from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import INTERRUPTED, WRONG_INPUT, exit_code_for_errors
+from llmsim.cli.helping import Group
 
 profile_app = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
     help="Measure what kernels cost on a device, and look after such profiles.",
     invoke_without_command=True,
 )

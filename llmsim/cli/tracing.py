@@ -9,11 +9,14 @@ import typer
 
 from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
+from llmsim.cli.helping import Group
 
 if TYPE_CHECKING:
     from llmsim.workload.writing import Written
 
 trace_app = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
     help="Look at a trace of any known kind; convert, scale and anonymise it.",
     no_args_is_help=True,
 )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+
 from llmsim.core.errors import Fault, TraceError, nearest
 from llmsim.core.paths import data_roots, find_data
 
@@ -190,7 +192,7 @@ def line_blocks(path: Path, skip_lines: int = 0) -> Iterator[Block]:
                 where = f"{path}:{line + data.count(10)}"
                 message = f"a line of more than {LONGEST_LINE_BYTES} bytes: not a text trace"
                 raise TraceError(str(path), [Fault(where, "", message)])
-            lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+            lines = newlines(data) + (not data.endswith(b"\n") and bool(data))
             if skip_lines and data:
                 cut = min(skip_lines, lines)
                 data = data.split(b"\n", cut)[-1] if cut < lines else b""
@@ -200,6 +202,11 @@ def line_blocks(path: Path, skip_lines: int = 0) -> Iterator[Block]:
             line += lines
             if not read:
                 return
+
+
+def newlines(data: bytes) -> int:
+    """Return how many lines end in it; over short lines faster than `bytes.count`."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
 
 
 def _broken_gzip(path: Path, line: int, error: Exception) -> Fault:

@@ -84,6 +84,16 @@ def test_import_llmsim_loads_the_standard_library_alone():
     assert len(modules) <= 60
 
 
+def test_help_loads_nothing_that_only_a_command_needs():
+    call = "import contextlib, io; from llmsim.cli.app import app"
+    call += "\nwith contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):"
+    modules = imported_by(call + "\n    app(['--help'])")
+    heavy = {"rich", "numpy", "yaml", "pydantic", "pandas", "pyarrow", "simpy", "matplotlib"}
+    assert heavy.isdisjoint(name.split(".")[0] for name in modules)
+    assert "importlib.metadata" not in modules
+    assert len(modules) <= 220
+
+
 @pytest.mark.slow
 def test_run_is_ready_without_tables_plots_and_solvers():
     heavy = {
