@@ -1,11 +1,21 @@
-"""When KV that is sent layer by layer can go: what is ready before a step's last layer is."""
+"""What is sent layer by layer: when it can go, and what becomes of it if there is no next token.
+
+A layer goes before anybody can know that the first token will be the only one. Such a request is
+routed, queued and sent like any other, and is called back when the step has run.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from llmsim.core.errors import InvariantError
 from llmsim.core.units import NS_PER_S
+from llmsim.serving.request import LOADING, WAITING, Request
+
+if TYPE_CHECKING:
+    from llmsim.serving.handoff import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +67,25 @@ def part_by_layer(
     # flows end at the next whole nanosecond: half of one less has them end as the step does
     cap = size * NS_PER_S / (window_ns - 0.5) if size and window_ns > 0 else math.inf
     return LayerPart(first_ns - now_ns, lead, size, cap)
+
+
+def call_back(request: Request, lease: Lease) -> None:
+    """End a request where its prompt was computed: it has had its last token there.
+
+    Wherever it has got to in the meantime, it gives back what it holds; a transfer under way stops.
+    """
+    source, target = lease.source, request.replica
+    if target is None or target.board is None:
+        raise InvariantError(f"request {request.view.index} was sent nowhere")
+    now = source.clock.now
+    if target is not source:
+        if request.state == WAITING:
+            target.port.withdraw(request)
+        elif request.state == LOADING:
+            target.port.give_up(request)
+        target.board.change(target.slot, -1, now)
+    if lease.flow is not None:
+        lease.flows.cancel(lease.flow)
+    request.lease, request.replica = None, source
+    source.port.take_back(lease)
+    source.delivery.close(request, now)

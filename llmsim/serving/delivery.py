@@ -63,6 +63,8 @@ class Delivery:
         Called with a request whose prompt is computed, where others decode it.
     hands_early : bool
         Whether it is called when the last step of a prompt is launched, not when it has run.
+    hands_all : bool
+        Whether that happens before anybody can know that a first token will be the only one.
     drop_handed : callable
         Called with such a request and an outcome when its client leaves in the same call.
     arrived : deque of Request
@@ -81,28 +83,11 @@ class Delivery:
     """
 
     __slots__ = (
-        "_block_tokens",
-        "_cohort",
-        "_draft",
-        "_ledger",
-        "_lookahead",
-        "_meter",
-        "_on_end",
-        "_stretch",
-        "arrived",
-        "completing",
-        "depart",
-        "departing",
-        "drop_handed",
-        "failing",
-        "hand_over",
-        "hands_early",
-        "leaving",
-        "lose",
-        "pending",
-        "stalled",
-        "unticked",
-    )
+        "_block_tokens", "_cohort", "_draft", "_ledger", "_lookahead", "_meter", "_on_end",
+        "_stretch", "arrived", "completing", "depart", "departing", "drop_handed", "failing",
+        "hand_over", "hands_all", "hands_early", "leaving", "lose", "pending", "stalled",
+        "unticked"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -131,7 +116,7 @@ class Delivery:
         self.lose: Callable[[list[Request]], None] = _nobody_fails
         self.stalled = False
         self.hand_over: Callable[[Request], None] | None = None
-        self.hands_early = False
+        self.hands_early = self.hands_all = False
         self.drop_handed: Callable[[Request, str], None] = _nobody_hands_over
 
     def emit_first(self, request: Request, end_ns: int) -> None:
@@ -286,7 +271,7 @@ class Delivery:
                 done.append(finished)
             self._stretch.anchored = False
         if self.completing:
-            self._seat_completed(done)
+            self._seat_completed(done, now)
         if not cohort.count:
             self._meter.clear()
         if done:
@@ -308,7 +293,7 @@ class Delivery:
         if self.arrived:
             self._seat_arrived()
 
-    def _seat_completed(self, done: list[Request]) -> None:
+    def _seat_completed(self, done: list[Request], now: int) -> None:
         """Prefills whose step ran (or runs) become decodes, or are done with one token."""
         stalled = self.stalled
         keeper = self._draft.keeper
@@ -318,7 +303,8 @@ class Delivery:
             del self._draft.prefilling[request]
             if keeper is not None:
                 keeper.writer.computed(request)
-            if request.generated >= request.output:
+            last = request.generated >= request.output
+            if last and not (self.hands_all and self.hand_over and request.last_token_ns > now):
                 done.append(request)
                 continue
             if self.hand_over is not None:
@@ -338,8 +324,7 @@ class Delivery:
         hand_over, draft = self.hand_over, self._draft
         if hand_over is None:
             return
-        early = [request for request in self.completing if request.generated < request.output]
-        self.completing = [r for r in self.completing if r.generated >= r.output]
+        early, self.completing = self.completing, []
         for request in early:
             if draft.keeper is not None:
                 draft.keeper.writer.computed(request)
@@ -380,6 +365,10 @@ class Delivery:
                 self._ledger.retire(request, -(-computed // self._block_tokens), computed)
         else:
             self._ledger.forget(request)
+        self.close(request, time_ns)
+
+    def close(self, request: Request, time_ns: int) -> None:
+        """Note that a request has finished, and has given back what it held [ns]."""
         request.ended = True
         self._draft.decisions.extend((FINISH, request.view.index, request.first_token_ns, time_ns))
         self._on_end(request, "finished", time_ns)

@@ -371,9 +371,14 @@ class Fleet:
         if replica is None:
             self.leave_unserved(request, outcome)
             return
+        called = self.called(replica, self.clock.now)
+        self.aside(lambda: replica.drop(request, outcome, called))  # it may end in the line
+
+    def aside(self, end: Callable[[], None]) -> None:
+        """Let a request end outside any call of a scheduler."""
         caller = self._caller_ns, self._caller
-        replica.drop(request, outcome, self.called(replica, self.clock.now))
-        self._caller_ns, self._caller = caller  # who leaves the line does so outside any call
+        end()
+        self._caller_ns, self._caller = caller
 
     def called(self, replica: Replica, now: int) -> bool:
         """Whether a replica's turn at this instant has passed.

@@ -23,7 +23,7 @@ from llmsim.core.units import NS_PER_S
 from llmsim.kvcache import Holder
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.serving.board import LoadBoard
-from llmsim.serving.bylayer import part_by_layer
+from llmsim.serving.bylayer import call_back, part_by_layer
 from llmsim.serving.clock import Clock
 from llmsim.serving.flows import FLOW_PRIORITY, Flow, Flows
 from llmsim.serving.request import HANDED, LOADING, WAITING, Request
@@ -157,6 +157,10 @@ class Lease(Holder):
         self.source.port.take_back(self)
 
 
+def _call(end: Callable[[], None]) -> None:
+    end()
+
+
 class Handoff:
     """The second half of a request's way through the fleet.
 
@@ -190,6 +194,8 @@ class Handoff:
         index; -1 if there is none now.
     freed : callable or None
         Called with a replica that has got back the KV blocks of a request which has left.
+    aside : callable
+        Calls something in which a request ends outside any call of a scheduler.
     """
 
     def __init__(
@@ -230,6 +236,7 @@ class Handoff:
         self.held: deque[tuple[Request, Lease]] = deque()
         self.elsewhere: Callable[[int], int] | None = None
         self.freed: Callable[[Replica], None] | None = None
+        self.aside: Callable[[Callable[[], None]], None] = _call
 
     def _model_of(self, replica: Replica) -> int:
         return self._models[replica.pool] if self._models else 0
@@ -262,8 +269,19 @@ class Handoff:
         due = self._clock.now if self._layers else lease.due_ns
         # at this instant the replicas up to this one have had their call
         passed = source.turn if due <= self._clock.now else -1
+        if request.generated >= request.output:  # nobody knows until the step has run
+            ran = Wake(lambda _: self._last_token_out(request, lease))
+            self._clock.at(ran, FLOW_PRIORITY, lease.due_ns)
         wake = Wake(lambda _: self._route(request, lease, passed))
         self._clock.at(wake, FLOW_PRIORITY, due)
+
+    def _last_token_out(self, request: Request, lease: Lease) -> None:
+        """Call a request back whose first token is the only one, as the next calls begin."""
+        if not request.ended:
+            self.came_from.pop(request.view.index)
+            self.aside(lambda: call_back(request, lease))
+            if self.freed is not None:
+                self.freed(lease.source)
 
     def route_again(self, request: Request, lease: Lease) -> None:
         """Route a request once more whose target takes it no longer; it has left its line."""
@@ -336,7 +354,7 @@ class Handoff:
             return True
         source = request.replica
         if source is not None and lease.due_ns > now:  # it still takes a step there
-            gone = Wake(lambda _: self._left(source))
+            gone = Wake(lambda _: None if request.replica is source else self._left(source))
             self._clock.at(gone, FLOW_PRIORITY, lease.due_ns)
         elif source is not None:
             self._left(source)

@@ -204,17 +204,22 @@ class Port:
             self.moves.drop(request, outcome)
             return
         if request.state == LOADING:
-            if request.lease is not None:
-                self.expected -= 1
-            self.note_peak()
-            replica.ledger.release(request, -(-request.computed // replica.config.block_tokens), 0)
-            replica.ledger.forget(request)
             replica.decisions.extend((DROP, request.view.index, replica.clock.now))
-            self.room_made()
+            self.give_up(request)
         if self._handoff is not None:
             self._handoff.drop(request, outcome)
         elif self.moves is not None:
             self.moves.drop(request, outcome)
+
+    def give_up(self, request: Request) -> None:
+        """Free the blocks of a request whose KV is on its way here, or has just come."""
+        replica = self._replica
+        if request.lease is not None:
+            self.expected -= 1
+        self.note_peak()
+        replica.ledger.release(request, -(-request.computed // replica.config.block_tokens), 0)
+        replica.ledger.forget(request)
+        self.room_made()
 
     # --- while it decodes -------------------------------------------------------------------
 

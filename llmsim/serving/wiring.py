@@ -97,6 +97,7 @@ def connect_roles(
     takers = [replica for replica in replicas if pools[replica.pool].role == "decode"]
     targets = doors_on(board, takers)
     handoff = Handoff(clock, plan, targets, board, fleet.on_end, flows)
+    handoff.aside = fleet.aside
     handoff.called = fleet.called if plan.refuses else None
     for replica in takers:
         replica.port.connect(handoff, gives=False)
@@ -121,6 +122,7 @@ def connect_all(
 ) -> Handoff:
     """Let any replica hand over to any other: which one does, and which takes, may change."""
     handoff = Handoff(clock, plan, replicas, fleet.board, fleet.on_end, flows)
+    handoff.aside = fleet.aside
     handoff.everywhere, handoff.view = True, decoders
     for replica in replicas:
         replica.port.connect(handoff, gives=False)
@@ -132,4 +134,5 @@ def connect_all(
 
 def _hand_early(replica: Replica, plan: HandoffPlan) -> None:
     """Have prompts handed over as their last step begins; scheduled ahead, they are anyway."""
+    replica.delivery.hands_all = bool(plan.layers)
     replica.delivery.hands_early = bool(plan.layers) and not replica.config.lookahead

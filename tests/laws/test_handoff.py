@@ -10,6 +10,7 @@ from endings import assert_all_back
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
+from test_fast_forward import assert_same
 from world_strategies import laws, worlds
 from worlds import Job, World, run
 
@@ -127,6 +128,47 @@ def test_what_earlier_chunks_have_computed_goes_as_the_last_one_begins(lookahead
     # 50 MB/s: 12.8 ms for the first chunk, so that the last one is ready when its turn comes
     (row,) = run(replace(world, port_bytes_per_s=5e7)).rows
     assert row.end_ns == CHUNKS_NS[0] + 20 * MS + sum(STEPS_NS)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_nobody_knows_beforehand_that_a_first_token_is_the_last(lookahead):
+    """It is sent like any other while its prompt is computed, and stopped with its only token."""
+    pair = replace(FOUR, port_bytes_per_s=1e8, message_ns=0, lookahead=lookahead)
+    ran = run(replace(pair, jobs=(Job(0, 100, 1), Job(0, 100, 3))))
+    one, three = ran.rows
+    step = 5 * MS + 200 * 20_000
+    assert one.first_token_ns == one.end_ns == three.first_token_ns == step
+    assert (one.replica, three.replica, one.ended_as) == (0, 1, "finished")
+    # a quarter of 9 ms is waited for, then both have 50 MB/s each, and from 9 ms on one has 100
+    shared = step - step // 4
+    assert three.end_ns == step + 10 * MS - shared // 2 + sum(STEPS_NS)
+    assert ran.facts.replicas[1].peak_kv_blocks == 14  # of both
+    assert_all_back(ran)
+
+
+def test_an_only_token_is_out_in_time_wherever_its_request_has_got_to():
+    """In the line of a decode replica that is full, refused by all, or with its client gone."""
+    full = replace(FOUR, jobs=(Job(0, 100, 60), Job(20 * MS, 100, 1)), kv_blocks=12)
+    for refuses in (False, True):
+        for lookahead in (0, 1):
+            ran = run(replace(full, refuses_kv=refuses, lookahead=lookahead))
+            assert ran.rows[1].end_ns == ran.rows[1].first_token_ns == 20 * MS + PREFILL_NS
+            assert ran.rows[1].end_ns < ran.rows[0].end_ns
+            assert ran.rows[1].replica == 0
+            assert_all_back(ran)
+    for at in (PREFILL_NS - 1, PREFILL_NS):
+        ran = run(replace(FOUR, jobs=(Job(0, 100, 1, abort_ns=at), Job(9 * MS, 100, 1))))
+        assert [row.ended_as for row in ran.rows] == ["aborted", "finished"]
+        assert_all_back(ran)
+
+
+@laws(60)
+@given(world=worlds(handoff=True, turns=True), data=st.data())
+def test_only_tokens_change_nothing_about_merging(world, data):
+    short = [replace(j, output=1) if data.draw(st.booleans()) else j for j in world.jobs]
+    if world.batching != "layered-prefill":
+        world = replace(world, sent_layers=data.draw(st.sampled_from([1, 4])))
+    assert_same(replace(world, jobs=tuple(short)))
 
 
 def test_a_replica_without_room_refuses_and_another_takes_it():
