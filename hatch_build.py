@@ -64,6 +64,7 @@ COMPILED = (
     "llmsim/serving/meter.py",
     "llmsim/serving/microbatch.py",
     "llmsim/serving/migration.py",
+    "llmsim/serving/overhang.py",
     "llmsim/serving/pipeline.py",
     "llmsim/serving/port.py",
     "llmsim/serving/preemption.py",

@@ -7,7 +7,7 @@ would find, `layout` whether a model splits over a plan.
 """
 
 from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
-from llmsim.costmodel.explain import OperatorRow, StepBreakdown, padded_sums
+from llmsim.costmodel.explain import OperatorRow, StepBreakdown, overhang_of, padded_sums
 from llmsim.costmodel.layout import check_layout
 from llmsim.costmodel.memory import MemoryPlan, plan_memory
 from llmsim.costmodel.roofline import RooflineCost
@@ -21,6 +21,7 @@ __all__ = [
     "StepBreakdown",
     "StepCost",
     "check_layout",
+    "overhang_of",
     "padded_sums",
     "plan_memory",
 ]

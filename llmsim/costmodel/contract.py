@@ -108,6 +108,40 @@ class StepCost(Protocol):
         ...
 
 
+class UnevenCost(StepCost, Protocol):
+    """A price that depends on how much longer the longest context is than the others.
+
+    That overhang, the longest context less the mean of the others, stays while the requests stay:
+    all contexts grow alike. So the price remains a line in the padded sum.
+
+    Attributes
+    ----------
+    uneven : bool
+        False where it does not depend on it after all.
+    """
+
+    @property
+    def uneven(self) -> bool:
+        """Whether overhangs count."""
+        ...
+
+    def decode_line(self, batch: int, padded_tokens: int, overhang_tokens: int = 0) -> PriceLine:
+        """Price a decode-only step; see `StepCost.decode_line`."""
+        ...
+
+    def step_ns(
+        self,
+        chunks: Sequence[Chunk],
+        decode: int,
+        padded_tokens: int,
+        windowed_tokens: int,
+        logits: int,
+        overhang_tokens: int = 0,
+    ) -> int:
+        """Price one step of any composition; see `StepCost.step_ns`."""
+        ...
+
+
 class StagedCost(StepCost, Protocol):
     """The price of a step that goes through stages one after another: a micro-batch.
 

@@ -242,6 +242,19 @@ def padded_sums(contexts: Sequence[int], tile: int, window: int) -> tuple[int, i
     return sum(padded), sum(min(size, edge) for size in padded) if window else 0
 
 
+def overhang_of(contexts: Sequence[int]) -> int:
+    """Return by how much the longest context exceeds the mean of the others [tokens].
+
+    Parameters
+    ----------
+    contexts : sequence of int [tokens]
+    """
+    others = len(contexts) - 1
+    if others < 1:
+        return 0
+    return (len(contexts) * max(contexts) - sum(contexts)) // others
+
+
 def _merge(rows: Sequence[OperatorRow], total_s: float) -> tuple[OperatorRow, ...]:
     """Join rows of equal name and bound, state shares, sort by time."""
     joined: dict[tuple[str, str, str], OperatorRow] = {}

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from llmsim.core.units import NS_PER_S
+from llmsim.costmodel import overhang_of
 from llmsim.costmodel.contract import Chunk, PriceLine, StepCost
 from llmsim.fidelity.measuredrun import Decision, MeasuredRun
 from llmsim.fidelity.prediction import simulated_rows
@@ -30,6 +31,7 @@ from llmsim.serving.build import build_pools
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.meter import NEVER
+from llmsim.serving.overhang import asks_for_overhang
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, Request
@@ -344,7 +346,12 @@ def step_prices_s(run: MeasuredRun, cost: StepCost) -> npt.NDArray[np.float64]:
         padded = [_padded(each, cost.context_tile) for each in contexts]
         window = _padded(cost.window_tokens, cost.context_tile)
         windowed = sum(min(each, window) for each in padded) if window else 0
-        prices.append(cost.step_ns(chunks, len(contexts), sum(padded), windowed, logits))
+        given = (chunks, len(contexts), sum(padded), windowed, logits)
+        uneven = asks_for_overhang(cost)
+        if uneven is None:
+            prices.append(cost.step_ns(*given))
+        else:
+            prices.append(uneven.step_ns(*given, overhang_of(contexts)))
     return np.array(prices) / NS_PER_S
 
 

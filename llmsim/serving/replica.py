@@ -81,13 +81,13 @@ class Replica:
     ) -> None:
         self.clock = clock
         self.index, self.pool = index, pool
-        self.config, self.cost = config, cost
+        self.config = config
         self._roofline = cost if isinstance(cost, RooflineCost) else None
         self._policy, self._plain = policy, type(policy) is VllmBatching
         self._lookahead = config.lookahead
         self._steady = config.fast_forward and not policy.every_step
         self.tape = tape
-        self.cohort = cohort_for(tape, index, cost, config.block_tokens)
+        self.cohort, self.cost = cohort_for(tape, index, cost, config.block_tokens)
         self.ledger = ledger or make_ledger(config, self._registrable)
         self.line = make_line(policy)
         self.meter = Meter(itl_slo_ns)

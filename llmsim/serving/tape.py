@@ -12,6 +12,7 @@ import numpy as np
 from llmsim.costmodel.contract import StepCost
 from llmsim.results.tokens import TokenTimes
 from llmsim.serving.cohort import Cohort
+from llmsim.serving.overhang import OverhangCohort, OverhangPrice, asks_for_overhang
 from llmsim.serving.request import Request
 from llmsim.serving.stretch import Stretch
 
@@ -81,7 +82,7 @@ class Tape:
         return TokenTimes(np.concatenate(requests), np.concatenate(parts))
 
 
-class TapedCohort(Cohort):
+class TapedCohort(OverhangCohort):
     """A cohort that says who joins and who leaves.
 
     Parameters
@@ -111,8 +112,15 @@ class TapedCohort(Cohort):
         self._tape.left(request, self.tick)
 
 
-def cohort_for(tape: Tape | None, replica: int, cost: StepCost, block_tokens: int) -> Cohort:
-    """Return a replica's cohort, one that writes on the tape if there is one."""
-    if tape is None:
-        return Cohort(cost.context_tile, block_tokens, cost.window_tokens)
-    return TapedCohort(tape, replica, cost.context_tile, block_tokens, cost.window_tokens)
+def cohort_for(
+    tape: Tape | None, replica: int, cost: StepCost, block_tokens: int
+) -> tuple[Cohort, StepCost]:
+    """Return a replica's cohort, one that writes on the tape if there is one, and its price."""
+    tile, window = cost.context_tile, cost.window_tokens
+    uneven = asks_for_overhang(cost)
+    if tape is None and uneven is None:
+        return Cohort(tile, block_tokens, window), cost
+    cohort = OverhangCohort(tile, block_tokens, window)
+    if tape is not None:
+        cohort = TapedCohort(tape, replica, tile, block_tokens, window)
+    return cohort, cost if uneven is None else OverhangPrice(uneven, cohort)

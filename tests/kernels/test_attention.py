@@ -107,6 +107,24 @@ def test_contexts_are_split_until_the_gpu_is_full():
         assert tiles_for(device, 1, 8, 4, 128, 512).splits == 2  # 256 tokens in each part
 
 
+def test_the_simulator_cuts_contexts_as_the_kernel_does():
+    from llmsim_kernels.ops.device import assumed
+    from llmsim_kernels.ops.paged_decode import KERNEL_ID
+
+    from llmsim.costmodel.measured.lines import Tail
+    from llmsim.costmodel.measured.tail import EQUAL_PARTS
+
+    device = torch.device("cpu")
+    with assumed(90):
+        for heads_kv, group in ((8, 4), (1, 8), (8, 1), (4, 8), (1, 128), (1, 16)):
+            programs = EQUAL_PARTS[KERNEL_ID](float(heads_kv * group), float(heads_kv))
+            tail = Tail(1.0, 2 * 132, programs)
+            for batch in (1, 2, 3, 7, 8, 31, 64, 256):
+                for longest in (1, 255, 257, 600, 4096, 100_000):
+                    cut = tiles_for(device, batch, heads_kv, group, 128, longest)
+                    assert tail.parts(batch, longest) == cut.splits
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_mixed_batches_in_one_launch(pack):
     contexts, new = [40, 17, 33, 1], [7, 17, 1, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from llmsim.costmodel.contract import Chunk, PriceLine, RankLoad, StepCost
 from llmsim.costmodel.lanes import Use
@@ -58,6 +59,33 @@ class Cost:
         for new, past in chunks:
             gpu += self.per_new_ns * new + self.per_pair_ns * new * (past + 0.5 * (new + 1))
         return max(1, round(max(gpu, self.host_ns)))
+
+
+@dataclass(frozen=True)
+class Uneven(Cost):
+    """A price by how much longer the longest context is than the others, with knots."""
+
+    per_overhang_ns: float = 333.3
+    uneven: ClassVar[bool] = True
+
+    def decode_line(self, batch: int, padded_tokens: int, overhang_tokens: int = 0) -> PriceLine:
+        line = super().decode_line(batch, padded_tokens)
+        # dearer from piece to piece, as where contexts are cut into more parts
+        piece = (padded_tokens - overhang_tokens) // 500
+        parts = 1 + max(0, piece) % 3
+        tail = self.per_overhang_ns * overhang_tokens / parts
+        until = 500 * (piece + 1) + overhang_tokens - 1
+        return replace(line, base_ns=line.base_ns + tail, until_tokens=until)
+
+    def step_ns(
+        self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int,
+        logits: int, overhang_tokens: int = 0,
+    ) -> int:  # fmt: skip
+        if not chunks and decode:
+            line = self.decode_line(decode, padded_tokens, overhang_tokens)
+            return max(1, round(line.base_ns + line.per_token_ns * padded_tokens))
+        plain = super().step_ns(chunks, decode, padded_tokens, windowed_tokens, logits)
+        return plain + round(self.per_overhang_ns * overhang_tokens)
 
 
 class Like:
@@ -177,6 +205,7 @@ COSTS: dict[str, Cost] = {
     "tile 16": Cost(2.0 * MS, 0.0, 4_000.0, 26_666.0, context_tile=16),
     "knee": Cost(1.0 * MS, 100_000.0, 30_000.0, 20_000.0, host_ns=4.0 * MS),
     "tiled knee": Cost(0.5 * MS, 50_000.3, 1_700.7, 9_000.1, host_ns=2.0 * MS, context_tile=128),
+    "uneven": Uneven(1.0 * MS, 5_000.5, 17.3, 9_000.1, context_tile=16),
     "window": Cost(1.0 * MS, 100.0, 1_000.0, 9_000.0, 0.0, 5_000.0, window_tokens=24),
     "tiled window": Cost(
         1.0 * MS, 100.1, 10.01, 9_000.7, 0.0, 50.03, context_tile=16, window_tokens=40

@@ -8,8 +8,10 @@ from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmsim.costmodel import overhang_of
 from llmsim.policies.views import RequestView
 from llmsim.serving.cohort import FOREVER, Cohort
+from llmsim.serving.overhang import OverhangCohort
 from llmsim.serving.request import Request
 
 LAWS = settings(max_examples=examples(150), deadline=None)
@@ -78,11 +80,12 @@ class Walked:
         return min(waits, default=FOREVER)
 
 
-def agree(cohort: Cohort, walked: Walked) -> None:
+def agree(cohort: OverhangCohort, walked: Walked) -> None:
     shape = walked.shape
     assert cohort.count == len(walked.members)
     assert cohort.context == sum(c for c, _ in walked.members.values())
     assert cohort.padded == walked.padded(0)
+    assert cohort.overhang() == overhang_of([c + 1 for c, _ in walked.members.values()])
     assert cohort.due - cohort.tick == walked.soonest() or not cohort.count
     for ticks in (1, 2, 3, shape.tile - 1, shape.tile, shape.tile + 1, 3 * shape.tile + 2, 67):
         if ticks < 1:
@@ -106,7 +109,7 @@ def agree(cohort: Cohort, walked: Walked) -> None:
 @given(shape=shapes, data=st.data())
 def test_sums_are_sums(shape: Shape, data: st.DataObject) -> None:
     """Members join, advance, finish and leave at random; every sum stays right."""
-    cohort = Cohort(shape.tile, shape.block, shape.window)
+    cohort = OverhangCohort(shape.tile, shape.block, shape.window)
     walked = Walked(shape)
     agree(cohort, walked)
     for index in range(data.draw(st.integers(1, 12))):
@@ -182,6 +185,20 @@ def test_a_member_may_leave_and_come_back():
     assert cohort.due == 20
     cohort.leave(comes_back)
     assert cohort.due == 30
+
+
+def test_the_longest_is_found_among_hundreds_that_have_left():
+    """Entries of who has left go now and then; the overhang of 900 over 100 and 300 is 700."""
+    cohort = OverhangCohort(16, 16, 0)
+    for index, computed in enumerate((899, 99, 299)):
+        cohort.join(made(index, computed, 1000))
+    for index in range(3, 500):
+        passing = made(index, 3000 + index, 50)
+        cohort.join(passing)
+        assert cohort.overhang() > 700
+        cohort.leave(passing)
+        assert cohort.overhang() == 700
+    assert len(cohort._longest) < 80
 
 
 def test_sums_of_hundreds_by_hand():

@@ -7,6 +7,7 @@ lengths and history. What is kept is the residual; the mean function is evaluate
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,10 +21,12 @@ from llmsim.costmodel.measured.families import (
     Device,
     Types,
 )
+from llmsim.costmodel.measured.lines import Tail
 from llmsim.costmodel.measured.means import Floats, MeanTerms, mean_s
 from llmsim.costmodel.measured.mixed import Kappa, measured_kappa
 from llmsim.costmodel.measured.profile import Profile, filled
 from llmsim.costmodel.measured.tables import Context, Latencies
+from llmsim.costmodel.measured.tail import measured_tail
 from llmsim.costmodel.operators import ACTIVATION_BYTES
 from llmsim.specs import LatentAttention, LayerSpec, SoftmaxAttention
 
@@ -156,12 +159,15 @@ class MeasuredMixer:
     prefill : PrefillGrid or None
     kappa : Kappa or None
         What decode costs in one launch with prefill, from rows of mixed batches.
+    tail : Tail or None
+        What the longest context of a batch adds, from rows of uneven batches.
     """
 
     price: MixerPrice
     decode: DecodeGrid | None
     prefill: PrefillGrid | None
     kappa: Kappa | None = None
+    tail: Tail | None = None
 
 
 def measure_mixer(
@@ -202,13 +208,48 @@ def measure_mixer(
         decode = _decode_grid("attention_decode", shape, layer.count, profile, context, most)
         prefill = _prefill_grid("attention_prefill", shape, layer.count, profile, context, most)
         kappa = measured_kappa(profile, shape, context) if decode and prefill else None
-        return MeasuredMixer(price, decode, prefill, kappa)
+        tail = measured_tail(profile, shape, context, layer.count) if decode else None
+        return MeasuredMixer(price, decode, prefill, kappa, tail)
     if isinstance(mixer, LatentAttention) and _is_deepseek(mixer):
         shape = {"heads_q": float(mixer.heads // tp)}
         decode = _decode_grid("mla_decode", shape, layer.count, profile, context, most)
         prefill = _prefill_grid("mla_prefill", shape, layer.count, profile, context, most)
         return MeasuredMixer(price, decode, prefill)
     return MeasuredMixer(price, None, None)
+
+
+def windowed_decode(
+    mixers: Sequence[MeasuredMixer], batch: int, tile: int, window: int, scale: float
+) -> tuple[float, float]:
+    """Return windowed decode attention as a straight line: fixed part and slope [ns].
+
+    Drawn through a context of one tile and one that fills the window.
+
+    Parameters
+    ----------
+    mixers : sequence of MeasuredMixer
+    batch : int [requests]
+    tile, window : int [tokens]
+    scale : float
+        Factor on what was measured.
+    """
+    edge = -(-window // tile) * tile
+    fixed = slope = 0.0
+    for mixer in mixers:
+        if not mixer.price.decode_ns.windowed:
+            continue
+        price = mixer.price
+        if mixer.decode is None:
+            fixed += price.decode_fixed_ns + price.decode_ns.request * batch
+            slope += price.decode_ns.windowed
+            continue
+        first = float(tile)
+        ends = np.array([first, max(edge, 2 * first)])
+        low, high = scale * mixer.decode.at(batch, ends)
+        steep = max(0.0, (high - low) / (batch * (ends[1] - ends[0])))
+        fixed += low - steep * batch * first
+        slope += steep
+    return fixed, slope
 
 
 def _is_deepseek(mixer: LatentAttention) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,13 +18,29 @@ from llmsim.core.errors import Fault, InputError
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import ChunkSums, MixerPrice, price_mixer, scaled_mixer
 from llmsim.costmodel.contract import Chunk, PriceLine
-from llmsim.costmodel.explain import OperatorRow, StepBreakdown, explain_parts, padded_sums
+from llmsim.costmodel.explain import (
+    OperatorRow,
+    StepBreakdown,
+    explain_parts,
+    overhang_of,
+    padded_sums,
+)
 from llmsim.costmodel.measured.attention import (
     STREAMS_NORM,
     MeasuredMixer,
     measure_mixer,
+    windowed_decode,
 )
-from llmsim.costmodel.measured.lines import FOREVER, Pieces, decode_lines, pieces_of
+from llmsim.costmodel.measured.lines import (
+    Pieces,
+    Tail,
+    decode_lines,
+    host_until,
+    pieces_of,
+    tail_of,
+    uneven_piece,
+    with_host,
+)
 from llmsim.costmodel.measured.means import Floats
 from llmsim.costmodel.measured.operators import TokenOperators
 from llmsim.costmodel.measured.profile import Profile
@@ -69,6 +86,11 @@ class MeasuredCost:
     prefill_tokens: int = 0
     """New prompt tokens of that step [tokens]."""
 
+    @property
+    def uneven(self) -> bool:
+        """Whether the profile says what a context costs that is longer than the others."""
+        return bool(self._tails)
+
     def __init__(
         self,
         base: RooflineCost,
@@ -92,6 +114,7 @@ class MeasuredCost:
         limits = base.limits
         self._most = (limits.max_num_seqs, limits.max_model_len, limits.max_num_batched_tokens)
         self.mixers = self._measure(context)
+        self._tails = _tails_of(self.mixers, scales.attention_decode)
         self._set_mixed()
         self._lines: dict[int, tuple[list[int], list[PriceLine]]] = {}
         self._attention: dict[int, tuple[Pieces, float, float]] = {}
@@ -178,13 +201,18 @@ class MeasuredCost:
             for mixer in self.mixers
         )
 
-    def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
-        """Price a decode-only step; see `StepCost.decode_line`."""
+    def decode_line(self, batch: int, padded_tokens: int, overhang_tokens: int = 0) -> PriceLine:
+        """Price a decode-only step; see `UnevenCost.decode_line`."""
         try:
             untils, lines = self._lines[batch]
         except KeyError:
             untils, lines = self._lines[batch] = self._build_lines(batch)
-        return lines[bisect_left(untils, padded_tokens)]
+        if not overhang_tokens or not self._tails:
+            return lines[bisect_left(untils, padded_tokens)]
+        pieces, _, slope = self._attention[batch]
+        gpu = uneven_piece(pieces, self._tails, batch, padded_tokens, overhang_tokens)
+        host = self.base.host_ns(batch, batch, 0)
+        return with_host(gpu, padded_tokens, host, (slope, self._edge(batch)))
 
     def step_ns(
         self,
@@ -193,12 +221,13 @@ class MeasuredCost:
         padded_tokens: int,
         windowed_tokens: int,
         logits: int,
+        overhang_tokens: int = 0,
     ) -> int:
-        """Price one step of any composition; see `StepCost.step_ns`."""
+        """Price one step of any composition; see `UnevenCost.step_ns`."""
         self.prefill_ns = 0.0
         self.prefill_tokens = 0
         if not chunks and decode and logits == decode:
-            line = self.decode_line(decode, padded_tokens)
+            line = self.decode_line(decode, padded_tokens, overhang_tokens)
             return max(
                 1,
                 round(
@@ -208,7 +237,9 @@ class MeasuredCost:
                 ),
             )
         tokens = decode
-        gpu_ns = self._decode_ns(decode, padded_tokens, windowed_tokens) if decode else 0.0
+        gpu_ns = 0.0
+        if decode:
+            gpu_ns = self._decode_ns(decode, padded_tokens, windowed_tokens, overhang_tokens)
         if chunks:
             sums = self.base.chunk_sums(chunks)
             tokens += sums.new
@@ -269,12 +300,17 @@ class MeasuredCost:
             return mixer.price.prefill_ns(sums)
         return self.scales.attention_prefill * mixer.prefill.at(sums, chunks)
 
-    def _decode_ns(self, batch: int, padded_tokens: int, windowed_tokens: int) -> float:
+    def _decode_ns(
+        self, batch: int, padded_tokens: int, windowed_tokens: int, overhang_tokens: int = 0
+    ) -> float:
         """Return decode attention alone: the straight piece less everything else [ns]."""
         if batch not in self._attention:
             self._build_lines(batch)
         pieces, rest, slope = self._attention[batch]
-        return pieces.at(padded_tokens) - rest + slope * windowed_tokens
+        if not overhang_tokens or not self._tails:
+            return pieces.at(padded_tokens) - rest + slope * windowed_tokens
+        line = uneven_piece(pieces, self._tails, batch, padded_tokens, overhang_tokens)
+        return line.base_ns + line.per_token_ns * padded_tokens - rest + slope * windowed_tokens
 
     @property
     def prefill_launch_ns(self) -> float:
@@ -323,39 +359,21 @@ class MeasuredCost:
         tokens = self._at(self._token_ns, batch, self.token_operators)
         return tokens + self._at(self._head_ns, batch, self.head_tables)
 
-    def _windowed(self, batch: int) -> tuple[float, float]:
-        """Return windowed decode attention as a straight line: fixed part and slope [ns].
-
-        Drawn through a context of one tile and one that fills the window.
-        """
-        edge = -(-self.window_tokens // self.context_tile) * self.context_tile
-        fixed = slope = 0.0
-        for mixer in self.mixers:
-            if not mixer.price.decode_ns.windowed:
-                continue
-            price = mixer.price
-            if mixer.decode is None:
-                fixed += price.decode_fixed_ns + price.decode_ns.request * batch
-                slope += price.decode_ns.windowed
-                continue
-            tile = float(self.context_tile)
-            ends = np.array([tile, max(edge, 2 * tile)])
-            low, high = self.scales.attention_decode * mixer.decode.at(batch, ends)
-            steep = max(0.0, (high - low) / (batch * (ends[1] - ends[0])))
-            fixed += low - steep * batch * tile
-            slope += steep
-        return fixed, slope
-
     def _build_lines(self, batch: int) -> tuple[list[int], list[PriceLine]]:
         """Return the straight pieces of one batch size; keep those of its GPU time."""
         sizes, values = self._curve(batch)
-        fixed, slope = self._windowed(batch)
+        scale, tile = self.scales.attention_decode, self.context_tile
+        fixed, slope = windowed_decode(self.mixers, batch, tile, self.window_tokens, scale)
         pieces = pieces_of(sizes, values + fixed)
         self._attention[batch] = (pieces, self._rest_ns(batch), slope)
         self.line_error = max(self.line_error, pieces.error)
         added, beside = self.base.host_ns(batch, batch, 0)
-        until = self._host_until(batch, pieces, slope, beside)
+        until = host_until(pieces, slope, self._edge(batch), beside)
         return decode_lines(pieces, added, beside, slope, until)
+
+    def _edge(self, batch: int) -> int:
+        """Return the clipped context sum of a batch whose contexts fill the window [tokens]."""
+        return batch * (-(-self.window_tokens // self.context_tile) * self.context_tile)
 
     def _curve(self, batch: int) -> tuple[Floats, Floats]:
         """Return GPU time without windowed mixers over padded context sums, contexts equal."""
@@ -374,20 +392,6 @@ class MeasuredCost:
                 line = price.decode_ns
                 total += price.decode_fixed_ns + batch * (line.request + line.padded * contexts)
         return batch * contexts, total
-
-    def _host_until(self, batch: int, pieces: Pieces, slope: float, beside: float) -> int:
-        """Return the largest padded sum at which the host is the longer, contexts equal."""
-        edge = batch * (-(-self.window_tokens // self.context_tile) * self.context_tile)
-        start = 0
-        for end, base, steep in zip(pieces.untils, pieces.bases, pieces.slopes, strict=True):
-            for low, high, flat, rise in (
-                (start, min(end, edge), base, steep + slope),
-                (max(start, edge), end, base + slope * edge, steep),
-            ):
-                if high > low and flat + rise * high > beside:
-                    return min(high, max(low, int((beside - flat) / rise))) if rise else low
-            start = end
-        return FOREVER
 
     def _at(self, table: list[float], size: int, operators: Operators) -> float:
         """Look a size up; one beyond the engine's limits is priced on the spot."""
@@ -423,7 +427,7 @@ class MeasuredCost:
         batch = len(contexts)
         padded, windowed = padded_sums(contexts, self.context_tile, self.window_tokens)
         alone = [
-            self._mixer_decode_ns(mixer, batch, padded, windowed)
+            self._mixer_decode_ns(mixer, batch, padded, windowed, overhang_of(contexts))
             for mixer in self.mixers
             if contexts
         ]
@@ -442,13 +446,18 @@ class MeasuredCost:
         return made
 
     def _mixer_decode_ns(
-        self, mixer: MeasuredMixer, batch: int, padded: int, windowed: int
+        self, mixer: MeasuredMixer, batch: int, padded: int, windowed: int, overhang: int
     ) -> float:
         price = mixer.price
         size = windowed if price.decode_ns.windowed else padded
         if mixer.decode is not None:
+            tail = 0.0
+            if mixer.tail is not None:
+                size -= overhang
+                tail, _ = tail_of([mixer.tail], batch, size, overhang)
             context = np.array([max(size / batch, float(self.context_tile))])
-            return float(self.scales.attention_decode * mixer.decode.at(batch, context)[0])
+            even = float(mixer.decode.at(batch, context)[0])
+            return self.scales.attention_decode * (even + tail)
         slopes = price.decode_ns
         variable = slopes.padded * padded + slopes.windowed * windowed
         return price.decode_fixed_ns + slopes.request * batch + variable
@@ -460,6 +469,15 @@ class MeasuredCost:
             names = ", ".join(sorted(self.operators.missing))
             lines.append(f"{self.profile.name}: no rows, so roofline: {names}")
         return (*self.base.warnings(), *lines)
+
+
+def _tails_of(mixers: Sequence[MeasuredMixer], scale: float) -> list[Tail]:
+    """Return what the longest context adds; nothing where a kernel's tail is not known."""
+    grow = [mixer for mixer in mixers if mixer.price.decode_ns.padded > 0.0]
+    tails = [mixer.tail for mixer in grow if mixer.tail is not None]
+    if len(tails) < len(grow):
+        return []
+    return [replace(tail, token_ns=scale * tail.token_ns) for tail in tails]
 
 
 def _attention_row(

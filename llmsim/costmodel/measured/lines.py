@@ -17,6 +17,10 @@ TOLERANCE = 0.001
 """Largest relative error of a straight piece at the points it skips."""
 FOREVER = 2**62
 
+LEAST_PART_TOKENS = 256
+MOST_PARTS = 64
+"""Of kernels that cut all contexts into as many parts: ``llmsim_kernels.ops.splits.tiles_for``."""
+
 
 @dataclass(frozen=True)
 class Pieces:
@@ -40,6 +44,153 @@ class Pieces:
         """Return the value at a sum [ns]."""
         index = bisect_left(self.untils, size)
         return self.bases[index] + self.slopes[index] * size
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What the longest context of a batch adds: its parts run on when the others have ended.
+
+    Parameters
+    ----------
+    token_ns : float [ns/token]
+        Pace of one part alone, all layers.
+    slots : int
+        Programs that the kernel wants in a launch.
+    programs : int
+        Programs of one part of one request.
+    """
+
+    token_ns: float
+    slots: int
+    programs: int
+
+    def wanted(self, batch: int) -> int:
+        """Return the parts of each context where contexts are long enough."""
+        return min(MOST_PARTS, -(-self.slots // (self.programs * batch)))
+
+    def parts(self, batch: int, longest: int) -> int:
+        """Return the parts that each context of a batch is cut into.
+
+        Parameters
+        ----------
+        batch : int [requests]
+        longest : int [tokens]
+        """
+        return max(1, min(self.wanted(batch), longest // LEAST_PART_TOKENS))
+
+
+def tail_of(
+    tails: Sequence[Tail], batch: int, even_tokens: int, overhang_tokens: int
+) -> tuple[float, int]:
+    """Return what an overhang adds, and the largest even sum up to which it does.
+
+    Parameters
+    ----------
+    tails : sequence of Tail
+    batch : int [requests]
+    even_tokens : int [tokens]
+        Padded context sum without the overhang.
+    overhang_tokens : int [tokens]
+
+    Returns
+    -------
+    tuple of float [ns] and int [tokens]
+    """
+    longest = even_tokens // batch + overhang_tokens
+    added = 0.0
+    until = FOREVER
+    for tail in tails:
+        parts = tail.parts(batch, longest)
+        added += tail.token_ns * overhang_tokens / parts
+        if parts < tail.wanted(batch):
+            next_cut = (parts + 1) * LEAST_PART_TOKENS - overhang_tokens
+            until = min(until, batch * next_cut - 1)
+    return added, until
+
+
+def uneven_piece(
+    pieces: Pieces, tails: Sequence[Tail], batch: int, padded_tokens: int, overhang_tokens: int
+) -> PriceLine:
+    """Return the GPU time of a batch whose longest context hangs over the others, as a line.
+
+    Parameters
+    ----------
+    pieces : Pieces
+        Of even batches, without the windowed part.
+    tails : sequence of Tail
+    batch : int [requests]
+    padded_tokens : int [tokens]
+    overhang_tokens : int [tokens]
+        The longest context less the mean of the others. It stays while the requests stay, so
+        that the line is as straight as that of an even batch.
+    """
+    even = padded_tokens - overhang_tokens
+    index = bisect_left(pieces.untils, even)
+    slope = pieces.slopes[index]
+    tail, until = tail_of(tails, batch, even, overhang_tokens)
+    until = min(until, pieces.untils[index])
+    until = FOREVER if until >= FOREVER else until + overhang_tokens
+    # one context alone is read no faster than all of them
+    base = pieces.bases[index] + max(0.0, tail - slope * overhang_tokens)
+    return PriceLine(base, slope, 0.0, until)
+
+
+def with_host(
+    gpu: PriceLine,
+    padded_tokens: int,
+    host_ns: tuple[float, float],
+    windowed: tuple[float, int],
+) -> PriceLine:
+    """Return the line of a step: the longer of GPU and host at this sum, and until when.
+
+    Parameters
+    ----------
+    gpu : PriceLine
+        Without the windowed part.
+    padded_tokens : int [tokens]
+    host_ns : tuple of float [ns]
+        Host work that adds, and that runs beside the GPU.
+    windowed : tuple of float [ns/token] and int [tokens]
+        Slope of the windowed part; clipped sum of contexts that fill the window.
+    """
+    added, beside = host_ns
+    per_windowed, edge = windowed
+    base, rise, until = gpu.base_ns, gpu.per_token_ns, gpu.until_tokens
+    if base + rise * padded_tokens + per_windowed * min(padded_tokens, edge) > beside:
+        return PriceLine(added + base, rise, per_windowed, until)
+    if per_windowed and padded_tokens < edge:
+        rise += per_windowed
+        until = min(until, edge)
+    else:
+        base += per_windowed * edge
+    if rise > 0.0:
+        until = max(padded_tokens, min(until, int((beside - base) / rise)))
+    return PriceLine(added + beside, 0.0, 0.0, until)
+
+
+def host_until(pieces: Pieces, per_windowed_ns: float, edge_tokens: int, beside_ns: float) -> int:
+    """Return the largest padded sum at which the host is the longer, contexts equal.
+
+    Parameters
+    ----------
+    pieces : Pieces
+        GPU time without the windowed part.
+    per_windowed_ns : float [ns/token]
+    edge_tokens : int [tokens]
+        Clipped sum of contexts that fill the window.
+    beside_ns : float [ns]
+        Host work that runs beside the GPU.
+    """
+    start = 0
+    for end, base, steep in zip(pieces.untils, pieces.bases, pieces.slopes, strict=True):
+        for low, high, flat, rise in (
+            (start, min(end, edge_tokens), base, steep + per_windowed_ns),
+            (max(start, edge_tokens), end, base + per_windowed_ns * edge_tokens, steep),
+        ):
+            if high > low and flat + rise * high > beside_ns:
+                return min(high, max(low, int((beside_ns - flat) / rise))) if rise else low
+        start = end
+    return FOREVER
 
 
 def simplify(sizes: Floats, values: Floats, tolerance: float = TOLERANCE) -> list[int]:

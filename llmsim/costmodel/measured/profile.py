@@ -277,6 +277,11 @@ class Profile:
 
         return MeanTerms(*self.remembered(work_out, "terms", op, context).values.tolist())
 
+    def kernel(self, op: str, context: Context) -> str:
+        """Return the kernel whose rows answer for an operator; empty where none does."""
+        tables = self._ranked(op, context)[0]
+        return tables[0].kernel_id if tables else ""
+
     def _ranked(self, op: str, context: Context) -> tuple[list[KernelTable], float, str]:
         """Return the closest tables that exist, the sigma that they add, and what was relaxed."""
         tables = self.tables(op)
