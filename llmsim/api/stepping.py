@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmsim.core.errors import Fault, InputError
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel import Chunk, RooflineCost, StepBreakdown, check_layout, padded_sums
 from llmsim.costmodel.pipeline import PipelineCost, stage_host, stage_links
 from llmsim.costmodel.ranks import RankedCost
+from llmsim.scenario import Scenario
+from llmsim.serving.build import placement, staged_cost
 from llmsim.specs import (
     EngineLimits,
     GpuCard,
@@ -27,6 +29,9 @@ from llmsim.specs import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_Asked = tuple[str, str, ParallelPlan, int, int, tuple[Chunk, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +84,11 @@ class StepPrice:
 
 
 def step(
-    model: str | Path,
-    gpu: str,
+    model: str | Path = "",
+    gpu: str = "",
     *,
+    scenario: Scenario | str | Path | None = None,
+    pool: str = "",
     batch: int = 0,
     context: int = 1024,
     prefill: Sequence[Chunk] = (),
@@ -98,6 +105,11 @@ def step(
         Model card, or a path to a ``config.json``.
     gpu : str
         GPU card.
+    scenario : Scenario, str or Path, optional
+        Instead of a model, a GPU and a layout: a scenario, a file, or the name of a shipped one,
+        with its engine, number formats and cost component.
+    pool : str
+        Of the scenario; needed where it has several.
     batch : int [requests]
         Decoding requests, of each attention rank.
     context : int [tokens]
@@ -114,9 +126,14 @@ def step(
     Raises
     ------
     InputError
-        If a card is wrong, the step is empty, or the model does not split over the GPUs.
+        If a card is wrong, the step is empty, or the model does not split over the GPUs; if the
+        scenario has no such pool, or a cost component that knows no operators.
     """
     chunks = _checked(batch, context, prefill)
+    _check_origin(model, gpu, scenario, ParallelPlan(tp=tp, dp=dp, ep=ep, pp=pp))
+    if scenario is not None:
+        wanted = scenario if isinstance(scenario, Scenario) else Scenario.load(scenario)
+        return _step_of_pool(wanted, pool, batch, context, chunks)
     plan = ParallelPlan(tp=tp, dp=dp, ep=ep, pp=pp)
     spec, card = load_model(str(model)), load_gpu(gpu)
     limits = _limits(batch, context, chunks)
@@ -127,12 +144,7 @@ def step(
     asked = (spec.name, card.name, plan, batch, context, tuple(chunks))
     if plan.pp > 1:
         cost = _pipeline(spec, card, plan, limits, (link, scale_out))
-        padded, windowed = padded_sums(contexts, cost.context_tile, cost.window_tokens)
-        rows = batch + len(chunks)
-        times = cost.station_ns(chunks, batch, padded, windowed, rows)
-        stations = zip(cost.names, (time / NS_PER_S for time in times), strict=True)
-        found = cost.explain(chunks, contexts)
-        return StepPrice(*asked, found, tuple(stations), tuple(cost.warnings()))
+        return _through_stages(cost, asked, chunks, contexts)
     whole = RooflineCost(spec, card, link, plan, limits, scale_out=scale_out)
     if plan.dp > 1:
         ranks = [(chunks, contexts), *[([], contexts)] * (plan.dp - 1)]
@@ -140,6 +152,64 @@ def step(
     else:
         found = whole.explain(chunks, contexts)
     return StepPrice(*asked, found, warnings=tuple(whole.warnings()))
+
+
+def _check_origin(model: str | Path, gpu: str, scenario: object | None, plan: ParallelPlan) -> None:
+    """Refuse a step whose model and GPU are said twice, or not at all."""
+    if scenario is None:
+        missing = [name for name, told in (("model", model), ("gpu", gpu)) if not told]
+        faults = [
+            Fault("", name, "missing.", "Give a model and a GPU, or a scenario.")
+            for name in missing
+        ]
+    else:
+        layout = plan != ParallelPlan()
+        twice = [n for n, told in (("model", model), ("gpu", gpu), ("layout", layout)) if told]
+        faults = [
+            Fault("", name, "the scenario says it already.", "Leave it out, or use --set.")
+            for name in twice
+        ]
+    if faults:
+        raise InputError("step", faults)
+
+
+def _step_of_pool(
+    scenario: Scenario, name: str, batch: int, context: int, chunks: Sequence[Chunk]
+) -> StepPrice:
+    """Price a step as a pool of a scenario would be charged for it."""
+    pools = scenario.fleet.pools
+    if name not in pools and (name or len(pools) > 1):
+        told = f"no pool '{name}'." if name else "the scenario has several pools."
+        raise InputError("step", [Fault("", "pool", told, f"It has {', '.join(pools)}.")])
+    name = name or next(iter(pools))
+    pool = pools[name]
+    place = placement(pool, load_model(scenario.model_of(pool), scenario.folder), scenario.folder)
+    plan, contexts = place.plan, [context] * batch
+    asked = (place.model.name, place.gpu.name, plan, batch, context, tuple(chunks))
+    if plan.pp > 1:
+        return _through_stages(staged_cost(pool, place), asked, chunks, contexts)
+    cost: Any = pool.cost.build().bind(place)
+    if not hasattr(cost, "explain"):
+        told = f"'{pool.cost.kind}' has a price for a step, but no operators."
+        raise InputError("step", [Fault("", f"fleet.pools.{name}.cost", told)])
+    if plan.dp > 1:
+        ranks = [(chunks, contexts), *[([], contexts)] * (plan.dp - 1)]
+        found = RankedCost(cost).explain(ranks)
+    else:
+        found = cost.explain(chunks, contexts)
+    return StepPrice(*asked, found, warnings=tuple(cost.warnings()))
+
+
+def _through_stages(
+    cost: PipelineCost, asked: _Asked, chunks: Sequence[Chunk], contexts: Sequence[int]
+) -> StepPrice:
+    """Price a micro-batch of a pipeline, station by station."""
+    batch = len(contexts)
+    padded, windowed = padded_sums(contexts, cost.context_tile, cost.window_tokens)
+    times = cost.station_ns(chunks, batch, padded, windowed, batch + len(chunks))
+    stations = zip(cost.names, (time / NS_PER_S for time in times), strict=True)
+    found = cost.explain(chunks, contexts)
+    return StepPrice(*asked, found, tuple(stations), tuple(cost.warnings()))
 
 
 def _checked(batch: int, context: int, prefill: Sequence[Chunk]) -> list[Chunk]:

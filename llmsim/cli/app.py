@@ -309,8 +309,14 @@ def show_scenario(
 
 @show_app.command(name="step")
 def show_step(
-    model: Annotated[str, typer.Option(help="Model card, or a path to a config.json.")],
-    gpu: Annotated[str, typer.Option(help="GPU card.")],
+    model: Annotated[str, typer.Option(help="Model card, or a path to a config.json.")] = "",
+    gpu: Annotated[str, typer.Option(help="GPU card.")] = "",
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="Instead of both and a layout: a YAML file, or a shipped name."),
+    ] = None,
+    pool: Annotated[str, typer.Option(help="Pool of the scenario, where it has several.")] = "",
+    set_: SetOption = None,
     tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel GPUs.")] = 1,
     dp: Annotated[int, typer.Option(min=1, help="Attention ranks of so many GPUs each.")] = 1,
     ep: Annotated[int, typer.Option(min=1, help="Groups of GPUs that share out the experts.")] = 1,
@@ -325,15 +331,31 @@ def show_step(
 ) -> None:
     """Show what one step costs, operator by operator, and what bounds each.
 
+    Of a model on a GPU, or of a pool of a scenario with its engine, formats and cost.
+
     Example: llmsim show step --model llama-3.1-8b --gpu h100-sxm --batch 64 --context 2000
+
+    Example: llmsim show step --scenario quickstart --batch 64 --prefill 512
     """
     with exit_code_for_errors():
         from llmsim.api.stepping import step
         from llmsim.cli.stepping import chunks_of, print_step
+        from llmsim.scenario import Scenario, parse_assignments
 
         chunks = chunks_of(tuple(prefill or ()))
         layout = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
-        price = step(model, gpu, batch=batch, context=context, prefill=chunks, **layout)
+        changes = parse_assignments(tuple(set_ or ()))
+        wanted = None if scenario is None else Scenario.load(scenario, changes)
+        price = step(
+            model,
+            gpu,
+            scenario=wanted,
+            pool=pool,
+            batch=batch,
+            context=context,
+            prefill=chunks,
+            **layout,
+        )
         print_step(price, as_json)
 
 
