@@ -121,13 +121,14 @@ def _load(what: str, name: str) -> Any:
 def _files(at: Keys, section: Mapping[str, Any]) -> Iterator[Complaint]:
     """Check the files that the components of a section read."""
     for key, component in section.items():
-        path = _mapping(component).get("path")
-        if not isinstance(path, str) or Path(path).is_file():
-            continue
-        what = "is a folder" if Path(path).is_dir() else "no such file"
-        keys = (*at, key, "path")
-        hint = f"Say where it is with --set {'.'.join(keys)}=FILE."
-        yield Complaint(keys, f"{what}: '{path}'.", hint)
+        for name in ("path", "tokenizer"):
+            path = _mapping(component).get(name)
+            if not isinstance(path, str) or Path(path).is_file():
+                continue
+            what = "is a folder" if Path(path).is_dir() else "no such file"
+            keys = (*at, key, name)
+            hint = f"Say where it is with --set {'.'.join(keys)}=FILE."
+            yield Complaint(keys, f"{what}: '{path}'.", hint)
 
 
 def layouts(scenario: Scenario) -> Iterator[Complaint]:

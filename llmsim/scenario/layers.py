@@ -166,8 +166,8 @@ def anchor_paths(data: dict[str, Any], folder: Path) -> None:
     Parameters
     ----------
     data : dict
-        Changed in place: ``model`` and ``gpu`` where they are paths, ``path`` and ``profile`` of
-        components.
+        Changed in place: ``model`` and ``gpu`` where they are paths, ``path``, ``profile`` and
+        ``tokenizer`` of components.
     folder : Path
         Folder of the file, or the current one for overrides.
     """
@@ -187,6 +187,9 @@ def anchor_paths(data: dict[str, Any], folder: Path) -> None:
         name = part.get("profile")
         if isinstance(name, str) and is_path(name):
             part["profile"] = str(_absolute(folder, name))
+        name = part.get("tokenizer")
+        if isinstance(name, str) and name:
+            part["tokenizer"] = str(_absolute(folder, name))
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:

@@ -457,15 +457,16 @@ def itl_objective_ns(scenario: Scenario, default_ns: int) -> int:
 
 
 def fingerprint(scenario: Scenario) -> dict[str, str]:
-    """Return hashes of what the run is made from: the resolved scenario and the trace file."""
+    """Return hashes of what the run is made from: resolved scenario, trace and tokenizer."""
     text = scenario.resolved_yaml().encode()
     found = {"scenario": hashlib.blake2b(text, digest_size=16).hexdigest()}
     trace = scenario.traffic.trace
-    path = trace.params.get("path") if trace is not None else None
-    if isinstance(path, str) and Path(path).is_file():
-        digest = hashlib.blake2b(digest_size=16)
-        with Path(path).open("rb") as handle:
-            while part := handle.read(1 << 20):
-                digest.update(part)
-        found["trace"] = digest.hexdigest()
+    for key, name in (("path", "trace"), ("tokenizer", "tokenizer")):
+        path = trace.params.get(key) if trace is not None else None
+        if isinstance(path, str) and Path(path).is_file():
+            digest = hashlib.blake2b(digest_size=16)
+            with Path(path).open("rb") as handle:
+                while part := handle.read(1 << 20):
+                    digest.update(part)
+            found[name] = digest.hexdigest()
     return found

@@ -91,7 +91,7 @@ def test_help_loads_nothing_that_only_a_command_needs():
     heavy = {"rich", "numpy", "yaml", "pydantic", "pandas", "pyarrow", "simpy", "matplotlib"}
     assert heavy.isdisjoint(name.split(".")[0] for name in modules)
     assert "importlib.metadata" not in modules
-    assert len(modules) <= 220
+    assert len(modules) <= 160
 
 
 @pytest.mark.slow

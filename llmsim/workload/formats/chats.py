@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt
 from llmsim.core.errors import TraceError
 from llmsim.workload.chunk import Workload
 from llmsim.workload.classcolumn import ClassColumn
+from llmsim.workload.formats.counting import CHARS_PER_TOKEN, Count, counter
 from llmsim.workload.formats.jsonrecords import Record, RecordReader, shown, tokens_of
 from llmsim.workload.formats.naming import Clients
 from llmsim.workload.formats.paced import PacedFile, pace
@@ -31,8 +32,11 @@ class Chats(PacedFile):
 
     Parameters
     ----------
+    tokenizer : str, optional
+        A ``tokenizer.json`` of HuggingFace, by its path, that counts the tokens of texts; needs
+        ``pip install 'llmsim[tokenizer]'``. Nothing is fetched.
     chars_per_token : float [characters/token]
-        Texts are as long as their characters divided by this, rounded up: a tokenizer is not run.
+        Without a tokenizer: texts are as long as their characters divided by this, rounded up.
         4 is OpenAI's rule of thumb for English text
         (https://help.openai.com/en/articles/4936856).
     output_tokens : int [tokens]
@@ -46,7 +50,8 @@ class Chats(PacedFile):
     record has a ``prompt``, or ``turns`` whose first counts, and may say how many tokens.
     """
 
-    chars_per_token: Annotated[float, Gt(0)] = 4.0
+    tokenizer: str | None = None
+    chars_per_token: Annotated[float, Gt(0)] = CHARS_PER_TOKEN
     output_tokens: Annotated[int, Ge(1)] = 256
 
     def open(self, seed: int, near: Path | None) -> Workload:
@@ -62,11 +67,12 @@ class Chats(PacedFile):
         Raises
         ------
         InputError
-            If a parameter is out of its limits.
+            If a parameter is out of its limits, or the tokenizer cannot be used.
         TraceError
             If the file is missing or is neither a JSON list nor JSON lines.
         """
-        check_parameters(self, "trace 'sharegpt'")
+        label = "trace 'sharegpt'"
+        check_parameters(self, label)
         path = find_trace(self.path, near)
         top = next((line for line in first_lines(path, 3) if line.strip()), "")
         begins = top.lstrip()[:1]
@@ -74,7 +80,8 @@ class Chats(PacedFile):
             expected = "a JSON list of conversations, or JSON lines with a prompt"
             raise TraceError(str(path), [wrong_format(path, expected, top)])
         classes = ClassColumn(path, self.slo_class_column)
-        reader = RecordReader(path, self._record, Clients(), classes)
+        count = counter(self.tokenizer, near, self.chars_per_token, label)
+        reader = RecordReader(path, partial(self._record, count), Clients(), classes)
         return ReplayWorkload(
             path,
             self,
@@ -83,48 +90,57 @@ class Chats(PacedFile):
             transform=pace(seed, self.rate_rps),
         )
 
-    def _record(self, row: dict[str, Any]) -> Record | None:
+    def _record(self, count: Count, row: dict[str, Any]) -> Record | None:
         turns = next((row[key] for key in _TURNS if key in row), None)
         named = row.get(self.slo_class_column or "", "")
         if turns is not None:
             texts = _messages(turns)
             if len(texts) < 2:
                 return None
-            prompt, output = self._tokens(texts[0]), self._tokens(texts[1])
+            asked, answer = texts
         else:
-            prompt, output = self._asked(row), self.output_tokens
-        prompt = _said(row, _PROMPT_LENGTHS, prompt, 1)
-        output = _said(row, _OUTPUT_LENGTHS, output, 0)
+            asked, answer = _asked(row), None
+        prompt = _said(row, _PROMPT_LENGTHS, 1)
+        prompt = count(asked) if prompt is None else prompt
+        output = _said(row, _OUTPUT_LENGTHS, 0)
+        if output is None:
+            output = self.output_tokens if answer is None else count(answer)
         return Record(0, prompt, output, slo_class=named if isinstance(named, str) else "")
 
-    def _asked(self, row: dict[str, Any]) -> int:
-        said = row.get("prompt", row.get("turns", row.get("text")))
-        if isinstance(said, list) and said:
-            said = said[0]
-        if isinstance(said, dict):
-            said = _content(said)
-        if isinstance(said, str):
-            return self._tokens(said)
-        if any(key in row for key in _PROMPT_LENGTHS):
-            return 1
-        raise ValueError(f"no conversations, prompt, turns or prompt_tokens in {shown(row)}")
 
-    def _tokens(self, text: str) -> int:
-        return max(1, math.ceil(len(text) / self.chars_per_token))
+def _asked(row: dict[str, Any]) -> str:
+    """Return the prompt of a record without an answer; nothing where only its length is told."""
+    said = row.get("prompt", row.get("turns", row.get("text")))
+    if isinstance(said, list) and said:
+        said = said[0]
+    if isinstance(said, dict):
+        said = content(said)
+    if isinstance(said, str):
+        return said
+    if any(key in row for key in _PROMPT_LENGTHS):
+        return ""
+    raise ValueError(f"no conversations, prompt, turns or prompt_tokens in {shown(row)}")
 
 
-def _said(row: dict[str, Any], keys: tuple[str, ...], otherwise: int, least: int) -> int:
+def _said(row: dict[str, Any], keys: tuple[str, ...], least: int) -> int | None:
     key = next((key for key in keys if key in row), None)
-    return otherwise if key is None else tokens_of(key, row[key], least)
+    return None if key is None else tokens_of(key, row[key], least)
 
 
 def _messages(turns: Any) -> list[str]:
     if not isinstance(turns, list):
         raise ValueError(f"expected a list of messages, read {shown(turns)}")
-    return [_content(message) for message in turns[:2]]
+    return [content(message) for message in turns[:2]]
 
 
-def _content(message: Any) -> str:
+def content(message: Any) -> str:
+    """Return the text of a message, by itself or under ``value`` or ``content``, also in parts.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
     said = message.get("value", message.get("content")) if isinstance(message, dict) else message
     if isinstance(said, list):  # parts of a message, as in the OpenAI API
         said = "".join(str(part.get("text", "")) for part in said if isinstance(part, dict))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from annotated_types import Gt
 
 from llmsim.workload.cells import UNITS_NS
 from llmsim.workload.chunk import Workload
+from llmsim.workload.formats.chats import content
+from llmsim.workload.formats.counting import CHARS_PER_TOKEN, Count, counter
 from llmsim.workload.formats.jsonrecords import Record, open_lines, shown, time_of, tokens_of
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.replay import TraceFile
@@ -34,6 +39,12 @@ class OpenAILog(TraceFile):
     failed : {"drop", "inject"}
         Requests that ended in an error: leave them out, or keep them as failures that load
         nothing.
+    tokenizer : str, optional
+        A ``tokenizer.json`` of HuggingFace, by its path, that counts texts where a line has no
+        ``usage``; needs ``pip install 'llmsim[tokenizer]'``. Nothing is fetched.
+    chars_per_token : float, optional [characters/token]
+        Without a tokenizer, texts of such lines are as long as their characters divided by this;
+        4 is a usual guess for English. With neither, a line without ``usage`` is an error.
 
     Notes
     -----
@@ -46,6 +57,8 @@ class OpenAILog(TraceFile):
 
     failed: Literal["drop", "inject"] = "drop"
     max_disorder_s: float = 3600.0
+    tokenizer: str | None = None
+    chars_per_token: Annotated[float, Gt(0)] | None = None
 
     def open(self, seed: int, near: Path | None) -> Workload:
         """Return the workload in the file; the seed is not used.
@@ -53,16 +66,21 @@ class OpenAILog(TraceFile):
         Raises
         ------
         InputError
-            If a parameter is out of its limits.
+            If a parameter is out of its limits, or the tokenizer cannot be used.
         TraceError
             If the file is missing or its first line is no JSON object.
         """
-        check_parameters(self, "trace 'openai-log'")
+        label = "trace 'openai-log'"
+        check_parameters(self, label)
         path = find_trace(self.path, near)
         expected = "JSON lines with a time and the usage of a request"
-        return open_lines(path, self, self._record, expected)
+        count = None
+        if self.tokenizer is not None or self.chars_per_token is not None:
+            guess = self.chars_per_token or CHARS_PER_TOKEN
+            count = counter(self.tokenizer, near, guess, label)
+        return open_lines(path, self, partial(self._record, count), expected)
 
-    def _record(self, row: dict[str, Any]) -> Record:
+    def _record(self, count: Count | None, row: dict[str, Any]) -> Record:
         places = _places(row)
         time_ns = _time(places, row)
         code = row.get("status_code", row.get("status"))
@@ -70,8 +88,12 @@ class OpenAILog(TraceFile):
         failed = error or (isinstance(code, int) and code >= 400)
         usage = next((p["usage"] for p in places if isinstance(p.get("usage"), dict)), None)
         if usage is None and not failed:
-            raise ValueError(f"no usage in {shown(row)}")
-        prompt, output = _usage(usage or {}, 0 if failed else 1)
+            if count is None:
+                hint = "a tokenizer or chars_per_token would count its texts"
+                raise ValueError(f"no usage in {shown(row)}; {hint}")
+            prompt, output = count(_prompt(places)), count(_answer(places))
+        else:
+            prompt, output = _usage(usage or {}, 0 if failed else 1)
         named = row.get(self.slo_class_column or "", "")
         return Record(
             time_ns,
@@ -111,6 +133,31 @@ def _unit(value: Any) -> str:
     return next(
         (u for u in ("ms", "us") if value < _MS_FROM * (UNITS_NS["s"] // UNITS_NS[u])), "ns"
     )
+
+
+def _prompt(places: list[dict[str, Any]]) -> str:
+    """Return the texts that a request sends: of all its messages, or of its prompt or input."""
+    for place in places:
+        for key in ("messages", "prompt", "input"):
+            said = place.get(key)
+            if isinstance(said, str):
+                return said
+            if isinstance(said, list) and said:
+                return "".join(content(message) for message in said)
+    raise ValueError(f"no usage, and no messages, prompt or input in {shown(places[0])}")
+
+
+def _answer(places: list[dict[str, Any]]) -> str:
+    """Return the text of the first answer: of a chat, a completion, or the responses API."""
+    for place in places:
+        if isinstance(place.get("output_text"), str):
+            return str(place["output_text"])
+        for key in ("choices", "output"):
+            said = place.get(key)
+            if isinstance(said, list) and said and isinstance(said[0], dict):
+                first = said[0]
+                return content(first.get("message", first.get("text", first)))
+    raise ValueError(f"no usage, and no choices or output in {shown(places[0])}")
 
 
 def _usage(usage: dict[str, Any], least: int) -> tuple[int, int]:
