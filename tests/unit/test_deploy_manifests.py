@@ -1,5 +1,6 @@
 """Kubernetes takes the manifests, and they hold the fleet: its GPUs, replicas, nodes, labels."""
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -173,6 +174,43 @@ def test_the_autoscaler_follows_the_rule_of_the_scenario():
     assert [note.key for note in fixed.notes if note.key == "spare_replicas"]
 
 
+def keda_schema(known):
+    """Return the JSON schema of a ScaledObject's spec: no field that KEDA does not know."""
+
+    def part(name, **inner):
+        fields = {field: {"type": kind} for field, kind in known[name].items()} | inner
+        needed = known["needed"].get(name, [])
+        strict = {"type": "object", "additionalProperties": False}
+        return {**strict, "properties": fields, "required": needed}
+
+    texts = {"type": "object", "additionalProperties": {"type": "string"}}
+    advanced = part("advanced", horizontalPodAutoscalerConfig=part("config"))
+    triggers = {"type": "array", "minItems": 1, "items": part("trigger", metadata=texts)}
+    return part("spec", scaleTargetRef=part("target"), advanced=advanced, triggers=triggers)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("maxReplicas",), 8),  # an autoscaler's own name of it
+        (("minReplicaCount",), "2"),
+        (("triggers", 0, "metadata", "threshold"), 64),
+        (("advanced", "behavior"), {}),
+        (("scaleTargetRef", "name"), None),
+    ],
+)
+def test_the_schema_of_keda_refuses_what_keda_does(path, value):
+    (scaled,) = yaml.safe_load_all(deploy("autoscale").files[KEDA])
+    *way, last = path
+    at = scaled["spec"]
+    for step in way:
+        at = at[step]
+    at[last] = value
+    known = load_facts("kubernetes")["autoscaling"]["keda"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(scaled["spec"], keda_schema(known))
+
+
 @pytest.mark.parametrize("program", ["vllm", "sglang"])
 def test_keda_gets_the_same_autoscaler(program):
     made = deploy("autoscale", engine=program)
@@ -181,17 +219,13 @@ def test_keda_gets_the_same_autoscaler(program):
     known = load_facts("kubernetes")["autoscaling"]["keda"]
     spec, hpa = scaled["spec"], scaler["spec"]
     assert (scaled["apiVersion"], scaled["kind"]) == (known["value"], "ScaledObject")
-    assert set(spec) <= set(known["spec"])
-    assert set(spec["advanced"]) <= set(known["advanced"])
-    assert set(spec["advanced"]["horizontalPodAutoscalerConfig"]) <= set(known["config"])
+    jsonschema.validate(spec, keda_schema(known))
     assert spec["scaleTargetRef"] == hpa["scaleTargetRef"]
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 8)
     assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == hpa["behavior"]
     (trigger,) = spec["triggers"]
-    assert set(trigger) <= set(known["trigger"])
     asked = trigger["metadata"]
     assert set(asked) == set(known["prometheus"])
-    assert all(isinstance(each, str) for each in asked.values())
     assert asked["threshold"] == hpa["metrics"][0]["pods"]["target"]["averageValue"]
     (rule,) = yaml.safe_load(made.files[ADAPTER])["rules"]["custom"]
     for part in rule["metricsQuery"].split(" + "):
