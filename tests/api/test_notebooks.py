@@ -93,3 +93,17 @@ def test_a_step_goes_to_weights_first_and_to_kv_later():
     assert steps.loc[1, "attention decode"] < steps.loc[1, other] / 4
     assert steps.loc[256, "attention decode"] > steps.loc[256, other]
     assert steps.output_tokens_per_s.is_monotonic_increasing
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the messaging between kernel and client
+def test_the_best_settings_keep_up_and_more_tokens_a_step_stretch_gaps(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    table = run_notebook(CHECKOUT / "notebooks" / "which-settings.ipynb", "table")
+    seqs, tokens = "engine.max_num_seqs", "engine.max_num_batched_tokens"
+    assert set(table.loc[table[seqs] == 16, "status"]) == {"overloaded"}
+    (best,) = table[table["best"]].to_dict("records")
+    assert best["status"] in ("feasible", "unsure")
+    assert best["itl_p99_s"] <= 0.05
+    for _, rows in table[table[seqs] > 16].groupby(seqs):
+        assert rows.sort_values(tokens)["itl_p99_s"].is_monotonic_increasing
