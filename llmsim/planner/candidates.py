@@ -104,13 +104,15 @@ class Candidates:
         )
 
 
-def limits_of(slo: Slo, demand: Demand) -> dict[str, Limits]:
+def limits_of(slo: Slo, demand: Demand, first_frac: float = 0.5) -> dict[str, Limits]:
     """Return what each bucket is promised; gaps between tokens are left to simulation.
 
     Parameters
     ----------
     slo : Slo
     demand : Demand
+    first_frac : float
+        As of `Limits`.
     """
 
     def limit(shape: Shape) -> Limits:
@@ -119,7 +121,8 @@ def limits_of(slo: Slo, demand: Demand) -> dict[str, Limits]:
         # one token has no TPOT
         free = slo.tpot_s is None or shape.output_tokens == 1
         tpot_s = math.inf if free or slo.tpot_s is None else slo.tpot_s
-        return Limits(ttft_s, tpot_s, math.inf if slo.e2e_s is None else slo.e2e_s)
+        e2e_s = math.inf if slo.e2e_s is None else slo.e2e_s
+        return Limits(ttft_s, tpot_s, e2e_s, first_frac)
 
     return {name: limit(shape) for name, shape in demand.shapes.items()}
 
@@ -143,7 +146,7 @@ def find_candidates(
         If more requests than the SLO allows cannot be kept it by anything.
     """
     slo = asked.scenario.slo.objectives()
-    limits = limits_of(slo, demand)
+    limits = limits_of(slo, demand, asked.first_frac)
     scored: list[Scored] = []
     lost: list[Lost] = []
     for number, (gpu, price) in enumerate(asked.usd_per_gpu_hour.items(), 1):

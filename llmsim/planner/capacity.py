@@ -63,11 +63,14 @@ class Limits:
     ----------
     ttft_s, tpot_s, e2e_s : float [s]
         The last from arrival to the last token.
+    first_frac : float
+        Share of `e2e_s` that prompts may take where replicas are apart and nothing else divides it.
     """
 
     ttft_s: float = math.inf
     tpot_s: float = math.inf
     e2e_s: float = math.inf
+    first_frac: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

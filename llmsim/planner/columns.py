@@ -233,7 +233,8 @@ class Hand:
         ----------
         whole : Limits
             What the request is promised. Of the time to its last token, prompts may take all that
-            `ttft_s` allows and outputs the rest; without it, outputs all that `tpot_s` allows.
+            `ttft_s` allows and outputs the rest; without it, outputs all that `tpot_s` allows;
+            with neither, prompts may take `first_frac` of it.
         shape : Shape
         role : {"prefill", "decode"}
         """
@@ -241,8 +242,10 @@ class Hand:
         # the way of the KV lies before the first token, or between it and the second
         way_first_s = way_s if self.first_token_at_decode else 0.0
         way_next_s = 0.0 if self.first_token_at_decode or not gaps else way_s
+        first_s = whole.ttft_s
+        if first_s == whole.tpot_s == math.inf > whole.e2e_s and gaps:
+            first_s = whole.first_frac * whole.e2e_s
         if role == "prefill":
-            first_s = whole.ttft_s
             if first_s == math.inf and whole.e2e_s < math.inf:
                 first_s = whole.e2e_s - (gaps * whole.tpot_s if gaps else 0.0)
             left_s = first_s - way_first_s
@@ -250,8 +253,8 @@ class Hand:
         if not gaps:
             return Limits(tpot_s=whole.tpot_s)
         left_s = whole.tpot_s - way_next_s / gaps
-        if whole.ttft_s < math.inf:
-            left_s = min(left_s, (whole.e2e_s - whole.ttft_s - way_next_s) / gaps)
+        if first_s < math.inf:
+            left_s = min(left_s, (whole.e2e_s - first_s - way_next_s) / gaps)
         return Limits(tpot_s=left_s) if left_s > 0 else None
 
 

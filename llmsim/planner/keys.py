@@ -182,12 +182,6 @@ class PlanFile(Section):
             wrong["zones"] = "when the only zone is lost, nothing is left; 0 loses none"
         if self.handoff.routing != Handoff().routing:
             wrong["handoff.routing"] = "is not set here: the plan routes by prompt length"
-        undivided = self.slo.ttft_s is None and self.slo.tpot_s is None
-        if "prefill" in self.search.roles and self.slo.e2e_s is not None and undivided:
-            wrong["slo.e2e_s"] = (
-                "says nothing of how it is divided between replicas for prompts and for outputs; "
-                "with ttft_s or tpot_s beside it, or search.roles [mixed]"
-            )
         if self.traffic.programs is not None:
             wrong["traffic.programs"] = "is not planned for yet; a trace of their calls is"
         if self.slo.classes is not None:

@@ -387,6 +387,11 @@ def notes(work: Work, stages: list[Stage]) -> tuple[str, ...]:
             "prompts share prefixes: fleets are simulated with hits, but closed forms and single "
             "replicas are without, so that a cheaper fleet than the bound may do"
         )
+    if work.asked.undivided:
+        found.append(
+            f"of e2e_s prompts on replicas of their own may take {work.asked.first_frac:.0%}, the "
+            "cheapest share of those tried; the bound is of this division"
+        )
     if work.asked.scenario.slo.itl_s is not None:
         found.append("itl_s has no closed form: programs leave it out, simulation judges it")
     if any(stage.packed.proof.bound != stage.packed.proof.bound for stage in stages):

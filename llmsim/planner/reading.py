@@ -50,6 +50,9 @@ class Asked:
         ``file:line`` of every key.
     source : str
         Name of the file, for faults.
+    first_frac : float
+        Share of ``slo.e2e_s`` that prompts may take where it stands alone and replicas may be
+        apart.
     """
 
     keys: PlanFile
@@ -60,6 +63,14 @@ class Asked:
     text: str
     places: Mapping[Keys, str]
     source: str
+    first_frac: float = 0.5
+
+    @property
+    def undivided(self) -> bool:
+        """Whether the promise is of whole answers alone and halves of replicas may be bought."""
+        slo = self.scenario.slo
+        alone = slo.e2e_s is not None and slo.ttft_s is None and slo.tpot_s is None
+        return alone and "prefill" in self.keys.search.roles
 
     def space(self, gpu: str) -> Space:
         """Return the configurations on one GPU card that may be bought.

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from llmsim.core.errors import InputError
 from llmsim.core.holding import holding
 from llmsim.planner.candidates import Candidate, Candidates, find_candidates
 from llmsim.planner.demand import Demand
+from llmsim.planner.packing import pack
 from llmsim.planner.pooling import Burst, levels, usable
 from llmsim.planner.problem import Bucket, Column, Problem
 from llmsim.planner.reading import Asked
 from llmsim.planner.solving import Solver
 from llmsim.planner.splitting import Split, split
 from llmsim.planner.traffic import Range, Sample, ranges_of, sample_of
+
+FIRST_FRACS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
+"""Shares of the time to the last token that are tried for prompts, where nothing divides it."""
 
 Tell = Callable[[str, int, int | None], None]
 """Called with (what is being done, how much of it is done, how much there is or None)."""
@@ -214,11 +219,47 @@ def prepare(asked: Asked, tell: Tell | None = None) -> Work:
         raise
     ranges, demand = ranges_of(sample)
     report = None if tell is None else lambda done, whole: tell("configurations", done, whole)
-    with holding():
+
+    def priced(asked: Asked) -> Work:
         found = find_candidates(asked, demand, ranges, report)
-    every = {each.column.name: each for each in (*found.kept, *found.current.values())}
-    bursts = {name: _burst(asked, sample, demand, each) for name, each in every.items()}
-    return Work(asked, sample, ranges, demand, found, bursts)
+        every = {each.column.name: each for each in (*found.kept, *found.current.values())}
+        bursts = {name: _burst(asked, sample, demand, each) for name, each in every.items()}
+        return Work(asked, sample, ranges, demand, found, bursts)
+
+    with holding():
+        if not asked.undivided:
+            return priced(asked)
+        return _divided([replace(asked, first_frac=frac) for frac in FIRST_FRACS], priced)
+
+
+def _divided(ways: Sequence[Asked], priced: Callable[[Asked], Work]) -> Work:
+    """Return the work of the division whose program with room for bursts is the cheapest.
+
+    Of equal ones, or where no division leaves that room, the one whose naive program is.
+    """
+    best: tuple[tuple[float, float], Work] | None = None
+    refused: list[InputError] = []
+    for way in ways:
+        try:
+            work = priced(way)
+        except InputError as error:
+            refused.append(error)
+            continue
+        # rounded: what solvers differ by in the last digits is no difference
+        cost = (round(_cost(work, pooled=True), 6), round(_cost(work, pooled=False), 6))
+        if best is None or cost < best[0]:
+            best = (cost, work)
+    if best is None:
+        raise refused[0]
+    return best[1]
+
+
+def _cost(work: Work, pooled: bool) -> float:
+    """Return what a program's fleet costs; infinite where it has none, which the plan tells."""
+    try:
+        return pack(work.problem(pooled=pooled), work.solver).usd_per_hour
+    except InputError:
+        return math.inf
 
 
 def _burst(asked: Asked, sample: Sample, demand: Demand, of: Candidate) -> Burst:
@@ -245,6 +286,8 @@ def _prompt_burst(asked: Asked, sample: Sample, of: Candidate, service_s: float)
     """Return how uneven prompts are for a replica that computes them one after another."""
     slo = asked.scenario.slo.objectives()
     firsts_s = slo.e2e_s if slo.ttft_s is None else slo.ttft_s
+    if asked.undivided and slo.e2e_s is not None:
+        firsts_s = asked.first_frac * slo.e2e_s
     room_s = math.inf if firsts_s is None else max(firsts_s - service_s, 0.0)
     # what comes within the allowed wait is what a queue of prompts is made of
     window_s = max(service_s, min(room_s, sample.duration_s / 10))

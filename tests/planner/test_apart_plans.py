@@ -11,6 +11,7 @@ import yaml
 import llmsim as ls
 from llmsim.core.errors import InputError
 from llmsim.core.paths import list_data
+from llmsim.planner import work as work_room
 from llmsim.planner.candidates import Candidate, Candidates
 from llmsim.planner.capacity import Capacity, Limits, Shape
 from llmsim.planner.columns import Choice, Hand
@@ -156,6 +157,64 @@ def test_a_tighter_end_is_never_cheaper_apart():
     assert costs[-1] > costs[0]
 
 
+ALONE = {"slo.ttft_s": None, "slo.tpot_s": None}
+
+
+def test_the_end_alone_is_divided_by_a_share():
+    """3 s, a tenth of them for prompts: 2.7 s are left for 100 gaps and the way of the KV."""
+    price = TransferPrice(1e5, 0.0, 64.0, 0.0, 1e-6)
+    hand = Hand(price, 50e9, 16, first_token_at_decode=False)
+    shape, inf = Shape(3200, 101), float("inf")
+    way_s = hand.seconds(shape)
+    end = Limits(inf, inf, 3.0, 0.1)
+    assert hand.limits(end, shape, "prefill").ttft_s == pytest.approx(0.3)
+    assert hand.limits(end, shape, "decode").tpot_s == pytest.approx((2.7 - way_s) / 100)
+    one = Shape(3200, 1)  # nothing to divide
+    assert hand.limits(end, one, "prefill").ttft_s == pytest.approx(3.0)
+
+
+def test_the_end_alone_is_never_dearer_than_with_a_first_token_beside_it(monkeypatch):
+    """A share that is tried, written as a promise of its own, only takes away."""
+
+    def naive(change):
+        return ls.plan(ASKED, change, simulate=False).waterfall[0].usd_per_hour
+
+    for end_s, frac in ((6.0, 0.1), (4.0, 0.35)):
+        monkeypatch.setattr(work_room, "FIRST_FRACS", (frac,))
+        alone = naive({**ALONE, "slo.e2e_s": end_s})
+        parted = {"slo.tpot_s": None, "slo.ttft_s": frac * end_s, "slo.e2e_s": end_s}
+        assert alone <= naive(parted) * (1 + 1e-6)
+
+
+def test_the_cheapest_share_is_taken(monkeypatch):
+    tight = {**ALONE, "slo.e2e_s": 4.5}
+    best = ls.plan(ASKED, tight, simulate=False)
+    costs = {}
+    for frac in work_room.FIRST_FRACS:
+        with monkeypatch.context() as patch:
+            patch.setattr(work_room, "FIRST_FRACS", (frac,))
+            costs[frac] = ls.plan(ASKED, tight, simulate=False).usd_per_hour
+    assert best.usd_per_hour == pytest.approx(min(costs.values()))
+    assert min(costs.values()) < max(costs.values())  # it does matter
+
+
+def test_a_tighter_end_alone_is_never_cheaper_and_says_how_it_was_divided():
+    plans = [
+        ls.plan(ASKED, {**ALONE, "slo.e2e_s": end_s}, simulate=False) for end_s in (12.0, 6.0, 4.0)
+    ]
+    costs = [each.usd_per_hour for each in plans]
+    assert costs == sorted(costs)
+    assert all(any("of e2e_s prompts" in note for note in each.notes) for each in plans)
+    none = ls.plan(ASKED, {**ALONE, "slo.e2e_s": 6.0, "search.roles": ["mixed"]}, simulate=False)
+    assert not any("of e2e_s prompts" in note for note in none.notes)
+    assert plans[1].usd_per_hour <= none.usd_per_hour * (1 + 1e-6)
+
+
+def test_an_end_that_nothing_reaches_is_told():
+    with pytest.raises(InputError, match="to the last token"):
+        ls.plan(ASKED, {**ALONE, "slo.e2e_s": 0.05}, simulate=False)
+
+
 def test_what_is_planned_of_a_hand_over_is_what_is_simulated(found):
     work = prepare(read_plan(ASKED))
     plan = build_handoff(Scenario.parse(yaml.safe_load(found.scenario_yaml)))
@@ -170,10 +229,6 @@ def test_what_is_planned_of_a_hand_over_is_what_is_simulated(found):
     ("change", "said"),
     [
         ({"search.roles": ["prefill"]}, "search.roles: prefill and decode go together"),
-        (
-            {"slo.ttft_s": None, "slo.tpot_s": None, "slo.e2e_s": 9.0},
-            "slo.e2e_s: says nothing of how it is divided",
-        ),
         ({"handoff.routing": "round-robin"}, "handoff.routing: is not set here"),
         ({"handoff.link": "infinibandd"}, "handoff.link: unknown link"),
         ({"zones": 1}, "zones: when the only zone is lost"),
