@@ -13,7 +13,7 @@ from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.cli.helping import Group
 from llmsim.core.errors import Fault, InputError
-from llmsim.core.files import write_whole
+from llmsim.core.files import check_target, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +64,8 @@ def gallery(
     with exit_code_for_errors():
         from llmsim.gallery.page import bands_page, gallery_page, standings
 
+        if docs is not None:
+            check_target(docs / "gallery.md")
         shown = standings()
         if docs is not None:
             write_whole(docs / "gallery.md", gallery_page(shown))

@@ -199,12 +199,14 @@ def compare_file(path: Path, bench: Bench, as_json: bool = False) -> None:
 
 def run_validation(asked: ValidateOrder) -> None:
     """Validate, print the tables, write the files."""
-    from llmsim.core.files import write_whole
+    from llmsim.core.files import check_target, write_whole
     from llmsim.fidelity.page import render_page
     from llmsim.fidelity.sample import ceilings_of, draw_sample, write_ceilings
     from llmsim.fidelity.tables import docs_page, report_markdown, write_csv
     from llmsim.fidelity.validation import Selection, order_of, validate
 
+    for page in filter(None, (asked.docs, asked.ceilings)):
+        check_target(page)
     selection = Selection(
         asked.sources, asked.engines, asked.gpus, asked.models, asked.grades, asked.headline
     )

@@ -13,8 +13,9 @@ HEAD = """\
 
 Made by `python tests/api/command_page.py`; do not edit. Results go to standard output, talk to
 standard error. Exit codes: 0 done, 2 wrong input, 3 the machine's fault, such as a full disk, 130
-interrupted. `llmsim COMMAND --help` says the same. Every example below runs in a test, or is
-checked there word by word where it takes minutes.
+interrupted. `--json` changes what standard output gets and nothing else: one JSON document, numbers
+in base units, null where there is none. `llmsim COMMAND --help` says the same as this page. Every
+example below runs in a test, or is checked there word by word where it takes minutes.
 """
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import llmsim as ls
 from llmsim.cli.app import app
+from llmsim.fidelity import validation
 from llmsim.scenario import Scenario
 
 HEADER = (
@@ -93,6 +94,15 @@ def test_the_page_of_the_docs_is_made_by_it(folder, tmp_path):
     text = page.read_text()
     assert text.startswith("# How wrong is llmsim?")
     assert "## By source" in text
+
+
+@pytest.mark.parametrize("option", ["--docs", "--ceilings"])
+def test_a_folder_that_is_not_there_is_told_before_anything_is_simulated(
+    option, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(validation, "validate", lambda *_: pytest.fail("it was simulated"))
+    told = call(folder, option, tmp_path / "nowhere" / "page.md", code=2)
+    assert "no such folder" in told
 
 
 def test_a_selection_that_takes_nothing_says_what_there_is(folder):

@@ -36,6 +36,12 @@ def test_the_answer_in_json_has_the_numbers_of_the_table(call):
             assert f"{score['gain']:.2f}"[:3] in table
 
 
+def test_pages_for_a_folder_that_is_not_there_are_wrong_input(tmp_path):
+    done = CliRunner().invoke(app, ["gallery", "--docs", str(tmp_path / "nowhere")])
+    assert done.exit_code == 2
+    assert "no such folder" in done.stderr
+
+
 def test_what_is_written_is_written_whole(call, tmp_path, monkeypatch):
     assert call().exit_code == 0
     out = tmp_path / "out"
