@@ -47,6 +47,7 @@ COMPILED = (
     "llmsim/serving/decisions.py",
     "llmsim/serving/delivery.py",
     "llmsim/serving/draft.py",
+    "llmsim/serving/encoding.py",
     "llmsim/serving/equipment.py",
     "llmsim/serving/fleet.py",
     "llmsim/serving/flows.py",

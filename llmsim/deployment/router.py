@@ -114,6 +114,10 @@ def router_faults(fleet: Fleet, sites: Sequence[Site]) -> list[Fault]:
         if mixes and object_name("", site.name) == object_name("", HALVES):
             message = "is how the router of prompts and outputs is called."
             found.append(Fault("", at, message, "Rename it."))
+        if site.pool.role == "encode":
+            message = "no flags are known of engines that encode images for others."
+            found.append(Fault("", f"{at}.role", message, "Without it, others encode."))
+            continue
         leader = first.setdefault(site.model, site)
         if leader.table.program != site.table.program:
             message = (

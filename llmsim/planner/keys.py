@@ -182,6 +182,8 @@ class PlanFile(Section):
             wrong["zones"] = "when the only zone is lost, nothing is left; 0 loses none"
         if self.handoff.routing != Handoff().routing:
             wrong["handoff.routing"] = "is not set here: the plan routes by prompt length"
+        if self.traffic.images is not None:
+            wrong["traffic.images"] = "is not planned for yet"
         if self.traffic.programs is not None:
             wrong["traffic.programs"] = "is not planned for yet; a trace of their calls is"
         if self.slo.classes is not None:

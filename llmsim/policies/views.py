@@ -110,12 +110,15 @@ class RequestView:
         What the scenario's estimator believes of the output's length; -1 where there is none.
     promise : Promise
         What it is promised; its SLO class is in it.
+    images : int [images]
+        In front of the prompt's text; their tokens count in `prompt_tokens`.
     """
 
     __slots__ = (
         "arrival_ns",
         "believed_tokens",
         "client",
+        "images",
         "index",
         "model",
         "priority",
@@ -149,6 +152,7 @@ class RequestView:
         self.model = model
         self.believed_tokens = -1
         self.promise = NOTHING_PROMISED
+        self.images = 0
 
     def __deepcopy__(self, memo: object) -> RequestView:
         return self  # facts: copies of what policies keep may share them

@@ -70,6 +70,8 @@ def typical_steps(result: Result) -> tuple[tuple[TypicalStep, ...], str]:
         scenario = Scenario.parse(data)
         found, missing = [], []
         for name, pool in scenario.fleet.pools.items():
+            if pool.role == "encode":
+                continue
             steps = _steps_of(result, scenario, name, pool)
             found += steps
             if not steps:

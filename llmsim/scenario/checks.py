@@ -142,6 +142,12 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
     for name, pool in scenario.fleet.pools.items():
         model = _load("model", scenario.model_of(pool))
         at = ("fleet", "pools", name)
+        if scenario.traffic.images is not None and model.encoder is None:
+            message = f"{model.name} has no vision encoder that its card tells of."
+            yield Complaint(("traffic", "images"), message, "Such as qwen3-vl-8b.")
+            return
+        if pool.role == "encode" and model.encoder is not None:
+            model = model.encoder.as_model(model)
         try:
             check_layout(model, _gpu(pool), pool.plan)
         except InputError as error:
@@ -156,7 +162,7 @@ def layouts(scenario: Scenario) -> Iterator[Complaint]:
             if part is not None and part.link is None and not _gpu(pool).scale_out:
                 message = f"is missing: the card of {pool.gpu} has no link out of its node."
                 yield Complaint(("fleet", key, "link"), message, "Such as ib-ndr.")
-        wrong = pool.engine.clashes(model)
+        wrong = {} if pool.role == "encode" else pool.engine.clashes(model)
         for key, message in wrong.items():
             yield Complaint((*at, "engine", key), message)
 
@@ -185,6 +191,8 @@ def prove(scenario: Scenario) -> None:
     if trace is not None:
         next(iter(trace.build().open(scenario.seed, scenario.folder).chunks()), None)
     for pool in scenario.fleet.pools.values():
+        if pool.role == "encode":
+            continue
         model, engine = _load("model", scenario.model_of(pool)), pool.engine
         plan_memory(
             engine.checkpoint(model),

@@ -49,6 +49,7 @@ TITLES: Final = {
     "SloClass": "slo.classes.*name*",
     "Traffic": "traffic",
     "Abort": "traffic.abort",
+    "Images": "traffic.images",
     "Engine": "engine, and fleet.pools.*name*.engine",
     "Fleet": "fleet",
     "Handoff": "fleet.handoff",

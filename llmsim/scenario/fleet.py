@@ -37,8 +37,9 @@ class SegmentReuse(Section):
 class Pool(Section):
     """Identical replicas with one role."""
 
-    role: Literal["mixed", "prefill", "decode"] = "mixed"
-    """`mixed` computes whole requests, `prefill` prompts and first tokens, `decode` the rest."""
+    role: Literal["mixed", "prefill", "decode", "encode"] = "mixed"
+    """`mixed` computes whole requests, `prefill` prompts and first tokens, `decode` the rest;
+    `encode` turns images into embeddings; where no pool does, they do so who compute prompts."""
     replicas: Count = 1
     """[replicas] How many."""
     spare_replicas: Annotated[int, Ge(0)] = 0

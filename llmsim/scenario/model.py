@@ -27,6 +27,7 @@ from llmsim.scenario.keeping import wrong_record, wrong_retention
 from llmsim.scenario.promises import Estimators, Record, Slo
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
+from llmsim.scenario.seeing import Images, wrong_seeing
 from llmsim.scenario.several import wrong_models
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -67,6 +68,8 @@ class Traffic(Section):
     samples: Count = 1
     """[answers] How many answers are asked for to each prompt: so many requests arrive together, as
     a session, and share the prompt's KV where prefixes are cached; `requests` counts prompts."""
+    images: Images | None = None
+    """Images in front of the text; absent: no request brings any."""
     clients: Annotated[dict[str, Annotated[float, Gt(0)]], Len(1)] | None = None
     """Share of the synthetic requests that each client sends, by name; drawn by chance."""
     own_prompts: bool = False
@@ -182,6 +185,7 @@ class Scenario(Section):
     @model_validator(mode="after")
     def _models_go_together(self) -> Self:
         _complain(wrong_models(self))
+        _complain(wrong_seeing(self))
         return self
 
     @model_validator(mode="after")

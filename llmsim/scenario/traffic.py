@@ -18,6 +18,7 @@ from llmsim.workload import (
     Resampled,
     SampledWorkload,
     SyntheticWorkload,
+    WithImages,
     Workload,
     WrappedWorkload,
 )
@@ -67,6 +68,9 @@ def build_workload(scenario: Scenario) -> Workload:
         elif traffic.samples > 1:
             each = traffic.samples
             workload = SampledWorkload(opening, each, lengths, scenario.seed, scenario.folder)
+    if traffic.images is not None:
+        asked = traffic.images
+        workload = WithImages(workload, asked.frac, asked.mean, asked.tokens, scenario.seed)
     if traffic.clients is not None:
         workload = Shared(workload, traffic.clients, traffic.own_prompts, scenario.seed)
     if traffic.abort is not None:

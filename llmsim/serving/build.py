@@ -42,6 +42,7 @@ from llmsim.serving.lanes import LaneLevel, LanePlan
 from llmsim.serving.life import BootPlan
 from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.roles import FlipPlan
+from llmsim.serving.seeing import encoder_pool, encodes_itself, seeing
 from llmsim.serving.simulate import PoolPlan
 from llmsim.serving.stops import Planner, StopPlan
 from llmsim.serving.storeplan import kv_plan
@@ -72,11 +73,18 @@ def build_pools(scenario: Scenario) -> tuple[list[PoolPlan], list[str]]:
     several = len(scenario.models) > 1
     for name, pool in scenario.fleet.pools.items():
         model = load_model(scenario.model_of(pool), scenario.folder)
+        if pool.role == "encode":
+            place = placement(pool, model, scenario.folder)
+            plans.append(encoder_pool(scenario, name, pool, place, _price(pool)))
+            continue
         plan, told = _build_pool(name, pool, model, scenario.folder)
+        if encodes_itself(scenario, pool):
+            plan = seeing(scenario, plan, pool, placement(pool, model, scenario.folder))
+            told = [*told, "images: weights of the encoder are not counted in memory"]
         if several:
             plan = replace(plan, facts=replace(plan.facts, model=scenario.model_of(pool)))
         plans.append(replace(plan, lane=_lane(scenario, name, model)))
-        warnings += [text for text in (*model.warnings, *told) if text not in warnings]
+        warnings = list(dict.fromkeys((*warnings, *model.warnings, *told)))
     return plans, warnings
 
 

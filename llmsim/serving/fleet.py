@@ -20,6 +20,7 @@ from llmsim.serving.board import LoadBoard
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.continuation import Continuation
 from llmsim.serving.decision import Decision
+from llmsim.serving.encoding import Encoding
 from llmsim.serving.gateway import Gateway
 from llmsim.serving.handoff import Handoff
 from llmsim.serving.labels import ClientRules, Labels
@@ -73,6 +74,7 @@ class Fleet:
         self.life: Life | None = None
         self.beliefs: Beliefs | None = None
         self.decision: Decision | None = None
+        self.encoding: Encoding | None = None
         self.rerouting: Rerouting | None = None
         self.roles: Roles | None = None
         self.under_way: dict[Request, Move] = {}  # between two replicas; the run waits for them
@@ -149,8 +151,7 @@ class Fleet:
         self._labelled = self._labels.read(chunk)
         if self.beliefs is not None:
             self.beliefs.read(chunk)
-        self._at = 0
-        self._size = len(chunk)
+        self._at, self._size = 0, len(chunk)
         return True
 
     def _at_time(self, time_ns: int, callback: Callable[[simpy.Event], None]) -> None:
@@ -229,9 +230,13 @@ class Fleet:
     def _take_in(self, request: Request, now: int) -> bool:
         """Route a request; return whether somebody takes it."""
         view = request.view
-        chosen = self._choose(view)
-        self._routes.append(chosen)
-        replica = self.doors[chosen]
+        encoding = self.encoding if view.images else None
+        if encoding is None:
+            chosen = self.chosen(request)
+            replica = self.doors[chosen]
+        else:
+            chosen = encoding.choose(view)
+            replica = encoding.doors[chosen]
         if replica.ranks is not None:
             replica = replica.ranks.choose()
         refusal = self._refusal(request, replica)
@@ -240,7 +245,9 @@ class Fleet:
             self._row(request, refusal, now)
             return False
         self._live.add(request)
-        if self.decision is not None:
+        if encoding is not None:
+            encoding.send(request, chosen, replica)
+        elif self.decision is not None:
             self.decision.send(request, chosen, replica)
         elif self.gateway is None:
             self.put(request, chosen, replica)
@@ -251,6 +258,12 @@ class Fleet:
         if self._timeout_ns:
             self._watch_timeout(request)
         return True
+
+    def chosen(self, request: Request) -> int:
+        """Ask the router of arrivals."""
+        chosen = self._choose(request.view)
+        self._routes.append(chosen)
+        return chosen
 
     # --- through the gateway ----------------------------------------------------------------
 
@@ -266,8 +279,7 @@ class Fleet:
         if self.gateway is None:
             raise InvariantError("nothing is held where there is no gateway")
         if chosen < 0:
-            chosen = self._choose(request.view)
-            self._routes.append(chosen)
+            chosen = self.chosen(request)
         slot = self.gateway.door(chosen)
         if slot < 0:
             return False
@@ -421,25 +433,13 @@ class Fleet:
         if request.last_token_ns > time_ns:
             time_ns = request.last_token_ns  # it was on the way when the client left the line
         row: tuple[int, ...] = (
-            view.index,
-            replica.pool if replica is not None else -1,
-            replica.index if replica is not None else -1,
-            OUTCOME_CODE[outcome],
-            request.arrival_ns,
-            request.scheduled_ns,
-            request.first_token_ns,
-            time_ns,
-            request.prompt,
-            request.generated,
-            request.cached_tokens,
-            request.preemptions,
-            request.recomputed,
-            request.itl_max_ns,
-            request.itl_over,
-            view.session,
-            view.client,
-            view.priority,
-        )
+            view.index, replica.pool if replica is not None else -1,
+            replica.index if replica is not None else -1, OUTCOME_CODE[outcome],
+            request.arrival_ns, request.scheduled_ns, request.first_token_ns, time_ns,
+            view.prompt_tokens, request.generated, request.cached_tokens, request.preemptions,
+            request.recomputed, request.itl_max_ns, request.itl_over, view.session, view.client,
+            view.priority
+        )  # fmt: skip
         if self._has_classes:
             row += (view.promise.number,)
         if self._continuation is not None:

@@ -33,6 +33,8 @@ class Request(Holder):
         Gap before a token that was on the way when the client left; 0 if there is none.
     fetched_blocks : int [blocks]
         KV blocks that it holds while it waits, loaded from a tier.
+    encoded_tokens : int [tokens]
+        Up to where the latest step went that computed tokens of its images.
     lease : Lease or None
         Its KV on the replica that has computed its prompt, until it is pulled from there.
     """
@@ -42,6 +44,7 @@ class Request(Holder):
         "base",
         "cached_tokens",
         "computed",
+        "encoded_tokens",
         "ended",
         "fetched_blocks",
         "finish_tick",
@@ -74,7 +77,7 @@ class Request(Holder):
         self.prompt = view.prompt_tokens
         self.output = output
         self.generated = 0
-        self.computed = 0
+        self.computed = self.encoded_tokens = 0
         self.fetched_blocks = 0
         self.seat = -1
         self.state = WAITING

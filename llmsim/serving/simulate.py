@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 from llmsim.core.errors import Fault, InputError, InvariantError
-from llmsim.core.interrupt import check as check_interrupt
 from llmsim.core.rng import stream
 from llmsim.costmodel.contract import JointCost, StagedCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.costmodel.images import ImageCost
 from llmsim.costmodel.layer_ranges import LayerCost
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
@@ -32,13 +29,14 @@ from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan, Controls
+from llmsim.serving.encoding import EncodeReplica, EncodingPlan, SeeingReplica, let_see
 from llmsim.serving.equipment import claim_ledger
 from llmsim.serving.fleet import Fleet
-from llmsim.serving.flows import Flows
 from llmsim.serving.forecast import foreseeing, settle_in
 from llmsim.serving.gateway import Gateway, GatewayPlan
 from llmsim.serving.handoff import HandoffPlan
 from llmsim.serving.heartbeats import Heartbeats
+from llmsim.serving.interrupting import ctrl_c
 from llmsim.serving.keeper import Keeper
 from llmsim.serving.labels import ClientRules
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
@@ -55,10 +53,13 @@ from llmsim.serving.tape import Tape
 from llmsim.serving.wiring import (
     arrivals_board,
     connect_all,
+    connect_encoders,
     connect_roles,
     decoders_board,
     doors_on,
+    flows_of,
     ports_of,
+    takers_of_arrivals,
 )
 from llmsim.workload.chunk import Workload
 
@@ -79,7 +80,7 @@ class PoolPlan:
     energy : ActiveEnergy or None
         What steps take above idle power; None where that is not known.
     role : str
-        ``mixed``, ``prefill`` or ``decode``.
+        ``mixed``, ``prefill``, ``decode`` or ``encode``.
     kv : KvPlan or None
         What lies below its GPUs; None for nothing.
     spare : int
@@ -102,6 +103,10 @@ class PoolPlan:
         How its steps are stopped; its batching policy is a `Planner` then.
     by_layers : LayerCost or None
         What steps cost whose prompts go through a range of layers; None where they go through all.
+    images : ImageCost or None
+        What encoding images takes, where that is done here; what steps cost of role ``encode``.
+    image_energy : ActiveEnergy or None
+        Of encoding.
     """
 
     facts: PoolFacts
@@ -122,6 +127,8 @@ class PoolPlan:
     retention: Callable[[], RetentionPolicy] | None = None
     stop: StopPlan | None = None
     by_layers: LayerCost | None = None
+    images: ImageCost | None = None
+    image_energy: ActiveEnergy | None = None
 
 
 @contextmanager
@@ -161,6 +168,7 @@ def simulate(
     keep_steps: bool = False,
     estimates: BeliefPlan | None = None,
     tool_times: Callable[[], ToolTimeEstimator] | None = None,
+    encoding: EncodingPlan | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> RunFacts:
     """Serve a workload with a fleet and hand over what happened.
@@ -199,6 +207,8 @@ def simulate(
         What policies are told of output lengths; None for nothing.
     tool_times : callable or None
         Returns a fresh estimator of tool times, called once per replica that pins.
+    encoding : EncodingPlan or None
+        How embeddings of images get to who computes prompts; needed if some encode for others.
     progress : callable or None
         Called with (requests ended, total or None).
 
@@ -207,8 +217,6 @@ def simulate(
     RunFacts
         With `interrupted` set, and valid up to that point, after Ctrl-C.
     """
-    if handoff is None and any(pool.role != "mixed" for pool in pools):
-        raise InvariantError("prefill and decode pools need a handoff between them")
     clock = Clock()
     flips = control is not None and control.flip is not None
     decoders = decoders_board(clock, pools, handoff, flips)
@@ -221,16 +229,16 @@ def simulate(
     replicas = _build_replicas(clock, step_by_step(pools, router), itl_slo_ns, fleet, tape)
     steps = _kept_steps(replicas if keep_steps else None)
     names = [pools[replica.pool].facts.name for replica in replicas]
-    doors = doors_on(board, [r for r in replicas if flips or pools[r.pool].role != "decode"])
+    doors = doors_on(board, takers_of_arrivals(pools, replicas, flips))
     if gateway is not None or (control is not None and (control.boot or control.flip)):
         fleet.gateway = Gateway(clock, gateway or GatewayPlan(), fleet)
         fleet.doors = doors
-    ports = ports_of(handoff, control)
-    flows = Flows(clock, [ports[replica.pool] for replica in replicas for _ in range(2) if ports])
+    flows = flows_of(clock, replicas, ports_of(handoff, control, encoding))
     if handoff is not None and decoders is not None:
         handoff.router.start(decoders, stream(seed, "handoff"))
         connect = connect_all if flips else connect_roles
         fleet.handoff = connect(clock, handoff, pools, replicas, fleet, flows, decoders)
+    fleet.encoding = connect_encoders(clock, encoding, pools, replicas, fleet, flows)
     _divide_steps(clock, pools, replicas)
     house = _build_tiers(clock, pools, replicas, fleet)
     keep_pins([p.retention for p in pools], replicas, workload.programs, tool_times, seed)
@@ -238,7 +246,7 @@ def simulate(
     controls = None
     if control is not None:
         controls = Controls(clock, control, replicas, _places(pools), fleet, flows, seed)
-    with _ctrl_c(fleet.stop):
+    with ctrl_c(fleet.stop):
         fleet.start(replicas, doors)
         clock.run(until=fleet.done)
     _close(fleet, replicas)
@@ -266,6 +274,7 @@ def _divide_steps(clock: Clock, pools: Sequence[PoolPlan], replicas: Sequence[Re
     share_devices(clock, [pool.lane for pool in pools], replicas)
     allow_stops([pool.stop for pool in pools], replicas)
     use_layers([pool.by_layers for pool in pools], replicas)
+    let_see([(pool.images, pool.image_energy) for pool in pools], replicas)
 
 
 def _kept_steps(replicas: Sequence[Replica] | None) -> Callable[[], StepLog | None]:
@@ -314,6 +323,8 @@ def _build_replicas(
         kind = Replica if pool.lane is None else Lane
         kind = kind if pool.stop is None else StoppingReplica
         kind = kind if pool.by_layers is None else LayeredReplica
+        kind = kind if pool.images is None else SeeingReplica
+        kind = kind if pool.role != "encode" else EncodeReplica
         on = None if pool.lane is None else pool.lane.on
         for each in range(pool.facts.replicas + pool.spare):
             if pool.joint is not None:
@@ -405,29 +416,6 @@ def _build_tiers(
                 replica, plan.swap, house.flows, reach.to_host, reach.from_host, fleet.on_end
             )
     return house
-
-
-@contextmanager
-def _ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C stop the run between two events, where everything adds up.
-
-    A second Ctrl-C does what it always does. Outside the main thread signals are not ours.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        check_interrupt()
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _facts(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llmsim.core.errors import InvariantError
 from llmsim.serving.board import EchoBoard, LoadBoard
 from llmsim.serving.clock import Clock
+from llmsim.serving.encoding import Encoding, EncodingPlan
 from llmsim.serving.flows import Flows
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.heartbeats import HeartbeatBoard, Heartbeats
@@ -61,9 +63,19 @@ def decoders_board(
 ) -> LoadBoard | None:
     """Return what the router sees that hands over: those that decode, or may once."""
     if handoff is None:
+        if count_of(pools, "prefill", "decode"):
+            raise InvariantError("prefill and decode pools need a handoff between them")
         return None
     roles = ("mixed", "prefill", "decode") if flips else ("decode",)
     return LoadBoard(clock, count_of(pools, *roles), handoff.view_age_ns)
+
+
+def takers_of_arrivals(
+    pools: Sequence[PoolPlan], replicas: Sequence[Replica], flips: bool
+) -> list[Replica]:
+    """Return who computes prompts, or may once."""
+    others = ("encode",) if flips else ("decode", "encode")
+    return [replica for replica in replicas if pools[replica.pool].role not in others]
 
 
 def doors_on(board: LoadBoard, replicas: Sequence[Replica]) -> list[Replica]:
@@ -75,13 +87,36 @@ def doors_on(board: LoadBoard, replicas: Sequence[Replica]) -> list[Replica]:
     return doors
 
 
-def ports_of(handoff: HandoffPlan | None, control: ControlPlan | None) -> tuple[float, ...]:
+def ports_of(
+    handoff: HandoffPlan | None, control: ControlPlan | None, encoding: EncodingPlan | None
+) -> tuple[float, ...]:
     """Return what one replica of each pool can send or receive [bytes/s]; none: nothing moves."""
     if handoff is not None:
         return handoff.port_bytes_per_s
     if control is not None and control.migration is not None:
         return control.migration.port_bytes_per_s
-    return ()
+    return () if encoding is None else encoding.port_bytes_per_s
+
+
+def flows_of(clock: Clock, replicas: Sequence[Replica], ports: Sequence[float]) -> Flows:
+    """Return what all transfers go through: out of each replica and into it, where any do."""
+    return Flows(clock, [ports[replica.pool] for replica in replicas for _ in range(2) if ports])
+
+
+def connect_encoders(
+    clock: Clock,
+    plan: EncodingPlan | None,
+    pools: Sequence[PoolPlan],
+    replicas: Sequence[Replica],
+    fleet: Fleet,
+    flows: Flows,
+) -> Encoding | None:
+    """Send requests with images to who encodes them first, if anybody does."""
+    if plan is None:
+        return None
+    board = LoadBoard(clock, count_of(pools, "encode"), 0)
+    doors = doors_on(board, [r for r in replicas if pools[r.pool].role == "encode"])
+    return Encoding(clock, plan, fleet, doors, board, flows)
 
 
 def connect_roles(

@@ -19,6 +19,7 @@ from llmsim.specs.decoders import DECODERS, UNREADABLE
 from llmsim.specs.layers import LayerSpec, Mixer, Mlp, SoftmaxAttention
 from llmsim.specs.model import ModelSpec
 from llmsim.specs.quantisation import read_quantisation
+from llmsim.specs.vision import read_encoder
 
 _PARTS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
 """Nemotron-H's newer words for the letters of its pattern."""
@@ -80,6 +81,7 @@ def parse_config(
         warnings=tuple(text.warnings),
         sources=rows,
         order=order,
+        encoder=read_encoder(config),
     )
 
 
@@ -107,7 +109,8 @@ def _note(text: ConfigReader, config: Mapping[str, Any], layers: tuple[LayerSpec
         text.warnings.append(
             f"model_type '{text.model_type}' is not known: read as a generic decoder by its keys"
         )
-    if any(config.get(key) for key in ("vision_config", "audio_config", "thinker_config")):
+    seen = "vision_config" if read_encoder(config) is None else "audio_config"
+    if any(config.get(key) for key in (seen, "audio_config", "thinker_config")):
         text.warnings.append("text model only: encoders of other modalities are not counted")
     if text.get("hidden_size_per_layer_input"):
         text.warnings.append("per-layer embeddings and their gates are not counted")

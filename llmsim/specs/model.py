@@ -16,6 +16,7 @@ from llmsim.specs.layers import (
     SoftmaxAttention,
     WeightFormat,
 )
+from llmsim.specs.vision import VisionEncoder
 
 KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 """Bytes of one KV cache entry by dtype [bytes]."""
@@ -54,6 +55,8 @@ class ModelSpec:
         Which of `layers` each layer is, from the first on; empty where that is not known.
     has_embedding, has_head : bool
         Whether the input embedding, and the LM head, are here; a pipeline stage may lack them.
+    encoder : VisionEncoder or None
+        What turns images into tokens; its weights count nowhere here. None where that is not known.
     """
 
     name: str
@@ -73,6 +76,7 @@ class ModelSpec:
     order: tuple[int, ...] = ()
     has_embedding: bool = True
     has_head: bool = True
+    encoder: VisionEncoder | None = None
 
     @property
     def layer_count(self) -> int:

@@ -193,12 +193,12 @@ def search_placement(
 
 
 def _phase_pools(scenario: Scenario) -> tuple[str, str]:
-    by_role: dict[str, list[str]] = {"prefill": [], "decode": [], "mixed": []}
+    by_role: dict[str, list[str]] = {"prefill": [], "decode": [], "mixed": [], "encode": []}
     for name, pool in scenario.fleet.pools.items():
         by_role[pool.role].append(name)
     faults = [
         Fault("", "fleet.pools", f"{len(by_role[role])} pools of role {role}, must be {count}.")
-        for role, count in (("prefill", 1), ("decode", 1), ("mixed", 0))
+        for role, count in (("prefill", 1), ("decode", 1), ("mixed", 0), ("encode", 0))
         if len(by_role[role]) != count
     ]
     if faults:

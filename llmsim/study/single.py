@@ -26,6 +26,7 @@ from llmsim.serving.build import (
 )
 from llmsim.serving.meter import NEVER
 from llmsim.serving.promised import promises
+from llmsim.serving.seeing import build_encoding
 from llmsim.serving.simulate import simulate
 
 Progress = Callable[[int, int | None], None]
@@ -85,6 +86,7 @@ def simulate_scenario(
             keep_steps=scenario.record.steps,
             estimates=estimates,
             tool_times=None if asked is None else asked.build,
+            encoding=build_encoding(scenario),
             progress=progress,
         )
     finally:

@@ -12,6 +12,7 @@ from llmsim.workload.alternating import Alternating
 from llmsim.workload.arrivals import ARRIVALS, Arrivals
 from llmsim.workload.burstgpt_like import BurstGPTLike
 from llmsim.workload.chunk import ClosedLoop, RequestChunk, Segments, Workload
+from llmsim.workload.images import WithImages
 from llmsim.workload.lengths import LENGTHS, Lengths
 from llmsim.workload.programs import CallEnd, NextCall, Programs
 from llmsim.workload.prompts import PROMPTS, Prompts
@@ -45,6 +46,7 @@ __all__ = [
     "Segments",
     "SyntheticWorkload",
     "TraceReader",
+    "WithImages",
     "Workload",
     "WrappedWorkload",
 ]

@@ -48,6 +48,8 @@ class RequestChunk:
     slo_class : ndarray of int16 (n,) or None
         Index of its SLO class, or -1; None where there are none. Of a trace, into the workload's
         own names; of a scenario's workload, into the scenario's classes.
+    images : ndarray of int32 (n,) or None
+        Images in front of the prompt's text, whose tokens it counts; None where nobody has any.
     """
 
     arrival_ns: npt.NDArray[np.int64]
@@ -61,6 +63,7 @@ class RequestChunk:
     segments: list[Segments | None] | None = None
     model: npt.NDArray[np.int16] | None = None
     slo_class: npt.NDArray[np.int16] | None = None
+    images: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_ns)

@@ -30,6 +30,7 @@ class Job:
     abort_ns: int = -1
     failed: bool = False
     session: int = -1
+    images: int = 0
 
     def __repr__(self) -> str:
         return short(self)

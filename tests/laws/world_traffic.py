@@ -49,6 +49,7 @@ class Traffic:
                 abort_ns=np.array([j.abort_ns for j in part], dtype=np.int64),
                 segments=[j.segments for j in part],
                 slo_class=np.array([j.priority - 1 for j in part], dtype=np.int16),
+                images=np.array([j.images for j in part], dtype=np.int32),
             )
 
     def next_calls(self, ended: CallEnd) -> list[NextCall]:

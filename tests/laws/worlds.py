@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 from abilities import KEEPS, asks_lengths, foresees, together
+from image_plans import encoder_pool, encoding_plan, seeing
 from jobs import Job, Turn, short
 from lane_plans import lane_plan
 from prices import MS, PRICES, ByLayers, Joint, Staged
@@ -45,6 +47,7 @@ from llmsim.results.store import RequestSink
 from llmsim.serving.beliefs import BeliefPlan
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.control import ControlPlan
+from llmsim.serving.encoding import EncodeReplica, SeeingReplica
 from llmsim.serving.gateway import GatewayPlan
 from llmsim.serving.handoff import HandoffPlan, TransferPrice
 from llmsim.serving.heartbeats import Heartbeats
@@ -149,6 +152,8 @@ class World:
     reloads: bool = False
     believed: str = ""
     recompute_frac: float | None = None
+    image_tokens: int = 0
+    encoders: int = 0
 
     def __repr__(self) -> str:
         return short(self)
@@ -177,7 +182,7 @@ class World:
         if not self.decoders:
             return None
         price = TransferPrice(1e4, 0.0, 1.0, 0.0, self.message_ns / 1e9)
-        ports = (self.port_bytes_per_s, self.port_bytes_per_s)
+        ports = (self.port_bytes_per_s,) * 3
         router = ROUTING.get("least-loaded")()
         return HandoffPlan(
             router,
@@ -380,8 +385,9 @@ def run(
     watched: list[Replica] = []
     kept: list[tuple[int, ...]] = []
 
-    def watch(*given: Any) -> Replica:
-        kind = Rank if isinstance(given[0], RankGroup) else Lane if world.lanes else Replica
+    def watch(*given: Any, kind: Any = None) -> Replica:
+        if kind is None:
+            kind = Rank if isinstance(given[0], RankGroup) else Lane if world.lanes else Replica
         kind = Pipeline if world.stages else kind
         kind = LayeredReplica if by_layers is not None else kind
         kind = StoppingReplica if len(given) > 5 and isinstance(given[5], Planner) else kind
@@ -430,8 +436,10 @@ def run(
         )
         for role, size in sizes.items()
     ]
+    plans = [seeing(world, plan) for plan in [*plans, *encoder_pool(world)]]
     ways = {"programs": bool(world.turns), "handoff": bool(world.decoders)}
-    sink = RequestSink(tuple(sizes), Traffic.clients, slo_classes=("soon", "late"), **ways)
+    names = [plan.facts.name for plan in plans]
+    sink = RequestSink(names, Traffic.clients, slo_classes=("soon", "late"), **ways)
     with (
         patch.object(simulate_module, "Replica", watch),
         patch.object(simulate_module, "Lane", watch),
@@ -439,6 +447,8 @@ def run(
         patch.object(simulate_module, "Pipeline", watch),
         patch.object(simulate_module, "StoppingReplica", watch),
         patch.object(simulate_module, "LayeredReplica", watch),
+        patch.object(simulate_module, "SeeingReplica", partial(watch, kind=SeeingReplica)),
+        patch.object(simulate_module, "EncodeReplica", partial(watch, kind=EncodeReplica)),
         patch.object(simulate_module, "_facts", keep),
     ):
         told = simulate_module.simulate(
@@ -458,6 +468,7 @@ def run(
             token_times=token_times,
             estimates=world.estimates(),
             tool_times=world.tool_times(),
+            encoding=encoding_plan(world),
         )
     rows = tuple(Row(tuple(values)) for values in sorted(sink.raw().tolist()))
     return Ran(world, told, rows, tuple(kept), tuple(watched))
