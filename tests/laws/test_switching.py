@@ -94,3 +94,33 @@ def test_others_run_beside_the_copies():
         gaps[overlaps] = rows[2].itl_max_ns
     assert gaps[False] > 128 * MS  # two blocks of 640 kB at 10 MB/s
     assert gaps[True] < 20 * MS
+
+
+def test_a_kept_copy_spares_what_it_holds():
+    """Who goes out again has a full block on the host already; the last one was part full."""
+    jobs = (Job(0, 70, 20), Job(0, 70, 20), Job(0, 10, 40))
+    base = replace(TWO, jobs=jobs, block_tokens=64, kv_blocks=3)
+    written = {}
+    for keeps in (False, True):
+        ran = run(replace(base, keeps_copies=keeps), policy=lambda: Third(update_steps=4))
+        times = [row.preemptions for row in ran.rows]
+        assert min(times[:2]) >= 2
+        blocks = [each + 1 if keeps else 2 * each for each in times[:2]]  # two the first time
+        (swap,) = ran.facts.tiers
+        written[keeps] = swap.written_bytes
+        assert swap.written_bytes == sum(blocks) * 640_000
+    assert written[True] < written[False]
+
+
+def test_a_kept_copy_gives_way_to_whoever_needs_its_place():
+    """Pair after pair changes places; five blocks of host memory hold the copies of two at most."""
+    pairs = [Job(number // 2 * 600 * MS, 70, 20) for number in range(8)]
+    base = replace(TWO, jobs=tuple(pairs), block_tokens=64, kv_blocks=3, keeps_copies=True)
+    for blocks, refused in ((5, False), (1, True)):
+        ran = run(replace(base, swap_blocks=blocks), policy=lambda: Turns(update_steps=4))
+        assert sum(row.preemptions > 0 for row in ran.rows) >= 4
+        assert any(row.recomputed_tokens for row in ran.rows) == refused
+        (swap,) = ran.facts.tiers
+        assert bool(swap.refused_tokens) == refused
+        assert swap.kept_tokens <= blocks * 64
+        assert bool(swap.kept_tokens) != refused  # what the last ones left is still there
