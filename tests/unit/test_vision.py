@@ -98,6 +98,11 @@ def test_what_images_do_not_go_with(changes, told):
         Scenario.load("quickstart", changes)
 
 
+def test_a_fleet_with_encoders_is_not_deployed():
+    with pytest.raises(ls.InputError, match=r"pools\.encode\.role: no flags are known"):
+        ls.deploy("images")
+
+
 def test_an_encoder_of_their_own_takes_the_images_from_who_decodes():
     """Energy and busy time of encoding are there in either case; outputs are the same."""
     few = {"traffic.requests": 200}
