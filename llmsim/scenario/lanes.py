@@ -71,7 +71,6 @@ def wrong_ranks(fleet: Fleet) -> dict[str, str]:
             "fleet.gateway": fleet.gateway is not None,
             "fleet.boot": fleet.boot is not None,
             "fleet.flip": fleet.flip is not None,
-            "fleet.migration and prefill pools": fleet.migration is not None and fleet.hands_over,
         }
         clashes = [what for what, there in other.items() if there]
         if pool.dp > 1 and clashes:

@@ -56,3 +56,25 @@ def test_a_transfer_of_one_rank_slows_all_of_them():
     # either end of a move is slowed by a hundredth for every move that it takes part in
     longer = max(row.itl_max_ns for row in stays) / still.rows[0].itl_max_ns
     assert 1.0099 < longer < 1.0201
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+@laws(60)
+@given(data=st.data())
+def test_merging_changes_nothing_where_ranks_hand_over_and_are_moved_between(lookahead, data):
+    given = GIVEN | {"handoff": True, "turns": data.draw(st.booleans())}
+    world = data.draw(worlds(lookahead=lookahead, **given))
+    assert_same(world)
+    assert_all_ended(run(world))
+
+
+def test_who_was_handed_over_is_moved_between_the_ranks_that_decode():
+    """Prompts on ranks 0 and 1, outputs on 2 and 3: those that decode are moved, there alone."""
+    jobs = tuple(Job(number * MS, 100, 300) for number in range(4))
+    base = World(jobs, ranks=2, decoders=1, shuffle_ns=100 * MS, port_bytes_per_s=1e9)
+    ran = run(base)
+    assert_all_ended(ran)
+    moved = [(c.replica, c.other) for c in ran.facts.changes if c.what == "migrated"]
+    assert moved
+    assert {index for pair in moved for index in pair} == {2, 3}
+    assert all(row.prefill_replica in (0, 1) and row.replica in (2, 3) for row in ran.rows)
