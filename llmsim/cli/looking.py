@@ -22,15 +22,20 @@ _WIDTH = 80  # columns of a terminal that nobody has widened
 _ROW = ("field", "value", "unit", "source")
 
 
-def print_rows(rows: Iterable[Sequence[str]], indent: str = "") -> None:
-    """Print rows in aligned columns; the last column runs on."""
+def print_rows(rows: Iterable[Sequence[str]], indent: str = "", wrap: bool = False) -> None:
+    """Print rows in aligned columns; the last one runs on, or goes on below itself."""
     table = [tuple(row) for row in rows]
     if not table:
         return
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
     for row in table:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        typer.echo((indent + "  ".join([*cells, row[-1]])).rstrip())
+        before = indent + "  ".join([*cells, ""])
+        room = max(_WIDTH - len(before), _WIDTH // 4)
+        lines = textwrap.wrap(row[-1], room, break_on_hyphens=False) if wrap else [row[-1]]
+        for line in lines or [""]:
+            typer.echo((before + line).rstrip())
+            before = " " * len(before)
 
 
 def list_things(what: str | None, as_json: bool = False) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llmsim.fidelity.ablation import Ablated
     from llmsim.fidelity.benchfile import Bench
+    from llmsim.fidelity.kvmemory import KvRow
     from llmsim.fidelity.validation import Order, Report
     from llmsim.specs import CalibrationCard
 
@@ -312,13 +313,11 @@ def print_report(report: Report) -> None:
     from llmsim.fidelity.scores import reasons
     from llmsim.fidelity.tables import (
         HEAD,
-        KV_HEAD,
         TITLES,
         TWINS_HEAD,
         capacity_rows,
         group_rows,
         headline_rows,
-        memory_rows,
         twins_rows,
     )
     from llmsim.fidelity.twins import find_twins
@@ -333,7 +332,7 @@ def print_report(report: Report) -> None:
     if ladders:
         _print(("capacity", "ladders", "largest throughput"), ladders)
     if report.memory:
-        _print(KV_HEAD, memory_rows(report.memory))
+        _print_memory(report.memory)
     twins = find_twins(each.case for each in report.replayed)
     if twins:
         _print(TWINS_HEAD, twins_rows(twins))
@@ -342,6 +341,20 @@ def print_report(report: Report) -> None:
     missing = reasons(report.replayed)
     if missing:
         _print(("not simulated", "cases"), [(why, str(count)) for why, count in missing])
+
+
+def _print_memory(memory: Sequence[KvRow]) -> None:
+    """Print logged KV capacities with the long columns last, and what differs below the name."""
+    from llmsim.cli.looking import print_rows
+    from llmsim.fidelity.tables import KV_HEAD, memory_rows
+
+    rows = []
+    for name, *numbers, terms in (KV_HEAD, *memory_rows(memory)):
+        rows.append((*numbers, name))
+        if terms and rows[1:]:
+            rows.append((*("" for _ in numbers), terms))
+    typer.echo("")
+    print_rows(rows, wrap=True)
 
 
 def _print(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 import llmsim as ls
 from llmsim.cli.app import app
+from llmsim.cli.validating import _print_memory
 from llmsim.fidelity import validation
+from llmsim.fidelity.kvmemory import KvRow
 from llmsim.scenario import Scenario
 
 HEADER = (
@@ -103,6 +105,20 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_simulated(
     monkeypatch.setattr(validation, "validate", lambda *_: pytest.fail("it was simulated"))
     told = call(folder, option, tmp_path / "nowhere" / "page.md", code=2)
     assert "no such folder" in told
+
+
+def test_long_notes_of_a_terminal_table_go_on_below_themselves(capsys):
+    note = "batch limit or version not logged, defaults assumed; weights 14.96 against 14.99 GiB"
+    rows = [
+        KvRow("meta-llama/Llama-3.1-8B-Instruct on 1 x H100-80G-SXM, vllm 0.11.0", 2, 51.38, 51.17,
+              False, note),
+        KvRow("Qwen/Qwen3-32B on 1 x H100-80G-SXM", 3, 4.45, None, True, ""),
+    ]  # fmt: skip
+    _print_memory(rows)
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    for word in (*note.split(), *rows[0].name.split(), "51.38", "51.17", "-0.21", "no", "yes"):
+        assert word in said
 
 
 def test_a_selection_that_takes_nothing_says_what_there_is(folder):
