@@ -47,7 +47,8 @@ class MemoryPlan:
     budget_bytes : float [bytes]
         The part the engine may use.
     weights_bytes, activation_bytes, reserve_bytes : float [bytes]
-        Weights with scales; peak of a full step; context and communication buffers.
+        Weights with scales; peak of a full step, 0 where it lies outside the budget
+        (`EngineLimits.static_memory`); context and communication buffers.
     sequence_bytes : float [bytes/request]
         Held by a running request whatever its length: recurrent state, and the KV inside the
         window where `windowed` says so.
@@ -189,7 +190,8 @@ def _count_stage(
     tp = plan.tp
     budget = frac * gpu.memory_bytes
     weights = model.weight_bytes(tp, plan.expert_gpus)
-    activation = activation_bytes(model, plan, limits)
+    # what a step needs lies beside a static share, in what the engine leaves free
+    activation = 0.0 if limits.static_memory else activation_bytes(model, plan, limits)
     reserve = CONTEXT_BYTES + (COLLECTIVE_BYTES if plan.gpus > 1 else 0.0)
     state = model.state_bytes_per_sequence(tp)
     full, windowed = _kv_split(model, tp, kv_dtype)

@@ -377,7 +377,7 @@ class _Sglang(_Reader):
         pool["kv"] = {"tiers": [tier]}
 
     def _memory(self, pool: dict[str, Any]) -> None:
-        """Turn SGLang's share, of weights and KV, into one that has activations in it."""
+        """Turn SGLang's share, of weights and KV, into one that has all else in the budget, too."""
         static = self.take("--mem-fraction-static")
         if static is None:
             static = self._default_share(pool)

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from llmsim.scenario.section import Section
 from llmsim.scenario.section import complain as _complain
-from llmsim.specs import EngineLimits, ModelSpec, requantise
+from llmsim.specs import EngineLimits, ModelSpec, load_engine, requantise
 
 Frac = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
@@ -35,7 +35,8 @@ class Engine(Section):
     kv_blocks: Count | None = None
     """[blocks] Pin the number of usable KV blocks per replica; absent: found from the memory."""
     gpu_memory_utilization_frac: Frac = 0.9
-    """[fraction] Share of GPU memory that the engine may use."""
+    """[fraction] Share of GPU memory that the engine may use; under SGLang without activations, as
+    its ``--mem-fraction-static``."""
     max_num_seqs: Count = 256
     """[requests] Most requests in one step."""
     max_num_batched_tokens: Count = 8192
@@ -100,6 +101,7 @@ class Engine(Section):
             max_model_len=self.max_model_len or model.max_context_tokens,
             block_tokens=self.block_tokens,
             cuda_graphs=self.cuda_graphs,
+            static_memory=load_engine(self.version).static_memory,
         )
 
     def clashes(self, model: ModelSpec) -> dict[str, str]:

@@ -112,6 +112,9 @@ class EngineLimits:
         Whether steps of captured sizes replay a graph.
     max_graph_tokens : int or None [tokens]
         Largest captured size; None for vLLM's rule, see `graph_sizes`.
+    static_memory : bool
+        Whether the engine's share of the memory is for weights, state and KV alone, as SGLang's
+        ``--mem-fraction-static`` is; else activations lie in it, too, as in vLLM.
 
     Raises
     ------
@@ -125,6 +128,7 @@ class EngineLimits:
     block_tokens: int = 16
     cuda_graphs: bool = True
     max_graph_tokens: int | None = None
+    static_memory: bool = False
 
     def __post_init__(self) -> None:
         top = 1 if self.max_graph_tokens is None else self.max_graph_tokens

@@ -25,6 +25,8 @@ class EngineCard:
     host : HostTerms
     fused_norm : bool
         Whether the all-reduces of tensor parallelism do the residual and norm behind them.
+    static_memory : bool
+        Whether the share of the GPU's memory that the engine may use is for weights and KV alone.
     sources : tuple of CardRow
     """
 
@@ -33,6 +35,7 @@ class EngineCard:
     lookahead: int
     host: HostTerms
     fused_norm: bool
+    static_memory: bool
     sources: tuple[CardRow, ...]
 
     @property
@@ -77,4 +80,5 @@ def load_engine(name: str) -> EngineCard:
         gap_per_chunk_s=sheet.number("host.gap_per_chunk_s", "s/chunk"),
     )
     fused = sheet.number("fused_norm", "1", 0, 1)
-    return EngineCard(card, rules, int(lookahead), host, bool(fused), sheet.finish())
+    static = sheet.number("static_memory", "1", 0, 1)
+    return EngineCard(card, rules, int(lookahead), host, bool(fused), bool(static), sheet.finish())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from llmsim.core.errors import InputError, ModelDoesNotFitError
 from llmsim.core.units import GIB
 from llmsim.costmodel import plan_memory
+from llmsim.scenario.engine import Engine
 from llmsim.specs import EngineLimits, ParallelPlan, load_gpu, load_model
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -47,6 +49,21 @@ def test_blocks_that_vllm_found() -> None:
         assert found.kv_blocks == pytest.approx(int(row["num_gpu_blocks"]), rel=0.03)
         seen += 1
     assert seen >= 8
+
+
+def test_activations_lie_outside_a_static_share() -> None:
+    """SGLang starts Qwen3-32B in 16 bits on one H100; with activations inside it would not fit."""
+    model = load_model("qwen3-32b")
+    limits = EngineLimits(max_num_seqs=2048, max_model_len=1352, block_tokens=1)
+    with pytest.raises(ModelDoesNotFitError, match="too large"):
+        plan_memory(model, H100, None, limits, 0.83)
+    static = replace(limits, static_memory=True)
+    found = plan_memory(model, H100, None, static, 0.83)
+    assert found.activation_bytes == 0.0
+    free = 0.83 * H100.memory_bytes - found.weights_bytes - found.reserve_bytes
+    assert found.kv_tokens == int(free // (2 * 64 * 8 * 128 * 2))  # layers, heads, width, 16 bits
+    assert Engine(version="sglang-0.5").limits(model).static_memory
+    assert not Engine().limits(model).static_memory
 
 
 def test_parts_add_up() -> None:
