@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -117,8 +118,8 @@ def test_the_simulator_cuts_contexts_as_the_kernel_does():
     device = torch.device("cpu")
     with assumed(90):
         for heads_kv, group in ((8, 4), (1, 8), (8, 1), (4, 8), (1, 128), (1, 16)):
-            programs = EQUAL_PARTS[KERNEL_ID](float(heads_kv * group), float(heads_kv))
-            tail = Tail(1.0, 2 * 132, programs)
+            heads = np.array(float(heads_kv * group)), np.array(float(heads_kv))
+            tail = Tail(1.0, 2 * 132, int(EQUAL_PARTS[KERNEL_ID](*heads)))
             for batch in (1, 2, 3, 7, 8, 31, 64, 256):
                 for longest in (1, 255, 257, 600, 4096, 100_000):
                     cut = tiles_for(device, batch, heads_kv, group, 128, longest)

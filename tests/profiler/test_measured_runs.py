@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from llmsim.core.errors import InputError
 from llmsim.core.paths import find_data
+from llmsim.costmodel.measured import load_profile
 from llmsim.fidelity.measuredrun import MeasuredRequest, MeasuredRun, MeasuredStep
 from llmsim.fidelity.measuredruns import (
     _label,
@@ -25,6 +26,7 @@ from llmsim.fidelity.runpages import BEGIN, END, repetitions
 PROFILE = "nvidia-h100-80gb-hbm3/20261126T2239"
 COST = {"kind": "measured", "profile": PROFILE}
 TALK = "conversation-like"
+DECODE, PRODUCT = "triton.paged_decode.v1", "triton.wna16_gemm.v1"
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,22 @@ def test_host_terms_are_those_that_made_the_steps():
     assert terms["eager_layer_s"] == terms["prefill_layer_s"] == pytest.approx(0.024 / 32)
     with pytest.raises(InputError, match="too few"):
         host_terms(replace(run, steps=run.steps[:12]), layers=32)
+
+
+def test_kernels_whose_cut_is_known_meet_the_bar_on_rows_that_were_not_fitted():
+    profile = load_profile(find_data("profiles", *PROFILE.split("/")))
+    for op, kernel in (("attention_decode", DECODE), ("gemm", PRODUCT)):
+        (unseen,) = (
+            table
+            for table in profile.holdout_tables().values()
+            if (table.family.op, table.kernel_id) == (op, kernel)
+        )
+        (table,) = (each for each in profile.tables(op) if each.key == unseen.key)
+        assert table.known_fit is not None  # as the profile states it, not fitted at start
+        off = np.abs(table.price(unseen.columns).seconds / unseen.measured_s - 1.0)
+        assert len(off) >= 12
+        assert np.median(off) < 0.06
+        assert np.quantile(off, 0.9) < 0.18
 
 
 def test_the_gap_between_kernels_is_the_median_of_whole_steps():

@@ -167,7 +167,7 @@ def describe_fits(profile: Profile, seed: int = 0) -> dict[str, Any]:
             found[table.key] = {
                 "op": op,
                 "rows": len(table),
-                "laid": table.laid.__name__ if table.laid else "",
+                "laid": table.understood,
                 "terms": asdict(fit.terms),
                 "fit": {"median": fit.median, "p90": fit.p90},
                 "holdout": asdict(errors) if errors else None,

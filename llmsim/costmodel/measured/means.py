@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 SERIAL_STEP = 1024.0
-"""Elements of the inner dimension that `MeanTerms.loop_s` is the time of."""
+"""Elements of the inner dimension that `MeanTerms.loop_s` is the time of, where a kernel's cut is
+not known."""
 
 SOFT_LOG = 0.1
 """Residuals beyond this many log units count linearly: rows of another kernel, or of a bad run."""
@@ -46,7 +47,8 @@ class Work:
     cache_fill : ndarray (rows,)
         What is read and could have stayed in the last-level cache, over the cache's size.
     serial : ndarray (rows,)
-        Length of the loop that one tile runs through, in units of `SERIAL_STEP` elements.
+        Length of the loop that one tile runs through, in units of `SERIAL_STEP` elements; of a
+        kernel whose cut is known (`cuts`), in steps.
     """
 
     compute_s: Floats

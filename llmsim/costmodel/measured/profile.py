@@ -164,7 +164,7 @@ class Profile:
         stated = self.meta.fit.get(table.key) if self.meta is not None else None
         if not isinstance(stated, Mapping) or stated.get("rows") != len(table):
             return
-        if stated.get("laid", "") != (table.laid.__name__ if table.laid else ""):
+        if stated.get("laid", "") != table.understood:
             return
         terms = MeanTerms(**stated["terms"])
         table.known_fit = Fit(terms, len(table), stated["fit"]["median"], stated["fit"]["p90"])

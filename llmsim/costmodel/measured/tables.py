@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsim.costmodel.measured.cuts import family_of
 from llmsim.costmodel.measured.families import (
+    FAMILIES,
     Device,
     Family,
     Shapes,
@@ -132,7 +134,7 @@ class KernelTable:
         device: Device,
         laid: Callable[[Shapes, Types, Device], Work] | None = None,
     ) -> None:
-        self.family = family
+        self.family = family_of(family, kernel_id)
         self.types = types
         self.kernel_id = kernel_id
         self.libs = libs
@@ -154,6 +156,13 @@ class KernelTable:
         """What tells this table from the others of a profile."""
         types = "/".join((self.types.a, self.types.w, self.types.kv))
         return f"{self.family.op} {types} {self.kernel_id} ({self.libs})"
+
+    @property
+    def understood(self) -> str:
+        """How the rows are understood, where not as the family's: names of work functions."""
+        cut = self.family.work is not FAMILIES[self.family.op].work
+        known = (self.laid, self.family.work if cut else None)
+        return " ".join(work.__name__ for work in known if work is not None)
 
     @cached_property
     def fit(self) -> Fit:

@@ -16,6 +16,7 @@ import numpy as np
 
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.measured.answers import Answer
+from llmsim.costmodel.measured.cuts import WAVES, decode_programs
 from llmsim.costmodel.measured.lines import Tail
 from llmsim.costmodel.measured.means import Floats
 from llmsim.costmodel.measured.profile import Profile
@@ -24,17 +25,8 @@ from llmsim.costmodel.measured.tables import Context
 LEAST_ROWS: Final = 4
 """Rows of uneven batches that tell the pace; fewer are noise."""
 
-_WAVES: Final = 2
-_MOST_ROWS: Final = 64
-
-
-def _paged_decode_programs(heads_q: float, heads_kv: float) -> int:
-    """Return the programs of one request and part: ``llmsim_kernels.ops.splits.tiles_for``."""
-    return int(heads_kv) * -(-int(heads_q // heads_kv) // _MOST_ROWS)
-
-
-EQUAL_PARTS: Final[Mapping[str, Callable[[float, float], int]]] = {
-    "triton.paged_decode.v1": _paged_decode_programs
+EQUAL_PARTS: Final[Mapping[str, Callable[[Floats, Floats], Floats]]] = {
+    "triton.paged_decode.v1": decode_programs
 }
 """Kernels that cut all contexts of a batch into as many parts, by which two waves of programs
 fill the GPU; and the programs that one part of one request takes. The rule is the kernel's source;
@@ -96,8 +88,8 @@ def measured_tail(
     if pace is None:
         return None
     programs = EQUAL_PARTS[profile.kernel("attention_decode", context)]
-    slots = _WAVES * profile.device.sm_count
-    each = programs(shape["heads_q"], shape["heads_kv"])
+    slots = WAVES * profile.device.sm_count
+    each = int(programs(np.array(shape["heads_q"]), np.array(shape["heads_kv"])))
     return Tail(layers * NS_PER_S * pace.token_s, slots, each)
 
 
@@ -121,13 +113,12 @@ def _fit(profile: Profile, context: Context) -> Floats:
     shape = {name: column[name] for name in ("heads_q", "heads_kv", "head_dim")}
     asked = {"batch": batch, "kv_len": np.maximum(1.0, np.round(others)), **shape}
     even = profile.latencies("attention_decode", asked, context).seconds
-    slots = _WAVES * profile.device.sm_count
+    slots = WAVES * profile.device.sm_count
+    each = EQUAL_PARTS[kernel](column["heads_q"], column["heads_kv"])
     parts = np.array(
         [
-            Tail(0.0, slots, EQUAL_PARTS[kernel](q, kv)).parts(int(b), int(most))
-            for q, kv, b, most in zip(
-                column["heads_q"], column["heads_kv"], batch, longest, strict=True
-            )
+            Tail(0.0, slots, int(own)).parts(int(count), int(most))
+            for own, count, most in zip(each, batch, longest, strict=True)
         ]
     )
     time = column["t_median_us"] * 1e-6
