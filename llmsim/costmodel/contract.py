@@ -41,6 +41,14 @@ class PriceLine:
     per_windowed_ns: float = 0.0
     until_tokens: int = 2**62 - 1
 
+    def at_ns(self, padded_tokens: int, windowed_tokens: int) -> float:
+        """Return the price at these context sums [ns]."""
+        return (
+            self.base_ns
+            + self.per_token_ns * padded_tokens
+            + self.per_windowed_ns * windowed_tokens
+        )
+
     def slower(self, share_frac: float) -> PriceLine:
         """Return the price of steps that take `share_frac` longer."""
         times = 1 + share_frac

@@ -306,14 +306,7 @@ class RooflineCost:
         self.prefill_tokens = 0
         if not chunks and decode and logits == decode:
             line = self.decode_line(decode, padded_tokens)
-            return max(
-                1,
-                rounded(
-                    line.base_ns
-                    + line.per_token_ns * padded_tokens
-                    + line.per_windowed_ns * windowed_tokens
-                ),
-            )
+            return max(1, rounded(line.at_ns(padded_tokens, windowed_tokens)))
         tokens = decode
         gpu_ns = 0.0
         if decode:

@@ -73,11 +73,6 @@ class RankStretch(Stretch):
         return self.last_gap_ns
 
 
-def attention_ns(line: PriceLine, padded: int, windowed: int) -> float:
-    """Return the value of a line [ns]."""
-    return line.base_ns + line.per_token_ns * padded + line.per_windowed_ns * windowed
-
-
 def never_passes(own: PriceLine, lead: Cohort, line: PriceLine, other: Cohort, ticks: int) -> bool:
     """Whether bounds alone say that `other` stays the faster for `ticks` ticks.
 
@@ -86,9 +81,7 @@ def never_passes(own: PriceLine, lead: Cohort, line: PriceLine, other: Cohort, t
     lines at these bounds is least at the first tile or at the last.
     """
     tile = max(1, lead.tile)
-    ahead = attention_ns(own, lead.padded, lead.windowed) - attention_ns(
-        line, other.padded, other.windowed
-    )
+    ahead = own.at_ns(lead.padded, lead.windowed) - line.at_ns(other.padded, other.windowed)
     slack = 1e-6 * (1.0 + abs(own.base_ns) + own.per_token_ns * lead.padded)
     gain = own.per_token_ns * tile * lead.count
     loss = (line.per_token_ns + line.per_windowed_ns) * tile * other.count

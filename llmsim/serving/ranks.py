@@ -18,7 +18,7 @@ from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.clock import CALL_PRIORITY, Clock
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.config import EngineConfig
-from llmsim.serving.joint import JointPrice, RankStretch, attention_ns, never_passes
+from llmsim.serving.joint import JointPrice, RankStretch, never_passes
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import Request
 from llmsim.serving.stretch import Stretch
@@ -392,7 +392,7 @@ class RankGroup:
                 continue
             line = self._cost.attention_line(cohort.count, cohort.padded)
             self._attention.append(line)
-            time = attention_ns(line, cohort.padded, cohort.windowed)
+            time = line.at_ns(cohort.padded, cohort.windowed)
             if time > slowest:
                 slowest = time
                 self._lead = number
@@ -413,12 +413,12 @@ class RankGroup:
         if lead is None:
             return False
         cohort = self.members[self._lead].cohort
-        slowest = attention_ns(lead, cohort.padded, cohort.windowed)
+        slowest = lead.at_ns(cohort.padded, cohort.windowed)
         for line, rank in zip(self._attention, self.members, strict=True):
             cohort = rank.cohort
             if line is not None and (
                 cohort.padded > line.until_tokens
-                or attention_ns(line, cohort.padded, cohort.windowed) > slowest
+                or line.at_ns(cohort.padded, cohort.windowed) > slowest
             ):
                 return False
         return True
@@ -460,8 +460,8 @@ class RankGroup:
             second += other.growth_at(step)
             first_windowed += lead.windowed_growth_at(step)
             second_windowed += other.windowed_growth_at(step)
-            if second > line.until_tokens or attention_ns(
-                line, second, second_windowed
-            ) > attention_ns(own, first, first_windowed):
+            if second > line.until_tokens or line.at_ns(second, second_windowed) > own.at_ns(
+                first, first_windowed
+            ):
                 return step
         return ticks

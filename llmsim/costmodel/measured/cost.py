@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.core.integers import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.attention import ChunkSums, MixerPrice, price_mixer, scaled_mixer
 from llmsim.costmodel.contract import Chunk, PriceLine
@@ -228,14 +229,7 @@ class MeasuredCost:
         self.prefill_tokens = 0
         if not chunks and decode and logits == decode:
             line = self.decode_line(decode, padded_tokens, overhang_tokens)
-            return max(
-                1,
-                round(
-                    line.base_ns
-                    + line.per_token_ns * padded_tokens
-                    + line.per_windowed_ns * windowed_tokens
-                ),
-            )
+            return max(1, rounded(line.at_ns(padded_tokens, windowed_tokens)))
         tokens = decode
         gpu_ns = 0.0
         if decode:
@@ -258,7 +252,7 @@ class MeasuredCost:
             gpu_ns += self._at(priced, tokens, self.token_operators)
             gpu_ns += self._at(heads, logits, self.head_tables)
         added, beside = self.base.host_ns(tokens, decode, len(chunks))
-        return max(1, round(added + max(gpu_ns, beside)))
+        return max(1, rounded(added + max(gpu_ns, beside)))
 
     def attention_ns(
         self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int
