@@ -75,7 +75,7 @@ class CacheView(FleetView, Protocol):
 
 
 class LineView(CacheView, Protocol):
-    """What a router sees that has a method `moves` too: what is still to be computed.
+    """What a router that reads caches sees of lines: what is still to be computed.
 
     Like what is cached, and unlike loads, this has no age.
     """
@@ -113,9 +113,9 @@ class RoutingPolicy(Protocol):
     """Chooses a replica when a request arrives.
 
     A class may declare ``forecasts = True`` and gets a `ForecastView` then, or
-    ``reads_caches = True`` and gets a `CacheView`. With a method `moves` beside it that is a
-    `LineView`, and after every arrival `moves` returns who is to change lines, as `Reroute`; who
-    has begun, or is gone, stays. It may have a
+    ``reads_caches = True`` and gets a `LineView`. With a method `moves` beside it, after every
+    arrival `moves` returns who is to change lines, as `Reroute`; who has begun, or is gone, stays.
+    It may have a
     `decision_s`: seconds that every decision takes before the request is on its replica. One that
     has a method `meet` is told before `start` which pools there are, with how many replicas each.
     """

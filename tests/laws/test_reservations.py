@@ -55,6 +55,25 @@ def test_a_region_for_the_longest_answer_keeps_others_out():
     assert (level["kv_claimed"] == level["kv_blocks"]).all()
 
 
+def test_prompts_go_before_decodes():
+    """Who comes at 11 ms is computed from 15 to 20 ms, alone; the other one's tokens wait."""
+    jobs = (Job(0, 8, 5), Job(11 * MS, 8, 1))
+    ran = run(World(jobs, batching="vllm-v0", **FLAT))
+    assert times(ran, "first_token_ns") == [5 * MS, 20 * MS]
+    assert times(ran, "end_ns") == [30 * MS, 20 * MS]
+    assert times(ran, "itl_max_ns") == [10 * MS, 0]
+
+
+def test_who_came_last_gives_its_blocks_and_is_computed_anew():
+    """Six blocks are full at 25 ms, 12 tokens each; the first one's last step takes a fourth."""
+    jobs = (Job(0, 8, 6), Job(0, 8, 6))
+    ran = run(World(jobs, kv_blocks=6, batching="vllm-v0", **FLAT))
+    assert times(ran, "end_ns") == [30 * MS, 35 * MS]
+    assert times(ran, "itl_max_ns") == [5 * MS, 10 * MS]
+    assert times(ran, "preemptions") == [0, 1]
+    assert times(ran, "recomputed_tokens") == [0, 12]
+
+
 def test_a_region_is_doubled_when_it_is_full():
     """Eight tokens are known: 16 are claimed, and 32 before the 17th is computed."""
     ran = run(World((Job(0, 8, 12),), kv_blocks=8, allocation="power-of-two", **FLAT))
