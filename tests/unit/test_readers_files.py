@@ -39,8 +39,9 @@ def columns_of(workload):
     joined = {
         name: np.concatenate([getattr(chunk, name) for chunk in chunks]).tolist()
         for name in COLUMNS
-        if name != "segments"
+        if name not in ("segments", "images")
     }
+    assert all(chunk.images is None for chunk in chunks)
     joined["segments"] = [chunk.segments for chunk in chunks]
     return joined
 
