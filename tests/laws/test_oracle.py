@@ -66,7 +66,7 @@ def test_what_a_policy_is_promised():
         "arrival_ns", "client", "index", "priority", "program", "prompt_tokens", "segments",
         "session", "believed_tokens", "model", "promise", "images",
     }  # fmt: skip
-    # `images` came with the request, as its prompt did
+    # `images`: how many stand in the prompt is seen by whoever takes it in
     # `promise` is what the service has told its client, as a priority is
     # `believed_tokens` is what the scenario's estimator says, and -1 where there is none: an
     # estimator that looks at true lengths declares it, and the run tells its reader
