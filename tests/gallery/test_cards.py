@@ -6,10 +6,10 @@ import pytest
 
 from llmsim.gallery.keys import with_keys
 from llmsim.gallery.page import bands_page, gallery_page, standings
-from llmsim.gallery.reading import exhibits, read_exhibit
+from llmsim.gallery.reading import TREATMENT, exhibits, read_exhibit
 from llmsim.gallery.results import load_results
 from llmsim.gallery.running import QUICK_GROUPS, QUICK_SEEDS, Order, replay, run_order
-from llmsim.gallery.scoring import stand
+from llmsim.gallery.scoring import HOLDS, stand
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLDERS = exhibits()
@@ -53,6 +53,42 @@ def test_results_are_those_of_this_code(name):
     for row in rows:
         told = f"{setting.name}, {row.arm}: call `llmsim gallery run {name} --save`"
         assert replay(exhibit, setting, settled, row) == row.digest, told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_regime_has_results_of_this_code(name):
+    """Another price may change one regime and leave the nulls as they were."""
+    exhibit = read_exhibit(FOLDERS[name], prove=False)
+    results = load_results(FOLDERS[name], name)
+    assert results is not None
+    old = []
+    for setting in exhibit.settings():
+        settled = results.settings[setting.name]
+        first = min(row.seed for row in settled.rows)
+        (row,) = (row for row in settled.rows if (row.seed, row.arm) == (first, TREATMENT))
+        if row.digest and replay(exhibit, setting, settled, row) != row.digest:
+            old.append(setting.name)
+    assert old == [], f"call `llmsim gallery run {name} --save`"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_keeps_the_rules(name):
+    """A timeline by hand, a sweep whose direction is known, five pairs, a cause for every gap."""
+    card = read_exhibit(FOLDERS[name], prove=False).card
+    results = load_results(FOLDERS[name], name)
+    assert results is not None
+    assert card.micro
+    assert any(sweep.monotone for sweep in card.sweeps.values())
+    assert card.ablations or any("ablation" in note for note in card.notes)
+    assert card.headlines or any("headline" in note for note in card.notes)
+    for settled in results.settings.values():
+        assert len({row.seed for row in settled.rows}) >= 5
+    standing = stand(read_exhibit(FOLDERS[name], prove=False), results)
+    for key, headline in card.headlines.items():
+        score = standing.treatment(key)
+        assert score is not None
+        assert score.verdict == HOLDS or headline.cause, f"{key}: no cause of the difference"
 
 
 @pytest.mark.slow
