@@ -132,9 +132,13 @@ class Keeper:
             return COMPUTE
         draft = self._replica.draft
         hit = match.blocks * draft.block_tokens
-        if self._plan.joins_loads and self.loads and request.path is not None:
+        # by layer, who loads is running, and what comes is found with the rest of its KV
+        joins = self._plan.joins_loads and not self.by_layer
+        if joins and self.loads and request.path is not None:
+            size = draft.block_tokens
             for load in self.loads:
-                if min(_shared_tokens(request, load.request), load.tokens, known - 1) > hit:
+                shared = min(_shared_tokens(request, load.request), load.tokens, known - 1)
+                if shared // size * size > hit:
                     draft.line.pop()
                     request.state = FETCHING
                     load.waiters.append(request)

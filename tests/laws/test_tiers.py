@@ -115,6 +115,25 @@ def test_who_waits_for_the_same_prefix_loads_nothing():
     assert ran.rows[2].first_token_ns > 100 * MS + 2 * LOAD_NS  # the link is shared
 
 
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_who_shares_less_than_a_block_of_what_is_loaded_waits_for_nothing(by_layer):
+    """Of a prefix that is loaded for the third the fourth has one token: no block, no wait."""
+    jobs = (
+        Job(0, 16, 1, ((1, 16),)),
+        Job(50 * MS, 48, 1, ((7, 48),)),  # whose blocks are all there are
+        Job(100 * MS, 17, 1, ((1, 17),)),
+        Job(100 * MS, 2, 1, ((1, 1), (3, 1))),
+    )
+    world = replace(TWICE, jobs=jobs, prefix_caching=True, kv_blocks=3, chunk_blocks=1)
+    ran = run(replace(world, by_layer=by_layer))
+    assert [row.ended_as for row in ran.rows] == ["finished"] * 4
+    assert [row.cached_tokens for row in ran.rows] == [0, 0, 16, 0]
+    first_ns = {row.request: row.first_token_ns for row in ran.rows}
+    assert by_layer or first_ns[3] < first_ns[2]
+    (tier,) = ran.facts.tiers
+    assert tier.loaded_tokens == 16
+
+
 def test_two_tiers_continue_one_another():
     """Room for one chunk nearby: the rest comes from the second tier, at half the speed."""
     world = replace(
