@@ -71,6 +71,11 @@ def print_plans(plans: Plans, folder: Path) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(f"[bold]{headline(plans)}[/bold]")
+    if plans.divisions > 1:
+        console.print(
+            f"what there is was divided {plans.divisions} times, since simulation found a part "
+            "too small"
+        )
     for model, each in plans.plans.items():
         for note in each.notes:
             console.print(f"note on {model}: {note}")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from llmsim.core.errors import Fault, InputError
 from llmsim.planner.correcting import correct
 from llmsim.planner.packing import Packed, pack
-from llmsim.planner.plan import Outcome, Plan
+from llmsim.planner.plan import Evidence, Outcome, Plan
 from llmsim.planner.planning import kept_runs, own_words, plan_work
 from llmsim.planner.problem import Problem
 from llmsim.planner.reading import MODELS, read_plan
@@ -23,6 +24,9 @@ from llmsim.study.executor import Executor, open_workers
 
 Taken = tuple[dict[str, int], float]
 """GPUs by card, and their cost [USD/h]."""
+
+MOST_DIVISIONS: Final = 8
+"""How often what there is may be divided among the models."""
 
 WORST: tuple[Outcome, ...] = (
     "not proven",
@@ -50,6 +54,8 @@ class Plans:
     plan_yaml : str
         What was asked for.
     seconds : float [s]
+    divisions : int
+        How often what there is was divided among the models.
     """
 
     name: str
@@ -58,6 +64,7 @@ class Plans:
     budget_usd_per_hour: float | None
     plan_yaml: str
     seconds: float
+    divisions: int = 1
 
     @property
     def usd_per_hour(self) -> float:
@@ -163,17 +170,56 @@ def _plan_all(
 ) -> Plans:
     """Divide what there is by one program, then plan each model within its part.
 
-    To its part comes what nobody is given, in the order of the models, so that what simulation asks
-    for beyond a program is there as long as anything is left.
+    Where simulation finds nothing in a model's part that passes, what failed there is ruled out of
+    the program, which divides anew.
     """
     begun_s = time.perf_counter()
     works = {model: _prepared(several, model, tell) for model in several.asked}
     known = _corrected(works, executor, tell) if simulate else works
     given = _divide(several, known, strict=not simulate)
+    best = plans = _within(several, works, given, simulate, executor, tell)
+    seen = [given]
+    failed: dict[str, list[dict[str, int]]] = {model: [] for model in works}
+    while simulate and len(seen) < MOST_DIVISIONS and _short(plans):
+        for model in _short(plans):
+            failed[model] += [each.replicas for each in plans[model].evidence if _fails(each)]
+        try:
+            given = _divide(several, known, strict=False, failed=failed)
+        except InputError:
+            break
+        if given in seen:
+            break
+        seen.append(given)
+        plans = _within(several, works, given, simulate, executor, tell)
+        best = min(best, plans, key=_badness)
+    return Plans(
+        several.name,
+        best,
+        dict(several.available_gpus),
+        several.budget_usd_per_hour,
+        several.text,
+        time.perf_counter() - begun_s,
+        len(seen),
+    )
+
+
+def _within(
+    several: Several,
+    works: Mapping[str, Work],
+    given: Mapping[str, Taken],
+    simulate: bool,
+    executor: Executor | None,
+    tell: Tell | None,
+) -> dict[str, Plan]:
+    """Plan each model within its part.
+
+    To its part comes what nobody is given, in the order of the models, so that what simulation asks
+    for beyond a program is there as long as anything is left.
+    """
     plans: dict[str, Plan] = {}
     for model, work in works.items():
-        del given[model]
-        others = [*given.values(), *(_of_plan(each) for each in plans.values())]
+        later = [taken for other, taken in given.items() if other != model and other not in plans]
+        others = [*later, *(_of_plan(each) for each in plans.values())]
         left = {
             gpu: most - sum(taken.get(gpu, 0) for taken, _ in others)
             for gpu, most in several.available_gpus.items()
@@ -188,14 +234,21 @@ def _plan_all(
             )
         except InputError as error:
             raise several.of_model(model, error.faults) from None
-    return Plans(
-        several.name,
-        plans,
-        dict(several.available_gpus),
-        several.budget_usd_per_hour,
-        several.text,
-        time.perf_counter() - begun_s,
-    )
+    return plans
+
+
+def _short(plans: Mapping[str, Plan]) -> list[str]:
+    """Return the models for which nothing in their part was seen to pass."""
+    return [model for model, each in plans.items() if each.outcome == "not proven"]
+
+
+def _fails(each: Evidence) -> bool:
+    """Whether a whole fleet was simulated and did not pass."""
+    return not each.passed and not each.lost
+
+
+def _badness(plans: Mapping[str, Plan]) -> tuple[int, float]:
+    return len(_short(plans)), math.fsum(each.usd_per_hour for each in plans.values())
 
 
 def _prepared(several: Several, model: str, tell: Tell | None) -> Work:
@@ -231,8 +284,23 @@ def _corrected(
         }
 
 
-def _divide(several: Several, works: Mapping[str, Work], strict: bool) -> dict[str, Taken]:
+def _divide(
+    several: Several,
+    works: Mapping[str, Work],
+    strict: bool,
+    failed: Mapping[str, Sequence[Mapping[str, int]]] = MappingProxyType({}),
+) -> dict[str, Taken]:
     """Return what one program gives to each model, with room for bursts if that can be.
+
+    Parameters
+    ----------
+    several : Several
+    works : mapping of str to Work
+        By model.
+    strict : bool
+        Whether there must be room for bursts.
+    failed : mapping of str to sequence of mapping of str to int [replicas]
+        By model: fleets that no division may leave it with, nor with less.
 
     Raises
     ------
@@ -241,7 +309,10 @@ def _divide(several: Several, works: Mapping[str, Work], strict: bool) -> dict[s
     """
     for pooled in (True, False):
         problems = {
-            model: work.problem(lossy=work.lossy and pooled, pooled=pooled)
+            model: replace(
+                work.problem(lossy=work.lossy and pooled, pooled=pooled),
+                failed=tuple(failed.get(model, ())),
+            )
             for model, work in works.items()
         }
         there = {column.gpu for problem in problems.values() for column in problem.columns}

@@ -23,7 +23,14 @@ PLANS: Final = "plans.json"
 SCHEMA: Final = 1
 """Version of the layout."""
 
-SHARED: Final = ("name", "available_gpus", "budget_usd_per_hour", "plan_yaml", "seconds")
+SHARED: Final = (
+    "name",
+    "available_gpus",
+    "budget_usd_per_hour",
+    "plan_yaml",
+    "seconds",
+    "divisions",
+)
 
 
 def save_plans(plans: Plans, folder: Path, force: bool = False) -> None:

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from llmsim.cli.app import app
 from llmsim.core.errors import InputError, ScenarioError
 from llmsim.planner import Bucket, Column, Problem, pack
+from llmsim.planner import several as several_module
+from llmsim.planner.plan import Evidence
 from llmsim.planner.reading import read_plan
 from llmsim.planner.several import plan_models, plan_several
 from llmsim.planner.several_folder import load_plans
@@ -153,6 +155,62 @@ def test_models_are_planned_from_one_inventory():
     }
     with pytest.raises(InputError, match="too little"):
         plan_models(FILES, budget_usd_per_hour=cost["free"] / 2, simulate=False)
+
+
+def judged_by_card(monkeypatch, passes):
+    """Have plans say that they were simulated: who has a card that `passes`, by model, passes.
+
+    What fails is as much of every other card as a model could have bought.
+    """
+    real, parts = several_module.plan_work, []
+
+    def plan_work(work, *, simulate, executor, progress):
+        plan = real(work, simulate=False, executor=executor, progress=progress)
+        name = work.asked.keys.name
+        offers = {gpu: offer.available for gpu, offer in work.asked.keys.gpus.items()}
+        parts.append((name, offers))
+        card = passes[name]
+        if any(each.gpu == card for each in plan.used):
+            return replace(plan, outcome="simulated")
+        others = [each for each in work.problem().columns if each.gpu != card]
+        most = {each.name: offers[each.gpu] or 0 for each in others}
+        return replace(plan, outcome="not proven", evidence=(failing(most),))
+
+    monkeypatch.setattr(several_module, "plan_work", plan_work)
+    return parts
+
+
+def failing(fleet):
+    many = {"seeds": (1,), "attained_frac": (0.5,), "digests": ("",), "reason": "late"}
+    none = {"overloaded": 0, "low_frac": 0.4, "high_frac": 0.6, "ttft_p99_s": None}
+    return Evidence("search", fleet, "", 1.0, passed=False, tpot_p99_s=None, **many, **none)
+
+
+SCARCE = {"l40s": 6, "a100-80gb-sxm": 4, "h100-sxm": 1}
+
+
+@pytest.mark.slow
+def test_what_there_is_is_divided_anew_where_a_part_was_too_small(monkeypatch):
+    """The H100 goes to whom the program saves most with it, until the other fails without it."""
+    files = {name: file | {"prove": {"micro_columns": 0}} for name, file in FILES.items()}
+    alone = plan_models(files, SCARCE, simulate=False)
+    (has,) = (name for name, plan in alone.items() if gpus({name: plan}, "h100-sxm"))
+    lacks = "chat" if has == "code" else "code"
+    judged_by_card(monkeypatch, {lacks: "h100-sxm", has: "a100-80gb-sxm"})
+    plans = plan_models(files, SCARCE)
+    assert gpus({lacks: plans[lacks]}, "h100-sxm") == 1
+    assert {plan.outcome for plan in plans.values()} == {"simulated"}
+    for card, most in SCARCE.items():
+        assert gpus(plans, card) <= most
+
+
+@pytest.mark.slow
+def test_dividing_anew_ends_where_nothing_helps(monkeypatch):
+    files = {name: file | {"prove": {"micro_columns": 0}} for name, file in FILES.items()}
+    parts = judged_by_card(monkeypatch, {"chat": "none", "code": "none"})
+    plans = plan_models(files, SCARCE)
+    assert {plan.outcome for plan in plans.values()} == {"not proven"}
+    assert len(parts) <= 2 * several_module.MOST_DIVISIONS
 
 
 TOGETHER = {
