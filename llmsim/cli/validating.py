@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -324,10 +325,10 @@ def print_report(report: Report) -> None:
     from llmsim.fidelity.validation import SIDES
 
     typer.echo("median / P90 / worst absolute error (signed median), percent")
-    _print(HEAD, [*headline_rows(report), *group_rows(report.groups["all"])])
+    _print_groups(HEAD, [*headline_rows(report), *group_rows(report.groups["all"])])
     for side in SIDES:
         if len(report.groups[side]) > 1:
-            _print((TITLES[side], *HEAD[1:]), group_rows(report.groups[side]))
+            _print_groups((TITLES[side], *HEAD[1:]), group_rows(report.groups[side]))
     ladders = capacity_rows(report.ladders)
     if ladders:
         _print(("capacity", "ladders", "largest throughput"), ladders)
@@ -341,6 +342,17 @@ def print_report(report: Report) -> None:
     missing = reasons(report.replayed)
     if missing:
         _print(("not simulated", "cases"), [(why, str(count)) for why, count in missing])
+
+
+def _print_groups(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print the errors of groups, a metric per column where the terminal is wide enough."""
+    from llmsim.fidelity.tables import WIDE, tall_rows
+
+    if shutil.get_terminal_size().columns >= WIDE:
+        _print(head, rows)
+    else:
+        first, *rest = tall_rows(head, rows)
+        _print(first, rest)
 
 
 def _print_memory(memory: Sequence[KvRow]) -> None:

@@ -22,10 +22,17 @@ Row = tuple[str, ...]
 HEAD: Final[Row] = ("", "cases", "simulated", *METRICS)
 
 
+NOTHING: Final = "-"
+"""Cell of a metric that no case of the group has."""
+
+WIDE: Final = 132
+"""Columns of a terminal that takes a metric per column."""
+
+
 def told(errors: Errors | None) -> str:
     """Return errors in one cell: median, P90, worst, signed bias; all in percent."""
     if errors is None:
-        return "-"
+        return NOTHING
     return (
         f"{100 * errors.median:.1f} / {100 * errors.p90:.0f} / {100 * errors.worst:.0f}"
         f" ({100 * errors.bias:+.1f})"
@@ -47,6 +54,29 @@ def group_rows(groups: Iterable[Group], covered: bool = False) -> list[Row]:
         cells = (told(errors.get(metric)) for metric in METRICS)
         rows.append((group.name, str(group.cases), str(group.simulated), *cells))
     return rows
+
+
+def tall_rows(head: Row, rows: Iterable[Row]) -> list[Row]:
+    """Return a table of groups with a row per metric instead of a column, for narrow terminals.
+
+    Parameters
+    ----------
+    head : tuple of str
+        As `HEAD`.
+    rows : iterable of tuple of str
+        As `group_rows` returns them.
+    """
+    found: list[Row] = [(head[0], "cases", "metric", "median", "P90", "worst", "signed")]
+    for name, cases, simulated, *cells in rows:
+        count = cases if cases == simulated else f"{simulated} of {cases}"
+        for metric, cell in zip(METRICS, cells, strict=True):
+            if cell != NOTHING:
+                numbers = cell.replace("(", "/ ").rstrip(")").split(" / ")
+                found.append((name, count, metric, *numbers))
+                name = count = ""
+        if name:
+            found.append((name, count, NOTHING, *("" for _ in range(4))))
+    return found
 
 
 def headline_rows(report: Report) -> list[Row]:

@@ -51,7 +51,7 @@ def test_a_folder_is_validated(folder, tmp_path):
     told = call(folder, "--jobs", 1, "--out", out, "--save-scenarios", scenarios)
     assert "all cases" in told
     line = next(text for text in told.splitlines() if text.startswith("all cases"))
-    assert line.split()[2:4] == ["5", "4"]  # C is never scored, tgi is not simulated
+    assert line.split()[2:5] == ["4", "of", "5"]  # C is never scored, tgi is not simulated
     assert "tgi: the engine has no model here" in told
     assert "all ladders" in told  # four loads make a capacity
     with (out / "cases.csv").open() as file:
