@@ -41,7 +41,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def call(*words, code=0):
-    result = CliRunner().invoke(app, ["validate", *map(str, words)])
+    asked = ["validate", *map(str, words)]
+    result = CliRunner().invoke(app, asked, env={"COLUMNS": "80"})
     assert result.exit_code == code, result.output
     return result.output
 
