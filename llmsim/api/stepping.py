@@ -140,18 +140,11 @@ def step(
     link = load_link(card.link) if plan.gpus > 1 else None
     nodes = card.scale_out if plan.gpus > card.node_gpus else ""
     scale_out = load_link(nodes) if nodes else None
-    contexts = [context] * batch
     asked = (spec.name, card.name, plan, batch, context, tuple(chunks))
     if plan.pp > 1:
         cost = _pipeline(spec, card, plan, limits, (link, scale_out))
-        return _through_stages(cost, asked, chunks, contexts)
-    whole = RooflineCost(spec, card, link, plan, limits, scale_out=scale_out)
-    if plan.dp > 1:
-        ranks = [(chunks, contexts), *[([], contexts)] * (plan.dp - 1)]
-        found = RankedCost(whole).explain(ranks)
-    else:
-        found = whole.explain(chunks, contexts)
-    return StepPrice(*asked, found, warnings=tuple(whole.warnings()))
+        return _through_stages(cost, asked)
+    return _on_ranks(RooflineCost(spec, card, link, plan, limits, scale_out=scale_out), asked)
 
 
 def _check_origin(model: str | Path, gpu: str, scenario: object | None, plan: ParallelPlan) -> None:
@@ -184,14 +177,21 @@ def _step_of_pool(
     name = name or next(iter(pools))
     pool = pools[name]
     place = placement(pool, load_model(scenario.model_of(pool), scenario.folder), scenario.folder)
-    plan, contexts = place.plan, [context] * batch
+    plan = place.plan
     asked = (place.model.name, place.gpu.name, plan, batch, context, tuple(chunks))
     if plan.pp > 1:
-        return _through_stages(staged_cost(pool, place), asked, chunks, contexts)
+        return _through_stages(staged_cost(pool, place), asked)
     cost: Any = pool.cost.build().bind(place)
     if not hasattr(cost, "explain"):
         told = f"'{pool.cost.kind}' has a price for a step, but no operators."
         raise InputError("step", [Fault("", f"fleet.pools.{name}.cost", told)])
+    return _on_ranks(cost, asked)
+
+
+def _on_ranks(cost: Any, asked: _Asked) -> StepPrice:
+    """Price a step whose prompt slices are on the first rank, and whose decodes on each."""
+    _, _, plan, batch, context, chunks = asked
+    contexts = [context] * batch
     if plan.dp > 1:
         ranks = [(chunks, contexts), *[([], contexts)] * (plan.dp - 1)]
         found = RankedCost(cost).explain(ranks)
@@ -200,11 +200,10 @@ def _step_of_pool(
     return StepPrice(*asked, found, warnings=tuple(cost.warnings()))
 
 
-def _through_stages(
-    cost: PipelineCost, asked: _Asked, chunks: Sequence[Chunk], contexts: Sequence[int]
-) -> StepPrice:
+def _through_stages(cost: PipelineCost, asked: _Asked) -> StepPrice:
     """Price a micro-batch of a pipeline, station by station."""
-    batch = len(contexts)
+    _, _, _, batch, context, chunks = asked
+    contexts = [context] * batch
     padded, windowed = padded_sums(contexts, cost.context_tile, cost.window_tokens)
     times = cost.station_ns(chunks, batch, padded, windowed, batch + len(chunks))
     stations = zip(cost.names, (time / NS_PER_S for time in times), strict=True)
