@@ -269,6 +269,7 @@ class PrefixLedger:
                 last, lo, hi = held[-1]
                 if last is extents[0] and last.refs == 1 and last.hi == hi == at:
                     last.hi = stop
+                    last.rest = None  # what was split off behind it has been overwritten
                     held[-1] = (last, lo, stop)
                     at = stop
                     if at >= upto:

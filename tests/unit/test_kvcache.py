@@ -439,3 +439,27 @@ def test_the_plain_ledger_counts(lengths, size):
     ledger.take(201)
     with pytest.raises(InvariantError, match="-1 free of 200"):
         ledger.check()
+
+
+def test_a_run_that_grew_over_what_was_split_off_behind_it_is_given_back_once():
+    """Blocks 0 to 4 split at 3, the back overwritten; the front grows, is forked, and split."""
+    ledger = PrefixLedger(8, 4, True, identity, lambda book: 0)
+    text = ((1, 40),)
+    first, second, third = (Holder(number, text, 40) for number in range(3))
+    other, pin = Holder(3, None, 20), Holder(4, text, 40)
+    ledger.take(5)
+    ledger.register(first.book, 20)
+    ledger.retire(first.book, 5, 20)
+    ledger.hold(second.book, ledger.match(second.book, 13))
+    ledger.take(5)
+    ledger.retire(other.book, 5, 0)
+    ledger.take(1)
+    ledger.register(second.book, 16)
+    ledger.fork(second.book, pin.book, 16)
+    ledger.hold(third.book, ledger.match(third.book, 9))
+    ledger.check()
+    for holder, blocks in ((second, 4), (third, 2), (pin, 4)):
+        ledger.release(holder.book, blocks, 0)
+        ledger.forget(holder.book)
+        ledger.check()
+    assert ledger.free == 8

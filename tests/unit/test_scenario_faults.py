@@ -100,8 +100,8 @@ CASES = {
     ),
     "unknown word": (
         ("      replicas: 2", "      role: mixd\n      replicas: 2"),
-        "bad.yaml:16  fleet.pools.main.role: Input should be 'mixed', 'prefill' or 'decode' "
-        "(got 'mixd'). Did you mean 'mixed'?",
+        "bad.yaml:16  fleet.pools.main.role: Input should be 'mixed', 'prefill', 'decode' "
+        "or 'encode' (got 'mixd'). Did you mean 'mixed'?",
     ),
     "a section that is text": (
         ("slo: {ttft_s: 1.0}", "slo: fast"),

@@ -26,7 +26,7 @@ class Only:
             columns = {
                 name: getattr(chunk, name)[mine]
                 for name in chunk.__slots__
-                if name not in ("segments", "model", "slo_class")
+                if name not in ("segments", "model", "slo_class", "images")
             }
             yield replace(chunk, **columns, model=None)
 

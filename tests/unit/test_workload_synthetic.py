@@ -21,7 +21,7 @@ from llmsim.workload import (
     SyntheticWorkload,
 )
 
-APART = ("segments", "model", "slo_class")  # lists, or none where there is one model
+APART = ("segments", "model", "slo_class", "images")  # lists, or none where nobody says
 COLUMNS = tuple(name for name in RequestChunk.__dataclass_fields__ if name not in APART)
 
 OPEN_ARRIVALS = {
