@@ -22,6 +22,9 @@ ARRIVAL_PRIORITY: Final = 0
 CALL_PRIORITY: Final = 16
 """Of the first replica's calls."""
 
+LAST_PRIORITY: Final = 2**30
+"""Behind the calls of all replicas."""
+
 FOREVER: Final = 2**62 - 1
 """A time that never comes [ns]; the largest integer that compiled code keeps in a register."""
 

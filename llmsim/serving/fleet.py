@@ -79,7 +79,7 @@ class Fleet:
         self.roles: Roles | None = None
         self.under_way: dict[Request, Move] = {}  # between two replicas; the run waits for them
         self.done = clock.env.event()
-        self.arrived = self.ended = self.truncated = 0
+        self.arrived = self.ended = self.truncated = self.closing = 0
         self.stopped = False
         self._caller_ns = self._caller = -1  # the latest call in which one ended, and whose it was
         self.last_end_ns = 0
@@ -462,7 +462,7 @@ class Fleet:
 
     def check_done(self) -> None:
         """End the run if everybody who will ever come has ended."""
-        if not self._exhausted or self.ended != self.arrived or self.done.triggered:
+        if not self._exhausted or self.closing or self.ended != self.arrived or self.done.triggered:
             return
         if not self.under_way and (self._continuation is None or not self._continuation.owed):
             self.done.succeed()

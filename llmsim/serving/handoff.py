@@ -24,7 +24,7 @@ from llmsim.kvcache import Holder
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.serving.board import LoadBoard
 from llmsim.serving.bylayer import call_back, part_by_layer
-from llmsim.serving.clock import Clock
+from llmsim.serving.clock import LAST_PRIORITY, Clock
 from llmsim.serving.flows import FLOW_PRIORITY, Flow, Flows
 from llmsim.serving.request import HANDED, LOADING, WAITING, Request
 from llmsim.serving.wake import Wake
@@ -194,6 +194,8 @@ class Handoff:
         index; -1 if there is none now.
     freed : callable or None
         Called with a replica that has got back the KV blocks of a request which has left.
+    hold_end : callable
+        Called with 1 and -1 around an instant at which the run may not end yet.
     aside : callable
         Calls something in which a request ends outside any call of a scheduler.
     """
@@ -237,6 +239,7 @@ class Handoff:
         self.elsewhere: Callable[[int], int] | None = None
         self.freed: Callable[[Replica], None] | None = None
         self.aside: Callable[[Callable[[], None]], None] = _call
+        self.hold_end: Callable[[int], None] = lambda change: None
 
     def _model_of(self, replica: Replica) -> int:
         return self._models[replica.pool] if self._models else 0
@@ -279,7 +282,9 @@ class Handoff:
         """Call a request back whose first token is the only one, as the next calls begin."""
         if not request.ended:
             self.came_from.pop(request.view.index)
+            self.hold_end(1)  # the replica that has run the step has yet to note it
             self.aside(lambda: call_back(request, lease))
+            self._clock.at(Wake(lambda _: self.hold_end(-1)), LAST_PRIORITY, self._clock.now)
             if self.freed is not None:
                 self.freed(lease.source)
 

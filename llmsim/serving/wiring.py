@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 def count_of(pools: Sequence[PoolPlan], *roles: str) -> int:
     """Return how many replicas have one of the roles, spare ones too."""
     return sum(pool.facts.replicas + pool.spare for pool in pools if pool.role in roles)
+
+
+def _holding(fleet: Fleet) -> Callable[[int], None]:
+    """Return what keeps a run from ending, and lets it end again."""
+
+    def hold(change: int) -> None:
+        fleet.closing += change
+        if not fleet.closing:
+            fleet.check_done()
+
+    return hold
 
 
 def arrivals_board(
@@ -132,7 +143,7 @@ def connect_roles(
     takers = [replica for replica in replicas if pools[replica.pool].role == "decode"]
     targets = doors_on(board, takers)
     handoff = Handoff(clock, plan, targets, board, fleet.on_end, flows)
-    handoff.aside = fleet.aside
+    handoff.aside, handoff.hold_end = fleet.aside, _holding(fleet)
     handoff.called = fleet.called if plan.refuses else None
     for replica in takers:
         replica.port.connect(handoff, gives=False)
@@ -157,7 +168,7 @@ def connect_all(
 ) -> Handoff:
     """Let any replica hand over to any other: which one does, and which takes, may change."""
     handoff = Handoff(clock, plan, replicas, fleet.board, fleet.on_end, flows)
-    handoff.aside = fleet.aside
+    handoff.aside, handoff.hold_end = fleet.aside, _holding(fleet)
     handoff.everywhere, handoff.view = True, decoders
     for replica in replicas:
         replica.port.connect(handoff, gives=False)

@@ -197,3 +197,14 @@ def test_who_is_refused_gets_the_room_that_a_write_to_a_tier_gives_back():
     world = World(jobs, decoders=1, kv_blocks=8, refuses_kv=True, prefix_caching=True)
     slow = replace(world, tier_chunks=(30,), tier_scopes=("replica",), port_bytes_per_s=1e6)
     assert [row.ended_as for row in run(slow).rows] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_the_last_step_is_noted_though_its_answer_was_called_back(lookahead):
+    """Sent by layer, an answer of one token ends as the replica that has computed it is called."""
+    world = World((Job(0, 257, 1),), decoders=1, sent_layers=4, lookahead=lookahead)
+    ran = run(world)
+    assert [row.output_tokens for row in ran.rows] == [1]
+    totals = [part.timeline.totals for part in ran.facts.replicas]
+    assert sum(each["output_tokens"].sum() for each in totals) == 1
+    assert sum(each["prefill_tokens"].sum() for each in totals) == 257
