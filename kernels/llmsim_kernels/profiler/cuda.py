@@ -277,7 +277,7 @@ class CudaDevice:
 
 def _launch_faults() -> tuple[type[Exception], ...]:
     """Return torch's errors, and Triton's, such as too much shared memory, where it is there."""
-    usual = (RuntimeError, ValueError, NotImplementedError)
+    usual = (RuntimeError, ValueError)
     try:
         from triton.errors import TritonError
     except ImportError:

@@ -303,8 +303,8 @@ class MeasuredCost:
         pieces, rest, slope = self._attention[batch]
         if not overhang_tokens or not self._tails:
             return pieces.at(padded_tokens) - rest + slope * windowed_tokens
-        line = uneven_piece(pieces, self._tails, batch, padded_tokens, overhang_tokens)
-        return line.base_ns + line.per_token_ns * padded_tokens - rest + slope * windowed_tokens
+        base, rise, _ = uneven_piece(pieces, self._tails, batch, padded_tokens, overhang_tokens)
+        return base + rise * padded_tokens - rest + slope * windowed_tokens
 
     @property
     def prefill_launch_ns(self) -> float:

@@ -108,9 +108,13 @@ def tail_of(
     return added, until
 
 
+Straight = tuple[float, float, int]
+"""A line without host and window: base [ns], slope [ns/token], last padded sum [tokens]."""
+
+
 def uneven_piece(
     pieces: Pieces, tails: Sequence[Tail], batch: int, padded_tokens: int, overhang_tokens: int
-) -> PriceLine:
+) -> Straight:
     """Return the GPU time of a batch whose longest context hangs over the others, as a line.
 
     Parameters
@@ -132,11 +136,11 @@ def uneven_piece(
     until = FOREVER if until >= FOREVER else until + overhang_tokens
     # one context alone is read no faster than all of them
     base = pieces.bases[index] + max(0.0, tail - slope * overhang_tokens)
-    return PriceLine(base, slope, 0.0, until)
+    return base, slope, until
 
 
 def with_host(
-    gpu: PriceLine,
+    gpu: Straight,
     padded_tokens: int,
     host_ns: tuple[float, float],
     windowed: tuple[float, int],
@@ -145,8 +149,7 @@ def with_host(
 
     Parameters
     ----------
-    gpu : PriceLine
-        Without the windowed part.
+    gpu : Straight
     padded_tokens : int [tokens]
     host_ns : tuple of float [ns]
         Host work that adds, and that runs beside the GPU.
@@ -155,7 +158,7 @@ def with_host(
     """
     added, beside = host_ns
     per_windowed, edge = windowed
-    base, rise, until = gpu.base_ns, gpu.per_token_ns, gpu.until_tokens
+    base, rise, until = gpu
     if base + rise * padded_tokens + per_windowed * min(padded_tokens, edge) > beside:
         return PriceLine(added + base, rise, per_windowed, until)
     if per_windowed and padded_tokens < edge:
