@@ -130,7 +130,7 @@ def step(
         scenario has no such pool, or a cost component that knows no operators.
     """
     chunks = _checked(batch, context, prefill)
-    _check_origin(model, gpu, scenario, ParallelPlan(tp=tp, dp=dp, ep=ep, pp=pp))
+    _check_origin(model, gpu, scenario, pool, ParallelPlan(tp=tp, dp=dp, ep=ep, pp=pp))
     if scenario is not None:
         wanted = scenario if isinstance(scenario, Scenario) else Scenario.load(scenario)
         return _step_of_pool(wanted, pool, batch, context, chunks)
@@ -147,7 +147,9 @@ def step(
     return _on_ranks(RooflineCost(spec, card, link, plan, limits, scale_out=scale_out), asked)
 
 
-def _check_origin(model: str | Path, gpu: str, scenario: object | None, plan: ParallelPlan) -> None:
+def _check_origin(
+    model: str | Path, gpu: str, scenario: object | None, pool: str, plan: ParallelPlan
+) -> None:
     """Refuse a step whose model and GPU are said twice, or not at all."""
     if scenario is None:
         missing = [name for name, told in (("model", model), ("gpu", gpu)) if not told]
@@ -155,6 +157,8 @@ def _check_origin(model: str | Path, gpu: str, scenario: object | None, plan: Pa
             Fault("", name, "missing.", "Give a model and a GPU, or a scenario.")
             for name in missing
         ]
+        if pool:
+            faults.append(Fault("", "pool", "there is no scenario that has one.", "Give it, too."))
     else:
         layout = plan != ParallelPlan()
         twice = [n for n, told in (("model", model), ("gpu", gpu), ("layout", layout)) if told]

@@ -340,11 +340,15 @@ def show_step(
     with exit_code_for_errors():
         from llmsim.api.stepping import step
         from llmsim.cli.stepping import chunks_of, print_step
+        from llmsim.core.errors import Fault, InputError
         from llmsim.scenario import Scenario, parse_assignments
 
         chunks = chunks_of(tuple(prefill or ()))
         layout = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
         changes = parse_assignments(tuple(set_ or ()))
+        if changes and scenario is None:
+            fault = Fault("", "--set", "there is no scenario to change.", "Give --scenario, too.")
+            raise InputError("show step", [fault])
         wanted = None if scenario is None else Scenario.load(scenario, changes)
         price = step(
             model,

@@ -37,13 +37,10 @@ def wrong_seeing(scenario: Scenario) -> dict[str, str]:
     given = [
         key for key in ("trace", "prompts", "programs") if getattr(traffic, key) is not None
     ] + (["samples"] if traffic.samples > 1 else [])
-    if given:
-        wrong["traffic.images"] = f"does not go with traffic.{given[0]} yet"
-    if len(scenario.models) > 1:
-        wrong["traffic.images"] = "does not go with several models yet"
     if all(pool.role == "encode" for pool in fleet.pools.values()):
         wrong["fleet.pools"] = "all encode images; nobody computes prompts"
     other = {
+        "several models": len(scenario.models) > 1,
         f"routing {fleet.routing.kind}": _looks_at_replicas(scenario),
         "fleet.gateway": fleet.gateway is not None,
         "fleet.boot": fleet.boot is not None,
@@ -53,9 +50,10 @@ def wrong_seeing(scenario: Scenario) -> dict[str, str]:
         "fleet.report_period_s": fleet.report_period_s > 0,
         "record.tokens": scenario.record.tokens,
     }
-    clashes = [what for what, there in other.items() if there]
+    clashes = [f"traffic.{key}" for key in given]
+    clashes += [what for what, there in other.items() if there]
     if clashes:
-        wrong["traffic.images"] = f"does not go together with {', '.join(clashes)} yet"
+        wrong["traffic.images"] = f"does not go with {', '.join(clashes)} yet"
     for name, pool in fleet.pools.items():
         found = _pool_clashes(pool, not encoders)
         if found:

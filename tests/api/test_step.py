@@ -75,6 +75,13 @@ def test_the_command_takes_a_scenario_and_changes_to_it():
     assert [name for name, _ in told["stations_s"]] == ["host", "stage 0", "link 0", "stage 1"]
 
 
+def test_changes_to_no_scenario_are_refused():
+    words = "show step --model llama-3.1-8b --gpu h100-sxm --batch 1 --set seed=3"
+    told = CliRunner().invoke(app, words.split())
+    assert told.exit_code == 2
+    assert "there is no scenario to change" in told.output
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -83,6 +90,7 @@ def test_the_command_takes_a_scenario_and_changes_to_it():
         ({"scenario": "quickstart", "model": "llama-3.1-8b"}, "the scenario says it already"),
         ({"scenario": "quickstart", "tp": 2}, "layout: the scenario says it already"),
         ({"scenario": "quickstart", "pool": "mian"}, "no pool 'mian'. It has main"),
+        ({"model": "llama-3.1-8b", "gpu": "h100-sxm", "pool": "main"}, "no scenario that has one"),
         ({"scenario": "disaggregated"}, "has several pools. It has prefill, decode"),
     ],
 )
