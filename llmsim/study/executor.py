@@ -172,7 +172,9 @@ class _Dask:
                 n_workers=None if executor.jobs == -1 else executor.jobs,
                 threads_per_worker=1,
                 dashboard_address=None,
-                silence_logs=logging.ERROR,
+                # what a call raises comes back as itself; what else a worker calls an error is that
+                # its scheduler went first when all of them were told to stop
+                silence_logs=logging.CRITICAL,
                 preload=[__name__],
             )
         try:

@@ -76,8 +76,9 @@ def test_a_quick_cpu_profile_end_to_end(tmp_path):
     assert set(table["status"]) <= {"ok", "unsupported"}
     assert {"fit", "holdout"} == set(table["split"])
     assert read_meta(out).created == meta.created
+    # the budget may end the first run before its middle; the second then has one of its own
     for moment in ("start", "middle", "end"):
-        assert f"copy.{moment}" in set(table["variant"])
+        assert {f"copy.{moment}", f"copy.{moment}2"} & set(table["variant"])
     # larger products take longer, whatever the machine does meanwhile
     gemm = table.where((table["op"] == "gemm") & (table["n"] == 1024) & (table["k"] == 1024))
     times = {int(m): float(t) for m, t in zip(gemm["m"], gemm["t_median_us"], strict=True)}
