@@ -10,14 +10,15 @@ the sum over decoding requests of their context, each rounded up to a multiple o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 Chunk = tuple[int, int]
 """One prefill slice: (new tokens computed now, tokens of context before them) [tokens]."""
 
+FOREVER: Final = 2**62 - 1
+"""A sum that is never reached; the largest integer that compiled code keeps in a register."""
 
-@dataclass(frozen=True, slots=True)
+
 class PriceLine:
     """The price of a decode-only step for one batch size, on one straight piece.
 
@@ -34,12 +35,38 @@ class PriceLine:
         Per token of the padded context sum clipped at the attention window; 0 without a window.
     until_tokens : int [tokens]
         Largest padded context sum this piece is valid for.
+
+    Notes
+    -----
+    Never changed once made. One is made whenever somebody joins or leaves an uneven batch, so it is
+    no dataclass: compiled, that takes ten times as long.
     """
 
-    base_ns: float
-    per_token_ns: float
-    per_windowed_ns: float = 0.0
-    until_tokens: int = 2**62 - 1
+    __slots__ = ("base_ns", "per_token_ns", "per_windowed_ns", "until_tokens")
+
+    def __init__(
+        self,
+        base_ns: float,
+        per_token_ns: float,
+        per_windowed_ns: float = 0.0,
+        until_tokens: int = FOREVER,
+    ) -> None:
+        self.base_ns: Final = base_ns
+        self.per_token_ns: Final = per_token_ns
+        self.per_windowed_ns: Final = per_windowed_ns
+        self.until_tokens: Final = until_tokens
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PriceLine) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"PriceLine{self._key()}"
+
+    def _key(self) -> tuple[float, float, float, int]:
+        return self.base_ns, self.per_token_ns, self.per_windowed_ns, self.until_tokens
 
     def at_ns(self, padded_tokens: int, windowed_tokens: int) -> float:
         """Return the price at these context sums [ns]."""

@@ -22,7 +22,7 @@ from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel.communication import Network, all_gather, send
-from llmsim.costmodel.contract import Chunk, PriceLine
+from llmsim.costmodel.contract import FOREVER, Chunk, PriceLine
 from llmsim.costmodel.explain import OperatorRow, StepBreakdown, explain_rows, table_row
 from llmsim.costmodel.measured.cost import MeasuredCost
 from llmsim.costmodel.operators import ACTIVATION_BYTES, Floats, OpTable
@@ -165,7 +165,7 @@ class PipelineCost:
     def decode_line(self, batch: int, padded_tokens: int) -> PriceLine:
         """Price decodes that are alone in the pipeline; see `StepCost.decode_line`."""
         base = token = windowed = 0.0
-        until = 2**62 - 1
+        until = FOREVER
         for line in self.station_lines(batch, padded_tokens):
             base += line.base_ns
             token += line.per_token_ns

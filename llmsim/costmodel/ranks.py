@@ -21,13 +21,11 @@ import numpy as np
 
 from llmsim.core.integers import rounded
 from llmsim.core.units import NS_PER_S
-from llmsim.costmodel.contract import Chunk, PriceLine, RankLoad
+from llmsim.costmodel.contract import FOREVER, Chunk, PriceLine, RankLoad
 from llmsim.costmodel.explain import OperatorRow, StepBreakdown, explain_rows, table_row
 from llmsim.costmodel.measured.cost import MeasuredCost
 from llmsim.costmodel.operators import Floats, OpTable
 from llmsim.costmodel.roofline import RooflineCost
-
-FOREVER = 2**62 - 1
 
 _TABLED_TOKENS = 65_536
 """Sums of tokens up to this are priced at construction [tokens]."""

@@ -50,6 +50,7 @@ class Clock:
         self.env = simpy.Environment(0) if env is None else env
         self.now = int(self.env.now)
         self._wakes: list[Wake] = []  # a heap by (time, rank)
+        self._hole = False  # its first has fired; who is scheduled next takes its place
         # SimPy has no public way to its queue; the tests hold these two names to every release
         self._queue: list[Any] = self.env._queue
         self._order: Iterator[int] = self.env._eid
@@ -62,6 +63,13 @@ class Clock:
         wake.time_ns = time_ns
         wake.rank = wake.ranked + next(self._order)
         place = wake.place
+        if self._hole:
+            if place < 0:
+                self._hole = False
+                self._sink(wake, 0)
+                return
+            self._fill()
+            place = wake.place
         if place < 0:
             place = len(self._wakes)
             self._wakes.append(wake)
@@ -73,7 +81,15 @@ class Clock:
 
     def next_ns(self) -> int:
         """Return when the next event is due [ns]; `FOREVER` if there is none."""
-        due = self._wakes[0].time_ns if self._wakes else FOREVER
+        wakes = self._wakes
+        due = FOREVER
+        if not self._hole:
+            if wakes:
+                due = wakes[0].time_ns
+        elif len(wakes) > 1:
+            due = wakes[1].time_ns
+            if len(wakes) > 2 and wakes[2].time_ns < due:
+                due = wakes[2].time_ns
         if self._queue:
             other: int = self._queue[0][0]
             due = min(due, other)
@@ -94,6 +110,8 @@ class Clock:
         """
         wakes = self._wakes
         queue = self._queue
+        if self._hole:
+            self._fill()  # the run before was cut short
         while True:
             if queue and self._simpy_first():
                 entry = heappop(queue)
@@ -102,11 +120,14 @@ class Clock:
                     return
             elif wakes:
                 wake = wakes[0]
-                self._remove_first()
+                wake.place = -1
+                self._hole = True
                 if wake.time_ns != self.now:  # as `_set`, without a call
                     self.now = wake.time_ns
                     self.env._now = wake.time_ns
                 wake.callback(wake)
+                if self._hole:
+                    self._fill()
             else:
                 return
 
@@ -137,11 +158,11 @@ class Clock:
 
     # --- the heap ---------------------------------------------------------------------------
 
-    def _remove_first(self) -> None:
-        wakes = self._wakes
-        wakes[0].place = -1
-        last = wakes.pop()
-        if last.place >= 0:
+    def _fill(self) -> None:
+        """Close the hole at the top: nobody who was scheduled since has taken it."""
+        self._hole = False
+        last = self._wakes.pop()
+        if self._wakes:
             self._sink(last, 0)
 
     def _rise(self, wake: Wake, place: int) -> None:

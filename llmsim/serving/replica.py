@@ -469,7 +469,6 @@ class Replica:
         cohort = self.cohort
         draft = self.draft
         stretch = self._stretch
-        delivery = self.delivery
         if not stretch.anchored or cohort.padded > stretch.line.until_tokens:
             stretch.anchor(front, self._price_line(cohort.count, cohort.padded))
         stretch.launch(front)
@@ -477,9 +476,7 @@ class Replica:
         self._prefill_tokens = 0
         self._kv_used = self._kv_held() if self._shares else self._kv_blocks - self.ledger.free
         ticks = 1
-        if self._steady and not (
-            delivery.pending or delivery.stalled or draft.late or draft.blocked_on_writer
-        ):
+        if self._steady and self.delivery.alike():
             room = self.ledger.free + draft.first_need
             ticks = stretch.longest(room, self.config.block_tokens)
             if ticks > draft.most_ticks:

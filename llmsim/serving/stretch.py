@@ -168,7 +168,10 @@ class Stretch:
         if (ticks // block_tokens + 1) * cohort.count > room_blocks:
             ticks = cohort.ticks_within(room_blocks, ticks)
         until = self.line.until_tokens
-        if until >= FOREVER or cohort.padded + cohort.growth(ticks - 1) <= until:
+        most = cohort.count * (ticks + cohort.tile)  # a context grows by a token, then is padded
+        if until >= FOREVER or cohort.padded + most <= until:
+            return ticks
+        if cohort.padded + cohort.growth(ticks - 1) <= until:
             return ticks
         low, high = 1, ticks
         while low < high:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from llmsim.costmodel.contract import Chunk, PriceLine, RankLoad, StepCost
@@ -75,7 +75,7 @@ class Uneven(Cost):
         parts = 1 + max(0, piece) % 3
         tail = self.per_overhang_ns * overhang_tokens / parts
         until = 500 * (piece + 1) + overhang_tokens - 1
-        return replace(line, base_ns=line.base_ns + tail, until_tokens=until)
+        return PriceLine(line.base_ns + tail, line.per_token_ns, line.per_windowed_ns, until)
 
     def step_ns(
         self, chunks: Sequence[Chunk], decode: int, padded_tokens: int, windowed_tokens: int,
@@ -127,11 +127,11 @@ class Joint(Like):
         own = self.attention_line(batches[lead], padded_tokens)
         flat = own.base_ns + self._rest_ns(max(batches), sum(max(1, batch) for batch in batches))
         if not self.cost.host_ns:
-            return replace(own, base_ns=flat)
+            return PriceLine(flat, own.per_token_ns, own.per_windowed_ns, own.until_tokens)
         slack = self.cost.host_ns - flat
         until = math.floor(slack / own.per_token_ns) if slack > 0 and own.per_token_ns else -1
         if padded_tokens > until:
-            return replace(own, base_ns=flat)
+            return PriceLine(flat, own.per_token_ns, own.per_windowed_ns, own.until_tokens)
         return PriceLine(self.cost.host_ns, 0.0, 0.0, min(until, own.until_tokens))
 
     def step_ns(self, loads: Sequence[RankLoad]) -> int:

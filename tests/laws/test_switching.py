@@ -124,3 +124,43 @@ def test_a_kept_copy_gives_way_to_whoever_needs_its_place():
         assert bool(swap.refused_tokens) == refused
         assert swap.kept_tokens <= blocks * 64
         assert bool(swap.kept_tokens) != refused  # what the last ones left is still there
+
+
+def test_a_seat_that_a_change_of_priorities_makes_is_given_away_at_the_next_step():
+    """Three decode, one whose KV has come waits for a seat; the first change sends one of them out.
+
+    Found at random: merged steps let it wait until somebody had all its tokens.
+    """
+    first = [Job(0, 1, 1), Job(0, 198, 32)]
+    then = [
+        (181, 2),
+        (1, 20),
+        (1, 21),
+        (1, 1),
+        (59, 15),
+        (1, 1),
+        (1, 1),
+        (81, 33),
+        (1, 1),
+        (105, 2),
+    ]
+    world = World(
+        (*first, *(Job(5 * MS, *lengths) for lengths in (*then, (1, 1), (1, 10)))),
+        cost="knee",
+        max_num_seqs=3,
+        budget_tokens=8,
+        block_tokens=4,
+        kv_blocks=98,
+        batching="fastswitch",
+        routing="least-loaded",
+        decoders=1,
+        port_bytes_per_s=1e12,
+    )
+    assert_same(world)
+    steps = []
+    run(world, recorder=lambda replica, call: steps.append((replica, call)))
+    calls = [call for replica, call in steps if replica.index == 1]
+    sent_out = next(place for place, call in enumerate(calls) if call.preempted)
+    assert len(calls[sent_out].running) == 2
+    assert len(calls[sent_out + 1].running) == 3
+    assert calls[sent_out + 1].now_ns == calls[sent_out].end_ns

@@ -80,3 +80,50 @@ def test_a_failure_that_nobody_handles_is_raised():
     clock.env.process(broken(clock.env))
     with pytest.raises(ValueError, match="broken"):
         clock.run()
+
+
+MOVES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(0, 2)), max_size=3)
+
+
+@given(MOVES, st.lists(MOVES, max_size=25))
+def test_what_a_wake_moves_while_it_fires_is_in_order_too(first, then):
+    clock = Clock()
+    fired, expected, orders = [], [], []
+    due = {}
+    wanted = iter(then)
+
+    def move(moves):
+        for name, delay, priority in moves:
+            clock.at(wakes[name], priority, clock.now + delay)
+            due[name] = (clock.now + delay, priority, len(orders))
+            orders.append(name)
+            assert clock.next_ns() == min(due.values())[0]
+
+    def fire(name):
+        expected.append(min(due, key=due.get))
+        fired.append(name)
+        assert clock.now == due.pop(expected[-1])[0]
+        assert clock.next_ns() == (min(due.values())[0] if due else FOREVER)
+        move(next(wanted, ()))
+
+    wakes = [Wake(lambda _, name=name: fire(name)) for name in range(10)]
+    move(first)
+    clock.run()
+    assert fired == expected
+    assert not due
+
+
+def test_a_run_that_a_wake_cut_short_goes_on_with_the_next():
+    clock = Clock()
+    seen = []
+
+    def broken(_):
+        raise KeyboardInterrupt
+
+    clock.at(Wake(broken), 0, 1)
+    for time in (4, 2, 3):
+        clock.at(Wake(lambda _: seen.append(clock.now)), 0, time)
+    with pytest.raises(KeyboardInterrupt):
+        clock.run()
+    clock.run()
+    assert seen == [2, 3, 4]

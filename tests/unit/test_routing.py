@@ -6,6 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmsim.core.errors import RegistryError
 from llmsim.core.rng import stream
@@ -201,3 +203,22 @@ def test_load_reports_without_age_are_there_at_once():
     assert board.least_outstanding() == 2
     board.change(1, -2, 0)
     assert board.least_outstanding() == 1
+
+
+@given(st.integers(1, 9), st.data())
+def test_the_least_loaded_of_a_board_is_what_a_search_finds(replicas, data):
+    board = LoadBoard(Clock(), replicas, 0)
+    changes = st.tuples(st.integers(0, replicas - 1), st.integers(-3, 3), st.booleans())
+    closed = set()
+    for replica, delta, gate in data.draw(st.lists(changes, max_size=40)):
+        if not gate:
+            board.change(replica, delta, 0)
+        elif replica in closed:
+            closed.discard(replica)
+            board.open(replica)
+        else:
+            closed.add(replica)
+            board.close(replica)
+        loads = [board.outstanding(replica) for replica in range(replicas)]
+        if data.draw(st.booleans()):
+            assert board.least_outstanding() == loads.index(min(loads))

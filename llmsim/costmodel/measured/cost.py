@@ -47,7 +47,7 @@ from llmsim.costmodel.measured.operators import TokenOperators
 from llmsim.costmodel.measured.profile import Profile
 from llmsim.costmodel.measured.tables import Context
 from llmsim.costmodel.operators import OpTable, scaled
-from llmsim.costmodel.roofline import RooflineCost
+from llmsim.costmodel.roofline import RooflineCost, Sums
 from llmsim.specs import UNSCALED, OperatorScales
 
 Operators = Callable[[Floats], Iterator[OpTable]]
@@ -119,7 +119,7 @@ class MeasuredCost:
         self._set_mixed()
         self._lines: dict[int, tuple[list[int], list[PriceLine]]] = {}
         self._attention: dict[int, tuple[Pieces, float, float]] = {}
-        self._prefills: dict[tuple[int, ChunkSums], float] = {}
+        self._prefills: dict[tuple[int, Sums], float] = {}
         self.line_error = 0.0
         if context.strict and self.operators.missing:
             faults = [
@@ -235,15 +235,16 @@ class MeasuredCost:
         if decode:
             gpu_ns = self._decode_ns(decode, padded_tokens, windowed_tokens, overhang_tokens)
         if chunks:
-            sums = self.base.chunk_sums(chunks)
-            tokens += sums.new
+            sums = self.base.sums(chunks)
+            new = sums[0]
+            tokens += new
             key = (len(chunks), sums)
             prefill = self._prefills.get(key)
             if prefill is None:
                 if len(self._prefills) >= _KEPT_PREFILLS:
                     self._prefills.clear()
-                prefill = self._prefills[key] = self._prefill_ns(sums, len(chunks))
-            self.prefill_ns, self.prefill_tokens = prefill, sums.new
+                prefill = self._prefills[key] = self._prefill_ns(ChunkSums(*sums), len(chunks))
+            self.prefill_ns, self.prefill_tokens = prefill, new
             gpu_ns = self._joined(prefill, gpu_ns, decode)
         priced, heads = self._token_ns, self._head_ns
         if tokens < len(priced) and logits < len(heads):

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsim.costmodel.contract import PriceLine
+from llmsim.costmodel.contract import FOREVER, PriceLine
 from llmsim.costmodel.measured.means import Floats
 
 MOST_PIECES = 64
 TOLERANCE = 0.001
 """Largest relative error of a straight piece at the points it skips."""
-FOREVER = 2**62
 
 LEAST_PART_TOKENS = 256
 MOST_PARTS = 64
