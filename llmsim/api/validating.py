@@ -25,6 +25,7 @@ def validate(
     models: Sequence[str] = (),
     grades: Sequence[str] = ("A", "B"),
     headline: bool = False,
+    disaggregated: bool = False,
     cost: Mapping[str, Any] | str = "roofline",
     calibrations: str | Path | None = None,
     profiles: str | Path | None = None,
@@ -44,6 +45,8 @@ def validate(
         Qualities to take.
     headline : bool
         Only sources whose layout, lengths and load are known; vLLM and TensorRT-LLM, aggregated.
+    disaggregated : bool
+        Only cases with prefill and decode on GPUs of their own.
     cost : mapping or str
         The ``cost`` component of every pool, or its kind.
     calibrations : str or Path, optional
@@ -71,7 +74,9 @@ def validate(
     from llmsim.fidelity.validation import validate as replay
 
     chosen = Selection(
-        tuple(sources), tuple(engines), tuple(gpus), tuple(models), tuple(grades), headline
+        *(tuple(sources), tuple(engines), tuple(gpus), tuple(models), tuple(grades)),
+        headline,
+        disaggregated,
     )
     component = {"kind": cost} if isinstance(cost, str) else dict(cost)
     order = order_of(

@@ -39,6 +39,7 @@ class ValidateOrder:
     gpus: tuple[str, ...]
     models: tuple[str, ...]
     headline: bool
+    disaggregated: bool
     cost: str
     out: Path | None
     scenarios: Path | None
@@ -108,6 +109,7 @@ DeviceOption = Annotated[str, typer.Option(help="For the reference engine: cpu, 
 OfflineOption = Annotated[
     bool, typer.Option(help="For the reference engine: everybody arrives at time 0.")
 ]
+ApartOption = Annotated[bool, typer.Option(help="Only cases with prefill and decode apart.")]
 FreshOption = Annotated[bool, typer.Option(help="Do not use results kept from earlier runs.")]
 
 
@@ -119,6 +121,7 @@ def validate(
     gpu: Annotated[str, typer.Option(help="GPUs to take.")] = "",
     model: Annotated[str, typer.Option(help="Models (model_key) to take.")] = "",
     headline: Annotated[bool, typer.Option(help="Only the cases of the headline.")] = False,
+    disaggregated: ApartOption = False,
     cost: CostOption = "roofline",
     out: OutOption = None,
     save_scenarios: ScenariosOption = None,
@@ -161,7 +164,8 @@ def validate(
         takes = (_words(source), _words(grade), _words(engine), _words(gpu), _words(model))
         files = (calibration, profiles, ceilings, docs)
         order = ValidateOrder(
-            *(where, *takes, headline, cost, out, save_scenarios, jobs, fresh, *files),
+            *(where, *takes, headline, disaggregated, cost, out),
+            *(save_scenarios, jobs, fresh, *files),
             ablate=ablate,
             as_json=as_json,
         )
@@ -210,7 +214,9 @@ def run_validation(asked: ValidateOrder) -> None:
     for page in filter(None, (asked.docs, asked.ceilings)):
         check_target(page)
     selection = Selection(
-        asked.sources, asked.engines, asked.gpus, asked.models, asked.grades, asked.headline
+        *(asked.sources, asked.engines, asked.gpus, asked.models, asked.grades),
+        asked.headline,
+        asked.disaggregated,
     )
     calibrations = _calibrations(asked.calibration, asked.as_json)
     order = order_of(

@@ -97,7 +97,7 @@ def headline(report: Report) -> str:
 def _sections(report: Report) -> Iterator[_Section]:
     everything = [*headline_rows(report), *group_rows(report.groups["all"])]
     yield _Section("all", "All cases", HEAD, everything, _CELLS)
-    for side in SIDES:
+    for side in filter(report.groups.get, SIDES):
         yield _Section(side, f"By {TITLES[side]}", HEAD, group_rows(report.groups[side]))
     ladders = capacity_rows(report.ladders)
     if ladders:

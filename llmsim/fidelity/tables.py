@@ -15,7 +15,13 @@ from llmsim.fidelity.validation import SIDES, TOLD, Report
 
 METRICS: Final = ("tpot", "ttft", "throughput", "e2e")
 
-TITLES: Final = {"source": "source", "engine": "engine", "gpu": "GPU", "model_key": "model"}
+TITLES: Final = {
+    "source": "source",
+    "engine": "engine",
+    "gpu": "GPU",
+    "model_key": "model",
+    "disaggregated": "engine and GPU where prefill and decode are apart",
+}
 
 Row = tuple[str, ...]
 
@@ -198,7 +204,7 @@ def report_markdown(report: Report) -> str:
         "Cells: median / P90 / worst absolute error and, in brackets, signed median, in percent.",
         markdown(HEAD, [*headline_rows(report), *group_rows(report.groups["all"])]),
     ]
-    for side in SIDES:
+    for side in filter(report.groups.get, SIDES):
         parts += [f"## By {TITLES[side]}", markdown(HEAD, group_rows(report.groups[side]))]
     capacity = capacity_rows(report.ladders)
     if capacity:

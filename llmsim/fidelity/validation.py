@@ -53,7 +53,10 @@ HEADLINE_SOURCES: Final = ("aic-*", "inferencex-*", "nebius*", "inference-sim-*"
 HEADLINE_ENGINES: Final = ("vllm", "trtllm")
 """Engines of the headline; the others are printed for themselves."""
 
-SIDES: Final = ("source", "engine", "gpu", "model_key")
+APART: Final = "disaggregated"
+"""The side that has only cases with prefill and decode on GPUs of their own."""
+
+SIDES: Final = ("source", "engine", "gpu", "model_key", APART)
 """What the summary is split by."""
 
 TOLD: Final = (
@@ -75,6 +78,8 @@ class Selection:
         Quality letters; C is never scored.
     headline : bool
         Only the headline's sources and engines, aggregated serving.
+    disaggregated : bool
+        Only cases with prefill and decode apart.
     """
 
     sources: tuple[str, ...] = ()
@@ -83,9 +88,12 @@ class Selection:
     models: tuple[str, ...] = ()
     grades: tuple[str, ...] = ("A", "B")
     headline: bool = False
+    disaggregated: bool = False
 
     def takes(self, case: Case) -> bool:
         """Whether a case is among them."""
+        if self.disaggregated and not case.text("disagg"):
+            return False
         if case.quality not in self.grades or (self.headline and not in_headline(case)):
             return False
         asked = (
@@ -162,7 +170,8 @@ class Report:
         Parameters
         ----------
         by : str
-            ``all``, ``headline``, ``seen``, ``source``, ``engine``, ``gpu`` or ``model_key``.
+            ``all``, ``headline``, ``seen``, ``source``, ``engine``, ``gpu``, ``model_key`` or
+            ``disaggregated``.
 
         Returns
         -------
@@ -331,8 +340,10 @@ def report_of(folder: Path, replayed: Sequence[Replayed]) -> Report:
         "seen": group_by(seen, chosen, lambda case: f"fitted: {assume(case).seen_by}"),
         "all": group_by(replayed, chosen, lambda _: "all cases"),
     }
+    apart = [each for each in replayed if each.case.text("disagg")]
     for side in SIDES:
-        groups[side] = group_by(replayed, chosen, partial(_side, side))
+        members = apart if side == APART else replayed
+        groups[side] = group_by(members, chosen, partial(_side, side))
     unseen = {key: score for key, score in chosen.items() if not assume(score.case).seen_by}
     return Report(folder, replayed, scores, chosen, groups, capacities(unseen))
 
@@ -366,6 +377,8 @@ def _told(case: Case) -> tuple[str, ...]:
 
 
 def _side(side: str, case: Case) -> str:
+    if side == APART:
+        return f"{case.text('engine')} on {case.text('gpu')}"
     return (case.model_key if side == "model_key" else case.text(side)) or "not recorded"
 
 

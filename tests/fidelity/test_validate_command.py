@@ -122,6 +122,23 @@ def test_long_notes_of_a_terminal_table_go_on_below_themselves(capsys):
         assert word in said
 
 
+def test_runs_with_prefill_and_decode_apart_can_be_had_alone(folder):
+    table = folder / "e2e.csv"
+    head, *rows = table.read_text().splitlines()
+    rows = [row + "," for row in rows]
+    split = "f,A,lab,runs/x,llama,llama-3.1-8b,h100-sxm,2,1,1,vllm,0.15.1,random,200,8,closed loop,"
+    rows.append(split + "inf,4,8,tpot,mean,9,ms,1 prefill x TP1 + 1 decode x TP1")
+    table.write_text("\n".join([head + ",disagg", *rows]) + "\n")
+    everything = ls.validate(folder)
+    assert everything.summary("disaggregated")["cases"].max() == 1
+    apart = ls.validate(folder, disaggregated=True)
+    (group,) = apart.groups["disaggregated"]
+    assert (group.name, group.cases) == ("vllm on h100-sxm", 1)
+    assert {each.case.case_id for each in apart.replayed} == {"f"}
+    told = call(folder, "--disaggregated", "--jobs", 1)
+    assert "all cases" in told
+
+
 def test_a_selection_that_takes_nothing_says_what_there_is(folder):
     told = call(folder, "--source", "labs", code=2)
     assert "Did you mean 'lab'?" in told
