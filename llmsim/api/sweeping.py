@@ -62,9 +62,9 @@ def sweep(
         Conditions such as ``"ttft_p99_s<=0.5"``.
     count_overloaded : bool
         Let points be best whose fleet does not keep up.
-    executor : {"local", "dask"}
+    executor : {"local", "dask", "ray"}
     scheduler : str, optional
-        Address of a Dask scheduler.
+        Address of a Dask scheduler, or of the head of a Ray cluster.
     jobs : int
         Processes on this machine; -1 for one per core.
     fresh : bool

@@ -40,7 +40,8 @@ def plan(
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
     executor: Annotated[str, typer.Option(help="Where to simulate: local, dask or ray.")] = "local",
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of the cluster, such as tcp://host:8786.")
+        str | None,
+        typer.Option(help="Of the cluster: tcp://host:8786 of Dask, host:6379 of Ray."),
     ] = None,
     pdf: Annotated[
         bool, typer.Option(help="Print the report into report.pdf, too; needs Chromium or Chrome.")

@@ -20,16 +20,19 @@ class ExecutorKind(StrEnum):
 
     LOCAL = "local"
     DASK = "dask"
+    RAY = "ray"
 
 
 ExecutorOption = Annotated[
-    ExecutorKind, typer.Option(help="Cores of this machine, or a Dask cluster (llmsim[dask]).")
+    ExecutorKind,
+    typer.Option(help="Cores of this machine, or a cluster: llmsim[dask] or llmsim[ray]."),
 ]
 SchedulerOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="A Dask scheduler, such as tcp://10.0.0.1:8786; a cluster on this machine if absent.",
+        help="Of the cluster: tcp://10.0.0.1:8786 of Dask, 10.0.0.1:6379 of Ray; one on this "
+        "machine if absent.",
     ),
 ]
 

@@ -47,8 +47,10 @@ class LoadBoard:
         """Note that a replica's outstanding requests changed by `delta` at `now_ns`."""
         if self._age_ns and not (self._own and delta > 0):
             self._reports.append((now_ns + self._age_ns, replica, delta))
-        else:
+        elif self._tree:
             self._add(replica, delta)
+        else:
+            self._loads[replica] += delta
 
     def close(self, replica: int) -> None:
         """Let a replica look too busy for any router: it takes no work."""
@@ -85,7 +87,7 @@ class LoadBoard:
         loads[replica] += delta
         tree = self._tree
         if not tree:
-            return
+            return  # nobody has asked for the least loaded yet
         place = (self._leaves + replica) >> 1
         while place:
             best = tree[2 * place]

@@ -339,14 +339,6 @@ class Delivery:
         request.itl_over_at_join = self._meter.over
         self._cohort.join(request)
 
-    def alike(self) -> bool:
-        """Whether the next decode steps go on as this one, so that they need no calls between."""
-        draft = self._draft
-        if self.pending or self.stalled or draft.late or draft.blocked_on_writer:
-            return False
-        # a plan that sent somebody out has made a seat, which is given away at the next call
-        return not self.arrived or not draft.has_seat()
-
     def _seat_arrived(self) -> None:
         """Let those decode whose KV has come, as far as there are seats."""
         draft = self._draft

@@ -195,7 +195,7 @@ class Handoff:
     freed : callable or None
         Called with a replica that has got back the KV blocks of a request which has left.
     hold_end : callable
-        Called with 1 and -1 around an instant at which the run may not end yet.
+        Called with 1 and -1 around a time in which the run may not end yet.
     aside : callable
         Calls something in which a request ends outside any call of a scheduler.
     """
@@ -270,8 +270,10 @@ class Handoff:
         self.came_from[request.view.index] = source.index
         # by layer, its way begins as the step does in which the first layer will be ready
         due = self._clock.now if self._layers else lease.due_ns
-        # at this instant the replicas up to this one have had their call
-        passed = source.turn if due <= self._clock.now else -1
+        passed = source.turn if due <= self._clock.now else -1  # up to it, all have had their call
+        if self._layers:
+            self.hold_end(1)  # whatever becomes of it: the step that it was in is yet to be noted
+            self._clock.at(Wake(lambda _: self.hold_end(-1)), LAST_PRIORITY, lease.due_ns)
         if request.generated >= request.output:  # nobody knows until the step has run
             ran = Wake(lambda _: self._last_token_out(request, lease))
             self._clock.at(ran, FLOW_PRIORITY, lease.due_ns)
@@ -282,9 +284,7 @@ class Handoff:
         """Call a request back whose first token is the only one, as the next calls begin."""
         if not request.ended:
             self.came_from.pop(request.view.index)
-            self.hold_end(1)  # the replica that has run the step has yet to note it
             self.aside(lambda: call_back(request, lease))
-            self._clock.at(Wake(lambda _: self.hold_end(-1)), LAST_PRIORITY, self._clock.now)
             if self.freed is not None:
                 self.freed(lease.source)
 

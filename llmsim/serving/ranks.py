@@ -74,7 +74,11 @@ class Rank(Replica):
     @property
     def merges(self) -> bool:
         """Whether the next decode steps of this rank may run without a call in between."""
-        return self._steady and self.delivery.alike()
+        delivery, draft = self.delivery, self.draft
+        return self._steady and not (
+            (delivery.pending or delivery.stalled or draft.late or draft.blocked_on_writer)
+            or (delivery.arrived and draft.has_seat())
+        )
 
     @property
     def decodes(self) -> int:

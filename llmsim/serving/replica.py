@@ -467,8 +467,7 @@ class Replica:
     def _launch_stretch(self, front: int) -> None:
         """Decode steps of the same requests, as many as can run before something changes."""
         cohort = self.cohort
-        draft = self.draft
-        stretch = self._stretch
+        delivery, draft, stretch = self.delivery, self.draft, self._stretch
         if not stretch.anchored or cohort.padded > stretch.line.until_tokens:
             stretch.anchor(front, self._price_line(cohort.count, cohort.padded))
         stretch.launch(front)
@@ -476,7 +475,11 @@ class Replica:
         self._prefill_tokens = 0
         self._kv_used = self._kv_held() if self._shares else self._kv_blocks - self.ledger.free
         ticks = 1
-        if self._steady and self.delivery.alike():
+        # a plan that sends somebody out makes a seat, which is given away at the next call
+        if self._steady and not (
+            (delivery.pending or delivery.stalled or draft.late or draft.blocked_on_writer)
+            or (delivery.arrived and draft.has_seat())
+        ):
             room = self.ledger.free + draft.first_need
             ticks = stretch.longest(room, self.config.block_tokens)
             if ticks > draft.most_ticks:

@@ -1,4 +1,4 @@
-"""Where the runs of a study are simulated: the cores of this machine, or a Dask cluster.
+"""Where the runs of a study are simulated: the cores of this machine, or a Dask or Ray cluster.
 
 ::
 
@@ -10,11 +10,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
 from llmsim.core.errors import Fault, InputError, nearest
@@ -24,10 +28,16 @@ T = TypeVar("T")
 Task = tuple[Any, ...]
 """Positional arguments of one call; they are pickled."""
 
-Kind = Literal["local", "dask"]
+Kind = Literal["local", "dask", "ray"]
 
 CONNECT_S: Final = 10
-"""How long to wait until a Dask scheduler answers [s]."""
+"""How long to wait until a cluster answers [s]."""
+
+_NEEDS: Final = {"dask": ("distributed", "Dask"), "ray": ("ray", "Ray")}
+"""Module and name of what an executor runs on."""
+
+_RAY_TASKS_PER_CORE: Final = 2  # the second, so that no core waits and clusters know to grow
+_RAY_STORE_BYTES: Final = 128 * 2**20  # of a cluster on this machine; results are small
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +46,14 @@ class Executor:
 
     Parameters
     ----------
-    kind : {"local", "dask"}
+    kind : {"local", "dask", "ray"}
     jobs : int
         Processes on this machine; -1 for one per core. A cluster with an address has its own.
     scheduler : str or None
-        Address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``; None starts a cluster of
-        `jobs` workers on this machine.
+        Address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``, or of the head of a Ray
+        cluster, such as ``10.0.0.1:6379``, ``ray://10.0.0.1:10001`` from outside of it, or ``auto``
+        for the one that this machine belongs to; None starts a cluster of `jobs` workers on this
+        machine.
 
     Raises
     ------
@@ -58,12 +70,13 @@ class Executor:
         if self.kind not in get_args(Kind):
             hint = nearest(self.kind, get_args(Kind))
             faults.append(Fault("", "executor", f"unknown executor '{self.kind}'.", hint))
-        if self.kind == "dask" and find_spec("distributed") is None:
-            hint = "pip install 'llmsim[dask]' brings it."
-            faults.append(Fault("", "executor", "Dask is not installed here.", hint))
+        module, name = _NEEDS.get(self.kind, ("", ""))
+        if module and find_spec(module) is None:
+            hint = f"pip install 'llmsim[{self.kind}]' brings it."
+            faults.append(Fault("", "executor", f"{name} is not installed here.", hint))
         if self.kind == "local" and self.scheduler is not None:
-            hint = "Say dask, or leave the address out."
-            faults.append(Fault("", "scheduler", "is for the executor dask.", hint))
+            hint = "Say dask or ray, or leave the address out."
+            faults.append(Fault("", "scheduler", "is for the executors dask and ray.", hint))
         if self.jobs != -1 and self.jobs < 1:
             faults.append(Fault("", "jobs", f"{self.jobs}, must be at least 1, or -1."))
         if faults:
@@ -100,12 +113,12 @@ def open_workers(executor: Executor) -> Iterator[Workers]:
     Raises
     ------
     InputError
-        If no Dask scheduler answers at the address.
+        If no cluster answers at the address.
     """
     if executor.kind == "local":
         yield _Local(executor.jobs)
         return
-    with closing(_Dask(executor)) as cluster:
+    with closing(_Ray(executor) if executor.kind == "ray" else _Dask(executor)) as cluster:
         yield cluster
 
 
@@ -210,6 +223,99 @@ class _Dask:
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+class _Ray:
+    """Workers of a Ray cluster. A call whose worker dies is made again by another one.
+
+    Calls that are given up while they run, run on to their end on a cluster that was there before,
+    and end with one that was started here.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        import ray
+
+        self._ray: Any = ray
+        self._entered = not ray.is_initialized()  # else somebody else's, who will leave it
+        address = executor.scheduler
+        if not self._entered:
+            return
+        quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
+        if address is None:
+            with _environment(
+                # workers import what is asked of them from where it is found here
+                PYTHONPATH=os.pathsep.join(filter(None, sys.path)),
+                RAY_USAGE_STATS_ENABLED="0",
+                RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # else it warns of what there is not
+            ):
+                ray.init(
+                    "local",
+                    num_cpus=(os.cpu_count() or 1) if executor.jobs == -1 else executor.jobs,
+                    include_dashboard=False,
+                    object_store_memory=_RAY_STORE_BYTES,
+                    **quiet,
+                )
+            return
+        try:
+            _knock(address)
+            ray.init(address, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            message = f"no Ray cluster answers at '{address}': {error}."
+            raise InputError("executor", [Fault("", "scheduler", message)]) from error
+
+    def completed(
+        self, call: Callable[..., T], tasks: Sequence[Task]
+    ) -> Generator[tuple[int, T], None, None]:
+        ray = self._ray
+        from ray.exceptions import RayTaskError
+
+        code = code_hash()
+        # one core each, as a simulation takes one; made again where a worker dies, never where the
+        # call itself fails
+        make = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(_checked)
+        todo = enumerate(tasks)
+        running: dict[Any, int] = {}
+        while True:
+            # Ray (2.60) may die of cancelling a call that is just ending, so what is given up is
+            # left to end: few are handed over beyond those that have a core
+            cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+            for index, task in islice(todo, max(0, _RAY_TASKS_PER_CORE * cores - len(running))):
+                running[make.remote(code, call, task)] = index
+            if not running:
+                return
+            for future in ray.wait(list(running), num_returns=1)[0]:
+                try:
+                    made = ray.get(future)
+                except RayTaskError as error:
+                    raise error.cause from None
+                yield running.pop(future), made
+
+    def close(self) -> None:
+        """Leave the cluster; that stops it if it was started here."""
+        if self._entered:
+            self._ray.shutdown()
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables for as long as processes are started that inherit them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _knock(address: str) -> None:
+    """Raise an `OSError` if nobody listens at an address; Ray itself waits for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
 def dask_setup(_worker: object) -> None:

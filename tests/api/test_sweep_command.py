@@ -144,7 +144,10 @@ def test_drawn_axes_take_samples_and_seeds_give_intervals():
         (["quickstart", "--over", "engine.max_num_seq=1,2"], "Did you mean 'max_num_seqs'?"),
         (["quickstart", *OVER, "--maximise", "goodput"], "Did you mean 'goodput_rps'?"),
         (["quickstart", *OVER, "--subject-to", "ttft_p99_s"], "'ttft_p99_s' is no condition."),
-        (["quickstart", *OVER, "--scheduler", "tcp://h:1"], "scheduler: is for the executor dask"),
+        (
+            ["quickstart", *OVER, "--scheduler", "tcp://h:1"],
+            "scheduler: is for the executors dask and ray",
+        ),
         (["quickstrat", *OVER], "Did you mean 'quickstart'?"),
     ],
 )
@@ -187,10 +190,11 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["--jobs", "2"], ["--jobs", "2", "--executor", "dask"]])
+@pytest.mark.parametrize(
+    "more", [["--jobs", "2", "--executor", kind] for kind in ("local", "dask", "ray")]
+)
 def test_ctrl_c_on_a_terminal_reaches_every_process_and_none_complains(more, tmp_path):
-    if "dask" in more:
-        pytest.importorskip("distributed")
+    pytest.importorskip({"local": "joblib", "dask": "distributed", "ray": "ray"}[more[-1]])
     words = ["sweep", "quickstart", "--set", "traffic.requests=3000", "--out", "cut", *more]
     started = subprocess.Popen(
         ["llmsim", *words, "--over", "engine.max_num_seqs=17..80:64"],

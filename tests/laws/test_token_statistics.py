@@ -77,8 +77,16 @@ def test_a_token_after_the_client_has_left():
             lookahead=1,
         ),
         World((Job(0, 1, 14),), kv_blocks=1, lookahead=1, timeout_ns=60 * MS),
+        World((Job(0, 1, 1, abort_ns=1),), decoders=1, sent_layers=1),
+        World((Job(0, 1, 1),), cost="flat", timeout_ns=5 * MS, decoders=1, sent_layers=1),
     ],
-    ids=["last token on the way", "preempted with a token on the way", "any token on the way"],
+    ids=[
+        "last token on the way",
+        "preempted with a token on the way",
+        "any token on the way",
+        "sent by layer before its only token is there",
+        "sent by layer, leaves as its only token comes",
+    ],
 )
 def test_a_client_that_leaves_while_its_token_is_computed(world):
     check(world)

@@ -1,4 +1,4 @@
-"""A plan on a Dask cluster of two workers of this machine, one of which is killed half-way."""
+"""A plan on clusters of two workers of this machine; of Dask's, one is killed half-way."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ def test_a_worker_that_dies_loses_nothing_of_a_plan(tmp_path, monkeypatch):
     assert far.replicas == near.replicas
     assert far.evidence == near.evidence  # the digest of every run included
     assert far.corrected == near.corrected
+
+
+@pytest.mark.slow
+def test_a_plan_on_ray_is_the_same(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "far"))
+    far = ls.plan(ASKED, FAST, executor=Executor("ray", 2))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "near"))
+    near = ls.plan(ASKED, FAST, executor=Executor("local", 1))
+    assert far.replicas == near.replicas
+    assert far.evidence == near.evidence  # the digest of every run included

@@ -1,7 +1,8 @@
-"""Where runs are made: this machine's processes, or a Dask cluster; nothing lost, nothing twice."""
+"""Where runs are made: processes of this machine, Dask or Ray; nothing lost, nothing twice."""
 
 import os
 import pickle
+import re
 import signal
 import time
 
@@ -75,7 +76,7 @@ def test_errors_survive_the_way_between_processes():
     [
         (("dusk",), "unknown executor 'dusk'. Did you mean 'dask'?"),
         (("local", 0), "jobs: 0, must be at least 1, or -1."),
-        (("local", -1, "tcp://10.0.0.1:8786"), "scheduler: is for the executor dask."),
+        (("local", -1, "tcp://10.0.0.1:8786"), "scheduler: is for the executors dask and ray."),
     ],
 )
 def test_wrong_orders_are_told(order, words):
@@ -84,10 +85,15 @@ def test_wrong_orders_are_told(order, words):
     assert words in str(caught.value)
 
 
-def test_without_dask_the_way_to_get_it_is_told(monkeypatch):
+CLUSTERS = [("dask", "distributed", "Dask"), ("ray", "ray", "Ray")]
+
+
+@pytest.mark.parametrize(("kind", "module", "name"), CLUSTERS)
+def test_without_a_cluster_s_library_the_way_to_get_it_is_told(kind, module, name, monkeypatch):
     monkeypatch.setattr("llmsim.study.executor.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install 'llmsim\[dask\]'"):
-        Executor("dask")
+    words = rf"{name} is not installed here. pip install 'llmsim\[{kind}\]'"
+    with pytest.raises(InputError, match=words):
+        Executor(kind)
 
 
 def slow_square(number):
@@ -96,9 +102,10 @@ def slow_square(number):
 
 
 @pytest.mark.slow
-def test_a_dask_worker_that_dies_takes_nothing_with_it():
-    pytest.importorskip("distributed")
-    with open_workers(Executor("dask", 2)) as workers:
+@pytest.mark.parametrize(("kind", "module", "name"), CLUSTERS)
+def test_a_worker_that_dies_takes_nothing_with_it(kind, module, name):
+    pytest.importorskip(module)
+    with open_workers(Executor(kind, 2)) as workers:
         made = {}
         killed = 0
         for index, (process, square) in workers.completed(slow_square, [(n,) for n in range(60)]):
@@ -112,26 +119,45 @@ def test_a_dask_worker_that_dies_takes_nothing_with_it():
 
 
 @pytest.mark.slow
-def test_a_dask_task_that_raises_ends_the_study():
-    pytest.importorskip("distributed")
-    with open_workers(Executor("dask", 1)) as workers, pytest.raises(ScenarioError, match="two"):
-        list(workers.completed(bad_at_two, [(number,) for number in range(4)]))
-
-
-@pytest.mark.slow
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
-    pytest.importorskip("distributed")
+@pytest.mark.parametrize(
+    ("kind", "module", "address", "who"),
+    [
+        ("dask", "distributed", "tcp://127.0.0.1:1", "Dask scheduler"),
+        ("ray", "ray", "127.0.0.1:1", "Ray cluster"),
+        ("ray", "ray", "ray://127.0.0.1:1", "Ray cluster"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_named(kind, module, address, who, monkeypatch):
+    pytest.importorskip(module)
     monkeypatch.setattr("llmsim.study.executor.CONNECT_S", 0.2)
-    order = Executor("dask", scheduler="tcp://127.0.0.1:1")
-    words = r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"
+    order = Executor(kind, scheduler=address)
+    words = f"no {who} answers at '{re.escape(address)}'"
     with pytest.raises(InputError, match=words), open_workers(order):
         pass
 
 
 @pytest.mark.slow
-def test_workers_of_another_version_are_refused(monkeypatch):
-    pytest.importorskip("distributed")
-    with open_workers(Executor("dask", 1)) as workers:
+@pytest.mark.parametrize(("kind", "module", "name"), CLUSTERS)
+def test_what_a_far_task_raises_comes_out_and_workers_of_another_version_are_refused(
+    kind, module, name, monkeypatch
+):
+    pytest.importorskip(module)
+    with open_workers(Executor(kind, 1)) as workers:
+        with pytest.raises(ScenarioError, match=r"two\.yaml:3  fleet") as caught:
+            list(workers.completed(bad_at_two, [(number,) for number in range(4)]))
+        assert caught.value.faults[0].hint == "Mend it."
         monkeypatch.setattr("llmsim.study.executor.code_hash", lambda: "another")
         with pytest.raises(InputError, match="a worker has another llmsim, or other cards"):
             list(workers.completed(pow, [(2, 2), (2, 3)]))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_somebody_else_s_is_used_and_left_as_it_was():
+    ray = pytest.importorskip("ray")
+    with open_workers(Executor("ray", 1)) as outer:
+        with open_workers(Executor("ray", 1)) as inner:
+            assert list(inner.completed(pow, [(2, 5)])) == [(0, 32)]
+        assert ray.is_initialized()
+        more = list(outer.completed(pow, [(2, power) for power in range(600)]))  # in several goes
+        assert sorted(more) == [(power, 2**power) for power in range(600)]
+    assert not ray.is_initialized()
