@@ -94,8 +94,16 @@ class StepDraft(Protocol):
         """
         ...
 
-    def come_back(self) -> None:
-        """Bring back who was swapped out, by the rank of the latest `switch`, as far as it fits."""
+    def come_back(self, rank: Callable[[RequestView], int | float] | None = None) -> None:
+        """Bring back who was swapped out, by rank, as far as it fits.
+
+        From the first rank on, who waits in line gets in before who is out and ranks lower.
+
+        Parameters
+        ----------
+        rank : callable or None
+            Of who waits or is out: as in `switch`. None: that of the latest `switch`.
+        """
         ...
 
     def ask_again(self, steps: int) -> None:
@@ -119,7 +127,8 @@ class StepDraft(Protocol):
         """Take seat and KV of a running request, which waits from now on.
 
         To be called before anybody is advanced, by a policy with ``displaces = True``: arrivals
-        are then shown to it even where no seat is free.
+        are then shown to it even where no seat is free. Where KV is swapped, nobody new gets in
+        before who was displaced comes back, unless `come_back` has ranked them.
 
         Parameters
         ----------
@@ -129,7 +138,9 @@ class StepDraft(Protocol):
         Returns
         -------
         bool
-            False, and nothing is done, for one whose last token is on its way.
+            False, and nothing is done, for one whose last token is on its way, and where KV is
+            swapped for one that decodes and has no token in the step before this one: who has just
+            come back gets on before it loses its place again.
         """
         ...
 

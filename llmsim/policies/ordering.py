@@ -76,7 +76,7 @@ class EngineView(Protocol):
         ...
 
     def generated(self, request: RequestView) -> int:
-        """Return the output tokens that a waiting request had before it lost its KV [tokens]."""
+        """Return the output tokens that a request had that waits or is swapped out [tokens]."""
         ...
 
     def running(self) -> list[Running]:

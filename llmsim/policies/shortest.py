@@ -24,7 +24,8 @@ from llmsim.policies.views import RequestView
 class ShortestFirst:
     """vLLM's steps, shortest believed remaining output first; with `preempts`, at any time (SRPT).
 
-    Who loses its seat loses its KV too, unless the engine swaps, and waits with what it has left.
+    Who loses its seat loses its KV too, unless the engine swaps, and waits with what it has left;
+    swapped out, it comes back when it is shorter than all who wait.
     Where memory runs out, who has most left loses its KV.
 
     References
@@ -105,10 +106,19 @@ class ShortestFirst:
     def _rank_of(self, one: Running) -> float:
         return self.rank(one.view, self.left(one.view, one.generated))
 
+    def _rank_outside(self, request: RequestView) -> float:
+        """Rank a request that waits or is swapped out."""
+        waits = self._waiting.get(request.index)
+        return self.rank(
+            request, self.left(request, self._engine.generated(request)) if waits is None else waits
+        )
+
     def plan(self, step: StepDraft) -> None:
         """Make way for who is shorter, advance who is running, admit if nobody ran out of KV."""
-        if self.preempts and step.waiting and not step.free_seats:
-            self._make_way(step)
+        if self.preempts:
+            step.come_back(self._rank_outside)
+            if step.waiting and not step.free_seats:
+                self._make_way(step)
         before = step.running
         step.advance_running()
         if step.waiting and step.running == before:
@@ -122,5 +132,6 @@ class ShortestFirst:
         running = self._engine.running()
         last = self.victim(running)
         mine = self.rank(first, self._waiting[first.index])
-        if self._rank_of(running[last]) > mine + self.lead_tokens and step.displace(last):
-            step.ask_again(1)  # there may be another pair
+        if self._rank_of(running[last]) > mine + self.lead_tokens:
+            step.displace(last)
+            step.ask_again(1)  # there may be another pair, or who has just come back gets on

@@ -107,7 +107,10 @@ def _victim(draft: Draft) -> Request:
 def displace(draft: Draft, place: int) -> bool:
     """Preempt the request at a place of the running list before a step; see `StepDraft`."""
     victim = list(draft.running_set)[place]
-    if victim.state not in (PREFILL, DECODE, PARKED):
+    # who is back from the host sits out until it is advanced; sent back before that, it would
+    # come and go for ever where nobody gets in between
+    seated = (PREFILL, DECODE, PARKED) if draft.swapper is None else (PREFILL, DECODE)
+    if victim.state not in seated:
         return False
     draft.scheduled.clear()
     preempt(draft, victim)

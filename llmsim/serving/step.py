@@ -81,10 +81,13 @@ class Step:
         """Let those run who rank first."""
         switch(self._draft, rank)
 
-    def come_back(self) -> None:
-        """Bring back who was swapped out, by the rank of the latest `switch`."""
-        if self._draft.swapper is not None:
-            self._draft.swapper.bring_back(ranked=True)
+    def come_back(self, rank: Callable[[RequestView], int | float] | None = None) -> None:
+        """Bring back who was swapped out, by a rank or that of the latest `switch`."""
+        swapper = self._draft.swapper
+        if swapper is not None:
+            if rank is not None:
+                swapper.rank = rank
+            swapper.bring_back(ranked=True)
 
     def ask_again(self, steps: int) -> None:
         """Have the policy called after so many steps, even if nothing else happens."""
@@ -153,8 +156,10 @@ class Engine:
         return draft.ledger.match(waiting, known).blocks * draft.block_tokens
 
     def generated(self, request: RequestView) -> int:
-        """Return the output tokens that a waiting request had before it lost its KV [tokens]."""
-        line = self._draft.line
+        """Return the output tokens that a request had that waits or is swapped out [tokens]."""
+        line, swapper = self._draft.line, self._draft.swapper
+        if swapper is not None and request.index in swapper.outside:
+            return swapper.outside[request.index].generated
         return line.behind(request).generated if isinstance(line, OrderedQueue) else 0
 
     def running(self) -> list[Running]:

@@ -116,6 +116,8 @@ class Swapper:
         The first comes back first.
     free : int [blocks]
         Room in host memory; copies that are only kept count as taken.
+    outside : dict from int to Request
+        The same by the index of their views.
     rank : callable or None
         Who is more important, the least first; None where the first comes back first.
     aside : bool
@@ -147,7 +149,8 @@ class Swapper:
         self.swapped: deque[Request] = deque()
         self._coming: dict[Request, Return] = {}
         self._kept_back: dict[Request, int] = {}  # GPU blocks that are still being copied
-        self.rank: Callable[[RequestView], int] | None = None
+        self.outside: dict[int, Request] = {}
+        self.rank: Callable[[RequestView], int | float] | None = None
         self.aside = False
         self.free = plan.blocks
         self.refused = 0
@@ -172,6 +175,7 @@ class Swapper:
         self.free -= blocks
         self._there[victim] = blocks
         self.swapped.append(victim)
+        self.outside[victim.view.index] = victim
         self._leaving[victim] = None
         self.out_blocks += blocks - kept
         self._copy(victim, blocks - kept, self._out)
@@ -248,10 +252,9 @@ class Swapper:
                 return
             self._begin(request)
 
-    def _sort(self, rank: Callable[[RequestView], int]) -> None:
+    def _sort(self, rank: Callable[[RequestView], int | float]) -> None:
         ordered = sorted((rank(each.view), each.view.index) for each in self.swapped)
-        behind = {each.view.index: each for each in self.swapped}
-        self.swapped = deque(behind[index] for _, index in ordered)
+        self.swapped = deque(self.outside[index] for _, index in ordered)
 
     def _has_room(self, request: Request) -> bool:
         """Whether a request that is out fits now, its next token included."""
@@ -299,6 +302,7 @@ class Swapper:
         """Let a request run again; its blocks are taken."""
         draft = self._replica.draft
         self.swapped.remove(request)
+        del self.outside[request.view.index]
         there = self._there.pop(request)
         if self.plan.keeps_copies:
             self._copies[request] = there
@@ -339,6 +343,7 @@ class Swapper:
                 replica.port.expected -= 1
             replica.port.give_back(back.blocks)
         self.swapped.remove(request)
+        del self.outside[request.view.index]
         self.free += self._there.pop(request)
         if request.queued_ns < now:
             replica.meter.waited(request.queued_ns, now)
