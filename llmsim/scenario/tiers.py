@@ -56,7 +56,9 @@ class KvTier(Section):
 class KvSwap(Section):
     """Host memory for the KV of preempted requests, which comes back instead of being recomputed.
 
-    As in vLLM v0: nobody new gets in while anybody is swapped out, and a step waits for its copies.
+    As in vLLM v0: nobody new gets in while anybody is swapped out, and a step waits for its copies;
+    policies that rank requests (`fastswitch`, `shortest-first` with `preempts`) let go first who
+    ranks first.
     """
 
     capacity_bytes: Positive = 4 * 2.0**30

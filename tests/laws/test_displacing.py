@@ -10,7 +10,6 @@ from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
-from progress import guard
 from test_fast_forward import assert_same
 from world_strategies import laws, worlds
 from worlds import Job, World, run
@@ -39,7 +38,7 @@ def decodes(contexts):
 @pytest.mark.parametrize("fast_forward", [True, False])
 def test_by_hand(fast_forward):
     """The second comes when the first has three tokens: it has the seat till it ends."""
-    first, second = run(SHORTER, fast_forward, guard(SHORTER)).rows
+    first, second = run(SHORTER, fast_forward).rows
     out = PROMPT_NS + decodes([17, 18])
     assert second.first_token_ns == out + COPY_NS + PROMPT_NS
     assert second.end_ns == second.first_token_ns + decodes([17, 18])
@@ -51,7 +50,7 @@ def test_by_hand(fast_forward):
 def test_who_is_out_comes_back_before_who_is_longer():
     jobs = (*SHORTER.jobs, Job(20 * MS, 16, 30), Job(21 * MS, 16, 4))
     world = replace(SHORTER, jobs=jobs)
-    rows = run(world, True, guard(world)).rows
+    rows = run(world).rows
     assert [row.request for row in sorted(rows, key=lambda row: row.end_ns)] == [1, 3, 0, 2]
     assert [row.preemptions for row in rows] == [1, 0, 0, 0]
 
@@ -79,11 +78,17 @@ class Pushing:
 def test_who_is_back_gets_on_before_it_is_displaced_again():
     """Nobody new gets in while somebody is out: who waits gains nothing, yet all end."""
     policy = Pushing()
-    first, second = run(SHORTER, True, guard(SHORTER), policy=lambda: policy).rows
+    first, second = run(SHORTER, policy=lambda: policy).rows
     assert first.end_ns == second.scheduled_ns
     assert first.preemptions == policy.moved.count(True) == 17  # at every token but the last ones
     assert policy.moved.count(False) > 0
     assert (first.output_tokens, second.output_tokens) == (20, 3)
+
+
+def test_a_run_that_gets_nowhere_fails():
+    """Computed again instead of swapped, who is first in line is displaced in every prompt step."""
+    with pytest.raises(AssertionError, match="gets nowhere"):
+        run(replace(SHORTER, swap_blocks=0, budget_tokens=8), policy=Pushing)
 
 
 @laws(60)
@@ -98,7 +103,7 @@ def test_in_any_world(data):
         swap_blocks=data.draw(st.sampled_from([5, 40, 1000])),
         tier_chunks=(),
     )
-    ran = run(world, True, guard(world))
+    ran = run(world)
     assert_all_ended(ran)
     for replica in ran.replicas:
         replica.draft.swapper.check()

@@ -19,6 +19,7 @@ from image_plans import encoder_pool, encoding_plan, seeing
 from jobs import Job, Turn, short
 from lane_plans import lane_plan
 from prices import MS, PRICES, ByLayers, Joint, Staged
+from progress import guard
 from shuffle import Shuffle
 from stop_plans import stop_plan
 from world_traffic import Traffic
@@ -380,8 +381,9 @@ def run(
     policy: Callable[[], Any] | None = None,
     router: Any = None,
 ) -> Ran:
-    """Run a world through `simulate` itself; `recorder` hears of every scheduler call."""
+    """Run a world through `simulate` itself; `recorder` hears of its calls, until too many."""
     by_layers = ByLayers(cost or PRICES[world.cost]) if world.layered and not policy else None
+    heard = guard(world, recorder)
     watched: list[Replica] = []
     kept: list[tuple[int, ...]] = []
 
@@ -392,8 +394,7 @@ def run(
         kind = LayeredReplica if by_layers is not None else kind
         kind = StoppingReplica if len(given) > 5 and isinstance(given[5], Planner) else kind
         replica = kind(*given)
-        if recorder is not None:
-            replica.recorder = lambda call: recorder(replica, call)
+        replica.recorder = partial(heard, replica)
         watched.append(replica)
         return replica
 
