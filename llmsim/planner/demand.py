@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -80,3 +82,25 @@ def demand_of(
         mean = (max(1, round(float(values[inside].mean()))) for values in (prompts, outputs))
         shapes[name] = Shape(*mean)
     return Demand(tuple(buckets), shapes)
+
+
+_NAMED: Final = re.compile(r"in(\d+)(?:\.out(\d+))?")
+
+
+def in_words(name: str) -> str:
+    """Return what the requests of a bucket or a prompt range have in common, for sentences.
+
+    Parameters
+    ----------
+    name : str
+        As `demand_of` and `ranges_of` make them; any other is returned as it is.
+    """
+    found = _NAMED.fullmatch(name)
+    if found is None:
+        return name
+    prompt, output = found.groups()
+    said = "the shortest prompts" if prompt == "1" else f"prompts from {int(prompt):,} tokens on"
+    if output is None:
+        return said
+    least = "the shortest outputs" if output == "1" else f"outputs from {int(output):,} tokens on"
+    return f"{said} with {least}"

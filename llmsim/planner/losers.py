@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llmsim.planner.candidates import Candidate
+from llmsim.planner.demand import in_words
 from llmsim.planner.plan import Loser
 from llmsim.planner.work import Work
 
@@ -44,12 +45,12 @@ def _dearer(work: Work, name: str, fleet: Mapping[str, int]) -> str:
     with_it = f" with {beside}" if beside else ""
     if ratio > 1.0005:
         return (
-            f"dearer per request in every range: {ratio:.2f} times {best} in {part_name}"
+            f"dearer per request in every range: {ratio:.2f} times {best} for {in_words(part_name)}"
             f"{with_it}, where it is nearest"
         )
     return (
-        f"{ratio:.2f} times the cost per request of {best} in {part_name}{with_it}, but whole "
-        "replicas and room for bursts do not pay there"
+        f"{ratio:.2f} times the cost per request of {best} for {in_words(part_name)}{with_it}, but "
+        "whole replicas and room for bursts do not pay there"
     )
 
 

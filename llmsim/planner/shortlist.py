@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from llmsim.planner.demand import in_words
 from llmsim.planner.problem import Column
 
 OF_EACH_CARD: Final = 2
@@ -61,7 +62,8 @@ def shortlist(columns: Sequence[Column], most: int) -> tuple[tuple[Column, ...],
         if len(kept) < most:
             kept.add(column.name)
     far = {
-        name: f"{ratio:.2f} times the cost per request of {best} in {bucket}, where it is nearest; "
+        name: f"{ratio:.2f} times the cost per request of {best} for "
+        f"{in_words(bucket)}, where it is nearest; "
         f"the {len(kept)} nearest are considered"
         for name, (ratio, bucket, best) in near.items()
         if name not in kept

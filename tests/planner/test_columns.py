@@ -12,7 +12,7 @@ from llmsim.core.errors import InputError, ScenarioError
 from llmsim.planner import Problem, pack
 from llmsim.planner.capacity import Capacity, Limits, Shape, capacity, most_of
 from llmsim.planner.columns import Choice, Scored, Space, search, without_dominated
-from llmsim.planner.demand import demand_of
+from llmsim.planner.demand import demand_of, in_words
 from llmsim.planner.problem import Column
 from llmsim.scenario import Scenario
 from llmsim.serving.build import build_pools
@@ -219,3 +219,17 @@ def test_dominance_counts_whole_replicas_of_one_card():
     better = replace(two, column=replace(two.column, throughput_rps={"chat": 6.1}))
     assert len(without_dominated([better, one])[0]) == 2
     assert len(without_dominated([scored("far", 2, 4.0, 1.0, "g"), one])[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("in1", "the shortest prompts"),
+        ("in2048", "prompts from 2,048 tokens on"),
+        ("in1.out1", "the shortest prompts with the shortest outputs"),
+        ("in512.out128", "prompts from 512 tokens on with outputs from 128 tokens on"),
+        ("chat", "chat"),
+    ],
+)
+def test_buckets_have_words_for_sentences(name, words):
+    assert in_words(name) == words

@@ -21,8 +21,8 @@ def test_the_nearest_stay_and_two_of_each_card():
     kept, far = shortlist(COLUMNS, 4)
     assert [column.name for column in kept] == ["a", "b", "d", "e"]
     # c costs 16/6 per long request, a 4/2
-    assert far["c"].startswith("1.33 times the cost per request of a in long")
-    assert far["f"].startswith("8.00 times the cost per request of d in short")
+    assert far["c"].startswith("1.33 times the cost per request of a for long")
+    assert far["f"].startswith("8.00 times the cost per request of d for short")
 
 
 def test_what_is_added_is_nearest_of_all():
