@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 from blocks import environment
+from clusters import need_cluster
 from typer.testing import CliRunner
 
 import llmsim as ls
@@ -194,7 +195,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(monkeypatch):
     "more", [["--jobs", "2", "--executor", kind] for kind in ("local", "dask", "ray")]
 )
 def test_ctrl_c_on_a_terminal_reaches_every_process_and_none_complains(more, tmp_path):
-    pytest.importorskip({"local": "joblib", "dask": "distributed", "ray": "ray"}[more[-1]])
+    need_cluster(more[-1])
     words = ["sweep", "quickstart", "--set", "traffic.requests=3000", "--out", "cut", *more]
     started = subprocess.Popen(
         ["llmsim", *words, "--over", "engine.max_num_seqs=17..80:64"],

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from clusters import need_cluster
 from test_plan import ASKED
 
 import llmsim as ls
@@ -46,7 +47,7 @@ def test_a_worker_that_dies_loses_nothing_of_a_plan(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_plan_on_ray_is_the_same(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+    need_cluster("ray")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "far"))
     far = ls.plan(ASKED, FAST, executor=Executor("ray", 2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "near"))

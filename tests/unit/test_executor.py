@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from clusters import MODULES, need_cluster
 
 from llmsim.core.errors import Fault, InputError, ScenarioError
 from llmsim.study.executor import Executor, in_order, open_workers, run_in_order
@@ -85,11 +86,8 @@ def test_wrong_orders_are_told(order, words):
     assert words in str(caught.value)
 
 
-CLUSTERS = [("dask", "distributed", "Dask"), ("ray", "ray", "Ray")]
-
-
-@pytest.mark.parametrize(("kind", "module", "name"), CLUSTERS)
-def test_without_a_cluster_s_library_the_way_to_get_it_is_told(kind, module, name, monkeypatch):
+@pytest.mark.parametrize(("kind", "name"), [("dask", "Dask"), ("ray", "Ray")])
+def test_without_a_cluster_s_library_the_way_to_get_it_is_told(kind, name, monkeypatch):
     monkeypatch.setattr("llmsim.study.executor.find_spec", lambda _: None)
     words = rf"{name} is not installed here. pip install 'llmsim\[{kind}\]'"
     with pytest.raises(InputError, match=words):
@@ -102,9 +100,9 @@ def slow_square(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "module", "name"), CLUSTERS)
-def test_a_worker_that_dies_takes_nothing_with_it(kind, module, name):
-    pytest.importorskip(module)
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_a_worker_that_dies_takes_nothing_with_it(kind):
+    need_cluster(kind)
     with open_workers(Executor(kind, 2)) as workers:
         made = {}
         killed = 0
@@ -120,15 +118,15 @@ def test_a_worker_that_dies_takes_nothing_with_it(kind, module, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "module", "address", "who"),
+    ("kind", "address", "who"),
     [
-        ("dask", "distributed", "tcp://127.0.0.1:1", "Dask scheduler"),
-        ("ray", "ray", "127.0.0.1:1", "Ray cluster"),
-        ("ray", "ray", "ray://127.0.0.1:1", "Ray cluster"),
+        ("dask", "tcp://127.0.0.1:1", "Dask scheduler"),
+        ("ray", "127.0.0.1:1", "Ray cluster"),
+        ("ray", "ray://127.0.0.1:1", "Ray cluster"),
     ],
 )
-def test_a_cluster_that_does_not_answer_is_named(kind, module, address, who, monkeypatch):
-    pytest.importorskip(module)
+def test_a_cluster_that_does_not_answer_is_named(kind, address, who, monkeypatch):
+    pytest.importorskip(MODULES[kind])
     monkeypatch.setattr("llmsim.study.executor.CONNECT_S", 0.2)
     order = Executor(kind, scheduler=address)
     words = f"no {who} answers at '{re.escape(address)}'"
@@ -137,11 +135,11 @@ def test_a_cluster_that_does_not_answer_is_named(kind, module, address, who, mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "module", "name"), CLUSTERS)
+@pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_what_a_far_task_raises_comes_out_and_workers_of_another_version_are_refused(
-    kind, module, name, monkeypatch
+    kind, monkeypatch
 ):
-    pytest.importorskip(module)
+    need_cluster(kind)
     with open_workers(Executor(kind, 1)) as workers:
         with pytest.raises(ScenarioError, match=r"two\.yaml:3  fleet") as caught:
             list(workers.completed(bad_at_two, [(number,) for number in range(4)]))
@@ -153,7 +151,9 @@ def test_what_a_far_task_raises_comes_out_and_workers_of_another_version_are_ref
 
 @pytest.mark.slow
 def test_a_ray_cluster_of_somebody_else_s_is_used_and_left_as_it_was():
-    ray = pytest.importorskip("ray")
+    need_cluster("ray")
+    import ray
+
     with open_workers(Executor("ray", 1)) as outer:
         with open_workers(Executor("ray", 1)) as inner:
             assert list(inner.completed(pow, [(2, 5)])) == [(0, 32)]

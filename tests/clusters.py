@@ -1,0 +1,36 @@
+"""Whether the libraries that run a study on a cluster are here, and start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+MODULES = {"dask": "distributed", "ray": "ray"}
+
+_TRY = "import ray; ray.init('local', num_cpus=1, include_dashboard=False); ray.shutdown()"
+_PATIENCE_S = 60
+
+
+def need_cluster(kind: str) -> None:
+    """Skip a test whose executor is not installed, or of Ray, which starts five servers, does not
+    start in a minute on this machine.
+    """
+    if kind == "local":
+        return
+    pytest.importorskip(MODULES[kind])
+    if kind == "ray" and (fault := _fault_of_ray()):
+        pytest.skip(f"Ray does not start on this machine: {fault}")
+
+
+@cache
+def _fault_of_ray() -> str:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TRY], capture_output=True, text=True, timeout=_PATIENCE_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"nothing after {_PATIENCE_S} s"
+    return done.stderr[-300:] if done.returncode else ""
