@@ -107,6 +107,7 @@ class Keeper:
         self.by_layer = plan.by_layer
         self.loads: list[Load] = []
         self.offered_tokens = 0
+        self._gave_up: set[int] = set()  # who gave up what had been loaded, for another one
         self._offered: list[Part] = []
         self.writer = Writer(replica, house, reach)
 
@@ -128,7 +129,7 @@ class Keeper:
             `COMPUTE`, `ASIDE`, `STUCK`, or `GATED` with `offered_tokens`.
         """
         segments = request.view.segments
-        if segments is None:
+        if segments is None or request.view.index in self._gave_up:
             return COMPUTE
         draft = self._replica.draft
         hit = match.blocks * draft.block_tokens
@@ -154,7 +155,8 @@ class Keeper:
         ledger = draft.ledger
         blocks = tokens // draft.block_tokens
         spared = match.unreferenced - match.blocks
-        room = ledger.free - (draft.watermark_blocks if draft.running_set else 0)
+        occupied = draft.running_set or draft.beside
+        room = ledger.free - (draft.watermark_blocks if occupied else 0)
         whole = -(-known // draft.block_tokens) if draft.reserve_prompt else blocks
         if max(blocks, whole) + spared > room:
             return STUCK
@@ -323,14 +325,16 @@ class Keeper:
 
         The last in line that waits with loaded KV gives it up; it stays cached. Never the head
         itself, wherever it stands in a line of another order: it would load the same again. The
-        head may also be the only one who runs, and has no room for its next tokens.
+        head may also be the only one who runs, and has no room for its next tokens. Who gave up
+        computes from then on: loading again, two could take each other's room for ever.
         """
         replica = self._replica
-        running = len(replica.running_set) - (head in replica.running_set)
+        running = replica.running - (head in replica.running_set)
         if running or replica.port.expected:
             return False
         for request in reversed(replica.line.requests()):
             if request.fetched_blocks and request is not head:
+                self._gave_up.add(request.view.index)
                 self.leave_line(request)
                 return True
         return False

@@ -410,7 +410,9 @@ def _build_tiers(
         if plan is None or reach is None:
             continue
         if plan.tiers:
-            replica.draft.keeper = Keeper(replica, plan, house, reach, fleet.on_end)
+            keeper = Keeper(replica, plan, house, reach, fleet.on_end)
+            for draft in drafts_of(replica):
+                draft.keeper = keeper
         if plan.swap is not None:
             replica.draft.swapper = Swapper(
                 replica, plan.swap, house.flows, reach.to_host, reach.from_host, fleet.on_end

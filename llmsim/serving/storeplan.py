@@ -11,6 +11,7 @@ from llmsim.scenario.tiers import Kv, KvSwap, KvTier
 from llmsim.serving.storehouse import KvPlan, TierPlan
 from llmsim.serving.swap import SwapPlan
 from llmsim.specs import ModelSpec, load_gpu, load_link
+from llmsim.specs.stages import layers_by_stage, stage_of
 
 
 def kv_plan(pool: Pool, model: ModelSpec, folder: Path | None) -> KvPlan | None:
@@ -40,13 +41,29 @@ def kv_plan(pool: Pool, model: ModelSpec, folder: Path | None) -> KvPlan | None:
     link = load_link(kv.host_link or load_gpu(pool.gpu, folder).host_link, folder)
     return KvPlan(
         tiers=tuple(_tier_plan(tier, kv, pool, model) for tier in kv.tiers),
-        host_bytes_per_s=link.p2p_bytes_per_s * pool.tp,
+        host_bytes_per_s=link.p2p_bytes_per_s * pool.tp / _largest_share(pool, model),
         load=kv.loading.build,
         by_layer=kv.gate == "layer",
         joins_loads=kv.shared_loads == "wait",
         layers=model.layer_count,
         swap=None if kv.swap is None else _swap_plan(kv.swap, pool, model),
     )
+
+
+def _largest_share(pool: Pool, model: ModelSpec) -> float:
+    """Return which part of a token's KV lies on the pipeline stage that has most of it.
+
+    All stages copy their parts at once, over host links of their own, and a copy is over when the
+    last one has its part: the links carry together what that stage's carries, over its share.
+    """
+    if pool.pp == 1:
+        return 1.0
+    dtype = pool.engine.kv_dtype or model.kv_dtype
+    parts = [
+        stage_of(model, stage, pool.pp).kv_bytes_per_token(pool.tp, dtype)
+        for stage in range(pool.pp)
+    ]
+    return max(parts) / sum(parts)
 
 
 def _swap_plan(swap: KvSwap, pool: Pool, model: ModelSpec) -> SwapPlan:
@@ -74,7 +91,8 @@ def _tier_plan(tier: KvTier, kv: Kv, pool: Pool, model: ModelSpec) -> TierPlan:
         raise InputError("scenario", [Fault("", "fleet.pools.kv.tiers", text)])
     each = 1.0
     if tier.messages == "per-block":
-        each = 2.0 * model.layer_count * (tier.chunk_tokens / pool.engine.block_tokens)
+        layers = max(layers_by_stage(model.layer_count, pool.pp))  # stages copy at once
+        each = 2.0 * layers * (tier.chunk_tokens / pool.engine.block_tokens)
     return TierPlan(
         name=tier.name,
         scope=tier.scope,

@@ -1,0 +1,134 @@
+"""Tiers of KV below a pipeline: a load is there when all stages have it, nothing is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from abilities import keeps_line, together
+from hypothesis import given
+from hypothesis import strategies as st
+from prices import COSTS, MS
+from test_fast_forward import assert_same
+from test_pipeline import in_whole_ns
+from world_strategies import laws, worlds
+from worlds import Job, World, run
+
+from llmsim.core.errors import ScenarioError
+from llmsim.policies import BATCHING
+from llmsim.scenario import Scenario
+from llmsim.serving.storeplan import kv_plan
+from llmsim.specs import load_model
+
+GIVEN = {"stages": True, "tiers": True, "turns": True, "handoff": None}
+BATCHINGS = [name for name in BATCHING.names() if not (together(name) or keeps_line(name))]
+
+
+@pytest.mark.parametrize("cost", sorted(COSTS))
+@laws(8)
+@given(data=st.data())
+def test_merging_changes_nothing(cost, data):
+    assert_same(data.draw(worlds(cost=cost, **GIVEN)))
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@laws(8)
+@given(data=st.data())
+def test_every_block_comes_back(batching, data):
+    ran = run(data.draw(worlds(batching=batching, most=20, **GIVEN)))
+    assert len(ran.rows) == len(ran.world.jobs)
+    for replica in ran.replicas:
+        keeper = replica.draft.keeper
+        replica.ledger.check()
+        kept = sum(keep.blocks for keep in keeper.writer.keeps)  # being written when the run ended
+        assert replica.config.kv_blocks - replica.ledger.free <= kept
+        assert kept or replica.ledger.free == replica.config.kv_blocks
+        assert not keeper.loads
+        assert not replica.running
+        assert not replica.waiting
+        for tier in keeper.tiers:
+            tier.store.check()
+
+
+@laws(30)
+@given(data=st.data())
+def test_one_stage_is_a_plain_replica(data):
+    """Bit for bit, decisions, rows, and what went to and from every tier."""
+    cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
+    world = data.draw(
+        worlds(cost=cost, batching="vllm", routing="round-robin", lookahead=0, tiers=True)
+    )
+    world = replace(world, by_layer=False, swap_blocks=0)
+    plain, piped = run(world), run(replace(world, stages=(1.0,)))
+    assert plain.decisions == piped.decisions
+    assert [row.values for row in plain.rows] == [row.values for row in piped.rows]
+    assert plain.facts.tiers == piped.facts.tiers
+
+
+TEXT = ((1, 64),)
+AGAIN = (*TEXT, (2, 16))
+# the price "round": 5 ms, 20 us per new prompt token, 20 us per decode, 20 ns per token of context
+STAGED = World(
+    (Job(0, 64, 2, TEXT), Job(100 * MS, 80, 2, AGAIN)),
+    stages=(0.5, 0.5),
+    tier_chunks=(100,),
+    chunk_blocks=2,
+    tier_bytes_per_s=1e12,
+    port_bytes_per_s=1e9,
+)
+LOAD_NS = 640_000  # 64 tokens of 10 kB over 1 GB/s
+
+
+def test_by_hand():
+    """Nothing is in flight: the second is loaded, and computes its rest on one stage, then two."""
+    first, second = run(STAGED).rows
+    assert first.first_token_ns == 5 * MS + 64 * 20_000
+    assert (first.cached_tokens, second.cached_tokens) == (0, 64)
+    assert second.first_token_ns == 100 * MS + LOAD_NS + 5 * MS + 16 * 20_000
+
+
+def test_what_has_come_is_seen_when_a_micro_batch_is_out():
+    """Another prompt is admitted in the same call and has the pipeline from 100 to 107 ms."""
+    jobs = (*STAGED.jobs, Job(100 * MS, 100, 1, ((5, 100),)))
+    _, loaded, other = run(replace(STAGED, jobs=jobs)).rows
+    assert other.first_token_ns == 107 * MS
+    assert loaded.first_token_ns == 107 * MS + 5 * MS + 16 * 20_000
+
+
+ROOM_FOR_ONE = World(
+    (
+        Job(0, 64, 1, ((0, 48), (11, 16))),
+        Job(0, 107, 1),
+        Job(0, 30, 1, ((0, 9), (100, 5), (7, 16))),
+    ), block_tokens=1, kv_blocks=109, chunk_limit_tokens=30, batching="continuum",
+    tier_chunks=(30, 4), stages=(0.5, 0.5),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_who_gave_up_what_it_had_loaded_does_not_load_it_again(fast_forward):
+    """The last gives up nine blocks for the second, whose chunks need them after the first one."""
+    rows = run(ROOM_FOR_ONE, fast_forward).rows
+    assert [row.ended_as for row in rows] == ["finished"] * 3
+
+
+def kv_of(pp: int, messages="per-chunk", **kv):
+    tiers = [{"name": "host", "capacity_bytes": 1e12, "messages": messages}]
+    pool = {"pp": pp, "kv": {"tiers": tiers, **kv}}
+    changes = {f"fleet.pools.main.{key}": value for key, value in pool.items()}
+    scenario = Scenario.load("quickstart", changes)
+    return kv_plan(scenario.fleet.pools["main"], load_model("llama-3.1-8b"), None)
+
+
+def test_every_stage_copies_its_layers_over_links_of_its_own():
+    """32 layers on 3 stages are 11, 11 and 10: the eleven take 11/32 of the bytes of a link."""
+    one, two, three = (kv_of(pp) for pp in (1, 2, 3))
+    assert two.host_bytes_per_s == 2 * one.host_bytes_per_s
+    assert three.host_bytes_per_s == pytest.approx(one.host_bytes_per_s * 32 / 11)
+    assert one.tiers == two.tiers == three.tiers  # a token has as many bytes as ever
+    with pytest.raises(ScenarioError, match=r"pp: 2 does not go together with kv.gate layer"):
+        kv_of(2, gate="layer")
+    with pytest.raises(ScenarioError, match=r"pp: 2 does not go together with kv.swap"):
+        kv_of(2, swap={})
+    messages = [kv_of(pp, messages="per-block").tiers[0].messages_per_chunk for pp in (1, 2, 3)]
+    assert messages == [2 * layers * 256 / 16 for layers in (32, 16, 11)]
