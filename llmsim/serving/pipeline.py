@@ -98,7 +98,7 @@ class Pipeline(Replica):
         self._seats = 0
         # running, but in no micro-batch: prompts in progress, and decodes that sat one out
         self._loose: dict[Request, None] = {}
-        self._leaving: list[tuple[Request, str]] = []  # of these
+        self._leaving: list[tuple[Request, str]] = []  # of all who run, in order of leaving
         self._changes = 0  # whatever may let the scheduler decide otherwise
         self._enter(self.slots[0])
 
@@ -149,10 +149,6 @@ class Pipeline(Replica):
         if request.state == WAITING or request.state >= HANDED:
             super().drop(request, outcome, called_now)
             return
-        for slot in self.slots:
-            if request in slot.draft.running_set:
-                slot.delivery.leaving.append((request, outcome))
-                return
         self._leaving.append((request, outcome))
 
     def look_again(self, called_now: bool = False) -> None:
@@ -187,8 +183,15 @@ class Pipeline(Replica):
         draft.seats = self._seats
         draft.beside = self.running - len(running) - len(self._loose)
         draft.max_seqs = self.config.max_num_seqs - draft.beside
-        if not self._loose:
-            return
+        if self._loose:
+            self._take_loose(draft)
+        if self._leaving:
+            slot.delivery.leaving += [one for one in self._leaving if one[0] in running]
+            self._leaving = [one for one in self._leaving if one[0] not in running]
+
+    def _take_loose(self, draft: Draft) -> None:
+        """Bring those who are in no micro-batch into the one that is planned, in their places."""
+        running = draft.running_set
         first = next(iter(self._loose)).seat
         mixed = bool(running) and next(reversed(running)).seat > first
         for request in self._loose:
@@ -199,9 +202,6 @@ class Pipeline(Replica):
             ordered = sorted(running, key=_seat_of)
             running.clear()
             running.update(dict.fromkeys(ordered))
-        if self._leaving:
-            slot.delivery.leaving += self._leaving
-            self._leaving = []
 
     def _exit(self, slot: Slot) -> None:
         """Let go who is not in flight with a micro-batch: the next one may take them."""

@@ -73,6 +73,12 @@ def test_one_stage_is_a_plain_replica(data):
         assert (one.lookup_tokens, one.hit_tokens) == (other.lookup_tokens, other.hit_tokens)
 
 
+def test_who_leaves_first_is_let_go_first():
+    """At one instant, a prompt in progress, which is in no micro-batch, and a decode in one."""
+    world = World((Job(0, 85, 1), Job(0, 41, 5)), chunk_limit_tokens=5, timeout_ns=60 * MS)
+    assert run(world).decisions == run(replace(world, stages=(1.0,))).decisions
+
+
 @pytest.mark.parametrize(
     "batching", [name for name in BATCHING.names() if not (together(name) or keeps_line(name))]
 )
