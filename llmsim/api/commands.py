@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ def from_command(
     *,
     trace: str | Path | None = None,
     kind: str | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Origin:
     """Return the scenario of a replica that a command of vLLM or SGLang starts.
 
@@ -31,6 +33,8 @@ def from_command(
         What it serves; without it the scenario has no traffic yet.
     kind : str, optional
         Kind of the trace; absent: told by what is in the file.
+    options : mapping of str to object, optional
+        Parameters of that kind, such as `columns` of a table.
 
     Returns
     -------
@@ -54,8 +58,9 @@ def from_command(
     from llmsim.workload import TRACES
     from llmsim.workload.detect import detect_kind
 
-    told = None
+    told: dict[str, object] | None = None
     if trace is not None:
         path = Path(trace).expanduser().resolve()
         told = {"kind": kind or detect_kind(path, TRACES.names()), "path": str(path)}
+        told |= options or {}
     return read(engine, command, gpu, told)

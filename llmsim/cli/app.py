@@ -118,9 +118,10 @@ def run(
         from llmsim.cli.originating import MakeOrder, make_scenario
         from llmsim.cli.running import RunOrder, run_scenario
 
-        make = MakeOrder(scenario, from_vllm, from_sglang, gpu, trace, save_scenario, force)
-        scenario = make_scenario(make)
         given = list(set_ or ())
+        commands = (from_vllm, from_sglang)
+        make = MakeOrder(scenario, *commands, gpu, trace, save_scenario, force, tuple(given))
+        scenario = make_scenario(make)
         if trace is not None and not make.command:
             given.append(f"traffic.trace.path={json.dumps(str(trace))}")
         if on_bad_row is not None:

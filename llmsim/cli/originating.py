@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -26,6 +27,8 @@ class MakeOrder:
         What a command's replica serves; where its scenario goes.
     force : bool
         Replace a file that is there.
+    assignments : tuple of str
+        Texts of ``--set``; what they say of the trace is saved with the scenario.
     """
 
     scenario: str | None
@@ -35,6 +38,7 @@ class MakeOrder:
     trace: Path | None
     save: Path | None
     force: bool
+    assignments: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -62,7 +66,11 @@ def make_scenario(order: MakeOrder) -> str:
 
     assert order.gpu is not None
     program = "vllm" if order.vllm else "sglang"
-    origin = api.from_command(program, order.command, order.gpu, trace=order.trace)
+    options = _of_trace(order.assignments)
+    kind = options.pop("kind", None)
+    origin = api.from_command(
+        program, order.command, order.gpu, trace=order.trace, kind=kind, options=options
+    )
     path = order.save or Path(f"{origin.data['name']}.yaml")
     if path.suffix not in (".yaml", ".yml"):
         fault = Fault("", "--save-scenario", f"'{path}' should end in .yaml.")
@@ -76,6 +84,18 @@ def make_scenario(order: MakeOrder) -> str:
             typer.echo(f"{title}: {each}", err=True)
     typer.echo(f"scenario: {path}", err=True)
     return str(path.resolve())
+
+
+def _of_trace(assignments: tuple[str, ...]) -> dict[str, Any]:
+    from llmsim.scenario import parse_assignments
+
+    told = parse_assignments(assignments)
+    here = "traffic.trace."
+    return {
+        key.removeprefix(here): value
+        for key, value in told.items()
+        if key.startswith(here) and "." not in key.removeprefix(here)
+    }
 
 
 def _faults(order: MakeOrder) -> list[Fault]:

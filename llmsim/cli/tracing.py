@@ -184,28 +184,11 @@ def _found(trace: Path) -> Path:
 
 
 def _options(told: list[str] | None) -> dict[str, Any]:
-    from llmsim.core.errors import Fault, InputError
+    """Return parameters of a trace, also named as in a scenario: ``traffic.trace.columns``."""
+    from llmsim.scenario import parse_assignments
 
-    options: dict[str, Any] = {}
-    for each in told or ():
-        name, equals, text = each.partition("=")
-        if not equals:
-            fault = Fault("", "--set", f"expected KEY=VALUE, read '{each}'")
-            raise InputError("llmsim trace", [fault])
-        options[name.strip()] = _yaml(text)
-    return options
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    from llmsim.core.errors import Fault, InputError
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        fault = Fault("", "--set", f"not YAML: {error}".split("\n")[0])
-        raise InputError("llmsim trace", [fault]) from None
+    found = parse_assignments(told or [])
+    return {name.removeprefix("traffic.trace."): value for name, value in found.items()}
 
 
 def _tell(written: Written, as_json: bool) -> None:

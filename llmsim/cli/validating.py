@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from llmsim.fidelity.ablation import Ablated
     from llmsim.fidelity.benchfile import Bench
+    from llmsim.fidelity.cases import Case
     from llmsim.fidelity.kvmemory import KvRow
     from llmsim.fidelity.validation import Order, Report
     from llmsim.specs import CalibrationCard
@@ -183,7 +184,8 @@ def compare_file(path: Path, bench: Bench, as_json: bool = False) -> None:
     """Simulate one benchmark result and print measured beside predicted."""
     from llmsim.fidelity.benchfile import compare_bench
 
-    case, found, _ = compare_bench(path, bench)
+    case, found, scenario = compare_bench(path, bench)
+    _tell_simulated(case, scenario)
     rows = [
         (metric, stat, value, predicted, predicted / value - 1)
         for (metric, stat), value in case.measured.items()
@@ -195,12 +197,34 @@ def compare_file(path: Path, bench: Bench, as_json: bool = False) -> None:
         print_json(told)
     else:
         table = [
-            (f"{metric} {stat}", f"{value:.6g}", f"{predicted:.6g}", f"{error:+.1%}")
+            (f"{metric} {stat}", _unit(metric), f"{value:.6g}", f"{predicted:.6g}", f"{error:+.1%}")
             for metric, stat, value, predicted, error in rows
         ]
-        _print(("", "measured", "predicted", "error"), table)
+        _print(("", "unit", "measured", "predicted", "error"), table)
     for warning in found.warnings:
         typer.echo(f"note: {warning}", err=True)
+
+
+def _unit(metric: str) -> str:
+    if metric == "request_throughput":
+        return "requests/s"
+    return "tokens/s" if metric.endswith("throughput") else "s"
+
+
+def _tell_simulated(case: Case, scenario: Mapping[str, Any]) -> None:
+    """Say what the file does not, and was therefore taken for granted."""
+    engine, text = scenario["engine"], case.text
+    pace = f"{text('rate_rps')}/s" if text("rate_rps") else f"{text('concurrency')} at a time"
+    alike = scenario["traffic"]["lengths"]["kind"] == "fixed"
+    lengths = "all alike (the file has no length of each)" if alike else "lengths as in it"
+    said = (
+        f"{text('num_requests')} requests at {pace}, {lengths}, to {scenario['model']} on "
+        f"{text('tp')} x {text('gpu')} (--tp, --gpu)",
+        f"engine {engine['version']} (--engine-version), max_num_seqs {engine['max_num_seqs']}, "
+        f"max_num_batched_tokens {engine['max_num_batched_tokens']}: taken for granted",
+    )
+    for line in said:
+        typer.echo(f"simulated: {line}", err=True)
 
 
 def run_validation(asked: ValidateOrder) -> None:

@@ -10,7 +10,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from llmsim.workload.rows import MOST_TOKENS
 from llmsim.workload.tracefile import Block, newlines
 
 Column = npt.NDArray[Any]
+
+DELIMITERS: Final = (",", ";", "\t", "|")
+"""What may separate cells; spreadsheets write semicolons where a comma is a decimal point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class CsvReader:
         Takes a row (column -> value) that parsed, returns what is wrong with it or "".
     valid : callable, optional
         The same rule on columns; returns a mask (n,) of the good rows.
+    delimiter : str
+        What separates the cells.
     """
 
     def __init__(
@@ -77,8 +82,10 @@ class CsvReader:
         kinds: Mapping[str, Kind],
         require: Callable[[Mapping[str, int]], str] = lambda row: "",
         valid: Callable[[Mapping[str, Column]], npt.NDArray[np.bool_] | bool] = lambda table: True,
+        delimiter: str = ",",
     ) -> None:
         self.path, self.header, self.kinds = path, tuple(header), dict(kinds)
+        self.delimiter = delimiter
         self.require, self.valid = require, valid
 
     def read(self, block: Block) -> Table:
@@ -106,7 +113,7 @@ class CsvReader:
                 arrow_csv.ReadOptions(
                     column_names=list(self.header), use_threads=False, block_size=1 << 30
                 ),
-                arrow_csv.ParseOptions(ignore_empty_lines=True),
+                arrow_csv.ParseOptions(delimiter=self.delimiter, ignore_empty_lines=True),
                 arrow_csv.ConvertOptions(
                     column_types={name: types[kind.arrow] for name, kind in self.kinds.items()},
                     include_columns=list(self.kinds),
@@ -169,7 +176,7 @@ class CsvReader:
 
     def _row(self, text: str) -> tuple[dict[str, Any], str]:
         try:
-            cells = next(csv.reader([text]), [])
+            cells = next(csv.reader([text], delimiter=self.delimiter), [])
         except csv.Error as error:
             return {}, f"not a row of CSV: {error}"
         if len(cells) != len(self.header):
@@ -194,12 +201,17 @@ def _may_be_hexadecimal(data: bytes) -> bool:
     return (b"x" in data and b"0x" in data) or (b"X" in data and b"0X" in data)
 
 
-def cells_of(line: str) -> list[str]:
+def cells_of(line: str, delimiter: str = ",") -> list[str]:
     """Return the cells of one line of CSV; none where it is no such line."""
     try:
-        return next(csv.reader([line]), [])
+        return next(csv.reader([line], delimiter=delimiter), [])
     except csv.Error:
         return []
+
+
+def delimiter_of(header: str) -> str:
+    """Return what separates the cells of a header: a comma, unless another cuts it into more."""
+    return max(DELIMITERS, key=lambda delimiter: len(cells_of(header, delimiter)))
 
 
 def as_numpy(column: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmsim.core.errors import Fault, TraceError
-from llmsim.workload.csvrows import cells_of
-from llmsim.workload.formats.roles import NEEDED, USUAL
+from llmsim.workload.csvrows import cells_of, delimiter_of
+from llmsim.workload.formats.roles import NEEDED, USUAL, guess
 from llmsim.workload.headers import looks_like
 from llmsim.workload.tracefile import find_trace, first_lines, read_some
 
@@ -52,6 +52,7 @@ def detect_kind(path: Path, known: tuple[str, ...] = ()) -> str:
         shown = line if len(line) <= 100 else f"{line[:97]}..."
         message = f"no known kind of trace begins with {shown!r}."
         hint = f"Say which kind it is: {', '.join(known)}." if known else ""
+        hint += " Of a table with a row per request: kind csv, and `columns` (docs/traces.md)."
         raise TraceError(str(path), [Fault(f"{path}:1", "", message, hint)])
     return kind
 
@@ -87,9 +88,11 @@ def _json_kind(text: str, line: str) -> str:
 def _text_kind(text: str, line: str) -> str:
     if text.startswith(("# ", "vllm:")) and "vllm:" in text:
         return "vllm-metrics"
-    return "csv" if _has_roles(cells_of(line)) else ""
+    return "csv" if _has_roles(cells_of(line, delimiter_of(line))) else ""
 
 
 def _has_roles(names: Any) -> bool:
-    plain = {str(name).strip().lower() for name in names}
-    return all(plain & set(USUAL[role]) for role in NEEDED)
+    """Return whether it is a table: what its columns mean is asked where that cannot be known."""
+    told = [str(name).strip() for name in names]
+    plain = {name.lower() for name in told}
+    return all(plain & set(USUAL[role]) or guess(role, told) for role in NEEDED)

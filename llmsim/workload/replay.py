@@ -184,12 +184,13 @@ class ReplayWorkload:
         late = rows.time_ns < latest - tolerance_ns
         if not late.any():
             return rows, [], int(latest[-1])
-        damage = []
+        damage: Damage = []
         for index in np.flatnonzero(late).tolist():
             line, back_s = int(rows.line[index]), (latest[index] - rows.time_ns[index]) / NS_PER_S
             message = f"goes {back_s:g} s back in time, more than max_disorder_s = "
             message += f"{self.options.max_disorder_s:g}"
-            damage.append((line, Fault(f"{self.path}:{line}", "", message)))
+            hint = "" if damage else "; a larger max_disorder_s sorts such rows into their place"
+            damage.append((line, Fault(f"{self.path}:{line}", "", message + hint)))
         return rows.take(~late), damage, int(latest[-1])
 
     def _selected(self, rows: Iterator[Rows]) -> Iterator[Rows]:

@@ -55,3 +55,15 @@ def test_what_is_missing_or_too_much_is_said(table):
         assert (code, stdout) == (2, ""), words
         assert expected in stderr
         assert not list(table.glob("*.yaml"))
+
+
+def test_what_set_says_of_the_trace_is_saved_with_the_scenario(table):
+    (table / "odd.csv").write_text("when;in;out\n0;10;2\n1;20;3\n")
+    words = ("--from-vllm", COMMAND, "--gpu", "h100-sxm", "--trace", "odd.csv")
+    code, _, stderr = call(*words)
+    assert code == 2
+    assert "columns={arrival: when, prompt_tokens: in, output_tokens: out}" in stderr
+    columns = "traffic.trace.columns={arrival: when, prompt_tokens: in, output_tokens: out}"
+    told = ("--set", columns, "--set", "traffic.trace.time_unit=s", "--save-scenario", "odd.yaml")
+    assert call(*words, *told, "--json")[0] == 0
+    assert call("odd.yaml", "--quiet")[0] == 0

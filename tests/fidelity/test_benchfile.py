@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from llmsim.cli.app import app
 from llmsim.core.errors import InputError
 from llmsim.fidelity.benchfile import Bench, compare_bench, read_bench
 
@@ -77,3 +79,22 @@ def test_what_is_no_result_is_refused_with_what_is_missing(tmp_path):
         read_bench(path, Bench("", "h100-sxm"))
     with pytest.raises(InputError, match="--gpu"):
         read_bench(write(tmp_path, VLLM), Bench("", ""))
+
+
+def test_the_command_says_what_it_took_for_granted_and_in_which_units(tmp_path):
+    def call(data, *more):
+        asked = ["validate", str(write(tmp_path, data)), "--gpu", "h100-sxm", *more]
+        return CliRunner().invoke(app, asked)
+
+    found = call(VLLM)
+    assert found.exit_code == 0, found.stderr
+    assert "16 requests at 4 at a time, all alike" in found.stderr
+    assert "on 1 x h100-sxm" in found.stderr
+    rows = {line[:24].strip(): line[24:].split() for line in found.stdout.splitlines()}
+    assert rows["ttft mean"][:2] == ["s", "0.03"]
+    assert rows["output_throughput mean"][:2] == ["tokens/s", "160"]
+    detailed = VLLM | {"input_lens": [100] * 16, "output_lens": [20] * 16}
+    told = call(detailed, "--tp", "2", "--engine-version", "0.20").stderr
+    assert "lengths as in it" in told
+    assert "on 2 x h100-sxm" in told
+    assert "engine vllm-0.20" in told

@@ -54,6 +54,49 @@ def test_columns_are_found_by_a_map_by_usual_names_and_by_unit(tmp_path):
         assert read(write(tmp_path, lines), "csv")[0]["arrival_ns"] == found["arrival_ns"]
 
 
+ODD = "Request Time (CEST){0}Team{0}Tokens In{0}Tokens Out{0}Latency"
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_what_separates_cells_is_seen_in_the_header(tmp_path, mark):
+    rows = ["2026-10-25T02:30:00+02:00,a,10,2,x", '2026-10-25T02:30:00.5+01:00,"b",20,3,y']
+    path = write(tmp_path, [ODD.format(mark), *(row.replace(",", mark) for row in rows)])
+    columns = {"arrival": "Request Time (CEST)", "client": "Team"}
+    columns |= {"prompt_tokens": "Tokens In", "output_tokens": "Tokens Out"}
+    found, _ = read(path, "csv", columns=columns)
+    # the clocks are set back between the two: an hour and half a second
+    assert found["arrival_ns"] == [0, 3_600_500_000_000]
+    assert (found["prompt_tokens"], found["client"]) == ([10, 20], ["a", "b"])
+    assert ls.trace.inspect(path, options={"columns": columns}).requests == 2
+
+
+def test_columns_with_other_names_are_asked_for_with_what_looks_right(tmp_path):
+    path = write(tmp_path, [ODD.format(","), "2026-10-25T02:30:00Z,a,10,2,x"])
+    with pytest.raises(TraceError) as caught:
+        ls.trace.inspect(path)
+    text = str(caught.value)
+    looks = "arrival: Request Time (CEST), prompt_tokens: Tokens In, output_tokens: Tokens Out"
+    assert f"--set 'traffic.trace.columns={{{looks}}}'" in text
+    assert "There are: Request Time (CEST), Team, Tokens In, Tokens Out, Latency." in text
+    # nothing is taken for granted: a time that nobody named is no reason to send all at once
+    columns = {"prompt_tokens": "Tokens In", "output_tokens": "Tokens Out"}
+    (fault,) = faults_of(path, "csv", columns=columns)
+    assert "columns.arrival: which column holds it?" in fault
+    assert read(path, "csv", columns=columns, rate_rps=3.0)[0]["prompt_tokens"] == [10]
+    # how long something took is no time of arrival
+    timeless = write(tmp_path, ["Elapsed time,prompt_tokens,output_tokens", "3,10,2"], "u.csv")
+    assert read(timeless, "csv")[0]["arrival_ns"] == [0]
+
+
+def test_a_row_far_out_of_order_names_what_sorts_it(tmp_path):
+    path = write(tmp_path, ["time_s,prompt_tokens,output_tokens", "900,1,1", "90,2,1", "80,3,1"])
+    first, second = faults_of(path, "csv")
+    assert first.endswith("a larger max_disorder_s sorts such rows into their place")
+    assert second.endswith("max_disorder_s = 60")
+    found, _ = read(path, "csv", max_disorder_s=1000)
+    assert found["prompt_tokens"] == [3, 2, 1]
+
+
 def test_dates_are_known_with_and_without_a_zone(tmp_path):
     for first, second in (
         ("2024-05-10 00:00:00.5", "2024-05-10 00:00:01.75"),

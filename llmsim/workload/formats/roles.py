@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +16,7 @@ USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "arrival": (
         "arrival", "arrival_s", "arrival_ms", "arrival_us", "arrival_ns", "arrived_at",
         "arrival_time", "timestamp", "timestamp_s", "timestamp_ms", "time", "time_s", "t_s",
-        "start_time",
+        "start_time", "created_at", "request_time", "datetime",
     ),
     "prompt_tokens": (
         "prompt_tokens", "input_tokens", "input_length", "input_len", "prompt_len",
@@ -32,6 +34,19 @@ USUAL: Final[Mapping[str, tuple[str, ...]]] = {
 """Role -> the names it is looked for under, in lower case."""
 
 NEEDED: Final = ("prompt_tokens", "output_tokens")
+
+_SIDES: Final = {
+    "prompt_tokens": {"in", "input", "inputs", "prompt", "context", "prefill", "request"},
+    "output_tokens": {
+        "out", "output", "outputs", "completion", "generated", "generation", "response", "decode",
+    },
+}  # fmt: skip
+_LENGTHS: Final = {"token", "tokens", "tok", "toks", "len", "length", "size", "count"}
+_TIMES: Final = {"time", "timestamp", "datetime", "date", "ts", "created", "started", "when"}
+_DURATIONS: Final = {
+    "duration", "elapsed", "latency", "end", "ended", "finish", "finished", "first", "last",
+    "total", "processing", "response", "zone", "between", "per", "to",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,8 @@ class Roles:
         unit: str | None,
         names: Sequence[str],
         first: Mapping[str, Any],
+        *,
+        paced: bool = False,
     ) -> Roles:
         """Return the columns of a table.
 
@@ -82,6 +99,8 @@ class Roles:
             The table's columns.
         first : mapping of str to Any
             Its first row.
+        paced : bool
+            Whether a table without arrivals has been given a rate.
 
         Raises
         ------
@@ -106,11 +125,10 @@ class Roles:
             match = next((plain[name] for name in usual if name in plain), None)
             if role not in told and match is not None:
                 told[role] = match
-        faults += [
-            Fault(where, f"columns.{role}", f"which column holds it? There are: {_few(names)}")
-            for role in NEEDED
-            if role not in told
-        ]
+        # Without arrivals all would come at once: not to be had by forgetting to name a column.
+        timed = "arrival" in told or paced or not guess("arrival", names)
+        asked = [role for role in NEEDED if role not in told] + ([] if timed else ["arrival"])
+        faults += _asked(asked, told, names, where)
         if "arrival" in told and told["arrival"] in names:
             unit = unit or _unit_of(told["arrival"], first.get(told["arrival"]))
             if unit is None:
@@ -119,6 +137,48 @@ class Roles:
         if faults:
             raise TraceError(str(path), faults)
         return cls(**told, unit=unit or "s")
+
+
+def guess(role: str, names: Sequence[str]) -> str:
+    """Return the column that looks like an arrival, a prompt or an output; empty where none does.
+
+    For messages only: what a column means is not to be guessed.
+    """
+    for name in names:
+        words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+        if role == "arrival":
+            if words & _TIMES and not words & _DURATIONS:
+                return name
+        elif words & _SIDES[role] and (words & _LENGTHS or len(words) == 1):
+            return name
+    return ""
+
+
+def _asked(
+    asked: Sequence[str], told: Mapping[str, str], names: Sequence[str], where: str
+) -> list[Fault]:
+    """Ask for the columns of some roles, and say how to answer."""
+    faults = [
+        Fault(where, f"columns.{role}", f"which column holds it? There are: {_few(names)}.")
+        for role in asked[:1]
+    ]
+    faults += [Fault(where, f"columns.{role}", "and which holds this?") for role in asked[1:]]
+    if not faults:
+        return []
+    found = {role: told.get(role) or guess(role, names) or "..." for role in ("arrival", *NEEDED)}
+    found |= {role: name for role, name in told.items() if role in USUAL}
+    pairs = ", ".join(f"{role}: {_quoted(name)}" for role, name in found.items())
+    hint = (
+        f"Perhaps: --set 'traffic.trace.columns={{{pairs}}}', or the same in the scenario; "
+        "`llmsim trace` takes it, too."
+    )
+    return [*faults[:-1], replace(faults[-1], hint=hint)]
+
+
+def _quoted(name: str) -> str:
+    return (
+        name if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_ ./()-]*|\.\.\.", name) else json.dumps(name)
+    )
 
 
 def _unit_of(name: str, value: Any) -> str | None:

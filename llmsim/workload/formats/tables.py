@@ -15,7 +15,7 @@ from llmsim.core.errors import TraceError
 from llmsim.workload.cells import FLAG, STAMP, STAMP_UTC, TEXT, TIMES, TOKENS, Kind
 from llmsim.workload.chunk import Workload
 from llmsim.workload.classcolumn import ClassColumn
-from llmsim.workload.csvrows import CsvReader, cells_of
+from llmsim.workload.csvrows import CsvReader, cells_of, delimiter_of
 from llmsim.workload.csvrows import Table as Cells
 from llmsim.workload.formats.jsonrecords import (
     Record,
@@ -100,7 +100,8 @@ class TableFile(PacedFile):
         """Return which column is what, the SLO classes, and what starts a pass over the rows."""
 
     def _roles(self, path: Path, names: Sequence[str], first: Mapping[str, Any]) -> Roles:
-        return Roles.find(path, self.columns, self.time_unit, names, first)
+        paced = self.rate_rps is not None
+        return Roles.find(path, self.columns, self.time_unit, names, first, paced=paced)
 
     def _pace(self, seed: int, roles: Roles) -> Transform:
         if roles.arrival is not None:
@@ -110,12 +111,14 @@ class TableFile(PacedFile):
 
 @dataclass(frozen=True, kw_only=True)
 class CsvTable(TableFile):
-    """A CSV file with a header and a row per request."""
+    """A CSV file with a header, which also shows what separates cells, and a row per request."""
 
     kind: ClassVar[str] = "csv"
 
     def _reading(self, path: Path, clients: Clients) -> tuple[Roles, ClassColumn, Read]:
-        top = [cells_of(line) for line in first_lines(path, 2)]
+        lines = first_lines(path, 2)
+        delimiter = delimiter_of(lines[0]) if lines else ","
+        top = [cells_of(line, delimiter) for line in lines]
         header = [cell.strip() for cell in top[0]] if top else []
         first = dict(zip(header, top[1] if len(top) > 1 else [], strict=False))
         roles = self._roles(path, header, first)
@@ -129,6 +132,7 @@ class CsvTable(TableFile):
                 "" if row[prompt] > 0 else f"{prompt}: expected at least 1 token, read 0"
             ),
             valid=lambda columns: columns[prompt] > 0,
+            delimiter=delimiter,
         )
 
         def read() -> Iterator[tuple[Rows, Damage]]:
