@@ -13,7 +13,7 @@ from llmsim.kvcache.looking import cached_tokens
 from llmsim.policies.routing import FleetView, Reroute, RoutingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.serving.board import LoadBoard
-from llmsim.serving.pipeline import drafts_of
+from llmsim.serving.pipeline import drafts_of, prompts_begun
 from llmsim.serving.replica import Replica
 from llmsim.serving.rerouting import Rerouting
 
@@ -75,8 +75,8 @@ class Caches:
         for each in self._members[replica]:
             for draft in drafts_of(each):
                 left += sum(tokens for _, tokens, _ in draft.chunks)
-                for request in draft.prefilling:
-                    left += request.prompt + request.generated - request.computed
+            for request in prompts_begun(each):
+                left += request.prompt + request.generated - request.computed
         return left
 
 

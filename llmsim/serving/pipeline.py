@@ -57,6 +57,8 @@ class Pipeline(Replica):
     Attributes
     ----------
     slots : list of Slot (stages,)
+    loose : dict of Request
+        Who runs, but is in no micro-batch: prompts in progress, and decodes that sat one out.
     station_names : tuple of str (stations,)
     busy_ns : list of int (stations,) [ns]
         How long each station has worked, for micro-batches that have been launched.
@@ -96,8 +98,7 @@ class Pipeline(Replica):
         self.busy_ns = [0] * len(cost.names)
         self.in_flight_ns = 0
         self._seats = 0
-        # running, but in no micro-batch: prompts in progress, and decodes that sat one out
-        self._loose: dict[Request, None] = {}
+        self.loose: dict[Request, None] = {}
         self._leaving: list[tuple[Request, str]] = []  # of all who run, in order of leaving
         self._changes = 0  # whatever may let the scheduler decide otherwise
         self._enter(self.slots[0])
@@ -133,7 +134,7 @@ class Pipeline(Replica):
     @property
     def running(self) -> int:
         """Requests that hold KV now."""
-        return sum(len(slot.draft.running_set) for slot in self.slots) + len(self._loose)
+        return sum(len(slot.draft.running_set) for slot in self.slots) + len(self.loose)
 
     def enqueue(self, request: Request, called_now: bool = False) -> None:
         """Take in a request; it is seen when the oldest micro-batch has come out."""
@@ -181,9 +182,9 @@ class Pipeline(Replica):
         self.delivery, self._stretch, self._step = slot.delivery, slot.stretch, slot.step
         self.running_set = running = draft.running_set
         draft.seats = self._seats
-        draft.beside = self.running - len(running) - len(self._loose)
+        draft.beside = self.running - len(running) - len(self.loose)
         draft.max_seqs = self.config.max_num_seqs - draft.beside
-        if self._loose:
+        if self.loose:
             self._take_loose(draft)
         if self._leaving:
             slot.delivery.leaving += [one for one in self._leaving if one[0] in running]
@@ -192,12 +193,12 @@ class Pipeline(Replica):
     def _take_loose(self, draft: Draft) -> None:
         """Bring those who are in no micro-batch into the one that is planned, in their places."""
         running = draft.running_set
-        first = next(iter(self._loose)).seat
+        first = next(iter(self.loose)).seat
         mixed = bool(running) and next(reversed(running)).seat > first
-        for request in self._loose:
+        for request in self.loose:
             running[request] = None
             (draft.prefilling if request.state == PREFILL else draft.parked)[request] = None
-        self._loose.clear()
+        self.loose.clear()
         if mixed:
             ordered = sorted(running, key=_seat_of)
             running.clear()
@@ -214,7 +215,7 @@ class Pipeline(Replica):
                 if request.state == DECODE:
                     park(draft, request)
             slot.delivery.unticked.clear()
-        loose = self._loose
+        loose = self.loose
         completing = slot.delivery.completing
         if len(draft.prefilling) > len(completing):
             done = dict.fromkeys(completing)
@@ -229,7 +230,7 @@ class Pipeline(Replica):
                 loose[request] = None
             draft.parked.clear()
         if len(loose) > 1:
-            self._loose = dict.fromkeys(sorted(loose, key=_seat_of))
+            self.loose = dict.fromkeys(sorted(loose, key=_seat_of))
 
     def _call(self, now: int) -> None:
         """Take in the micro-batch that has come out, if one has, and launch as many as may be."""
@@ -284,7 +285,7 @@ class Pipeline(Replica):
         if draft.chunks or draft.preempted:
             self._changes += 1
         quiet = self._steady and slot.end_ns >= 0 and self.recorder is None
-        if draft.blocked_on_writer or self._loose:
+        if draft.blocked_on_writer or self.loose:
             quiet = False
         # of these ticks, the one that has been planned has run
         most = draft.most_ticks
@@ -307,7 +308,7 @@ class Pipeline(Replica):
             slot = flying[0]
             cohort = slot.cohort
             tick = cohort.tick
-            if slot.seen != self._changes or cohort.due <= tick or self._loose:
+            if slot.seen != self._changes or cohort.due <= tick or self.loose:
                 return now
             if tick >= slot.until_tick:
                 return now
@@ -473,6 +474,14 @@ def drafts_of(replica: Replica) -> list[Draft]:
     if isinstance(replica, Pipeline):
         return [slot.draft for slot in replica.slots]
     return [replica.draft]
+
+
+def prompts_begun(replica: Replica) -> list[Request]:
+    """Return whose prompts are in progress on a replica, in a micro-batch or between two."""
+    begun = [request for draft in drafts_of(replica) for request in draft.prefilling]
+    if isinstance(replica, Pipeline):
+        begun += [request for request in replica.loose if request.state == PREFILL]
+    return begun
 
 
 def spread_connection(replica: Replica) -> None:

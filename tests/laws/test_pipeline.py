@@ -79,6 +79,13 @@ def test_who_leaves_first_is_let_go_first():
     assert run(world).decisions == run(replace(world, stages=(1.0,))).decisions
 
 
+def test_routers_see_prompts_that_are_between_two_micro_batches():
+    """Of a prompt of 18 tokens, 8 have been launched; who comes then goes to the other replica."""
+    jobs = (Job(0, 9, 1), Job(0, 18, 1), Job(46_981, 19, 1))
+    world = World(jobs, budget_tokens=8, routing="dualmap", replicas=2)
+    assert run(world).decisions == run(replace(world, stages=(1.0,))).decisions
+
+
 @pytest.mark.parametrize(
     "batching", [name for name in BATCHING.names() if not (together(name) or keeps_line(name))]
 )
