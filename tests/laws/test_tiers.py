@@ -255,3 +255,17 @@ def test_who_is_on_the_host_comes_back_when_a_write_gives_its_blocks_back(fast_f
     ran = run(STRANDED, fast_forward)
     assert [row.output_tokens for row in ran.rows] == [1, 17, 32]
     assert sum(row.preemptions for row in ran.rows) > 0
+
+
+ROOM_FOR_ONE = World(
+    (Job(0, 85, 3, ((1, 85),)), Job(0, 85, 1), Job(0, 85, 1, ((1, 85),))), kv_blocks=7,
+    chunk_limit_tokens=5, batching="vllm", order="priority", tier_chunks=(30,),
+    tier_bytes_per_s=1e8,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_who_gave_up_what_it_had_loaded_does_not_load_it_again(fast_forward):
+    """The third gives up five blocks for the second, whose chunks would find them taken again."""
+    rows = run(ROOM_FOR_ONE, fast_forward).rows
+    assert [row.output_tokens for row in rows] == [3, 1, 1]
