@@ -352,6 +352,11 @@ class Swapper:
         self._on_end(request, outcome, now)
         replica.port.room_made()
 
+    def blocks_aside(self) -> int:
+        """Return the GPU blocks of those who come or leave beside the steps of others [blocks]."""
+        coming = sum(back.blocks for back in self._coming.values())
+        return coming + sum(self._kept_back.values())
+
     def facts(self, pool: str) -> TierFacts:
         """Return what the results say of it, as of a store of the replica's own."""
         plan, size = self.plan, self._replica.config.block_tokens

@@ -60,7 +60,9 @@ def blocks_in_use(replica: Replica, call: CallRecord) -> int:
         computed = request.base + tick if request.state == DECODE else request.computed
         private += -(-computed // size) - request.held_blocks
         held_here(request)
-    keeper = replica.draft.keeper
+    keeper, swapper = replica.draft.keeper, replica.draft.swapper
+    if swapper is not None:
+        private += swapper.blocks_aside()
     if keeper is not None:  # on their way in, waiting with what has come, on their way out
         holders = [(each.request, each.request.computed // size) for each in keeper.loads]
         holders = [pair for pair in holders if pair[0] not in replica.running_set]

@@ -269,3 +269,20 @@ def test_who_gave_up_what_it_had_loaded_does_not_load_it_again(fast_forward):
     """The third gives up five blocks for the second, whose chunks would find them taken again."""
     rows = run(ROOM_FOR_ONE, fast_forward).rows
     assert [row.output_tokens for row in rows] == [3, 1, 1]
+
+
+COMING = World(
+    (Job(0, 13, 13), Job(0, 17, 14), Job(0, 4, 13)), block_tokens=4, kv_blocks=17,
+    swap_blocks=5, swap_overlaps=True,
+)  # fmt: skip
+
+
+def test_blocks_of_who_comes_back_beside_steps_are_counted():
+    seen = set()
+
+    def look(replica, call):
+        assert COMING.kv_blocks - call.free_blocks == blocks_in_use(replica, call)
+        seen.add(replica.draft.swapper.blocks_aside() > 0)
+
+    run(COMING, True, look)
+    assert seen == {False, True}
