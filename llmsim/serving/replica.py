@@ -165,9 +165,9 @@ class Replica:
         if request.state == WAITING:
             if request.lease is not None:
                 request.lease.abandon(request)
-            was_head = self.line.head() is request
+            makes_room = request.fetched_blocks > 0 or self.line.head() is request
             self.delivery.withdraw(request, outcome, self.clock.now)
-            if was_head and self._merged:
+            if makes_room and self._merged:
                 self._cut(called_now)
             return
         self.delivery.leaving.append((request, outcome))

@@ -286,3 +286,17 @@ def test_blocks_of_who_comes_back_beside_steps_are_counted():
 
     run(COMING, True, look)
     assert seen == {False, True}
+
+
+LEAVING = World(
+    (
+        Job(0, 40, 28), Job(0, 40, 1), Job(0, 40, 26, ((1, 40),)), Job(0, 40, 1), Job(0, 40, 29),
+        Job(0, 40, 1), Job(85 * MS, 40, 1, ((1, 35), (10, 5)), abort_ns=200 * MS), Job(0, 40, 1),
+        Job(0, 40, 10),
+    ), max_num_seqs=2, kv_blocks=9, replicas=2, tier_chunks=(30,), tier_writes=("finish", "evict"),
+)  # fmt: skip
+
+
+def test_who_leaves_the_line_with_loaded_kv_makes_room_at_once():
+    """Not as the head: somebody who was preempted meanwhile stands before it."""
+    assert_same(LEAVING)
