@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from llmsim.planner.outlook import Outlook
+from llmsim.planner.outlook_words import breaking, circumstances, power_said
 from llmsim.planner.plan import Evidence, Plan, Used
 from llmsim.planner.several import Plans
 from llmsim.results.wording import number, share
@@ -44,6 +46,34 @@ def print_plan(plan: Plan, folder: Path) -> None:
         were = "configuration was" if lost == 1 else "configurations were"
         console.print(f"{lost} {were} not bought: --explain says why")
     console.print(f"saved in {folder}; llmsim run {folder / 'fleet.yaml'}")
+
+
+def print_outlook(outlook: Outlook, plan: Plan, model: str = "") -> None:
+    """Print what a planned fleet stands beyond what it was planned for.
+
+    Parameters
+    ----------
+    outlook : Outlook
+    plan : Plan
+    model : str
+        Of which of several models, where there are several.
+    """
+    console = Console(highlight=False)
+    if model:
+        console.print(f"[bold]{model}[/bold]")
+    for text in filter(None, (breaking(outlook, plan), power_said(outlook))):
+        console.print(text)
+    table = _table("if", "attained", "at least", "", right=(1, 2))
+    for each in circumstances(outlook):
+        row = (f"{each.what} x {each.factor:g}", share(each.attained_frac), share(each.low_frac))
+        table.add_row(*row, each.word)
+    if outlook.met_frac is not None:
+        told = f"kept in {share(outlook.met_frac)} of {outlook.draws} draws"
+        table.add_row("operators cost other than believed", "", "", told)
+    if table.row_count:
+        console.print(table)
+    for text in outlook.left_out:
+        console.print(f"not tried: {text}")
 
 
 def print_plans(plans: Plans, folder: Path) -> None:

@@ -11,11 +11,19 @@ from llmsim.cli.answering import print_json
 from llmsim.cli.ending import exit_code_for_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmsim.planner.outlook import Outlook
     from llmsim.planner.plan import Plan
     from llmsim.planner.several import Plans
+    from llmsim.planner.work import Tell
+    from llmsim.study.executor import Executor
 
 NOT_PROVEN = 1
 """Exit code where no fleet that was simulated kept the promise."""
+
+UNSHOWN = ("not proven", "not simulated")
+"""Outcomes of which there is nothing to look ahead from."""
 
 
 def plan(
@@ -37,6 +45,13 @@ def plan(
     simulate: Annotated[
         bool, typer.Option(help="Show by simulation that the fleet keeps the promise.")
     ] = True,
+    outlook: Annotated[
+        bool,
+        typer.Option(
+            help="Also simulate the fleet that was found at more, burstier, longer traffic and "
+            "under other prices of operators, for the report."
+        ),
+    ] = True,
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
     executor: Annotated[str, typer.Option(help="Where to simulate: local, dask or ray.")] = "local",
     scheduler: Annotated[
@@ -55,7 +70,6 @@ def plan(
     with exit_code_for_errors():
         from llmsim.api import plan as plan_one
         from llmsim.cli.running import default_folder, stage_bars
-        from llmsim.planner.plan import Plan
         from llmsim.planner.reading import read_plan
         from llmsim.planner.several import plan_several
         from llmsim.planner.several_reading import read_several
@@ -71,14 +85,14 @@ def plan(
         with stage_bars(quiet=as_json) as progress:
             call = plan_one if several is None else plan_several
             found = call(file, overrides, simulate=simulate, executor=where, progress=progress)
-        if isinstance(found, Plan):
-            _save(found, folder, force, pdf)
-        else:
-            _save_all(found, folder, force, pdf)
+            _save(found, folder, force)
+            outlooks = _look(found, folder, where, progress) if outlook else {}
+        if pdf:
+            _print_pages(found, folder)
         if as_json:
             print_json({"folder": folder} | found.as_json())
         else:
-            _print(found, folder, explain)
+            _print(found, folder, explain, outlooks)
     if found.outcome == "not proven":
         raise typer.Exit(NOT_PROVEN)
 
@@ -93,40 +107,63 @@ def _check(folder: Path, force: bool, pdf: bool) -> None:
         check_browser()
 
 
-def _save(found: Plan, folder: Path, force: bool, pdf: bool) -> None:
-    """Write a plan's folder, and print its report if that is wanted."""
+def _save(found: Plan | Plans, folder: Path, force: bool) -> None:
+    """Write the folder of a plan, or of plans of several models."""
     from llmsim.planner.folder import save_plan
-    from llmsim.report.pdf import print_pdf
-    from llmsim.results.folder import REPORT
-
-    save_plan(found, folder, force)
-    if pdf:
-        print_pdf(folder / REPORT, (folder / REPORT).with_suffix(".pdf"))
-
-
-def _save_all(found: Plans, folder: Path, force: bool, pdf: bool) -> None:
-    """Write the folder of plans of several models, and print their reports if that is wanted."""
+    from llmsim.planner.plan import Plan
     from llmsim.planner.several_folder import save_plans
+
+    if isinstance(found, Plan):
+        save_plan(found, folder, force)
+    else:
+        save_plans(found, folder, force)
+
+
+def _by_model(found: Plan | Plans) -> dict[str, Plan]:
+    """Return each plan by its folder within that of all."""
+    from llmsim.planner.plan import Plan
+
+    return {"": found} if isinstance(found, Plan) else dict(found.plans)
+
+
+def _look(
+    found: Plan | Plans, folder: Path, where: Executor, progress: Tell | None
+) -> dict[str, Outlook]:
+    """Simulate every fleet that was shown to do under other circumstances; by model."""
+    from llmsim.planner.folder import add_outlook
+
+    return {
+        model: add_outlook(each, folder / model, executor=where, tell=progress)
+        for model, each in _by_model(found).items()
+        if each.outcome not in UNSHOWN
+    }
+
+
+def _print_pages(found: Plan | Plans, folder: Path) -> None:
+    """Print the reports of a plan's folder, by a browser."""
     from llmsim.report.pdf import print_pdf
     from llmsim.results.folder import REPORT
 
-    save_plans(found, folder, force)
-    for page in (folder, *(folder / model for model in found.plans)) if pdf else ():
-        print_pdf(page / REPORT, (page / REPORT).with_suffix(".pdf"))
+    for part in dict.fromkeys(("", *_by_model(found))):
+        page = folder / part / REPORT
+        print_pdf(page, page.with_suffix(".pdf"))
 
 
-def _print(found: Plan | Plans, folder: Path, explain: bool) -> None:
+def _print(
+    found: Plan | Plans, folder: Path, explain: bool, outlooks: Mapping[str, Outlook]
+) -> None:
     """Print what was found, and why each configuration was not bought if that is wanted."""
-    from llmsim.cli.plan_tables import print_losers, print_plan, print_plans
+    from llmsim.cli.plan_tables import print_losers, print_outlook, print_plan, print_plans
     from llmsim.planner.plan import Plan
 
     if isinstance(found, Plan):
         print_plan(found, folder)
-        plans = {"": found}
     else:
         print_plans(found, folder)
-        plans = found.plans
-    for model, each in plans.items() if explain else ():
+    plans = _by_model(found)
+    for model, each in outlooks.items():
+        print_outlook(each, plans[model], model)
+    for model, plan_of_it in plans.items() if explain else ():
         if model:
             typer.echo(f"{model}:")
-        print_losers(each)
+        print_losers(plan_of_it)

@@ -114,12 +114,15 @@ def _run(folder: Path, page: Path, perfetto: Path | None, quiet: bool) -> dict[s
 def _plan(folder: Path, page: Path, outlook: tuple[int, int, int] | None) -> dict[str, object]:
     """Write the page of a plan, with an outlook by (seeds, draws, jobs), and return the plan."""
     from llmsim.core.files import write_whole
-    from llmsim.planner.folder import load_plan
-    from llmsim.planner.outlook import Outlook, look_ahead
+    from llmsim.planner.folder import add_outlook, load_plan
+    from llmsim.planner.outlook import Outlook
     from llmsim.planner.page import render_plan
+    from llmsim.study.executor import Executor
 
     plan = load_plan(folder)
     if outlook is not None:
-        look_ahead(plan, *outlook).save(folder)
-    write_whole(page, render_plan(plan, Outlook.load(folder)))
+        seeds, draws, jobs = outlook
+        add_outlook(plan, folder, seeds, draws, Executor(jobs=jobs))
+    else:
+        write_whole(page, render_plan(plan, Outlook.load(folder)))
     return plan.as_json()

@@ -143,7 +143,7 @@ def find_candidates(
     Raises
     ------
     InputError
-        If more requests than the SLO allows cannot be kept it by anything.
+        If more requests than the SLO allows are late on everything.
     """
     slo = asked.scenario.slo.objectives()
     limits = limits_of(slo, demand, asked.first_frac)
@@ -325,7 +325,7 @@ def _impossible(
     best = min(missing or scored, key=lambda each: _misses(each.capacity[name], limit))
     told = _shortfall(best.capacity[name], limit, shape)
     message = (
-        f"{share(round(late, 6))} of the requests cannot be kept it on any configuration, and "
+        f"{share(round(late, 6))} of the requests are late on any configuration, and "
         f"attained_frac {slo.attained_frac:g} allows {share(1 - slo.attained_frac)}; most of them "
         f"have about "
         f"{shape.prompt_tokens:,} prompt tokens: {told} at best, on {best.column.name}"

@@ -355,7 +355,7 @@ def _built(scenario: Scenario, choice: Choice, handoff: Handoff) -> Built | str:
     except InputError as error:
         if any(fault.path.endswith(".gpu") for fault in error.faults):
             raise
-        return "; ".join(fault.message for fault in error.faults)
+        return "; ".join(fault.message.rstrip(".") for fault in error.faults)
     pool = asked.fleet.pools[name]
     hand = Hand(
         transfer_price(handoff, pool, model),

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from llmsim.core.errors import Fault, InputError
-from llmsim.core.files import parse_json
+from llmsim.core.files import parse_json, write_whole
+from llmsim.planner.outlook import Outlook, Tell, look_ahead
 from llmsim.planner.page import render_plan
 from llmsim.planner.plan import Plan
 from llmsim.results.folder import META, REPORT, new_folder
+from llmsim.study.executor import Executor
 
 PLAN, FLEET, ASKED = "plan.json", "fleet.yaml", "plan.yaml"
 COLUMNS, EVIDENCE = "columns.csv", "simulations.csv"
@@ -67,6 +69,30 @@ def save_plan(plan: Plan, folder: Path, force: bool = False) -> None:
         ]
         if rows:
             _table(made / EVIDENCE, heads, rows)
+
+
+def add_outlook(
+    plan: Plan,
+    folder: Path,
+    seeds: int = 3,
+    draws: int = 10,
+    executor: Executor | None = None,
+    tell: Tell | None = None,
+) -> Outlook:
+    """Simulate a saved plan under other circumstances, and write that and its page.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path
+        That `save_plan` wrote.
+    seeds, draws, executor, tell
+        As for `look_ahead`.
+    """
+    outlook = look_ahead(plan, seeds, draws, executor, tell)
+    outlook.save(folder)
+    write_whole(folder / REPORT, render_plan(plan, outlook))
+    return outlook
 
 
 def load_plan(folder: str | Path) -> Plan:

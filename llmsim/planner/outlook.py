@@ -16,23 +16,25 @@ import yaml
 from llmsim.core.errors import InputError
 from llmsim.core.files import write_whole
 from llmsim.core.paths import cache_folder
-from llmsim.planner.judging import bounds
-from llmsim.planner.plan import Plan, Used
+from llmsim.planner.judging import bounds, decided
+from llmsim.planner.plan import Plan
 from llmsim.planner.reading import read_plan
 from llmsim.planner.requests import KIND, write_requests
-from llmsim.planner.simulating import simulate_fleet
+from llmsim.planner.simulating import points_of
 from llmsim.planner.traffic import sample_of
-from llmsim.results.wording import number, share
 from llmsim.scenario import Scenario
 from llmsim.study.draws import draw_costs
-from llmsim.study.executor import run_in_order
-from llmsim.study.points import Point
+from llmsim.study.executor import Executor, Workers, open_workers
+from llmsim.study.points import Point, PointStore
 
 OUTLOOK: Final = "outlook.json"
 """File of a plan's folder."""
 
 LOADS: Final = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
-"""Times the planned rate, in order; the search ends with the first that breaks the promise."""
+"""Times the planned rate, in order, up to the first that breaks the promise."""
+
+NEAR: Final = 1.1
+"""The load that breaks the promise is sought until it is less than so many times one that holds."""
 
 OTHER: Final = 1.25
 """Times the planned burstiness and lengths."""
@@ -41,12 +43,10 @@ FIRST_SEED: Final = 2_000_000
 """Seeds lie so far from those that had a part in finding or confirming the plan."""
 
 CONFIDENCE_FRAC: Final = 0.95
+"""Of each bound, over all looks together."""
 
-LEAST_SHOWN: Final = 0.005
-"""Share of time of a resource that is worth a word."""
-
-HOURS_OF_A_YEAR: Final = 8766.0
-"""365.25 days [h]."""
+LOOKS: Final = (1, 2, 4)
+"""Times the seeds asked for: more are simulated as long as these do not decide."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,6 +69,9 @@ class Tried:
         Mean share of requests that kept every limit, with its confidence bounds.
     kept : bool
         Whether the lower bound reaches the target, and no run was overloaded.
+    sure : bool
+        Whether that is decided: false where no run was overloaded and the target lies within the
+        bounds.
     by_limit : dict of str to float
         Share of requests that kept each limit.
     busiest_frac, kv_peak_frac : float
@@ -94,6 +97,16 @@ class Tried:
     preemptions: float
     power_w: float
     joules_per_output_token: float
+    sure: bool = True
+
+    @property
+    def word(self) -> str:
+        """Whether the promise is kept, in a word or two."""
+        if self.kept:
+            return "kept"
+        if not self.sure:
+            return "not sure"
+        return "overloaded" if self.overloaded else "not kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +116,7 @@ class Outlook:
     Parameters
     ----------
     headroom : tuple of Tried
-        By rate, up to the first that breaks the promise.
+        By rate, in order; the last one that holds and the first that breaks the promise are close.
     sensitivity : tuple of Tried
         One circumstance at a time.
     met_frac : float or None
@@ -139,22 +152,38 @@ class Outlook:
 
 
 def look_ahead(
-    plan: Plan, seeds: int = 3, draws: int = 10, jobs: int = -1, tell: Tell | None = None
+    plan: Plan,
+    seeds: int = 3,
+    draws: int = 10,
+    executor: Executor | None = None,
+    tell: Tell | None = None,
 ) -> Outlook:
     """Simulate a planned fleet under other circumstances than those that it was planned for.
+
+    Runs are kept by content, as those of plans are; draws of the operators' prices are not.
 
     Parameters
     ----------
     plan : Plan
     seeds : int
-        Of each circumstance, at least 2; the same for all, and none that the plan has seen.
+        Of each circumstance, at least 2, and up to four times as many where these do not decide;
+        the same for all, and none that the plan has seen.
     draws : int
         Of the operators' prices; 0 for none.
-    jobs : int
-        Processes; -1 for one per core.
+    executor : Executor, optional
+        Where to simulate; all cores of this machine when absent.
     tell : callable, optional
         Called with (what, done, whole or None).
     """
+    with open_workers(executor or Executor()) as workers:
+        return _looked(plan, seeds, draws, workers, tell or _untold)
+
+
+def _untold(what: str, done: int, whole: int | None) -> None:
+    """Tell nobody."""
+
+
+def _looked(plan: Plan, seeds: int, draws: int, workers: Workers, tell: Tell) -> Outlook:
     scenario = Scenario.parse(yaml.safe_load(plan.scenario_yaml))
     trace = scenario.traffic.trace is not None
     if trace:  # each seed draws its blocks anew
@@ -162,24 +191,31 @@ def look_ahead(
         scenario = scenario.override({"traffic.resample_s": block_s})
     target = plan.slo.get("attained_frac", 1.0)
     left_out: list[str] = []
+    store = PointStore.default("plan")
+    tried = 0
 
     def attempt(what: str, factor: float, change: Mapping[str, object]) -> Tried:
-        if tell is not None:
-            tell(f"{what} x {factor:g}", 0, None)
+        nonlocal tried
         first = scenario.seed + FIRST_SEED
-        tasks = [(scenario.override({**change, "seed": first + n}),) for n in range(seeds)]
-        points = list(run_in_order(simulate_fleet, tasks, jobs))
-        return _tried(what, factor, points, target)
+        points: list[Point] = []
+        for look in LOOKS:
+            more = range(len(points), look * seeds)
+            seeded = [scenario.override({**change, "seed": first + n}) for n in more]
+            points += points_of(seeded, workers, store)
+            made = _tried(what, factor, points, target)
+            if made.sure:
+                break
+        tried += 1
+        tell("other circumstances", tried, None)
+        return made
 
-    headroom: list[Tried] = []
-    for factor in LOADS:
+    def at_load(factor: float) -> Tried | None:
         change = _more_traffic(scenario, factor)
-        if change is None:
-            left_out.append("more traffic: this traffic has no rate that can be changed")
-            break
-        headroom.append(attempt("rate", factor, change))
-        if not headroom[-1].kept:
-            break
+        return None if change is None else attempt("rate", factor, change)
+
+    headroom = _headroom(at_load)
+    if not headroom:
+        left_out.append("more traffic: this traffic has no rate that can be changed")
     sensitivity = []
     for what, make in (("burstiness", _burstier), ("prompts", _longer), ("outputs", _longer)):
         folder = cache_folder() / "plan-requests"
@@ -190,84 +226,28 @@ def look_ahead(
             left_out.append(f"{what}: this traffic has no such number that can be changed")
         else:
             sensitivity.append(attempt(what, OTHER, change))
-    met, made = _under_draws(scenario, draws, jobs, left_out)
+    met, made = _under_draws(scenario, draws, workers, tell, left_out)
     return Outlook(tuple(headroom), tuple(sensitivity), met, made, tuple(left_out))
 
 
-def breaking(outlook: Outlook, plan: Plan | None = None) -> str:
-    """Return up to which load the promise holds, and what gives way beyond it.
-
-    Parameters
-    ----------
-    outlook : Outlook
-    plan : Plan, optional
-        Says what the time of its replicas goes into.
-    """
-    if not outlook.headroom:
-        return ""
-    *held, last = outlook.headroom
-    if last.kept:
-        return f"The promise holds up to {last.factor:g} times the planned rate, the most tried."
-    upto = f"holds up to {held[-1].factor:g} times" if held else "does not hold at"
-    said = f"The promise {upto} the planned rate"
-    said += f", and breaks at {last.factor:g} times." if held else "."
-    first = min(last.by_limit, key=lambda name: last.by_limit[name], default="")
-    if first:
-        said += f" What breaks is {first}: {share(last.by_limit[first])} of the requests keep it."
-    return " ".join(filter(None, [said, _why(last), "" if plan is None else _behind(plan, first)]))
-
-
-def _behind(plan: Plan, limit: str) -> str:
-    """Return the resource behind a limit that broke, of the fullest pool that has part in it."""
-    other = {"ttft": "decode", "tpot": "prefill", "itl": "prefill"}.get(limit)
-    pools = [each for each in plan.used if each.role != other and each.spending is not None]
-    if not pools:
-        return ""
-    fullest = max(pools, key=lambda each: each.utilisation_frac)
-    return resources_said(fullest, limit)
-
-
-def resources_said(used: Used, limit: str) -> str:
-    """Return what the time of a replica goes into that a limit is about, most first.
-
-    Parameters
-    ----------
-    used : Used
-    limit : str
-        ``ttft`` counts what prompts add; all others whole steps.
-    """
-    spent = used.spending
-    if spent is None:
-        return ""
-    prompts = limit == "ttft" and spent.prompts
-    parts = sorted((spent.prompts if prompts else spent.whole).items(), key=lambda each: -each[1])
-    told = ", ".join(f"{word} {share(part)}" for word, part in parts if part >= LEAST_SHOWN)
-    of = "computing prompts" if prompts else "the steps"
-    return f"At capacity, the time of {of} of {used.name} goes into {told}."
-
-
-def power_said(outlook: Outlook) -> str:
-    """Return power and energy at the planned load; empty where it was not simulated."""
-    if not outlook.headroom or math.isnan(outlook.headroom[0].power_w):
-        return ""
-    planned = outlook.headroom[0]
-    year_kwh = planned.power_w * HOURS_OF_A_YEAR / 1000
-    return (
-        f"At the planned load the GPUs take {number(planned.power_w)} W "
-        f"({number(year_kwh)} kWh a year, without cooling and hosts), "
-        f"{number(planned.joules_per_output_token)} J for each output token."
-    )
-
-
-def _why(last: Tried) -> str:
-    """Return what the replicas ran out of, by what was full."""
-    full = f"the busiest replica is busy {share(last.busiest_frac)} of the time"
-    kv = f"KV memory is used up to {share(last.kv_peak_frac)}"
-    if last.preemptions >= 1:
-        return f"KV memory is short: {number(last.preemptions)} preemptions a run; {full}."
-    if last.overloaded:
-        return f"Replicas do not keep up: {full}, and {kv}."
-    return f"Steps become longer than the limits allow: {full}, and {kv}."
+def _headroom(at_load: Callable[[float], Tried | None]) -> list[Tried]:
+    """Return loads in order, up to the first that breaks the promise, found by bisection."""
+    found: list[Tried] = []
+    for factor in LOADS:
+        made = at_load(factor)
+        if made is None:
+            return found
+        found.append(made)
+        if not made.kept:
+            break
+    while len(found) > 1 and not found[-1].kept:
+        held, broke = found[-2].factor, found[-1].factor
+        if broke < NEAR * held:
+            break
+        made = at_load((held + broke) / 2)
+        assert made is not None
+        found = [*found[:-1], made, found[-1]] if made.kept else [*found[:-1], made]
+    return found
 
 
 def _tried(what: str, factor: float, points: Sequence[Point], target: float) -> Tried:
@@ -277,8 +257,9 @@ def _tried(what: str, factor: float, points: Sequence[Point], target: float) -> 
 
     attained = [point.values["slo_attained_frac"] for point in points]
     requests = [point.values["requests"] for point in points]
-    low, high = bounds(attained, requests, 1 - CONFIDENCE_FRAC)
+    low, high = bounds(attained, requests, (1 - CONFIDENCE_FRAC) / len(LOOKS))
     overloaded = sum(point.verdict == "overloaded" for point in points)
+    verdict = decided(points, low, high, target)
     by_limit = {
         limit: value
         for limit in ("ttft", "tpot", "itl", "e2e")
@@ -292,7 +273,8 @@ def _tried(what: str, factor: float, points: Sequence[Point], target: float) -> 
         attained_frac=math.fsum(attained) / len(attained),
         low_frac=low,
         high_frac=high,
-        kept=low >= target and not overloaded,
+        kept=verdict == "passed",
+        sure=verdict != "undecided",
         by_limit=by_limit,
         busiest_frac=mean("busy_max_frac"),
         kv_peak_frac=mean("kv_used_peak_frac"),
@@ -400,14 +382,19 @@ def _longer(scenario: Scenario, what: str) -> dict[str, object] | None:
 
 
 def _under_draws(
-    scenario: Scenario, draws: int, jobs: int, left_out: list[str]
+    scenario: Scenario, draws: int, workers: Workers, tell: Tell, left_out: list[str]
 ) -> tuple[float | None, int]:
     """Return the share of draws of the operators' prices in which the promise is kept."""
     if draws < 2:
         left_out.append("the cost model's error: no draws were asked for")
         return None, 0
     try:
-        drawn = draw_costs(scenario, draws, jobs)
+        drawn = draw_costs(
+            scenario,
+            draws,
+            workers=workers,
+            report=lambda done, whole: tell("draws of prices", done, whole),
+        )
     except InputError as error:
         left_out.append(f"the cost model's error: {error.faults[0].message}")
         return None, 0

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from llmsim.planner.outlook import Outlook, Tried, breaking, power_said, resources_said
+from llmsim.planner.outlook import Outlook, Tried
+from llmsim.planner.outlook_words import breaking, circumstances, power_said, resources_said
 from llmsim.planner.plan import Evidence, Plan, Used
 from llmsim.report.figures import ABOVE, COLOURS, inline_svg
 from llmsim.report.html import fill
@@ -50,6 +51,19 @@ HELPS: Final = {
 
 PARTS: Final = {"mixed": "", "prefill": "prompts alone", "decode": "outputs alone"}
 """What a replica computes, where it is not everything, by `Used.role`."""
+
+WHY: Final = {
+    "current": "what runs today",
+    "naive": "what the integer program says, as if requests came evenly",
+    "pooled": "with room for bursts by formula",
+    "search": "what the program says without the fleets that failed",
+    "trim": "one replica less of a fleet that passed",
+    "rival": "one card alone",
+    "bound": "what the program holds possible for less, filled up to just below the best cost",
+    "confirm": "the answer under seeds that had no part in finding it",
+    "recorded": "the answer on the trace as recorded",
+}
+"""Why a fleet was simulated, by `Evidence.stage`."""
 
 MOST_LOSERS: Final = 200
 """Configurations that are listed; all of them are in ``columns.csv``."""
@@ -106,6 +120,7 @@ def render_plan(plan: Plan, outlook: Outlook | None = None) -> str:
         costs=costs_svg(bars),
         shown=attained_svg(plan) if plan.evidence else "",
         tests=tests,
+        stages=[(e, WHY[e]) for e in dict.fromkeys(t.stage for t in plan.evidence) if e in WHY],
         first=first_to_give_way(plan),
         room=room_svg(plan),
         spent=[_spent(each) for each in plan.used if each.spending is not None],
@@ -113,7 +128,7 @@ def render_plan(plan: Plan, outlook: Outlook | None = None) -> str:
         headroom="" if outlook is None or not outlook.headroom else headroom_svg(plan, outlook),
         breaks="" if outlook is None else breaking(outlook, plan),
         power="" if outlook is None else power_said(outlook),
-        tried=[] if outlook is None else [_tried(e) for e in outlook.sensitivity],
+        tried=[] if outlook is None else [_tried(e) for e in circumstances(outlook)],
         prices=price_room(plan),
         corrected=plan.corrected,
         losers=[(e.name, e.gpu, _usd(e.usd_per_hour), e.reason) for e in plan.losers[:MOST_LOSERS]],
@@ -343,8 +358,8 @@ def _tried(each: Tried) -> dict[str, str]:
         "what": f"{each.what} x {each.factor:g}",
         "attained": share(each.attained_frac),
         "bounds": f"{share(each.low_frac)} to {share(each.high_frac)}",
-        "kind": "met" if each.kept else "missed",
-        "kept": "kept" if each.kept else "overloaded" if each.overloaded else "not kept",
+        "kind": "met" if each.kept else "missed" if each.sure else "unsure",
+        "kept": each.word,
     }
 
 

@@ -55,7 +55,7 @@ def _alone(work: Work, gpu: str, laboratory: Laboratory | None) -> Rival:
         try:
             packed = packed or pack(problem, work.solver)
         except InputError as error:
-            told = "; ".join(fault.message for fault in error.faults)
+            told = "; ".join(fault.message.rstrip(".") for fault in error.faults)
     if packed is None:
         return Rival(gpu, None, {}, told, False)
     fleet = dict(packed.replicas)

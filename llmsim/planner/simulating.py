@@ -57,6 +57,25 @@ def simulate_fleet(scenario: Scenario) -> Point:
     return Point(summary.values() | pools, result.digest, summary.verdict.value)
 
 
+def points_of(scenarios: Sequence[Scenario], workers: Workers, store: PointStore) -> list[Point]:
+    """Return the point of each scenario of a fleet, kept or simulated now.
+
+    Parameters
+    ----------
+    scenarios : sequence of Scenario
+    workers : Workers
+    store : PointStore
+        Keeps each as soon as it is done.
+    """
+    kept = [store.kept(each) for each in scenarios]
+    missing = [number for number, point in enumerate(kept) if point is None]
+    tasks = [(scenarios[number],) for number in missing]
+    for index, point in workers.completed(simulate_fleet, tasks):
+        store.keep(scenarios[missing[index]], point)
+        kept[missing[index]] = point
+    return [point for point in kept if point is not None]
+
+
 @dataclass(slots=True)
 class Laboratory:
     """Simulates fleets, each once; what it has simulated is kept on disk.
@@ -216,14 +235,9 @@ class Laboratory:
 
     def _points(self, scenario: Scenario, seeds: Sequence[int]) -> list[Point]:
         """Return a point per seed, from disk or from all cores."""
-        seeded = [scenario.override({"seed": seed}) for seed in seeds]
-        kept = [self.store.kept(each) for each in seeded]
-        missing = [number for number, point in enumerate(kept) if point is None]
-        tasks = [(seeded[number],) for number in missing]
-        for index, point in self.workers.completed(simulate_fleet, tasks):
-            self.store.keep(seeded[missing[index]], point)
-            kept[missing[index]] = point
-        return [point for point in kept if point is not None]
+        return points_of(
+            [scenario.override({"seed": seed}) for seed in seeds], self.workers, self.store
+        )
 
 
 def _seen(

@@ -23,7 +23,7 @@ from llmsim.scenario import Scenario
 from llmsim.scenario.costs import Measured
 from llmsim.serving.build import placement
 from llmsim.specs import OperatorScales, load_gpu, load_model
-from llmsim.study.executor import run_in_order
+from llmsim.study.executor import Workers, in_order, run_in_order
 from llmsim.study.single import simulate_whole
 
 if TYPE_CHECKING:
@@ -144,7 +144,11 @@ class _Ran:
 
 
 def draw_costs(
-    scenario: Scenario, draws: int = 20, jobs: int = -1, report: Report | None = None
+    scenario: Scenario,
+    draws: int = 20,
+    jobs: int = -1,
+    report: Report | None = None,
+    workers: Workers | None = None,
 ) -> CostDraws:
     """Simulate a scenario as it is, and once per draw of its operators' prices.
 
@@ -157,6 +161,8 @@ def draw_costs(
         Processes; -1 for one per core.
     report : callable, optional
         Called with (runs done, runs in all).
+    workers : Workers, optional
+        Where to simulate instead of in `jobs` processes of this machine.
 
     Returns
     -------
@@ -178,7 +184,12 @@ def draw_costs(
     tasks = [(scenario, change) for change in ({}, *changes)]
     ran: list[_Ran] = []
     try:
-        for done, each in enumerate(run_in_order(_run_one, tasks, jobs), 1):
+        made = (
+            run_in_order(_run_one, tasks, jobs)
+            if workers is None
+            else in_order(workers, _run_one, tasks)
+        )
+        for done, each in enumerate(made, 1):
             ran.append(each)
             if report is not None:
                 report(done, draws + 1)

@@ -276,3 +276,35 @@ def test_a_formula_for_bursts_refuses_nothing_that_simulation_may_allow(tmp_path
     assert "holds no larger one" in " ".join(done.output.split())
     enough = ls.plan(path, {"gpus.h100-sxm.available": 3}, executor=HERE)
     assert enough.proof.passed
+
+
+@pytest.mark.slow
+def test_the_command_tries_the_fleet_under_other_circumstances(tmp_path, monkeypatch):
+    """Unless it was told not to, or nothing was simulated at all."""
+    import yaml
+    from typer.testing import CliRunner
+
+    from llmsim.cli.app import app
+    from llmsim.planner import outlook as looking
+    from llmsim.planner.outlook import Outlook
+
+    monkeypatch.setattr(looking, "LOADS", (1.0, 1.25))
+    path = tmp_path / "small.yaml"
+    traffic = {**ASKED["traffic"], "requests": 100}
+    prove = {"micro_columns": 0, "seeds": [2], "most_fleets": 2}
+    few = {"traffic": traffic, "prove": prove, "search": {"tp": [1]}, "gpus": {"h100-sxm": {}}}
+    path.write_text(yaml.safe_dump(ASKED | few))
+    words = ["plan", str(path), "--jobs", "1", "-o"]
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    outlook = Outlook.load(tmp_path / "out")
+    assert {each.what for each in outlook.sensitivity} >= {"burstiness"}
+    assert "operators cost other than" in done.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Not tried yet" not in page
+    assert "burstiness x 1.25" in page
+    for word in ("--no-outlook", "--no-simulate"):
+        done = CliRunner().invoke(app, [*words, str(tmp_path / word), word])
+        assert done.exit_code == 0, done.output
+        assert Outlook.load(tmp_path / word) is None
+    assert "Not tried yet" in (tmp_path / "--no-outlook" / "report.html").read_text()

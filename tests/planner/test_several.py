@@ -277,7 +277,7 @@ def test_every_fault_of_every_model_is_told_once_at_its_place(tmp_path):
 
 
 def test_what_one_model_lacks_is_told_by_its_name():
-    with pytest.raises(InputError, match=r"models\.code\.slo: .*cannot be kept it"):
+    with pytest.raises(InputError, match=r"models\.code\.slo: .*are late on any configuration"):
         plan_several(TOGETHER, {"models.code.slo.ttft_s": 0.0001}, simulate=False)
 
 
