@@ -91,11 +91,31 @@ def pack(problem: Problem, solver: Solver | None = None, break_ties: bool = True
 
 def _break_ties(problem: Problem, made: Program, proof: Proof, solver: Solver) -> None:
     """Among fleets that cost the same take the fewest replicas, of the fewest kinds."""
+    program = made.program
+    ask_for_few(problem, made, proof.value)
+    solver = replace(solver, time_limit_s=min(solver.time_limit_s, TIE_TIME_LIMIT_S))
+    kept = {variable.name: variable.varValue for variable in program.variables()}
+    if solve(program, solver).status not in ("optimal", "feasible"):
+        for variable in program.variables():
+            variable.varValue = kept[variable.name]
+
+
+def ask_for_few(problem: Problem, made: Program, least: float) -> None:
+    """Let a program ask for the fewest replicas, of the fewest kinds, that cost no more.
+
+    Parameters
+    ----------
+    problem : Problem
+    made : Program
+        Whose objective becomes a row.
+    least : float
+        Of that objective.
+    """
     import pulp
 
     program = made.program
     priced = program.objective
-    program += priced <= proof.value + TIE_FRAC * max(abs(proof.value), 1.0), "as_cheap"
+    program += priced <= least + TIE_FRAC * max(abs(least), 1.0), "as_cheap"
     kinds = []
     for column in problem.columns:
         kind = program.add_variable(label("kind", column.name), cat="Binary")
@@ -104,11 +124,6 @@ def _break_ties(problem: Problem, made: Program, proof: Proof, solver: Solver) -
         kinds.append(kind)
     # one replica fewer outweighs all kinds
     program.setObjective((len(kinds) + 1) * pulp.lpSum(made.count.values()) + pulp.lpSum(kinds))
-    solver = replace(solver, time_limit_s=min(solver.time_limit_s, TIE_TIME_LIMIT_S))
-    kept = {variable.name: variable.varValue for variable in program.variables()}
-    if solve(program, solver).status not in ("optimal", "feasible"):
-        for variable in program.variables():
-            variable.varValue = kept[variable.name]
 
 
 def _answer(problem: Problem, made: Program, proof: Proof) -> Packed:
