@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsim.costmodel.popularity import loads
 from llmsim.specs import (
     MXFP4_MARLIN,
     DenseMlp,
@@ -44,6 +45,10 @@ TILE = 128.0
 
 LOOP_ELEMENTS = 1024.0
 """Elements of the inner dimension that `GemmTerms.loop_s` is the time of."""
+
+FP32_LOOP_S = 1.7e-6
+"""The same of 32-bit products, without tensor cores, on any GPU: a router of 6,144 x 128 takes
+cuBLAS 13.6 us for 2 tokens (vLLM pull request 44343, the GPU not named), 3.5 of them the launch."""
 
 QUANTISED_BYTES = {"fp8": 1.0, "int8": 1.0, "fp4": 0.5 + 1.0 / 16}
 """Of one activation, by compute dtype [bytes]; 16-bit ones stay as they are."""
@@ -224,6 +229,7 @@ def gemm(linear: Linear, count: int, rows: Floats, gpu: GpuCard) -> OpTable:
     """
     family, dtype = gemm_family(linear.format, gpu)
     terms = gpu.kernels.gemm[family]
+    loop_s = FP32_LOOP_S if dtype == "fp32" else terms.loop_s
     flops = 2.0 * linear.n * linear.k * rows
     moved = linear.weight_bytes + ACTIVATION_BYTES * (linear.n + linear.k) * rows
     tiles = np.maximum(rows / TILE, 1.0) * (linear.n / TILE)
@@ -238,19 +244,9 @@ def gemm(linear: Linear, count: int, rows: Floats, gpu: GpuCard) -> OpTable:
         terms.roofline,
         gpu,
         extra_s=terms.quantise_s_per_byte * quantised,
-        serial_s=terms.loop_s * linear.k / LOOP_ELEMENTS,
+        serial_s=loop_s * linear.k / LOOP_ELEMENTS,
     )
     return replace(priced, flops=flops)
-
-
-def experts_hit(experts: int, active: int, tokens: Floats) -> Floats:
-    """Return how many distinct experts a batch is expected to hit under uniform routing.
-
-    Notes
-    -----
-    ``E (1 - (1 - k / E)^T)``.
-    """
-    return experts * (1.0 - (1.0 - active / experts) ** tokens)
 
 
 def moe_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
@@ -279,21 +275,24 @@ def routed_experts(
     Notes
     -----
     Rows per expert below ``half_rows`` lower the reachable FLOP/s. With expert parallelism a rank
-    has ``1 / ep`` of the experts, of the hits and of the rows; its experts are ``ep`` times as
-    wide as under tensor parallelism alone. Tokens are those of all attention ranks together.
+    has ``1 / ep`` of the experts, and as much of the hits and of the rows as `loads` says; its
+    experts are ``ep`` times as wide as under tensor parallelism alone. Tokens are those of all
+    attention ranks together.
+    Matrices are padded to the kernel's tiles; FLOPs are counted without, time and bytes with that.
     """
     family, dtype = moe_family(moe.format, gpu)
     terms = gpu.kernels.moe[family]
     split = plan.expert_split
-    hit = experts_hit(moe.experts, moe.active_experts, tokens) / plan.ep
-    rows = moe.active_experts * tokens / plan.ep
+    padding = terms.padded_share(hidden, moe.intermediate // split)
+    hit, rows = loads(moe, plan.ep, tokens)
     per_expert = sum(part.weight_bytes for part in moe.expert_linears(hidden, split)) / moe.experts
     width = moe.intermediate // split
     matrices = 3 if moe.gated else 2
     flops = 2.0 * matrices * hidden * width * rows
-    moved = hit * per_expert + ACTIVATION_BYTES * rows * (2.0 * hidden + matrices * width)
+    weights = padding * per_expert * hit
+    moved = weights + ACTIVATION_BYTES * rows * (2.0 * hidden + matrices * width)
     per_hit = np.divide(rows, hit, out=np.ones_like(rows), where=hit > 0)
-    slowed = flops * (per_hit + terms.half_rows) / per_hit
+    slowed = padding * flops * (per_hit + terms.half_rows) / per_hit
     permute = terms.permute_s_per_byte * 4.0 * rows * hidden * ACTIVATION_BYTES
     priced = smooth(
         "experts", count, dtype, slowed, moved, terms.roofline, gpu, terms.expert_s * hit + permute

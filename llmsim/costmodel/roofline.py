@@ -486,6 +486,6 @@ class RooflineCost:
             for name, form in names.items()
             if self.gpu.compute_dtype(form.compute_dtype) != form.compute_dtype
         ]
-        if any(isinstance(layer.mlp, MoeMlp) for layer in self.model.layers):
+        if any(isinstance(layer.mlp, MoeMlp) and not layer.mlp.skew for layer in self.model.layers):
             notes.append("experts are hit uniformly: no load skew")
         return (*self.model.warnings, *notes)

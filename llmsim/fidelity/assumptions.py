@@ -27,6 +27,7 @@ SETS: Final = (
     "model",
     "quantisation",
     "tp_is_product",
+    "experts_dealt",
     "tpot_of_means",
     "not_simulated",
     "seen_by",
@@ -66,6 +67,8 @@ class Assumptions:
     tp_is_product : bool
         The record's ``tp`` (and ``n_gpu``) is the tensor-parallel GPUs times the expert-parallel
         ones, which are the same GPUs.
+    experts_dealt : bool
+        The server deals out experts over its GPUs, whatever the record's ``ep`` says.
     tpot_of_means : bool
         The source divides mean times by mean lengths, where others average over requests.
     not_simulated : str
@@ -85,6 +88,7 @@ class Assumptions:
     model: str
     quantisation: str
     tp_is_product: bool
+    experts_dealt: bool
     tpot_of_means: bool
     not_simulated: str
     seen_by: str
@@ -207,6 +211,7 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         model=merged.get("model", ""),
         quantisation=merged.get("quantisation", ""),
         tp_is_product=merged.get("tp_is_product", False),
+        experts_dealt=merged.get("experts_dealt", False),
         tpot_of_means=merged.get("tpot_of_means", False),
         not_simulated=merged.get("not_simulated", ""),
         seen_by=merged.get("seen_by", ""),

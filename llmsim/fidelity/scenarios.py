@@ -153,6 +153,8 @@ def _pool(case: Case, known: Assumptions) -> dict[str, Any]:
         raise NotSimulatedError("the layout is not recorded")
     if known.tp_is_product:
         tp, gpus = tp // experts, None
+    if known.experts_dealt:
+        experts = tp
     stages = case.whole("pp") or 1
     pool: dict[str, Any] = {"gpu": case.text("gpu"), "tp": tp}
     pool["replicas"] = case.whole("dp") or 1

@@ -33,7 +33,7 @@ from llmsim.specs.load import load_model, model_names
 from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, price_of
 from llmsim.specs.quantisation import MXFP4_MARLIN
-from llmsim.specs.requantise import SCHEMES, by_marlin, requantise
+from llmsim.specs.requantise import SCHEMES, by_marlin, requantise, skewed
 from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine
 from llmsim.specs.stages import layers_by_stage, stage_of
 
@@ -81,5 +81,6 @@ __all__ = [
     "price_of",
     "read_calibration",
     "requantise",
+    "skewed",
     "stage_of",
 ]

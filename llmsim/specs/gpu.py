@@ -228,10 +228,14 @@ _Family = TypeVar("_Family")
 
 _OPTIONAL_MOE = "mxfp4_fp8"
 
-_MXFP4_BY_MARLIN: Final = 0.80
-"""Compute share that Marlin's experts reach with MXFP4 weights, over theirs with integers: 0.744
-on L40S and 0.859 on RTX PRO 6000, where both were measured (``profiles/kernels``: ``mxfp4`` over
-``w4a16``), in the geometric mean. Assumed where Marlin was measured with integers alone."""
+_MXFP4_BY_MARLIN: Final = 0.88
+"""Compute share that Marlin's experts reach with MXFP4 weights, over theirs with integers: 0.821
+on L40S and 0.947 on RTX PRO 6000, where both were measured (``profiles/kernels``: ``mxfp4`` over
+``w4a16``, zeros of padding counted), in the geometric mean. Assumed where Marlin was measured with
+integers alone."""
+_MARLIN_HIDDEN: Final = 256
+_MARLIN_WIDTH: Final = 128
+"""Multiples that vLLM pads MXFP4 experts to for Marlin (``Mxfp4MoEMethod.create_weights``)."""
 
 
 class _Terms:
@@ -278,7 +282,14 @@ class _Terms:
             expert_s=self.number(f"{path}.expert_s", "s"),
             half_rows=self.number(f"{path}.half_rows", "rows"),
             permute_s_per_byte=self.number(f"{path}.permute_s_per_byte", "s/byte"),
+            hidden_multiple=self.multiple(f"{path}.hidden_multiple"),
+            width_multiple=self.multiple(f"{path}.width_multiple"),
         )
+
+    def multiple(self, path: str) -> int:
+        """Return what a kernel pads to; one of which nothing is said takes any width."""
+        stated = any(sheet.has(f"kernels.{path}") for sheet in self.sheets)
+        return int(self.number(path, "elements", 1)) if stated else 1
 
     def families(
         self, group: str, names: Mapping[str, str], read: Callable[[str], _Family]
@@ -300,7 +311,10 @@ class _Terms:
         marlin = found["w4a16"]
         share = _MXFP4_BY_MARLIN * marlin.roofline.compute_frac
         found["mxfp4_marlin"] = replace(
-            marlin, roofline=replace(marlin.roofline, compute_frac=share)
+            marlin,
+            roofline=replace(marlin.roofline, compute_frac=share),
+            hidden_multiple=_MARLIN_HIDDEN,
+            width_multiple=_MARLIN_WIDTH,
         )
         return found
 

@@ -100,12 +100,29 @@ class MoeTerms:
         Rows per expert at which half of the compute efficiency is reached.
     permute_s_per_byte : float [s/byte]
         Gathering and scattering tokens.
+    hidden_multiple, width_multiple : int [elements]
+        What the model's width and the width of an expert's share on one rank are padded to. The
+        zeros are read and multiplied like any other weight.
     """
 
     roofline: SmoothRoofline
     expert_s: float
     half_rows: float
     permute_s_per_byte: float
+    hidden_multiple: int = 1
+    width_multiple: int = 1
+
+    def padded_share(self, hidden: int, width: int) -> float:
+        """Return an expert's matrices as the kernel holds them, over those of the model.
+
+        Parameters
+        ----------
+        hidden, width : int [elements]
+            Of the model, and of an expert's share on one rank.
+        """
+        tall = -(-hidden // self.hidden_multiple) * self.hidden_multiple
+        wide = -(-width // self.width_multiple) * self.width_multiple
+        return tall * wide / (hidden * width)
 
 
 @dataclass(frozen=True, slots=True)

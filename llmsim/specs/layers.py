@@ -303,6 +303,8 @@ class MoeMlp:
     format, shared_format : WeightFormat
         Of routed and of shared experts.
     router_format : WeightFormat
+    skew : float
+        Power by which the popularity of experts falls with their rank; 0 when all are alike.
     """
 
     experts: int
@@ -313,6 +315,7 @@ class MoeMlp:
     format: WeightFormat = BF16
     shared_format: WeightFormat = BF16
     router_format: WeightFormat = BF16
+    skew: float = 0.0
 
     def shared(self) -> DenseMlp | None:
         """Return the path that every token takes, as a dense block."""

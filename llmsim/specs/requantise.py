@@ -182,6 +182,24 @@ def by_marlin(model: ModelSpec) -> ModelSpec:
     return replace(model, layers=tuple(layers))
 
 
+def skewed(model: ModelSpec, skew: float) -> ModelSpec:
+    """Return a model some of whose experts are chosen more often than others, for prices alone.
+
+    Parameters
+    ----------
+    model : ModelSpec
+    skew : float
+        See `MoeMlp`.
+    """
+    layers = [
+        replace(layer, mlp=replace(layer.mlp, skew=skew))
+        if isinstance(layer.mlp, MoeMlp)
+        else layer
+        for layer in model.layers
+    ]
+    return replace(model, layers=tuple(layers))
+
+
 def _unpacked(form: WeightFormat) -> WeightFormat:
     name = MXFP4_MARLIN if form.name == "mxfp4" else "int4"
     return WeightFormat(name, form.bytes_per_weight, "bf16")

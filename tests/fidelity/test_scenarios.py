@@ -157,6 +157,33 @@ def test_gpus_that_a_source_multiplied_by_its_expert_parallel_ones(tp, ep, gpu, 
 
 
 @pytest.mark.parametrize(
+    ("gpu", "version", "quant", "tp", "ep"),
+    [
+        ("H200-141G-SXM", "0.18.0", "fp8", "8", 8),
+        ("H200-141G-SXM", "0.16.0", "fp8", "4", 1),
+        ("B200", "0.17.0", "fp8", "4", 4),
+        ("B200", "0.19.0", "fp8", "4", 1),
+        ("B200", "0.17.0", "fp4", "4", 1),
+    ],
+)
+def test_experts_that_a_recipe_dealt_out_though_its_record_does_not_say_so(
+    gpu, version, quant, tp, ep
+):
+    asked = case(
+        source="aic-silicon-inferencex",
+        engine="vllm",
+        engine_version=version,
+        model_key="minimax-m2.5",
+        quant=quant,
+        gpu=gpu,
+        tp=tp,
+        n_gpu=tp,
+        ep="1",
+    )
+    assert scenario_data(asked)["fleet"]["pools"]["main"].get("ep", 1) == ep
+
+
+@pytest.mark.parametrize(
     ("isl", "limit"), [("1024", 1024 + 2048 + 200), ("2048", 4096), ("4096", 6144)]
 )
 def test_the_spare_length_ends_where_the_model_does(isl, limit):

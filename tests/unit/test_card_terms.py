@@ -15,6 +15,7 @@ from llmsim.costmodel.measured.card_files import write_card_terms
 from llmsim.costmodel.measured.card_terms import (
     fit_card_terms,
     host_floor_s,
+    padded,
     regimes,
     unspiked_s,
     usable_rows,
@@ -137,6 +138,19 @@ def test_regimes_are_all_rows(op) -> None:
     assert np.array_equal(sum(mask.astype(int) for mask in regimes(op, shape).values()), [1, 1, 1])
 
 
+def test_experts_are_fitted_as_their_kernel_holds_them() -> None:
+    shapes = {"hidden": np.array([2880.0, 4096.0]), "inter": np.array([360.0, 512.0])}
+    family, types = FAMILIES["moe"], Types("bf16", "mxfp4")
+    for kernel, held in (
+        ("vllm_gptossmxfp4moe_marlin_marlinexperts", ([3072, 4096], [384, 512])),
+        ("vllm_x_flashinfer_trtllm_trtllmmxfp4expertsmodular", ([3072, 4096], [512, 512])),
+        ("vllm_gptossmxfp4moe_triton_oaitriton", ([2880, 4096], [360, 512])),
+    ):
+        table = KernelTable(family, types, kernel, "made 1", shapes, np.ones(2), DEVICE)
+        found = padded(table)
+        assert (found["hidden"].tolist(), found["inter"].tolist()) == held
+
+
 def test_a_file_of_no_rows_is_refused(tmp_path) -> None:
     with pytest.raises(CardError, match="too few rows"):
         write_card_terms([Rows()], tmp_path / "none.yaml")
@@ -184,6 +198,9 @@ def test_public_rows_become_a_file_with_one_source_per_block(tmp_path) -> None:
     (row,) = sheet.rows
     assert (row.value, row.unit) == (share, "1")
     assert "vllm_gptossmxfp4moe_marlin" in row.source
+    assert sheet.number("kernels.moe.mxfp4.hidden_multiple", "elements", 1) == 256
+    assert sheet.number("kernels.moe.mxfp4.width_multiple", "elements", 1) == 128
+    assert not sheet.has("kernels.moe.w4a16.hidden_multiple")
     assert "decode median" in row.source
     assert not sheet.faults
     text = path.read_text()

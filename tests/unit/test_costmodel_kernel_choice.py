@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from llmsim.costmodel import RooflineCost
-from llmsim.costmodel.operators import Floats, moe_family
+from llmsim.costmodel.operators import Floats, gemm, moe_family, routed_experts
 from llmsim.scenario.costs import Placement, Roofline
 from llmsim.specs import (
     MXFP4_MARLIN,
     EngineLimits,
     GpuCard,
+    Linear,
     ModelSpec,
+    MoeMlp,
     ParallelPlan,
+    WeightFormat,
     by_marlin,
     load_engine,
     load_gpu,
@@ -127,6 +130,56 @@ def test_a_router_of_32_bits_has_no_tensor_cores() -> None:
     assert router.seconds[0] < 2 * 2 * 8192 * 3072 * 256 / 6.7e13
     linears = model.layers[0].linears(model.hidden, 1)
     assert next(part for part in linears if part.name == "router").weight_bytes == 4 * 3072 * 256
+
+
+def test_a_router_of_32_bits_takes_what_cublas_took() -> None:
+    """13.6 us for 2 tokens through 6,144 x 128 (vLLM pull request 44343)."""
+    router = Linear("router", 128, 6144, WeightFormat("fp32", 4.0, "fp32"))
+    for name in ("h200-sxm", "b200"):
+        (seconds,) = gemm(router, 1, np.array([2.0]), load_gpu(name)).seconds
+        assert seconds == pytest.approx(13.6e-6, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "tp", "share"),
+    [
+        ("b200", 1, 3072 * 3072 / (2880 * 2880)),
+        ("b200", 4, 3072 * 768 / (2880 * 720)),
+        ("b200", 8, 3072 * 512 / (2880 * 360)),
+        ("h200-sxm", 8, 1.0),  # Triton's experts take any width
+    ],
+)
+def test_mxfp4_experts_are_padded_to_the_tiles_of_their_kernel(name, tp, share) -> None:
+    """gpt-oss has 2,880 channels twice."""
+    assert read_bytes(load_model("gpt-oss-120b"), name, tp) == pytest.approx(share, rel=1e-6)
+
+
+def test_marlin_pads_mxfp4_and_takes_integers_as_they_are() -> None:
+    padded = read_bytes(by_marlin(load_model("gpt-oss-120b")), "h200-sxm", 8)
+    assert padded == pytest.approx(3072 * 384 / (2880 * 360), rel=1e-6)
+    assert read_bytes(by_marlin(load_model("kimi-k2.5")), "h200-sxm", 8) == pytest.approx(
+        1.0, rel=1e-6
+    )
+
+
+def read_bytes(model: ModelSpec, name: str, tp: int) -> float:
+    """Bytes of the experts that one token reads, over those of the checkpoint's matrices."""
+    moe = next(layer.mlp for layer in model.layers if isinstance(layer.mlp, MoeMlp))
+    table = routed_experts(moe, 1, model.hidden, ParallelPlan(tp), np.array([1.0]), load_gpu(name))
+    whole = sum(part.weight_bytes for part in moe.expert_linears(model.hidden, tp))
+    own = 2.0 * moe.active_experts * (2 * model.hidden + 3 * moe.intermediate // tp)
+    return float(table.bytes[0] - own) / (whole * moe.active_experts / moe.experts)
+
+
+def test_popular_experts_are_read_once_for_many_tokens() -> None:
+    place = Placement(load_model("minimax-m2.5"), load_gpu("b200"), ParallelPlan(2), EngineLimits())
+    gpu, tokens = place.gpu, np.array([1.0, 32.0])
+    even, skewed = (
+        experts_s(Roofline(expert_skew=skew).placed(place).model, gpu, tokens)
+        for skew in (0.0, 0.69)
+    )
+    assert skewed[0] == pytest.approx(even[0])
+    assert 0.75 < skewed[1] / even[1] < 0.9
 
 
 def experts_s(model: ModelSpec, gpu: GpuCard, tokens: Floats) -> Floats:

@@ -10,7 +10,7 @@ import pytest
 
 from llmsim.core.errors import InputError
 from llmsim.costmodel import RooflineCost, StepCost, padded_sums
-from llmsim.costmodel.operators import experts_hit
+from llmsim.costmodel.popularity import experts_hit
 from llmsim.specs import (
     EngineLimits,
     HostTerms,

@@ -6,7 +6,7 @@ import pytest
 
 from llmsim.costmodel import RooflineCost
 from llmsim.costmodel.layer_ranges import RooflineLayers
-from llmsim.costmodel.operators import experts_hit
+from llmsim.costmodel.popularity import experts_hit
 from llmsim.specs import EngineLimits, ParallelPlan, load_gpu, load_link, load_model
 
 LIMITS = EngineLimits(max_num_seqs=128, max_num_batched_tokens=8192)

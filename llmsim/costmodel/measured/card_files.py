@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmsim.core.errors import CardError, Fault
 from llmsim.core.files import write_whole
-from llmsim.costmodel.measured.card_terms import FittedTerms, fit_card_terms
+from llmsim.costmodel.measured.card_terms import FittedTerms, fit_card_terms, multiples
 from llmsim.costmodel.measured.fitting import Errors
 from llmsim.costmodel.measured.means import MOST_FITTED
 from llmsim.costmodel.measured.profile import Profile
@@ -88,6 +88,13 @@ def _block(each: FittedTerms, seed: int) -> Iterable[str]:
     yield f"source: {json.dumps(_source(each, seed))}"
     for ours, theirs in each.names.items():
         yield f'{theirs}: {{value: {_number(getattr(each.terms, ours))}, unit: "{_UNITS[theirs]}"}}'
+    if each.table.family.op == "moe":
+        pads = zip(
+            ("hidden_multiple", "width_multiple"), multiples(each.table.kernel_id), strict=True
+        )
+        for name, value in pads:
+            if value > 1:
+                yield f'{name}: {{value: {value}, unit: "elements"}}'
 
 
 def _number(value: float) -> str:

@@ -44,6 +44,14 @@ _ASIDE: Mapping[str, tuple[str, ...]] = {
 """Fitted and left out of the card: repeated calls find small weights and a small KV cache in the
 last level, where a step of a model, which streams all of its weights, does not."""
 
+_PADDED: Mapping[str, tuple[int, int]] = {
+    "gptossmxfp4moe_marlin": (256, 128),
+    "trtllmmxfp4experts": (256, 256),
+}
+"""Multiples of the model's and of an expert's width that vLLM pads MXFP4 experts to, by kernel
+(``Mxfp4MoEMethod.create_weights``). The rows show them: on B200 widths of 90 and 180 take the same
+66 us, and Marlin's bandwidth on L40S is that of its unpadded integers only when the zeros count."""
+
 Masks = Mapping[str, NDArray[np.bool_]]
 
 _ROOF = ("t0_s", "compute_frac", "memory_frac", "norm")
@@ -252,11 +260,33 @@ def work_of(profile: Profile, table: KernelTable) -> Work:
     asked = (table.columns, table.types, table.device)
     imported = profile.meta is not None and profile.meta.origin == "imported"
     if imported and table.family.op == "moe":
-        return dealt_moe(*asked)
+        return dealt_moe(padded(table), table.types, table.device)
     work = table.family.work(*asked)
     if imported and table.family.op == "gemm":
         return replace(work, cache_fill=_COPIES * work.cache_fill)
     return work
+
+
+def multiples(kernel: str) -> tuple[int, int]:
+    """Return what a kernel of experts pads the model's and an expert's width to.
+
+    Parameters
+    ----------
+    kernel : str
+        Its id in a profile.
+    """
+    return next((pads for name, pads in _PADDED.items() if name in kernel), (1, 1))
+
+
+def padded(table: KernelTable) -> Shapes:
+    """Return the shapes of expert rows as the kernel held them."""
+    tall, wide = multiples(table.kernel_id)
+    s = table.columns
+    return {
+        **s,
+        "hidden": np.ceil(s["hidden"] / tall) * tall,
+        "inter": np.ceil(s["inter"] / wide) * wide,
+    }
 
 
 def usable_rows(op: str, s: Shapes) -> NDArray[np.bool_]:
