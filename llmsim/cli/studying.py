@@ -46,6 +46,11 @@ class CompareOrder:
     as_json: bool
     html: Path | None = None
 
+    @property
+    def changed(self) -> tuple[str, str]:
+        """What was changed in A alone, and in B alone, as text."""
+        return ", ".join(self.first_assignments), ", ".join(self.second_assignments)
+
 
 def draw_and_print(scenario: Scenario, draws: int, folder: Path, quiet: bool) -> None:
     """Simulate a scenario under drawn prices, save the draws in its run folder, print the bands.
@@ -93,7 +98,7 @@ def compare_scenarios(order: CompareOrder) -> None:
         return
     from llmsim.report.bands import print_comparison
 
-    print_comparison(compared)
+    print_comparison(compared, order.changed)
 
 
 def _write_page(
@@ -124,4 +129,4 @@ def _compare_seeds(order: CompareOrder, first: Scenario, second: Scenario) -> No
         return
     from llmsim.report.bands import print_seeds
 
-    print_seeds(compared)
+    print_seeds(compared, order.changed)

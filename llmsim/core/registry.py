@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -73,7 +74,11 @@ class Registry(Generic[T]):
             return found
         published = self._published().get(name)
         if published is None:
-            raise RegistryError(f"unknown {self.seam} '{name}'. {nearest(name, self.names())}")
+            hint = nearest(name, self.names())
+            if re.search(r"[/:.]", name):  # somebody names a file or a class
+                hint += f" One of your own is an entry point of llmsim.{self.seam}"
+                hint += " (docs/bring-your-own.md)."
+            raise RegistryError(f"unknown {self.seam} '{name}'. {hint}")
         cls: type[T] = published.load()
         self._classes[name] = cls
         return cls

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+Changed = tuple[str, str]
+"""What was changed in one scenario alone, and in the other."""
+
 _NAMES = {
     "output_tokens_per_s": "output tokens/s",
     "goodput_rps": "goodput, req/s",
@@ -50,17 +53,21 @@ def print_draws(drawn: CostDraws, console: Console | None = None) -> None:
         )
 
 
-def print_comparison(compared: CostComparison, console: Console | None = None) -> None:
+def print_comparison(
+    compared: CostComparison, changed: Changed = ("", ""), console: Console | None = None
+) -> None:
     """Print two scenarios side by side, and how sure it is that the first is better.
 
     Parameters
     ----------
     compared : CostComparison
+    changed : tuple of str
+        What was changed in the first and in the second alone.
     console : rich.console.Console, optional
         Standard output when absent, at most 80 columns wide.
     """
     out = _console(console)
-    table = _table("", "A", "B", "B - A", "p10 to p90", "P(A better)")
+    table = _table("", "A", "B", "B - A", "p10 to p90", "A better")
     for name in HEADLINES:
         better = compared.first_better_frac(name)
         if not math.isfinite(better):
@@ -70,7 +77,7 @@ def print_comparison(compared: CostComparison, console: Console | None = None) -
         ends = spanned(name, low, high)
         cells = [*(_told(name, each) for each in both), signed(name, both[1] - both[0])]
         table.add_row(named(name), *cells, ends, share(better))
-    out.print(f"A  {compared.first.name}\nB  {compared.second.name}", highlight=False)
+    _print_sides(out, (compared.first.name, compared.second.name), changed)
     out.print(table)
     out.print(
         f"{min(compared.first.draws, compared.second.draws)} draws of the operators' prices; "
@@ -78,17 +85,21 @@ def print_comparison(compared: CostComparison, console: Console | None = None) -
     )
 
 
-def print_seeds(compared: SeedComparison, console: Console | None = None) -> None:
+def print_seeds(
+    compared: SeedComparison, changed: Changed = ("", ""), console: Console | None = None
+) -> None:
     """Print two scenarios under the same seeds: means, difference, and how sure it is.
 
     Parameters
     ----------
     compared : SeedComparison
+    changed : tuple of str
+        What was changed in the first and in the second alone.
     console : rich.console.Console, optional
         Standard output when absent, at most 100 columns wide.
     """
     out = _console(console)
-    table = _table("", "A", "B", "B - A", "95% interval", "P(A better)")
+    table = _table("", "A", "B", "B - A", "95% interval", "A better")
     for name in HEADLINES:
         better = compared.first_better_frac(name)
         if not math.isfinite(better):
@@ -98,7 +109,7 @@ def print_seeds(compared: SeedComparison, console: Console | None = None) -> Non
         low, high = compared.interval(name)
         ends = spanned(name, low, high)
         table.add_row(named(name), *means, signed(name, middle), ends, share(better))
-    out.print(f"A  {compared.names[0]}\nB  {compared.names[1]}", highlight=False)
+    _print_sides(out, compared.names, changed)
     out.print(table)
     out.print(f"{len(compared.seeds)} seeds, each for both: the same requests at the same times.")
     for at, letter in enumerate("AB"):
@@ -107,6 +118,13 @@ def print_seeds(compared: SeedComparison, console: Console | None = None) -> Non
             out.print(
                 f"{letter} was overloaded under {over} of them: its latencies depend on run length."
             )
+
+
+def _print_sides(out: Console, names: tuple[str, str], changed: Changed) -> None:
+    for letter, name, change in zip("AB", names, changed, strict=True):
+        out.print(
+            f"{letter}  {name}{f'  {change}' if change else ''}", highlight=False, markup=False
+        )
 
 
 def signed(metric: str, value: float) -> str:

@@ -176,7 +176,7 @@ def claim(slo: Slo, attained: Interval, verdict: Verdict) -> SloClaim:
         Of the same run: an overloaded fleet has no steady state to make a claim about.
     """
     if not slo.is_set:
-        return SloClaim("not set", "the scenario sets no objective.")
+        return SloClaim("not set", "the scenario sets no objective (slo.ttft_s, slo.tpot_s, ...).")
     target = slo.attained_frac
     told = f"{share(attained.value)} of the requests met every objective (target {share(target)})"
     if not math.isnan(attained.low):

@@ -119,9 +119,10 @@ def _guess(word: Any, known: Sequence[str]) -> str:
 def _where_it_belongs(keys: Keys, known: Sequence[str], root: type[BaseModel]) -> str:
     hint = nearest(keys[-1], known)
     elsewhere = [path for path in all_keys(root) if path.rsplit(".", 1)[-1] == keys[-1]]
-    if hint.startswith("Did") or not elsewhere:
-        return hint
-    return f"It belongs under {' or '.join(elsewhere)}."
+    # The very word in another place is a better guess than another word in this one.
+    if elsewhere and (len(elsewhere) <= 3 or not hint.startswith("Did")):
+        return f"It belongs under {' or '.join(elsewhere)}."
+    return hint
 
 
 def fields_at(root: type[BaseModel], keys: Keys) -> tuple[str, ...]:

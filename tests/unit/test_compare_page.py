@@ -98,4 +98,6 @@ def test_the_command_writes_it(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["compare", "quickstart", "quickstart", *small, *other])
     assert done.exit_code == 0, done.output
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "…" not in done.stdout
+    assert "B  quickstart  engine.max_num_seqs=4" in done.stdout
     assert "engine.max_num_seqs 256 4" in words((tmp_path / "page.html").read_text())

@@ -65,6 +65,14 @@ CASES = {
         "bad.yaml:4  max_num_batched_tokens: unknown key. It belongs under "
         "engine.max_num_batched_tokens or fleet.pools.<pool>.engine.max_num_batched_tokens.",
     ),
+    "key in the wrong place, though another is spelled alike": (
+        ("  max_num_seqs: 128", "  batching: vllm"),
+        "bad.yaml:11  engine.batching: unknown key. It belongs under fleet.pools.<pool>.batching.",
+    ),
+    "a policy named by its file": (
+        (ROUTE, "./mine.py:BestOf"),
+        "One of your own is an entry point of llmsim.routing (docs/bring-your-own.md).",
+    ),
     "value out of range": (
         ("replicas: 2", "replicas: 0"),
         "bad.yaml:16  fleet.pools.main.replicas: "

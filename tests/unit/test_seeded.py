@@ -51,6 +51,7 @@ def test_command_and_call_say_the_same():
     shown = CliRunner().invoke(app, words)
     assert "recomputed" in shown.output
     assert "2 seeds" in shown.output
+    assert shown.output.startswith("A  quickstart\nB  quickstart  fleet.pools.main.replicas=1\n")
 
 
 def test_one_seed_is_refused():
