@@ -71,7 +71,7 @@ CASES = {
     ),
     "a policy named by its file": (
         (ROUTE, "./mine.py:BestOf"),
-        "One of your own is an entry point of llmsim.routing (docs/bring-your-own.md).",
+        "bad.yaml:13  fleet.routing: unknown routing './mine.py:BestOf'. Known: ",
     ),
     "value out of range": (
         ("replicas: 2", "replicas: 0"),
@@ -251,6 +251,13 @@ def test_fault(case, tmp_path):
     change, expected = CASES[case]
     found = faults(tmp_path, spoil(change))
     assert any(text.startswith(expected) for text in found), found
+
+
+def test_who_names_a_policy_by_its_file_hears_how_one_is_published(tmp_path):
+    (fault,) = faults(tmp_path, spoil((ROUTE, "./mine.py:BestOf")))
+    assert fault.endswith("an entry point of llmsim.routing (docs/bring-your-own.md).")
+    (fault,) = faults(tmp_path, spoil((ROUTE, "best-of")))
+    assert "entry point" not in fault
 
 
 @pytest.mark.parametrize(
