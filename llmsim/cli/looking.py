@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from inspect import getdoc
+from itertools import zip_longest
 from pathlib import Path
 
 import typer
@@ -23,19 +24,40 @@ _ROW = ("field", "value", "unit", "source")
 
 
 def print_rows(rows: Iterable[Sequence[str]], indent: str = "", wrap: bool = False) -> None:
-    """Print rows in aligned columns; the last one runs on, or goes on below itself."""
+    """Print rows in aligned columns; the last one runs on, or cells go on below themselves.
+
+    With `wrap` the widest columns are narrowed, never below their longest word, until a line fits
+    80 columns.
+    """
     table = [tuple(row) for row in rows]
     if not table:
         return
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    if wrap:
+        widths = _narrowed(table, widths, _WIDTH - len(indent) - 2 * (len(widths) - 1))
     for row in table:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        before = indent + "  ".join([*cells, ""])
-        room = max(_WIDTH - len(before), _WIDTH // 4)
-        lines = textwrap.wrap(row[-1], room, break_on_hyphens=False) if wrap else [row[-1]]
-        for line in lines or [""]:
-            typer.echo((before + line).rstrip())
-            before = " " * len(before)
+        cells = [
+            textwrap.wrap(cell, width, break_on_hyphens=False) if wrap and width else [cell]
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        for line in zip_longest(*cells, fillvalue=""):
+            ahead = [part.ljust(width) for part, width in zip(line[:-1], widths, strict=False)]
+            typer.echo((indent + "  ".join([*ahead, line[-1]])).rstrip())
+
+
+def _narrowed(table: Sequence[Sequence[str]], widths: Sequence[int], room: int) -> list[int]:
+    """Return widths that fit in a line, if words allow it: the widest column gives way first."""
+    words = [
+        max((len(word) for row in table for word in row[i].split()), default=0)
+        for i in range(len(widths))
+    ]
+    found = list(widths)
+    while sum(found) > room:
+        spare = [i for i, width in enumerate(found) if width > words[i]]
+        if not spare:
+            break
+        found[max(spare, key=lambda i: found[i])] -= 1
+    return found
 
 
 def list_things(what: str | None, as_json: bool = False) -> None:
@@ -62,11 +84,11 @@ def list_things(what: str | None, as_json: bool = False) -> None:
         print_json({each: records(("name", "about"), _things(each)) for each in asked})
         return
     if what is not None:
-        print_rows(_things(what))
+        print_rows(_things(what), wrap=True)
         return
     for each in sorts:
         typer.echo(each)
-        print_rows(_things(each), indent="  ")
+        print_rows(_things(each), indent="  ", wrap=True)
 
 
 def _things(what: str) -> list[tuple[str, str]]:

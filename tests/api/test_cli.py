@@ -183,8 +183,15 @@ def test_list_names_everything_and_one_sort():
     everything = call("list").stdout
     for word in ("gpus", "h100-sxm", "llama-3.1-8b", "nvlink4", "quickstart", "prefix-affinity"):
         assert word in everything
+    assert max(map(len, everything.splitlines())) <= 80
     routing = call("list", "routing").stdout.splitlines()
-    assert [line.split()[0] for line in routing] == list(llmsim.api.names("routing"))
+    assert max(map(len, routing)) <= 80
+    # what is said of one goes on below itself
+    named = [line.split()[0] for line in routing if not line.startswith(" ")]
+    assert named == list(llmsim.api.names("routing"))
+    told = " ".join(" ".join(routing).split())
+    for row in json.loads(call("list", "routing", "--json").stdout)["routing"]:
+        assert row["about"] in told
 
 
 def test_show_gives_unit_and_source_of_each_number():

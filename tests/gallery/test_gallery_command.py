@@ -36,6 +36,16 @@ def test_the_answer_in_json_has_the_numbers_of_the_table(call):
             assert f"{score['gain']:.2f}"[:3] in table
 
 
+def test_the_list_has_all_systems_in_80_columns():
+    done = CliRunner().invoke(app, ["gallery"])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    told = json.loads(CliRunner().invoke(app, ["gallery", "--json"]).stdout)
+    named = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
+    assert named == [each["system"] for each in told]
+
+
 def test_pages_for_a_folder_that_is_not_there_are_wrong_input(tmp_path):
     done = CliRunner().invoke(app, ["gallery", "--docs", str(tmp_path / "nowhere")])
     assert done.exit_code == 2
