@@ -90,14 +90,15 @@ def test_all_computed_anew_is_no_reuse(data):
 @laws(40)
 @given(data=st.data())
 def test_where_only_prefixes_are_shared_nothing_more_is_spared(data):
-    """Keys that occur at one place only: a place in the prompt is made part of the key."""
+    """Keys that occur behind one prefix only: all that comes before is made part of the key."""
     world = reusing(data)
     jobs = []
+    keys: dict[tuple[tuple[tuple[int, int], ...], int], int] = {}
     for job in world.jobs:
-        at, placed = 0, []
+        before, placed = (), []
         for key, length in job.segments or ():
-            placed.append((1000 * at + key, length))
-            at += length
+            placed.append((keys.setdefault((before, key), len(keys)), length))
+            before += ((key, length),)
         jobs.append(replace(job, segments=tuple(placed) if job.segments else None))
     world = replace(world, jobs=tuple(jobs))
     assert run(world).facts.digest == run(replace(world, recompute_frac=None)).facts.digest
