@@ -68,7 +68,7 @@ def print_outlook(outlook: Outlook, plan: Plan, model: str = "") -> None:
         row = (f"{each.what} x {each.factor:g}", share(each.attained_frac), share(each.low_frac))
         table.add_row(*row, each.word)
     if outlook.met_frac is not None:
-        told = f"kept in {share(outlook.met_frac)} of {outlook.draws} draws"
+        told = f"shown to be kept in {share(outlook.met_frac)} of {outlook.draws} draws"
         table.add_row("operators cost other than believed", "", "", told)
     if table.row_count:
         console.print(table)

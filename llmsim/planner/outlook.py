@@ -116,7 +116,7 @@ class Outlook:
     Parameters
     ----------
     headroom : tuple of Tried
-        By rate, in order; the last one that holds and the first that breaks the promise are close.
+        By rate, in order; the first that breaks the promise is close to the one before.
     sensitivity : tuple of Tried
         One circumstance at a time.
     met_frac : float or None
@@ -231,7 +231,7 @@ def _looked(plan: Plan, seeds: int, draws: int, workers: Workers, tell: Tell) ->
 
 
 def _headroom(at_load: Callable[[float], Tried | None]) -> list[Tried]:
-    """Return loads in order, up to the first that breaks the promise, found by bisection."""
+    """Return loads in order: up to the first that breaks the promise, and that closed in."""
     found: list[Tried] = []
     for factor in LOADS:
         made = at_load(factor)
@@ -240,14 +240,15 @@ def _headroom(at_load: Callable[[float], Tried | None]) -> list[Tried]:
         found.append(made)
         if not made.kept:
             break
-    while len(found) > 1 and not found[-1].kept:
-        held, broke = found[-2].factor, found[-1].factor
-        if broke < NEAR * held:
-            break
+    if found[-1].kept or len(found) == 1:
+        return found
+    held, broke = found[-2].factor, found[-1].factor
+    while broke >= NEAR * held:
         made = at_load((held + broke) / 2)
         assert made is not None
-        found = [*found[:-1], made, found[-1]] if made.kept else [*found[:-1], made]
-    return found
+        found.append(made)
+        held, broke = (made.factor, broke) if made.kept else (held, made.factor)
+    return sorted(found, key=lambda each: each.factor)
 
 
 def _tried(what: str, factor: float, points: Sequence[Point], target: float) -> Tried:

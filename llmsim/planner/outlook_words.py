@@ -33,7 +33,8 @@ def breaking(outlook: Outlook, plan: Plan | None = None) -> str:
     """
     if not outlook.headroom:
         return ""
-    *held, last = outlook.headroom
+    broken = [n for n, each in enumerate(outlook.headroom) if not each.kept]
+    *held, last = outlook.headroom[: broken[0] + 1] if broken else outlook.headroom
     if last.kept:
         return f"The promise holds up to {last.factor:g} times the planned rate, the most tried."
     upto = f"The promise holds up to {held[-1].factor:g} times the planned rate" if held else ""

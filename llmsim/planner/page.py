@@ -325,12 +325,14 @@ def _spent(used: Used) -> tuple[str, ...]:
 
 
 def price_room(plan: Plan) -> list[tuple[str, str, str]]:
-    """Return for each card how far its price may rise until a fleet without it is cheaper.
+    """Return for each card at which change of its price another fleet is cheaper at the latest.
 
     Notes
     -----
-    With `C` the plan's cost, `C_g` what it spends on a card, and `R` the cheapest fleet that has
-    none of it, the price may rise by ``(R - C) / C_g``; other prices stay.
+    With `C` the plan's cost, `C_g` what it spends on a card, and `R` the cheapest fleet of one card
+    that has none of it, the price may rise by ``(R - C) / C_g``; a fleet of a card alone that costs
+    `R` is cheaper when that card's price falls by ``1 - C / R``. Other prices stay; a mixture of
+    cards may be cheaper sooner.
     """
     found = []
     for gpu in dict.fromkeys(each.gpu for each in plan.used):
@@ -346,6 +348,12 @@ def price_room(plan: Plan) -> list[tuple[str, str, str]]:
             cost, name = min(others)
             rise = (cost - plan.usd_per_hour) / spent
             found.append((gpu, f"{100 * rise:+.0f}%", f"then {name} alone is cheaper"))
+    bought = {each.gpu for each in plan.used}
+    for each in plan.rivals:
+        alone = each.usd_per_hour
+        if each.gpu not in bought and alone is not None and plan.usd_per_hour < alone:
+            fall = plan.usd_per_hour / alone - 1
+            found.append((each.gpu, f"{100 * fall:+.0f}%", f"then {each.gpu} alone is cheaper"))
     return found
 
 

@@ -125,6 +125,8 @@ def test_a_price_may_rise_until_another_card_alone_is_cheaper():
     assert price_room(PLAN) == [
         ("h100-sxm", "+86%", "then a100-80gb-sxm alone is cheaper"),
         ("l40s", "+133%", "then h100-sxm alone is cheaper"),
+        # nothing of it is bought: 10 / 16 of its price
+        ("a100-80gb-sxm", "-38%", "then a100-80gb-sxm alone is cheaper"),
     ]
     assert price_room(replace(PLAN, rivals=())) == [
         ("h100-sxm", "any", "no other card alone keeps the promise"),
