@@ -46,11 +46,7 @@ def plan(
         bool, typer.Option(help="Show by simulation that the fleet keeps the promise.")
     ] = True,
     outlook: Annotated[
-        bool,
-        typer.Option(
-            help="Also simulate the fleet that was found at more, burstier, longer traffic and "
-            "under other prices of operators, for the report."
-        ),
+        bool, typer.Option(help="For the report, simulate it at more, burstier, longer traffic.")
     ] = True,
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core.")] = -1,
     executor: Annotated[str, typer.Option(help="Where to simulate: local, dask or ray.")] = "local",
@@ -89,10 +85,7 @@ def plan(
             outlooks = _look(found, folder, where, progress) if outlook else {}
         if pdf:
             _print_pages(found, folder)
-        if as_json:
-            print_json({"folder": folder} | found.as_json())
-        else:
-            _print(found, folder, explain, outlooks)
+        _answer(found, folder, explain, outlooks, as_json)
     if found.outcome == "not proven":
         raise typer.Exit(NOT_PROVEN)
 
@@ -149,10 +142,17 @@ def _print_pages(found: Plan | Plans, folder: Path) -> None:
         print_pdf(page, page.with_suffix(".pdf"))
 
 
-def _print(
-    found: Plan | Plans, folder: Path, explain: bool, outlooks: Mapping[str, Outlook]
+def _answer(
+    found: Plan | Plans,
+    folder: Path,
+    explain: bool,
+    outlooks: Mapping[str, Outlook],
+    as_json: bool,
 ) -> None:
     """Print what was found, and why each configuration was not bought if that is wanted."""
+    if as_json:
+        print_json({"folder": folder} | found.as_json())
+        return
     from llmsim.cli.plan_tables import print_losers, print_outlook, print_plan, print_plans
     from llmsim.planner.plan import Plan
 

@@ -200,6 +200,7 @@ def costs_svg(bars: Sequence[Bar]) -> str:
         places = range(len(bars))
         values = [bar.usd_per_hour for bar in bars]
         axes.barh(places, values, color=[colour[bar.kind] for bar in bars], height=0.6)
+        axes.set_axisbelow(True)
         axes.set_yticks(list(places), [bar.name for bar in bars])
         axes.invert_yaxis()
         axes.set_xlabel("cost [USD/h]")
@@ -250,7 +251,8 @@ def headroom_svg(plan: Plan, outlook: Outlook) -> str:
         means = [100 * each.attained_frac for each in points]
         axes.plot(loads, means, "o-", color=COLOURS[2], label="simulated")
         axes.axhline(target, color=COLOURS[0], linestyle="--", label=f"target {target:g}%")
-        axes.set_ylim(0, 103)
+        # a fleet that bends and does not break is seen to do so
+        axes.set_ylim(max(0, 10 * (min(*low, target) // 10) - 10), 103)
         axes.set_xlabel("traffic, times as planned")
         axes.set_ylabel("kept every limit [%]")
         axes.legend(**ABOVE)
@@ -267,6 +269,7 @@ def room_svg(plan: Plan) -> str:
         places = list(range(len(pools)))
         values = [100 * each.utilisation_frac for each in pools]
         axes.barh(places, values, color=COLOURS[0], height=0.5)
+        axes.set_axisbelow(True)
         axes.axvline(100, color=COLOURS[1], linestyle="--", label="all that it could carry")
         axes.set_yticks(places, [each.name for each in pools])
         axes.invert_yaxis()
