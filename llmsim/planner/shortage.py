@@ -109,8 +109,10 @@ def _missing_gpus(problem: Problem, solver: Solver) -> Iterator[Fault]:
         needed = _least_gpus(replace(problem, available_gpus=limits), gpu, solver)
         if needed is not None:
             enough.append((gpu, needed))
+    # each of these alone is enough, which two lines side by side do not say
+    alone = ", with the others as they are" if len(enough) > 1 else ""
     for gpu, needed in enough:
-        message = f"{problem.available_gpus[gpu]} GPUs are too few: {needed} would do"
+        message = f"{problem.available_gpus[gpu]} GPUs are too few: {needed} would do{alone}"
         yield Fault("", f"available_gpus.{gpu}", message)
     if not enough:
         listed = ", ".join(f"{most} {gpu}" for gpu, most in problem.available_gpus.items())

@@ -171,6 +171,15 @@ def test_a_fleet_that_runs_is_changed_only_for_a_gain():
     ("problem", "said"),
     [
         (replace(one(), available_gpus={"h100-sxm": 5}), "5 GPUs are too few: 6 would do"),
+        # one A100 lacks 0.125 of 1.125, which is 5 long-short requests/s: what one A10G carries
+        (
+            replace(melange(slices=0), available_gpus={"a10g": 0, "a100": 1}),
+            "available_gpus.a10g: 0 GPUs are too few: 1 would do, with the others as they are",
+        ),
+        (
+            replace(melange(slices=0), available_gpus={"a10g": 0, "a100": 1}),
+            "available_gpus.a100: 1 GPUs are too few: 2 would do, with the others as they are",
+        ),
         (replace(one(), budget_usd_per_hour=20), "20 USD/h is too little: 21.00 are needed"),
         (
             replace(one(), budget_usd_per_hour=20, available_gpus={"h100-sxm": 5}),
