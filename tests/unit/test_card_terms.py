@@ -140,12 +140,15 @@ def test_regimes_are_all_rows(op) -> None:
 
 def test_experts_are_fitted_as_their_kernel_holds_them() -> None:
     shapes = {"hidden": np.array([2880.0, 4096.0]), "inter": np.array([360.0, 512.0])}
-    family, types = FAMILIES["moe"], Types("bf16", "mxfp4")
-    for kernel, held in (
-        ("vllm_gptossmxfp4moe_marlin_marlinexperts", ([3072, 4096], [384, 512])),
-        ("vllm_x_flashinfer_trtllm_trtllmmxfp4expertsmodular", ([3072, 4096], [512, 512])),
-        ("vllm_gptossmxfp4moe_triton_oaitriton", ([2880, 4096], [360, 512])),
+    family = FAMILIES["moe"]
+    for kernel, a, held in (
+        ("vllm_gptossmxfp4moe_marlin_marlinexperts", "bf16", ([3072, 4096], [384, 512])),
+        ("vllm_x_trtllm_trtllmmxfp4expertsmodular", "fp8", ([3072, 4096], [512, 512])),
+        ("vllm_gptossmxfp4moe_triton_oaitriton", "bf16", ([2880, 4096], [360, 512])),
+        ("moe_torch_flow", "fp8", ([3072, 4096], [384, 512])),
+        ("moe_torch_flow", "bf16", ([2880, 4096], [360, 512])),
     ):
+        types = Types(a, "mxfp4")
         table = KernelTable(family, types, kernel, "made 1", shapes, np.ones(2), DEVICE)
         found = padded(table)
         assert (found["hidden"].tolist(), found["inter"].tolist()) == held

@@ -89,9 +89,7 @@ def _block(each: FittedTerms, seed: int) -> Iterable[str]:
     for ours, theirs in each.names.items():
         yield f'{theirs}: {{value: {_number(getattr(each.terms, ours))}, unit: "{_UNITS[theirs]}"}}'
     if each.table.family.op == "moe":
-        pads = zip(
-            ("hidden_multiple", "width_multiple"), multiples(each.table.kernel_id), strict=True
-        )
+        pads = zip(("hidden_multiple", "width_multiple"), multiples(each.table), strict=True)
         for name, value in pads:
             if value > 1:
                 yield f'{name}: {{value: {value}, unit: "elements"}}'

@@ -44,13 +44,17 @@ _ASIDE: Mapping[str, tuple[str, ...]] = {
 """Fitted and left out of the card: repeated calls find small weights and a small KV cache in the
 last level, where a step of a model, which streams all of its weights, does not."""
 
-_PADDED: Mapping[str, tuple[int, int]] = {
-    "gptossmxfp4moe_marlin": (256, 128),
-    "trtllmmxfp4experts": (256, 256),
+_PADDED: Mapping[tuple[str, str], tuple[int, int]] = {
+    ("gptossmxfp4moe_marlin", "bf16"): (256, 128),
+    ("trtllmmxfp4experts", "bf16"): (256, 256),
+    ("trtllmmxfp4experts", "fp8"): (256, 256),
+    ("moe_torch_flow", "fp8"): (512, 128),
 }
-"""Multiples of the model's and of an expert's width that vLLM pads MXFP4 experts to, by kernel
-(``Mxfp4MoEMethod.create_weights``). The rows show them: on B200 widths of 90 and 180 take the same
-66 us, and Marlin's bandwidth on L40S is that of its unpadded integers only when the zeros count."""
+"""Multiples of the model's and of an expert's width that engines pad MXFP4 experts to, by kernel
+and activations (vLLM: ``Mxfp4MoEMethod.create_weights``; TensorRT-LLM:
+``MXFP4WeightTRTLLMGenFusedMoEMethod``). vLLM's rows show them: on B200 widths of 90 and 180 take
+the same 66 us, and Marlin's bandwidth on L40S is that of its unpadded integers only when zeros
+count. TensorRT-LLM's are of one width."""
 
 Masks = Mapping[str, NDArray[np.bool_]]
 
@@ -267,20 +271,19 @@ def work_of(profile: Profile, table: KernelTable) -> Work:
     return work
 
 
-def multiples(kernel: str) -> tuple[int, int]:
-    """Return what a kernel of experts pads the model's and an expert's width to.
-
-    Parameters
-    ----------
-    kernel : str
-        Its id in a profile.
-    """
-    return next((pads for name, pads in _PADDED.items() if name in kernel), (1, 1))
+def multiples(table: KernelTable) -> tuple[int, int]:
+    """Return what the kernel of expert rows pads the model's and an expert's width to."""
+    if table.types.w != "mxfp4":
+        return 1, 1
+    of = (
+        (name in table.kernel_id, a == table.types.a, pads) for (name, a), pads in _PADDED.items()
+    )
+    return next((pads for named, typed, pads in of if named and typed), (1, 1))
 
 
 def padded(table: KernelTable) -> Shapes:
     """Return the shapes of expert rows as the kernel held them."""
-    tall, wide = multiples(table.kernel_id)
+    tall, wide = multiples(table)
     s = table.columns
     return {
         **s,
