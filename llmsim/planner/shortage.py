@@ -112,7 +112,9 @@ def _missing_gpus(problem: Problem, solver: Solver) -> Iterator[Fault]:
     # each of these alone is enough, which two lines side by side do not say
     alone = ", with the others as they are" if len(enough) > 1 else ""
     for gpu, needed in enough:
-        message = f"{problem.available_gpus[gpu]} GPUs are too few: {needed} would do{alone}"
+        here = problem.available_gpus[gpu]
+        counted = "1 GPU is" if here == 1 else f"{here} GPUs are"
+        message = f"{counted} too few: {needed} would do{alone}"
         yield Fault("", f"available_gpus.{gpu}", message)
     if not enough:
         listed = ", ".join(f"{most} {gpu}" for gpu, most in problem.available_gpus.items())

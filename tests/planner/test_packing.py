@@ -178,7 +178,7 @@ def test_a_fleet_that_runs_is_changed_only_for_a_gain():
         ),
         (
             replace(melange(slices=0), available_gpus={"a10g": 0, "a100": 1}),
-            "available_gpus.a100: 1 GPUs are too few: 2 would do, with the others as they are",
+            "available_gpus.a100: 1 GPU is too few: 2 would do, with the others as they are",
         ),
         (replace(one(), budget_usd_per_hour=20), "20 USD/h is too little: 21.00 are needed"),
         (

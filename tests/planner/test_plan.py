@@ -167,7 +167,7 @@ def test_each_mistake_is_told_at_its_key(change, said):
 def test_too_few_gpus_are_told_at_their_key():
     few = {gpu: {**offer, "available": 0} for gpu, offer in ASKED["gpus"].items()}
     few["h100-sxm"]["available"] = 1
-    with pytest.raises(InputError, match=r"gpus.h100-sxm.available: 1 GPUs are too few: \d"):
+    with pytest.raises(InputError, match=r"gpus.h100-sxm.available: 1 GPU is too few: \d"):
         ls.plan(asked(gpus=few))
 
 

@@ -267,7 +267,7 @@ def test_a_formula_for_bursts_refuses_nothing_that_simulation_may_allow(tmp_path
     path = tmp_path / "tight.yaml"
     asked = ASKED | {"traffic": traffic, "gpus": gpus, "prove": prove, "slo": slo}
     path.write_text(yaml.safe_dump(asked))
-    with pytest.raises(InputError, match=r"gpus\.h100-sxm\.available: 1 GPUs are too few"):
+    with pytest.raises(InputError, match=r"gpus\.h100-sxm\.available: 1 GPU is too few"):
         ls.plan(path, simulate=False)
     words = ["plan", str(path), "-o", str(tmp_path / "out"), "--jobs", "1"]
     done = CliRunner().invoke(app, words)
