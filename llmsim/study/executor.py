@@ -15,10 +15,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
 from llmsim.core.errors import Fault, InputError, nearest
@@ -37,6 +38,7 @@ _NEEDS: Final = {"dask": ("distributed", "Dask"), "ray": ("ray", "Ray")}
 """Module and name of what an executor runs on."""
 
 _RAY_TASKS_PER_CORE: Final = 2  # the second, so that no core waits and clusters know to grow
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
 _RAY_STORE_BYTES: Final = 128 * 2**20  # of a cluster on this machine; results are small
 
 
@@ -237,16 +239,22 @@ class _Ray:
 
         self._ray: Any = ray
         self._entered = not ray.is_initialized()  # else somebody else's, who will leave it
+        self._folder = ""  # where calls are made that may name files
         address = executor.scheduler
         if not self._entered:
             return
         quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
         if address is None:
-            with _environment(
-                # workers import what is asked of them from where it is found here
-                PYTHONPATH=os.pathsep.join(filter(None, sys.path)),
-                RAY_USAGE_STATS_ENABLED="0",
-                RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # else it warns of what there is not
+            self._folder = os.getcwd()
+            with (
+                _environment(
+                    # workers import what is asked of them from where it is found here ...
+                    PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)),
+                    RAY_USAGE_STATS_ENABLED="0",
+                    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # else it warns of what there is not
+                ),
+                # ... and before that, Ray has them look in the folder that it was started in
+                chdir(_PACKAGE.parent),
             ):
                 ray.init(
                     "local",
@@ -272,7 +280,7 @@ class _Ray:
         code = code_hash()
         # one core each, as a simulation takes one; made again where a worker dies, never where the
         # call itself fails
-        make = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(_checked)
+        make = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(_checked_in)
         todo = enumerate(tasks)
         running: dict[Any, int] = {}
         while True:
@@ -280,7 +288,7 @@ class _Ray:
             # left to end: few are handed over beyond those that have a core
             cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
             for index, task in islice(todo, max(0, _RAY_TASKS_PER_CORE * cores - len(running))):
-                running[make.remote(code, call, task)] = index
+                running[make.remote(self._folder, code, call, task)] = index
             if not running:
                 return
             for future in ray.wait(list(running), num_returns=1)[0]:
@@ -333,3 +341,10 @@ def _checked(code: str, call: Callable[..., T], task: Task) -> T:
         message = "a worker has another llmsim, or other cards, than this machine."
         raise InputError("executor", [Fault("", "scheduler", message, "Install the same there.")])
     return call(*task)
+
+
+def _checked_in(folder: str, code: str, call: Callable[..., T], task: Task) -> T:
+    """Make a call on a worker that was started in another folder than it is to be made in."""
+    if folder:
+        os.chdir(folder)
+    return _checked(code, call, task)

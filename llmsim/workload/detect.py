@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
 from typing import Any, Final
@@ -79,7 +80,8 @@ def _json_kind(text: str, line: str) -> str:
         return "openai-log"
     if "attributes" in row:
         return "otel-spans"
-    if _has_roles(row):
+    # texts under names such as prompt and response are what a benchmark asks, not lengths
+    if _has_roles(row, [key for key, value in row.items() if not isinstance(value, str | list)]):
         return "jsonl"
     texts = ("conversations", "conversation", "messages", "prompt", "turns")
     return "bench-dataset" if any(key in row for key in texts) else ""
@@ -88,11 +90,15 @@ def _json_kind(text: str, line: str) -> str:
 def _text_kind(text: str, line: str) -> str:
     if text.startswith(("# ", "vllm:")) and "vllm:" in text:
         return "vllm-metrics"
-    return "csv" if _has_roles(cells_of(line, delimiter_of(line))) else ""
+    names = cells_of(line, delimiter_of(line))
+    return "csv" if _has_roles(names, names) else ""
 
 
-def _has_roles(names: Any) -> bool:
-    """Return whether it is a table: what its columns mean is asked where that cannot be known."""
-    told = [str(name).strip() for name in names]
-    plain = {name.lower() for name in told}
+def _has_roles(names: Iterable[Any], lengths: Iterable[Any]) -> bool:
+    """Return whether it is a table: what its columns mean is asked where that cannot be known.
+
+    `lengths` are those of the names that may be of numbers.
+    """
+    plain = {str(name).strip().lower() for name in names}
+    told = [str(name).strip() for name in lengths]
     return all(plain & set(USUAL[role]) or guess(role, told) for role in NEEDED)

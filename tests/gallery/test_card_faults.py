@@ -71,7 +71,7 @@ def test_a_right_card_has_a_setting_per_regime(card):
         (
             "quality: none",
             "quality: none\nnote: x",
-            "card.yaml:21  note: unknown key. Did",
+            "card.yaml:21  note: unknown key. It belongs under knobs",
         ),
         ("band: [0.5, 4]", "band: [4, 0.5]", "card.yaml:13  bands.usual.band: ends below"),
         ("band: [0.5, 4]", "band: [null, null]", "open at both ends"),

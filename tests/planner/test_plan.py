@@ -133,7 +133,7 @@ def test_a_tighter_promise_is_never_cheaper_and_a_further_card_never_dearer():
     [
         (
             {"slo.ttft_s": 0.001},
-            r"slo: 100.0% of the requests cannot .* TTFT 0.0\d+ s against 0.001",
+            r"slo: 100.0% of the requests are late .* TTFT 0.0\d+ s against 0.001",
         ),
         ({"gpus.h100-smx": {}}, "gpus.h100-smx: unknown gpu 'h100-smx'. Did you mean 'h100-sxm'"),
         ({"gpus.a40": {}}, "gpus.a40: no price is known of it. Give usd_per_hour."),
