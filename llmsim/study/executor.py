@@ -37,8 +37,9 @@ CONNECT_S: Final = 10
 _NEEDS: Final = {"dask": ("distributed", "Dask"), "ray": ("ray", "Ray")}
 """Module and name of what an executor runs on."""
 
-_RAY_TASKS_PER_CORE: Final = 2  # the second, so that no core waits and clusters know to grow
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
+
+_RAY_TASKS_PER_CORE: Final = 2  # the second, so that no core waits and clusters know to grow
 _RAY_STORE_BYTES: Final = 128 * 2**20  # of a cluster on this machine; results are small
 
 
@@ -197,8 +198,7 @@ class _Dask:
                 address or self._cluster, timeout=CONNECT_S, set_as_default=False
             )
         except (OSError, ValueError, ImportError) as error:
-            message = f"no Dask scheduler answers at '{address}': {error}."
-            raise InputError("executor", [Fault("", "scheduler", message)]) from error
+            raise _silent("Dask scheduler", address, error) from error
 
     def completed(
         self, call: Callable[..., T], tasks: Sequence[Task]
@@ -268,8 +268,7 @@ class _Ray:
             _knock(address)
             ray.init(address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
-            message = f"no Ray cluster answers at '{address}': {error}."
-            raise InputError("executor", [Fault("", "scheduler", message)]) from error
+            raise _silent("Ray cluster", address, error) from error
 
     def completed(
         self, call: Callable[..., T], tasks: Sequence[Task]
@@ -302,6 +301,11 @@ class _Ray:
         """Leave the cluster; that stops it if it was started here."""
         if self._entered:
             self._ray.shutdown()
+
+
+def _silent(who: str, address: str | None, error: Exception) -> InputError:
+    message = f"no {who} answers at '{address}': {error}."
+    return InputError("executor", [Fault("", "scheduler", message)])
 
 
 @contextmanager

@@ -25,3 +25,18 @@ def assert_all_back(ran: Ran) -> None:
         assert replica.ledger.free == replica.config.kv_blocks
         assert not replica.running
         assert not replica.waiting
+
+
+def assert_tiers_back(ran: Ran) -> None:
+    """The same where KV goes to tiers: what is still being written there may hold its blocks."""
+    for replica in ran.replicas:
+        keeper = replica.draft.keeper
+        replica.ledger.check()
+        kept = sum(keep.blocks for keep in keeper.writer.keeps)  # being written when the run ended
+        assert replica.config.kv_blocks - replica.ledger.free <= kept
+        assert kept or replica.ledger.free == replica.config.kv_blocks
+        assert not keeper.loads
+        assert not replica.running
+        assert not replica.waiting
+        for tier in keeper.tiers:
+            tier.store.check()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from abilities import keeps_line, together
+from endings import assert_tiers_back
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import COSTS, MS
@@ -37,17 +38,7 @@ def test_merging_changes_nothing(cost, data):
 def test_every_block_comes_back(batching, data):
     ran = run(data.draw(worlds(batching=batching, most=20, **GIVEN)))
     assert len(ran.rows) == len(ran.world.jobs)
-    for replica in ran.replicas:
-        keeper = replica.draft.keeper
-        replica.ledger.check()
-        kept = sum(keep.blocks for keep in keeper.writer.keeps)  # being written when the run ended
-        assert replica.config.kv_blocks - replica.ledger.free <= kept
-        assert kept or replica.ledger.free == replica.config.kv_blocks
-        assert not keeper.loads
-        assert not replica.running
-        assert not replica.waiting
-        for tier in keeper.tiers:
-            tier.store.check()
+    assert_tiers_back(ran)
 
 
 @laws(30)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from abilities import together
+from endings import assert_tiers_back
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import COSTS, MS
@@ -31,17 +32,7 @@ def test_merging_changes_nothing(cost, data):
 def test_every_block_comes_back(batching, data):
     ran = run(data.draw(worlds(batching=batching, most=20, **GIVEN)))
     assert len(ran.rows) == len(ran.world.jobs)
-    for rank in ran.replicas:
-        keeper = rank.draft.keeper
-        rank.ledger.check()
-        kept = sum(keep.blocks for keep in keeper.writer.keeps)  # being written when the run ended
-        assert rank.config.kv_blocks - rank.ledger.free <= kept
-        assert kept or rank.ledger.free == rank.config.kv_blocks
-        assert not keeper.loads
-        assert not rank.running
-        assert not rank.waiting
-        for tier in keeper.tiers:
-            tier.store.check()
+    assert_tiers_back(ran)
 
 
 TEXT = ((7, 64),)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from abilities import together
 from calls import blocks_in_use
+from endings import assert_tiers_back
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
@@ -22,17 +23,7 @@ from llmsim.policies import BATCHING
 @given(data=st.data())
 def test_every_block_comes_back(batching, data):
     ran = run(data.draw(worlds(batching=batching, tiers=True, handoff=None, turns=True)))
-    for replica in ran.replicas:
-        keeper = replica.draft.keeper
-        replica.ledger.check()
-        kept = sum(keep.blocks for keep in keeper.writer.keeps)  # being written when the run ended
-        assert replica.config.kv_blocks - replica.ledger.free <= kept
-        assert kept or replica.ledger.free == replica.config.kv_blocks
-        assert not keeper.loads
-        assert not replica.running
-        assert not replica.waiting
-        for tier in keeper.tiers:
-            tier.store.check()
+    assert_tiers_back(ran)
 
 
 @laws(40)

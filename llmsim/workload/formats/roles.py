@@ -142,7 +142,7 @@ class Roles:
 def guess(role: str, names: Sequence[str]) -> str:
     """Return the column that looks like an arrival, a prompt or an output; empty where none does.
 
-    For messages only: what a column means is not to be guessed.
+    For messages, and to tell a table from other files: which column is read is not to be guessed.
     """
     for name in names:
         words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
