@@ -125,7 +125,7 @@ _LOW_BIT_TYPICAL = tuple({"m": m, "n": 1024, "k": 1024} for m in (16, 512, 1))
 def _decode(dtype_kv: str) -> Kernel:
     more = {} if dtype_kv == "same" else {"dtype_kv": dtype_kv}
     return Kernel(
-        "triton.paged_decode.v1",
+        "triton.paged_decode.v2",
         "attention_decode",
         f"kv {dtype_kv}",
         _HALF if dtype_kv == "fp8" else _ALL,

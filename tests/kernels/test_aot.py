@@ -71,7 +71,7 @@ def test_shapes_share_compiled_kernels(tmp_path):
     code = (
         "from dataclasses import replace\n"
         "from llmsim_kernels import aot, catalog\n"
-        "kernel = catalog.find('triton.paged_decode.v1')\n"
+        "kernel = catalog.find('triton.paged_decode.v2')\n"
         "heads = {'heads_q': 8, 'heads_kv': 2, 'head_dim': 64, 'page': 16}\n"
         "lengths = [(n,) * b for b in (1, 3, 16) for n in (100, 1000, 1600, 5000, 9000)]\n"
         "shapes = tuple({'contexts': each, **heads} for each in lengths)\n"

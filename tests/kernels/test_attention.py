@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -98,32 +97,38 @@ def test_decode_of_any_group(heads_q, heads_kv):
     assert relative(found[0], by_hand(q[0], keys, keys)) < 1e-6
 
 
-def test_contexts_are_split_until_the_gpu_is_full():
+def test_contexts_are_split_until_the_gpu_is_full_and_no_part_is_long():
     from llmsim_kernels.ops.device import assumed
 
     device = torch.device("cpu")
     with assumed(90):
-        splits = [tiles_for(device, batch, 8, 4, 128, 8192).splits for batch in (1, 4, 32, 256)]
-        assert splits == [32, 9, 2, 1]  # two programs for each of 132 multiprocessors
-        assert tiles_for(device, 1, 8, 4, 128, 512).splits == 2  # 256 tokens in each part
+        cuts = [tiles_for(device, batch, 8, 4, 128, 8192) for batch in (1, 4, 32, 256)]
+        assert [cut.wanted for cut in cuts] == [33, 9, 2, 1]  # two programs per multiprocessor
+        assert [cut.most for cut in cuts] == [256, 256, 512, 1024]
+        assert [cut.splits for cut in cuts] == [33, 32, 16, 8]
+        assert tiles_for(device, 1, 8, 4, 128, 512).splits == 4  # 128 tokens in each part
+        assert tiles_for(device, 256, 8, 4, 128, 131_072).most == 2048  # of 64 parts
 
 
-def test_the_simulator_cuts_contexts_as_the_kernel_does():
-    from llmsim_kernels.ops.device import assumed
-    from llmsim_kernels.ops.paged_decode import KERNEL_ID
-
-    from llmsim.costmodel.measured.lines import Tail
-    from llmsim.costmodel.measured.tail import EQUAL_PARTS
-
-    device = torch.device("cpu")
-    with assumed(90):
-        for heads_kv, group in ((8, 4), (1, 8), (8, 1), (4, 8), (1, 128), (1, 16)):
-            heads = np.array(float(heads_kv * group)), np.array(float(heads_kv))
-            tail = Tail(1.0, 2 * 132, int(EQUAL_PARTS[KERNEL_ID](*heads)))
-            for batch in (1, 2, 3, 7, 8, 31, 64, 256):
-                for longest in (1, 255, 257, 600, 4096, 100_000):
-                    cut = tiles_for(device, batch, heads_kv, group, 128, longest)
-                    assert tail.parts(batch, longest) == cut.splits
+def test_each_context_is_cut_by_its_own_length():
+    lengths = [700, 129, 1, 64, 0]
+    q = normal(len(lengths), 4, 32)
+    parts = [(normal(n, 2, 32, seed=n), normal(n, 2, 32, seed=n + 1)) for n in lengths]
+    caches = [[scattered(each, 16, seed=n) for each in part] for n, part in enumerate(parts)]
+    k, v = (torch.cat([cache[which][0] for cache in caches]) for which in (0, 1))
+    table = torch.zeros((len(lengths), 44), dtype=torch.int32)
+    first = 0
+    for row, cache in enumerate(caches):
+        pages = cache[0][1][0]
+        table[row, : len(pages)] = first + pages
+        first += len(cache[0][0])
+    contexts = torch.tensor(lengths, dtype=torch.int32)
+    out = torch.full_like(q, float("nan"))
+    cut = Tiles(16, 32, 6, wanted=3, most=128)  # of 700 tokens six parts, of 129 two, of 64 one
+    assert paged_decode(q, k, v, table, contexts, 700, tiles=cut, out=out) is out
+    for row, (keys, values) in enumerate(parts[:-1]):
+        assert relative(out[row], by_hand(q[row], keys, values)) < 1e-6
+    assert not out[-1].any()
 
 
 @pytest.mark.parametrize("pack", [True, False])

@@ -38,16 +38,16 @@ def test_a_wrong_kernel_is_found(monkeypatch):
 
     # exp2 with the natural logarithm's scale: a classic slip that still looks like attention
     monkeypatch.setattr(paged_decode, "LOG2_E", 1.0)
-    assert find("triton.paged_decode.v1").check("cpu", "fp32") > 10 * LIMITS["bf16"]
+    assert find("triton.paged_decode.v2").check("cpu", "fp32") > 10 * LIMITS["bf16"]
     monkeypatch.setattr(varlen_attention, "LOG2_E", 1.0)
     assert find("triton.varlen_attention.v1").check("cpu", "fp32") > 10 * LIMITS["bf16"]
 
 
 def test_a_kernel_that_is_not_there_is_named():
-    with pytest.raises(InputError, match=r"triton\.paged_decode\.v1"):
+    with pytest.raises(InputError, match=r"triton\.paged_decode\.v2"):
         find("triton.paged_decod.v1")
     with pytest.raises(InputError, match="kv fp8"):
-        find("triton.paged_decode.v1", "kv fp4")
+        find("triton.paged_decode.v2", "kv fp4")
 
 
 def test_the_check_prints_every_error(capsys):

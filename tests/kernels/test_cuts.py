@@ -13,7 +13,7 @@ from llmsim_kernels.ops import paged_decode, splits, wna16_gemm  # noqa: E402
 from llmsim_kernels.ops.device import assumed  # noqa: E402
 
 from llmsim.costmodel.measured import Device, Types  # noqa: E402
-from llmsim.costmodel.measured.cuts import family_of, in_parts, in_steps  # noqa: E402
+from llmsim.costmodel.measured.cuts import family_of, in_parts, in_short_parts, in_steps  # noqa: E402
 from llmsim.costmodel.measured.families import FAMILIES  # noqa: E402
 from llmsim.specs import load_gpu  # noqa: E402
 
@@ -29,12 +29,31 @@ def test_decode_loops_as_long_as_its_longest_part(kind, kv, width):
     ):
         with assumed(90):
             cut = splits.tiles_for(CPU, batch, heads, group, width, context, kind)
-        part = -(-context // cut.splits)
+        parts = max(min(cut.wanted, -(-context // 128)), -(-context // cut.most))
+        assert parts == cut.splits  # the longest context needs all programs
+        part = -(-context // parts)
         shape = {"batch": batch, "kv_len": context, "heads_q": heads * group, "heads_kv": heads}
         columns = {name: np.array([float(value)]) for name, value in shape.items()}
         columns["head_dim"] = np.array([float(width)])
-        found = in_parts(columns, Types(kv=kv), H100).serial[0]
+        found = in_short_parts(columns, Types(kv=kv), H100).serial[0]
         assert found == -(-part // cut.tile) + (cut.splits > 1)
+
+
+def test_profiles_of_the_first_decode_kernel_keep_its_rule():
+    # as many parts for all: two waves over 132 multiprocessors, of at least 256 tokens each
+    columns = {
+        "batch": np.array([1.0, 8.0, 256.0, 1.0]),
+        "kv_len": np.array([8192.0, 8192.0, 8192.0, 300.0]),
+        "heads_q": np.full(4, 32.0),
+        "heads_kv": np.full(4, 8.0),
+        "head_dim": np.full(4, 128.0),
+    }
+    assert in_parts(columns, Types(kv="bf16"), H100).serial.tolist() == [
+        5.0,  # 32 parts of 256 tokens: 4 tiles, and the join
+        27.0,  # 5 parts of 1,639: 26 tiles
+        128.0,
+        5.0,
+    ]
 
 
 def test_products_with_few_bits_loop_wave_by_wave():
@@ -57,4 +76,6 @@ def test_kernels_without_a_known_cut_are_understood_as_their_family():
     cut = family_of(gemm, wna16_gemm.KERNEL_ID)
     assert cut.work is in_steps
     assert family_of(cut, wna16_gemm.KERNEL_ID) is cut
-    assert family_of(FAMILIES["attention_decode"], paged_decode.KERNEL_ID).work is in_parts
+    decode = FAMILIES["attention_decode"]
+    assert family_of(decode, paged_decode.KERNEL_ID).work is in_short_parts
+    assert family_of(decode, "triton.paged_decode.v1").work is in_parts  # of earlier profiles

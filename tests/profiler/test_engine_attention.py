@@ -17,7 +17,8 @@ import json
 from types import SimpleNamespace
 import torch
 from llmsim_kernels.engine.cache import PagedCache, StepAttention, slots_of
-from llmsim_kernels.engine.graphs import DecodeAttention, DecodeGraphs, MixedAttention
+from llmsim_kernels.engine.graphs import DecodeAttention, DecodeGraphs
+from llmsim_kernels.engine.launches import PromptSteps, Room, TwoLaunches, Views, table_row
 from llmsim_kernels.engine.model import Decoder, DecoderShape
 from llmsim_kernels.engine.scheduler import Sequence, Slice
 from llmsim_kernels.profiler.blocks.whole import Case, OneLaunch
@@ -32,6 +33,7 @@ stock = list(range(40, 0, -1))
 
 def part(index, new, past, prompt):
     sequence = Sequence(index, prompt, 5, tokens=[(7 * index + i) % 200 for i in range(past + new)])
+    sequence.generated = max(0, past + new - prompt)
     sequence.blocks = [stock.pop() for _ in range(-(-(past + new) // 16))]
     return Slice(sequence, new, past)
 
@@ -57,32 +59,61 @@ def whole(slices, attention):
     ends = long([sum(e.new for e in slices[: i + 1]) - 1 for i in range(len(slices))])
     return decoder.forward(tokens, places, ends, attention)
 
-def mix(attention, slices):
+def mix(attention, slices, padded=0):
     count = sum(each.new for each in slices)
     torch.manual_seed(5)
-    q, k, v = torch.randn(count, 4, 32), torch.randn(count, 2, 32), torch.randn(count, 2, 32)
-    return attention(1, q, k, v)
+    made = torch.randn(count, 4, 32), torch.randn(count, 2, 32), torch.randn(count, 2, 32)
+    if padded:
+        spare = torch.full((padded - count, 4, 32), torch.inf)
+        made = [torch.cat([each, spare[:, : each.shape[1]]]) for each in made]
+    return attention(1, *made)
 
 table = torch.zeros((5, 8), dtype=torch.int32)
 for row, each in enumerate(both):
     table[row, : len(each.sequence.blocks)] = torch.tensor(each.sequence.blocks)
+steps = PromptSteps(decoder, cache, limits, capture=False)
+width = steps.width
+
+def decode_launch(slices):
+    rows = torch.tensor([table_row(each.sequence, width).tolist() for each in slices])
+    lengths = torch.tensor([each.past + 1 for each in slices], dtype=torch.int32)
+    longest = int(lengths.max())
+    return DecodeAttention(cache, slots(slices), rows.int(), lengths, longest)
+
+class Quiet:
+    launching = launched = lambda self: None
+
+def two_launches(room):
+    steps._fill(both, len(decodes), room)
+    views = Views.of(room, *steps._there)
+    return TwoLaunches(cache, views, room.decodes, 128, steps.cut)
+
+def mixed_tokens(rooms):
+    steps.rooms = rooms
+    return steps.run(both, Quiet())
+
+exact = Room(32, 3, 2, 2 * 4, 4, width)
+padded = Room(48, 6, 4, 20, 7, width)  # more decodes than there are: rows of prompts among them
 contexts = torch.tensor([each.past + each.new for each in both], dtype=torch.int32)
 case = SimpleNamespace(requests=[(each.new, each.past) for each in both])
 with torch.inference_mode():
     plain = StepAttention(cache, slots(both), pieces(both))
-    mixed = MixedAttention(
-        graphs.decodes(decodes), StepAttention(cache, slots(both), pieces(prompts))
-    )
     alone = StepAttention(cache, slots(decodes), pieces(decodes))
     bench = SimpleNamespace(device=cpu)
     single = OneLaunch(bench, case, cache, slots(both), table, contexts, shape)
     found = {
-        "mixed": float((mix(mixed, both) - mix(plain, both)).abs().max()),
+        "mixed": float((mix(two_launches(exact), both) - mix(plain, both)).abs().max()),
+        "padded": float(
+            (mix(two_launches(padded), both, 48)[:32] - mix(plain, both)).abs().max()
+        ),
         "one launch": float((mix(single, both) - mix(plain, both)).abs().max()),
-        "decode": float((mix(graphs.decodes(decodes), decodes) - mix(alone, decodes)).abs().max()),
+        "decode": float((mix(decode_launch(decodes), decodes) - mix(alone, decodes)).abs().max()),
         "graph tokens": graphs.run(decodes),
         "plain tokens": whole(decodes, alone).tolist(),
         "sizes": graphs.sizes,
+        "mixed tokens": mixed_tokens([]),
+        "padded tokens": mixed_tokens([padded]),
+        "plain mixed tokens": whole(both, plain).tolist()[:4],
     }
 print(json.dumps(found))
 """
@@ -100,7 +131,7 @@ def found():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("way", ["decode", "mixed", "one launch"])
+@pytest.mark.parametrize("way", ["decode", "mixed", "padded", "one launch"])
 def test_attention_is_that_of_plain_torch(found, way):
     assert found[way] < 1e-5
 
@@ -109,6 +140,12 @@ def test_a_padded_graph_gives_the_tokens_of_an_eager_step(found):
     assert found["graph tokens"] == found["plain tokens"]
     assert found["sizes"] == [1, 2, 4, 8]
     assert 3 not in found["sizes"]  # three decodes run in a graph for four
+
+
+def test_a_padded_mixed_step_gives_the_tokens_of_plain_torch(found):
+    assert len(found["plain mixed tokens"]) == 4  # the last prompt is not at its end
+    assert found["mixed tokens"] == found["plain mixed tokens"]
+    assert found["padded tokens"] == found["plain mixed tokens"]
 
 
 EXPERTS = """

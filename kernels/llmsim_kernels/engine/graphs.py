@@ -6,10 +6,9 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from llmsim.specs.engine import EngineLimits
-from llmsim_kernels.engine.cache import PagedCache, StepAttention, slots_of
+from llmsim_kernels.engine.cache import PagedCache, slots_of
+from llmsim_kernels.engine.launches import table_row
 from llmsim_kernels.engine.model import Decoder
 from llmsim_kernels.engine.scheduler import Slice
 from llmsim_kernels.engine.watch import Watch
@@ -52,31 +51,6 @@ class DecodeAttention:
 
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         return paged_decode(q.contiguous(), keys, values, self.table, self.contexts, self.longest)
-
-
-@dataclass
-class MixedAttention:
-    """Decodes in one launch of the paged kernel, then the prompts one by one (split attention).
-
-    Parameters
-    ----------
-    decodes : DecodeAttention or None
-        Its requests come first among the tokens.
-    prompts : StepAttention
-        Its slots are those of all tokens.
-    """
-
-    decodes: DecodeAttention | None
-    prompts: StepAttention
-
-    def __call__(self, layer: int, q: Any, k: Any, v: Any) -> Any:
-        """Return the mix that each query sees (tokens, heads, head_dim)."""
-        self.prompts.cache.write(layer, self.prompts.slots, k, v)
-        count = 0 if self.decodes is None else len(self.decodes.contexts)
-        out = self.prompts.attend(layer, q, count)
-        if self.decodes is not None:
-            out[:count] = self.decodes.attend(layer, q[:count])
-        return out
 
 
 class DecodeGraphs:
@@ -166,29 +140,12 @@ class DecodeGraphs:
         numbers[:count, 3] = numbers[:count, 1] + 1
         numbers[count:size] = (0, 0, 0, 1)
         for row, part in enumerate(slices):
-            blocks, known = part.sequence.blocks, part.sequence.row
-            if known is None:
-                known = part.sequence.row = np.zeros(width, dtype=np.int32)
-            if part.sequence.rowed != len(blocks):  # a block every 16 tokens, not every step
-                known[part.sequence.rowed : len(blocks)] = blocks[part.sequence.rowed :]
-                part.sequence.rowed = len(blocks)
-            table[row] = known
+            table[row] = table_row(part.sequence, width)
         table[count:size] = 0
         moved = self._pinned_numbers[:size].to(self._tokens.device, non_blocking=True)
         self._tokens[:size], self._positions[:size] = moved[:, 0], moved[:, 1]
         self._slots[:size], self._contexts[:size] = moved[:, 2], moved[:, 3]
         self._table[:size].copy_(self._pinned_table[:size], non_blocking=True)
-
-    def decodes(self, slices: list[Slice]) -> DecodeAttention | None:
-        """Return the attention of the decodes of a mixed step; None where there are none."""
-        if not slices:
-            return None
-        count = len(slices)
-        self._fill(slices, count)
-        longest = max(part.past + 1 for part in slices)
-        return DecodeAttention(
-            self.cache, self._slots[:count], self._table[:count], self._contexts[:count], longest
-        )
 
 
 def _context_steps(most: int) -> tuple[int, ...]:

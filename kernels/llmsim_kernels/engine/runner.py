@@ -1,4 +1,4 @@
-"""Runs steps on a device: prompts and mixed steps eagerly, decodes by CUDA graph on a GPU."""
+"""Runs steps on a device: by CUDA graph on a GPU, as far as the captured sizes reach."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from llmsim.specs.engine import EngineLimits
 from llmsim_kernels.engine.cache import PagedCache, StepAttention, kv_bytes_per_block, slots_of
-from llmsim_kernels.engine.graphs import DecodeGraphs, MixedAttention
-from llmsim_kernels.engine.model import Attend, Decoder, DecoderShape
+from llmsim_kernels.engine.graphs import DecodeGraphs
+from llmsim_kernels.engine.launches import PromptSteps
+from llmsim_kernels.engine.model import Decoder, DecoderShape
 from llmsim_kernels.engine.scheduler import EngineSettings, Slice
 from llmsim_kernels.engine.watch import Watch
 
@@ -56,18 +57,18 @@ class Runner:
         )
         self.watch = Watch(torch, on_gpu)
         self.graphs: DecodeGraphs | None = None
+        self.prompts: PromptSteps | None = None
         if on_gpu:
-            # prompts attend by FlashAttention, whose rows a profile has; torch might choose others
-            torch.backends.cuda.enable_cudnn_sdp(False)
-            torch.backends.cuda.enable_mem_efficient_sdp(False)
             limits = EngineLimits(
                 settings.max_num_seqs,
                 settings.max_num_batched_tokens,
                 settings.max_model_len,
                 settings.block_tokens,
                 settings.cuda_graphs,
+                settings.max_graph_tokens,
             )
             self.graphs = DecodeGraphs(self.decoder, self.cache, limits)
+            self.prompts = PromptSteps(self.decoder, self.cache, limits)
 
     def run(self, slices: list[Slice]) -> list[int]:
         """Compute a step and return the next token of each slice that samples, in order.
@@ -81,12 +82,16 @@ class Runner:
                 return self.graphs.run(slices, self.watch)
             # decodes first, whatever the order of decision: one launch serves them on a GPU
             order = sorted(range(len(slices)), key=lambda at: not slices[at].decodes)
-            found = self._eager([slices[at] for at in order])
+            ordered = [slices[at] for at in order]
+            if self.prompts is not None:
+                found = self.prompts.run(ordered, self.watch)
+            else:
+                found = self._by_torch(ordered)
         sampling = [at for at in order if slices[at].samples]
         return [token for _, token in sorted(zip(sampling, found, strict=True))]
 
-    def _eager(self, slices: list[Slice]) -> list[int]:
-        """Compute a step without a graph; decodes come first."""
+    def _by_torch(self, slices: list[Slice]) -> list[int]:
+        """Compute a step, its attention request by request."""
         torch, size = self.torch, self.settings.block_tokens
         tokens: list[int] = []
         positions: list[int] = []
@@ -98,13 +103,8 @@ class Runner:
             slots += slots_of(part, size)
             if part.samples:
                 sampled.append(len(tokens) - 1)
-        # on a GPU, decodes have a table of their own
-        count = 0 if self.graphs is None else sum(part.decodes for part in slices)
-        parts = [(part.new, part.past, self._long(part.sequence.blocks)) for part in slices[count:]]
-        prompts = StepAttention(self.cache, self._long(slots), parts)
-        attention: Attend = prompts
-        if self.graphs is not None:
-            attention = MixedAttention(self.graphs.decodes(slices[:count]), prompts)
+        parts = [(part.new, part.past, self._long(part.sequence.blocks)) for part in slices]
+        attention = StepAttention(self.cache, self._long(slots), parts)
         inputs = self._long(tokens), self._long(positions), self._long(sampled)
         self.watch.launching()
         found = self.decoder.forward(*inputs, attention)

@@ -27,6 +27,8 @@ class EngineSettings:
     kv_blocks : int [blocks]
         Usable ones; 0 for as many as fit into the device.
     cuda_graphs : bool
+    max_graph_tokens : int [tokens]
+        Largest step that runs in a graph.
     seed : int
         Of weights and prompts.
     """
@@ -37,6 +39,7 @@ class EngineSettings:
     block_tokens: int = 16
     kv_blocks: int = 0
     cuda_graphs: bool = True
+    max_graph_tokens: int = 2048
     seed: int = 0
 
 

@@ -1,7 +1,7 @@
 """Decode attention over a paged KV cache: context split over programs, parts joined by their LSE.
 
 One program takes one request, the query heads that share a KV head (packed as the rows of its
-products) and one part of the context; flash-decoding (https://crfm.stanford.edu/2023/10/12/
+products) and one part of the context, parts being about as long in all of them; flash-decoding (https://crfm.stanford.edu/2023/10/12/
 flashdecoding.html) describes the split. Keys and values may be of the queries' type, e4m3 or
 4-bit integers, which are turned into numbers in registers.
 """
@@ -16,9 +16,9 @@ import triton.language as tl
 
 from llmsim_kernels.ops.bits import base_of, e4m3_to_half, small_number
 from llmsim_kernels.ops.device import LOG2_E, has_fp8, precision_of
-from llmsim_kernels.ops.splits import Tiles, join_parts, tiles_for
+from llmsim_kernels.ops.splits import Tiles, join_parts, kv_kind, part_tokens, tiles_for
 
-KERNEL_ID = "triton.paged_decode.v1"
+KERNEL_ID = "triton.paged_decode.v2"
 
 
 @triton.jit
@@ -37,7 +37,7 @@ def _terms(terms_ptr, slot, ok):
 
 
 # what only addresses depend on is no reason to compile again
-@triton.jit(do_not_specialize=["heads_kv", "table_width"])
+@triton.jit(do_not_specialize=["heads_kv", "table_width", "wanted", "most"])
 def _attend_part(
     q_ptr,
     k_ptr,
@@ -50,6 +50,8 @@ def _attend_part(
     lse_ptr,
     heads_kv,
     table_width,
+    wanted,
+    most,
     k_scale,
     v_scale,
     GROUP: tl.constexpr,
@@ -73,13 +75,16 @@ def _attend_part(
     begin = context * 0
     if WINDOW > 0:
         begin = tl.maximum(context - WINDOW, 0)
-    part = tl.cdiv(tl.cdiv(context - begin, splits), TILE) * TILE
+    part = part_tokens(context - begin, wanted, most, TILE)
     first = begin + split * part
     last = tl.minimum(first + part, context)
-
     row = (tl.program_id(1) % row_blocks) * ROWS + tl.arange(0, ROWS)
     row_ok = row < GROUP
     head = request * heads_kv * GROUP + head_kv * GROUP + row
+    place = head * splits + split
+    if (split > 0) & (first >= context):  # this context has fewer parts than the longest
+        tl.store(lse_ptr + place, tl.full((ROWS,), float("-inf"), tl.float32), mask=row_ok)
+        return
     dims = tl.arange(0, DIM)
     halves = tl.arange(0, HALF)
     kind: tl.constexpr = q_ptr.dtype.element_ty
@@ -138,7 +143,6 @@ def _attend_part(
             acc += tl.dot(weight.to(kind), v, input_precision=PRECISION)
 
     norm = v_scale / tl.where(total > 0, total, 1.0)
-    place = head * splits + split
     if KV == "int4":
         to = out_ptr + place[:, None] * DIM + halves[None, :]
         tl.store(to, acc_low * norm[:, None], mask=row_ok[:, None])
@@ -166,6 +170,7 @@ def paged_decode(
     k_terms: Any = None,
     v_terms: Any = None,
     tiles: Tiles | None = None,
+    out: Any = None,
 ) -> Any:
     """Attend from one new token of each request to its whole context.
 
@@ -179,7 +184,7 @@ def paged_decode(
     contexts : Tensor (batch,), int32 [tokens]
         The new token included.
     max_context : int [tokens]
-        No context is longer; it decides how contexts are split.
+        No context is longer.
     scale : float or None
         Of the scores; 1 / sqrt(dim) if None.
     window : int [tokens]
@@ -187,15 +192,15 @@ def paged_decode(
     k_scale, v_scale : float
         Factors of what e4m3 caches hold.
     k_terms, v_terms : Tensor (pages, page, heads_kv, 2)
-        Of 4-bit caches: step and middle of each token's head; a nibble n means
-        ``middle + (n - 8) * step``.
+        Of 4-bit caches, by head: nibble n means ``terms[1] + (n - 8) * terms[0]``.
     tiles : Tiles or None
         From `tiles_for` if None.
+    out : Tensor or None
+        Is written, if given.
 
     Returns
     -------
-    Tensor (batch, heads_q, dim)
-        Zeros for a request without context.
+    Tensor (batch, heads_q, dim), zeros for a request without context
     """
     batch, heads_q, dim = q.shape
     page, heads_kv = k_cache.shape[1], k_cache.shape[2]
@@ -204,7 +209,7 @@ def paged_decode(
         k_cache, v_cache = k_cache.view(torch.uint8), v_cache.view(torch.uint8)
     group = heads_q // heads_kv
     cut = tiles or tiles_for(q.device, batch, heads_kv, group, dim, max_context, kind)
-    out = torch.empty_like(q)
+    out = torch.empty_like(q) if out is None else out
     parts, lse = out, out
     if cut.splits > 1:
         parts = q.new_empty((batch, heads_q, cut.splits, dim), dtype=torch.float32)
@@ -223,6 +228,8 @@ def paged_decode(
         lse,
         heads_kv,
         page_table.shape[1],
+        cut.wanted or cut.splits,
+        cut.most,
         scale * LOG2_E * k_scale,
         float(v_scale),
         GROUP=group,
@@ -241,10 +248,3 @@ def paged_decode(
     if cut.splits > 1:
         join_parts(parts, lse, out)
     return out
-
-
-def kv_kind(q: Any, cache: Any) -> str:
-    """Return ``same``, ``fp8`` or ``int4``, told by the type and width of a cache."""
-    if cache.shape[-1] * 2 == q.shape[-1]:
-        return "int4"
-    return "fp8" if cache.dtype in (torch.uint8, torch.float8_e4m3fn) else "same"

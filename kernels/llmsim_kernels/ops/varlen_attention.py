@@ -118,6 +118,7 @@ def varlen_attention(
     *,
     scale: float | None = None,
     window: int = 0,
+    out: Any = None,
 ) -> Any:
     """Attend causally from the new tokens of each request to its context.
 
@@ -134,6 +135,8 @@ def varlen_attention(
         Of the scores; 1 / sqrt(dim) if None.
     window : int [tokens]
         A token attends to itself and the `window` - 1 before it; 0 for all.
+    out : Tensor (new tokens, heads_q, dim) or None
+        Is written, if given; rows that no tile has stay as they are.
 
     Returns
     -------
@@ -142,7 +145,7 @@ def varlen_attention(
     heads_q, dim = q.shape[1], q.shape[2]
     page, heads_kv = k_cache.shape[1], k_cache.shape[2]
     scale = dim**-0.5 if scale is None else scale
-    out = torch.empty_like(q)
+    out = torch.empty_like(q) if out is None else out
     wide = q.element_size() > 2  # twice the bytes: tiles of 16-bit numbers may not fit
     _attend[(plan.tile_request.shape[0], heads_kv if plan.pack else heads_q)](
         q,

@@ -23,6 +23,9 @@ WAVES: Final = 2
 _STEP_S: Final = 1.5e-6
 """Prior of one step of a loop [s]: a trip to memory and back for a tile; assumed."""
 
+_SHORTEST_PART, _SHORTEST_MOST, _LONGEST_PART = 128.0, 256.0, 1024.0
+"""Of contexts in short parts [tokens]."""
+
 _MOST_ROWS: Final = 64
 _GROUP: Final = 128.0
 """Weights that share a scale: one step along k of the products with few bits."""
@@ -54,6 +57,29 @@ def in_parts(s: Shapes, types: Types, device: Device) -> Work:
     return replace(FAMILIES["attention_decode"].work(s, types, device), serial=steps)
 
 
+def in_short_parts(s: Shapes, types: Types, device: Device) -> Work:
+    """Return the work of ``triton.paged_decode.v2``: parts are short whatever the batch.
+
+    Notes
+    -----
+    The rule is that of ``llmsim_kernels.ops.splits.tiles_for``. The join counts as one step.
+    """
+    window = s.get("window", np.zeros_like(s["batch"]))
+    seen = np.where(window > 0, np.minimum(s["kv_len"], window), s["kv_len"])
+    seen = np.maximum(seen, 1.0)
+    programs = s["batch"] * decode_programs(s["heads_q"], s["heads_kv"])
+    waves = np.minimum(MOST_PARTS, np.ceil(WAVES * device.sm_count / programs))
+    narrow = np.full(len(waves), types.kv != "bf16") & (s["head_dim"] <= 128)
+    tile = np.where(narrow, 128.0, np.where(s["head_dim"] >= 256, 32.0, 64.0))
+    wanted = np.where(narrow, np.maximum(waves, 2.0), waves)
+    most = np.maximum(_SHORTEST_MOST, np.floor(_LONGEST_PART / waves))
+    most = np.maximum(most, np.ceil(s["kv_len"] / MOST_PARTS))
+    parts = np.minimum(wanted, np.ceil(seen / _SHORTEST_PART))
+    parts = np.maximum(parts, np.ceil(seen / most))
+    steps = np.ceil(np.ceil(seen / parts) / tile) + (parts > 1)
+    return replace(FAMILIES["attention_decode"].work(s, types, device), serial=steps)
+
+
 def in_steps(s: Shapes, types: Types, device: Device) -> Work:
     """Return the work of ``triton.wna16_gemm.v1``: tiles of m and n, k in parts, waves of them.
 
@@ -78,6 +104,7 @@ def in_steps(s: Shapes, types: Types, device: Device) -> Work:
 
 _CUT: Final[Mapping[tuple[str, str], Callable[[Shapes, Types, Device], Work]]] = {
     ("attention_decode", "triton.paged_decode.v1"): in_parts,
+    ("attention_decode", "triton.paged_decode.v2"): in_short_parts,
     ("gemm", "triton.wna16_gemm.v1"): in_steps,
 }
 

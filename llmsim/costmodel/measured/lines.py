@@ -18,7 +18,7 @@ TOLERANCE = 0.001
 
 LEAST_PART_TOKENS = 256
 MOST_PARTS = 64
-"""Of kernels that cut all contexts into as many parts: ``llmsim_kernels.ops.splits.tiles_for``."""
+"""Of the kernel that cuts all contexts into as many parts, ``triton.paged_decode.v1``."""
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def decode(
     paged = plan.on_gpu
     key: dict[str, Any] = {
         "op": "attention_decode",
-        "kernel_id": "triton.paged_decode.v1" if paged else "torch.sdpa",
+        "kernel_id": "triton.paged_decode.v2" if paged else "torch.sdpa",
         "dtype_a": plan.dtype,
         "dtype_kv": dtype_kv,
         "phase": "decode",
