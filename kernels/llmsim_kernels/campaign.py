@@ -35,6 +35,12 @@ PHASES = ("compile", "profile", "engine")
 MOST_OUTPUT_TOKENS = 1024
 """Longer outputs are cut, so that a run ends soon after its last arrival."""
 
+HOST_RUN = "-seed9"
+"""End of the name of the run from which host terms are taken, and nothing else."""
+
+_DRAIN_S = 20.0
+"""About how long the last requests take, when no more come [s]."""
+
 _SATURATING_RPS = 50
 """More than any GPU serves of an 8B model: a saturated run has so many requests per second."""
 
@@ -72,7 +78,7 @@ def engine_runs() -> tuple[EngineRun, ...]:
     burst, talk = "burstgpt-like", "conversation-like"
     return (
         EngineRun(talk, 0.0),
-        EngineRun(talk, 0.5, seed=9),  # host terms are taken from this one, and nothing else
+        EngineRun(talk, 0.5, seed=9),  # see HOST_RUN
         EngineRun(talk, 0.7),
         EngineRun(talk, 0.9),
         EngineRun(burst, 0.0),
@@ -178,6 +184,7 @@ def run_engine(
     model_name: str,
     settings: EngineSettings,
     seconds: float,
+    saturated_s: float,
     device: str,
     limit_s: float,
 ) -> None:
@@ -189,7 +196,9 @@ def run_engine(
     model_name : str
     settings : EngineSettings
     seconds : float [s]
-        Arrivals of each run.
+        Arrivals of each run; of the one for host terms, half of it.
+    saturated_s : float [s]
+        Of the runs that tell capacities.
     device : str
     limit_s : float [s]
         No run starts that would end later.
@@ -207,10 +216,12 @@ def run_engine(
     for run in engine_runs():
         if (folder / f"{run.name}_meta.json").exists():
             continue
-        if time.monotonic() - began + 1.3 * seconds > limit_s:
+        length_s = seconds if run.load else saturated_s
+        length_s *= 0.5 if run.name.endswith(HOST_RUN) else 1.0
+        if time.monotonic() - began + length_s + min(_DRAIN_S, length_s / 2) > limit_s:
             say(f"no time for {run.name}")
             continue
-        told = one_run(run, model, runner, seconds, here, folder)
+        told = one_run(run, model, runner, length_s, here, folder)
         say(f"{run.name} after {time.monotonic() - began:.0f} s: {told}")
 
 
@@ -285,6 +296,7 @@ def _phases(given: argparse.Namespace) -> Iterator[Callable[[], None]]:
         max_num_batched_tokens=given.max_num_batched_tokens,
         max_model_len=given.max_model_len,
         kv_blocks=given.kv_blocks,
+        max_graph_tokens=given.max_graph_tokens,
     )
     processes = max(1, (os.cpu_count() or 2) - 2)
     yield lambda: compile_all(
@@ -297,7 +309,13 @@ def _phases(given: argparse.Namespace) -> Iterator[Callable[[], None]]:
     )
     yield lambda: profile_all(given.out, models or [""], given.budget, given.device)
     yield lambda: run_engine(
-        given.out, given.engine_model, settings, given.seconds, given.device, given.engine_limit
+        given.out,
+        given.engine_model,
+        settings,
+        given.seconds,
+        given.saturated_seconds,
+        given.device,
+        given.engine_limit,
     )
 
 
@@ -316,10 +334,12 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--engine-model", default=MODELS[0], help="card or config.json")
     parser.add_argument("--engine-limit", type=float, default=1200.0, help="of all its runs [s]")
     parser.add_argument("--seconds", type=float, default=90.0, help="of arrivals in each run")
+    parser.add_argument("--saturated-seconds", type=float, default=60.0, help="of saturated runs")
     parser.add_argument("--kv-blocks", type=int, default=0, help="default: as many as fit")
     parser.add_argument("--max-num-seqs", type=int, default=usual.max_num_seqs)
     parser.add_argument("--max-num-batched-tokens", type=int, default=usual.max_num_batched_tokens)
     parser.add_argument("--max-model-len", type=int, default=usual.max_model_len)
+    parser.add_argument("--max-graph-tokens", type=int, default=usual.max_graph_tokens)
     given = parser.parse_args(words)
     given.out.mkdir(parents=True, exist_ok=True)
     wanted = given.only.split(",")

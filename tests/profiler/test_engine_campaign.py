@@ -71,6 +71,7 @@ def test_a_campaign_serves_every_run_once_and_goes_on_where_it_ended(tmp_path, c
     }
     (tmp_path / "config.json").write_text(json.dumps(card))
     words = ["--out", str(tmp_path), "--only", "engine", "--device", "cpu", "--seconds", "0.4"]
+    words += ["--saturated-seconds", "0.4"]
     words += ["--engine-model", str(tmp_path / "config.json"), "--kv-blocks", "40"]
     words += ["--max-num-seqs", "8", "--max-model-len", "256"]
     assert main([*words, "--engine-limit", "0.9"]) == 0

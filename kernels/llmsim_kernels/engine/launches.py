@@ -8,7 +8,7 @@ decode and the tiles of prompts, to which nothing belongs.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -199,7 +199,7 @@ class PromptSteps:
                 self._graphs[room] = self._capture(room)
 
     def _room(self, tokens: int, decodes: int, prompts: int, sampled: int) -> Room:
-        tiles = -(-tokens // self.tile_tokens) + prompts
+        tiles = tokens // self.tile_tokens + prompts  # each prompt's last may be half empty
         return Room(tokens, decodes, prompts, tiles, sampled, self.width)
 
     def _rooms(self) -> list[Room]:
@@ -215,23 +215,30 @@ class PromptSteps:
                     found.append(room)
         return found
 
-    def _forward(self, room: Room, longest: int) -> Any:
+    def _without_graph(self, exact: Room) -> Room:
+        """Return room for as many decodes as some graph has: no other launch needs compiling."""
+        most = min(exact.tokens, self.limits.max_num_seqs)
+        count = next((n for n in DECODES if exact.decodes <= n <= most), exact.decodes)
+        return replace(exact, decodes=count)
+
+    def _forward(self, room: Room) -> Any:
         views = Views.of(room, *self._there)
+        longest = self.limits.max_model_len
         attention = TwoLaunches(self.cache, views, room.decodes, longest, self.cut)
         return self.decoder.forward(views.tokens, views.positions, views.sampled, attention)
 
     def _capture(self, room: Room) -> tuple[Any, Any]:
         """Return a graph and the tensor that its next tokens come out in."""
-        torch, longest = self.torch, self.limits.max_model_len
+        torch = self.torch
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._forward(room, longest)
+            self._forward(room)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
         with torch.cuda.graph(graph, pool=pool, stream=stream):
-            out = self._forward(room, longest)
+            out = self._forward(room)
         return graph, out
 
     def run(self, slices: list[Slice], watch: Watch) -> list[int]:
@@ -242,15 +249,15 @@ class PromptSteps:
         sampled = sum(part.samples for part in slices)
         tokens = count + sum(part.new for part in prompts)
         exact = Room(tokens, count, len(prompts), tiles, sampled, self.width)
-        room = next((room for room in self.rooms if room.holds(exact)), exact)
+        room = next((room for room in self.rooms if room.holds(exact)), None)
+        room = room or self._without_graph(exact)
         self._fill(slices, count, room)
         watch.launching()
         if room in self._graphs:
             graph, out = self._graphs[room]
             graph.replay()
         else:
-            longest = max((part.past + 1 for part in slices[:count]), default=0)
-            out = self._forward(room, longest)
+            out = self._forward(room)
         watch.launched()
         return list(out[:sampled].tolist())
 

@@ -22,7 +22,7 @@ from llmsim_kernels.engine.scheduler import Sequence as Request
 _LONGEST_NAP_S = 1e-3
 """Sleep between looks at the clock while nobody is there; an arrival is late by at most this."""
 
-_WARM_UPS = (16, 300, 2000, 40, 1000, 600, 4000, *(30,) * 40)
+_WARM_UPS = (16, 300, 2000, 40, 1000, 600, 4000, 8000, 3000, 6000, *(30,) * 40)
 """Prompts of the warm-up [tokens], shorter ones where so many do not fit: contexts and numbers of
 requests for which kernels are cut, and compiled, in different ways."""
 

@@ -161,6 +161,13 @@ def _session(order: ProfileOrder, device: Device, folder: Path, watcher: Watcher
                 faults.append(Fault(str(folder), "libs", message, "Give another --out."))
         if faults:
             raise InputError("profile", faults)
+        was, now = (of.get("uuid_hash", "") for of in (before.device, device.facts.details))
+        other = f"earlier rows are of another device of this kind ({was}, not {now})"
+        session = Session(device, rows, order.effort, order.budget_s, watcher)
+        session.notes += [line for line in before.notes.split("\n") if "another device" in line]
+        if was and now and was != now:
+            session.note(other)
+        return session
     return Session(device, rows, order.effort, order.budget_s, watcher)
 
 

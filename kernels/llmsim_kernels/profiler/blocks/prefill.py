@@ -1,4 +1,4 @@
-"""Block 2: attention of prompts, whole, behind a history, and within a window."""
+"""Block 2: attention of prompts, whole, behind a history, within a window, and over pages."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
     if not plan.quick:
         for window, new in product((1024, 4096), (2048, 8192, 16384)):
             yield prefill(plan, 1, new, 0, *usual, window=window)
+    if plan.on_gpu and not plan.quick:
+        yield from _paged(plan, usual)
+
+
+def _paged(plan: Plan, usual: tuple[int, int]) -> Iterator[RowSpec]:
+    """Return prompts whose keys and values lie in pages, by our kernel; short ones, too."""
+    for batch, new in product((1, 4, 16), (32, 128, 512, 2048, 8192)):
+        if batch * new <= MOST_TOKENS:
+            yield prefill(plan, batch, new, 0, *usual, paged=True)
+    for (heads_q, heads_kv, width), new in product(plan.model_heads(), (128, 512, 2048, 8192)):
+        yield prefill(plan, 1, new, 0, heads_q, heads_kv, head_dim=width, paged=True)
+    for past, new in product((512, 4096, 16384), (64, 512, 4096)):
+        yield prefill(plan, 1, new, past, *usual, paged=True)
 
 
 def heads_for(plan: Plan, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -51,6 +64,7 @@ def prefill(
     *,
     head_dim: int = HEAD_DIM,
     window: int = 0,
+    paged: bool = False,
     block: int = 2,
     holdout: bool = False,
 ) -> RowSpec:
@@ -64,6 +78,8 @@ def prefill(
     heads_q, heads_kv, head_dim : int
     window : int [tokens]
         0 for full attention.
+    paged : bool
+        Keys and values lie in pages, as they do behind a window.
     block : int
     holdout : bool
 
@@ -79,7 +95,7 @@ def prefill(
     own_bytes = 2 * batch * width * new * item
     key: dict[str, Any] = {
         "op": "attention_prefill",
-        "kernel_id": _kernel(plan, window),
+        "kernel_id": _kernel(plan, paged=paged or window > 0),
         "dtype_a": plan.dtype,
         "dtype_kv": plan.dtype,
         "phase": "prefill",
@@ -95,21 +111,22 @@ def prefill(
     }
     flops = 4.0 * width * batch * causal_pairs(new, past, window)
     shape = (batch, new, past, heads_q, heads_kv, head_dim)
-    build = _windowed(plan, *shape, window) if window else _sdpa(plan, *shape)
+    own = paged or window > 0
+    build = _by_pages(plan, *shape, window) if own else _sdpa(plan, *shape)
     return RowSpec(
         block,
         key,
         flops,
         kv_bytes + own_bytes,
         build,
-        "triton" if window else "",
+        "triton" if own else "",
         kv_bytes + 2 * own_bytes,
         holdout,
     )
 
 
-def _kernel(plan: Plan, window: int) -> str:
-    if window:
+def _kernel(plan: Plan, *, paged: bool) -> str:
+    if paged:
         return "triton.varlen_attention.v1"
     return "torch.sdpa.flash" if plan.on_gpu else "torch.sdpa"
 
@@ -161,7 +178,7 @@ def _sdpa(
     return build
 
 
-def _windowed(
+def _by_pages(
     plan: Plan,
     batch: int,
     new: int,
