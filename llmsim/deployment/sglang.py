@@ -89,6 +89,7 @@ def _limits(site: Site, line: CommandLine) -> None:
     line.leave("engine.lookahead")
     own: dict[str, tuple[Any, Any]] = {
         "long_prefill_threshold_tokens": (0, "SGLang has no limit of its own for one prompt"),
+        "max_graph_tokens": (None, "SGLang captures by number of requests"),
         "watermark_frac": (None, "SGLang keeps free what running requests are believed to need"),
         "reserve_full_prompt": (True, "SGLang admits a prompt only if all of it fits"),
     }

@@ -136,7 +136,9 @@ def _limits(site: Site, line: CommandLine) -> None:
     line.leave("engine.watermark_frac")
     if not engine.cuda_graphs:
         line.put("--enforce-eager", None, "engine.cuda_graphs")
-    line.leave("engine.cuda_graphs")
+    if engine.max_graph_tokens is not None:
+        line.put("--max-cudagraph-capture-size", engine.max_graph_tokens, "engine.max_graph_tokens")
+    line.leave("engine.cuda_graphs", "engine.max_graph_tokens")
     if site.pool.pp == 1:
         line.put("--async-scheduling", site.looks_ahead, "engine.lookahead")
     line.leave("engine.lookahead")

@@ -191,29 +191,42 @@ def host_terms(run: MeasuredRun, layers: int) -> dict[str, float]:
     -------
     dict
         ``host_base_s`` and ``host_per_request_s``: a line through the medians, by number of
-        requests, of what a step of decodes takes beyond its kernels. ``eager_layer_s`` and
-        ``prefill_layer_s``: median time to launch a layer in steps that wait for the host.
+        requests, of what a step of decodes takes beyond its kernels. ``eager_layer_s``: median
+        time to launch a layer, of steps without a graph that wait for the host, or of all of them
+        where none does. ``prefill_layer_s``: the same, or nothing in an engine whose steps with
+        prompts run from graphs, too; then ``host_gap_per_chunk_s`` is the median of what they take
+        beyond kernels and the terms above, for each prompt.
     """
+    graph_tokens = run.meta["config"].get("max_graph_tokens") or 0
     beyond: dict[int, list[float]] = {}
-    launched = []
+    waiting, launched, graphed = [], [], []
     for step in run.steps:
+        rest = step.duration_ns / NS_PER_S - step.device_s
         if step.phase == "decode":
-            rest = step.duration_ns / NS_PER_S - step.device_s
             beyond.setdefault(len(step.decisions), []).append(rest)
-        elif step.launch_s > _HOST_BOUND * step.device_s:
-            launched.append(step.launch_s / layers)
+        elif sum(new for _, new, _ in step.decisions) <= graph_tokens:
+            graphed.append((rest, len(step.decisions), _chunks(run, step)))
+        else:
+            each = waiting if step.launch_s > _HOST_BOUND * step.device_s else launched
+            each.append(step.launch_s / layers)
     counts = [n for n, rests in sorted(beyond.items()) if len(rests) >= _LEAST_STEPS]
-    if len(counts) < 2 or not launched:
+    if len(counts) < 2 or not (waiting or launched):
         raise InputError("host terms", [Fault("", str(run.meta["gpu"]), "too few steps.")])
     weights = np.sqrt([len(beyond[n]) for n in counts])
     slope, base = np.polyfit(counts, [np.median(beyond[n]) for n in counts], 1, w=weights)
-    each = float(np.median(launched))
-    return {
-        "host_base_s": float(max(base, 0.0)),
-        "host_per_request_s": float(max(slope, 0.0)),
-        "eager_layer_s": each,
-        "prefill_layer_s": each,
-    }
+    slope, base = float(max(slope, 0.0)), float(max(base, 0.0))
+    each_s = float(np.median(waiting or launched))
+    found = {"host_base_s": base, "host_per_request_s": slope, "eager_layer_s": each_s}
+    if not graph_tokens:
+        return {**found, "prefill_layer_s": each_s}
+    more = [(rest - base - slope * n) / chunks for rest, n, chunks in graphed]
+    gap_s = float(max(0.0, np.median(more))) if len(more) >= _LEAST_STEPS else 0.0
+    return {**found, "prefill_layer_s": 0.0, "host_gap_per_chunk_s": gap_s}
+
+
+def _chunks(run: MeasuredRun, step: MeasuredStep) -> int:
+    """Return how many prompts, or parts of them, are in a step."""
+    return sum(past < run.requests[index].prompt for index, _, past in step.decisions)
 
 
 def kernel_gap_s(profile: Path) -> float:

@@ -185,6 +185,9 @@ def scenario_of(
             "max_model_len": config["max_model_len"],
             "block_tokens": config["block_size"],
             "kv_blocks": config["kv_blocks_total_gpu"],
+            "cuda_graphs": config["cuda_graphs"],
+            # runs from before steps with prompts had graphs do not say
+            "max_graph_tokens": config.get("max_graph_tokens"),
         },
         "fleet": {
             "routing": {"kind": "round-robin"},

@@ -14,9 +14,17 @@ from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
 
+from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.core.registry import Registry
 from llmsim.costmodel import RooflineCost, StepCost
-from llmsim.costmodel.measured import Context, MeasuredCost, Profile, find_profile, load_profile
+from llmsim.costmodel.measured import (
+    FAMILIES,
+    Context,
+    MeasuredCost,
+    Profile,
+    find_profile,
+    load_profile,
+)
 from llmsim.specs import (
     UNSCALED,
     EngineLimits,
@@ -214,6 +222,8 @@ class Measured(KernelPrices):
         Library versions whose rows are used, such as ``vllm 0.24.0``; empty for the largest set.
     kernel_id : str
         The one kernel to use; empty for the one measured nearest to each shape.
+    kernels : mapping of str to str
+        The same for single operators, such as ``attention_prefill: triton.varlen_attention.v1``.
     mixed : str
         Attention of a step with prefill and decode: ``card`` (what the GPU card says), ``split``
         (two launches), ``fused_varlen`` (one) or ``streams`` (two at a time).
@@ -223,12 +233,21 @@ class Measured(KernelPrices):
     strict: bool = field(default=False, kw_only=True)
     libs: str = field(default="", kw_only=True)
     kernel_id: str = field(default="", kw_only=True)
+    kernels: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     mixed: Literal["card", "split", "fused_varlen", "streams"] = field(default="card", kw_only=True)
 
     def bind(self, place: Placement) -> MeasuredCost:
         """Return the measured price of one pool; see `CostKind.bind`."""
         base = _roofline(self.placed(place), self.host(place.host))
-        context = Context(kernel_id=self.kernel_id, libs=self.libs, strict=self.strict)
+        faults = [
+            Fault("", "kernels", f"'{op}' is no operator.", nearest(op, FAMILIES))
+            for op in self.kernels
+            if op not in FAMILIES
+        ]
+        if faults:
+            raise InputError("cost", faults)
+        own = tuple(sorted(self.kernels.items()))
+        context = Context(kernel_id=self.kernel_id, libs=self.libs, strict=self.strict, kernels=own)
         profile = _profile(find_profile(self.profile), place.gpu).fresh()
         return MeasuredCost(base, profile, context, self.mixed, self.scales())
 

@@ -53,6 +53,9 @@ class Engine(Section):
     """Admit a prompt only if all of it fits the free KV blocks, not just its first chunk."""
     cuda_graphs: bool = True
     """Replay captured graphs for steps of captured sizes."""
+    max_graph_tokens: Count | None = None
+    """[tokens] Largest captured size, vLLM's ``--max-cudagraph-capture-size``; absent: twice
+    max_num_seqs, and 512 or max_num_batched_tokens where that is less."""
     watermark_frac: Annotated[float, Ge(0), Le(1)] | None = None
     """[fraction] KV blocks kept free at admission; absent: as the version does."""
     lookahead: Literal[0, 1] | None = None
@@ -101,6 +104,7 @@ class Engine(Section):
             max_model_len=self.max_model_len or model.max_context_tokens,
             block_tokens=self.block_tokens,
             cuda_graphs=self.cuda_graphs,
+            max_graph_tokens=self.max_graph_tokens,
             static_memory=load_engine(self.version).static_memory,
         )
 

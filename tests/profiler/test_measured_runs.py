@@ -72,13 +72,33 @@ def test_host_terms_are_those_that_made_the_steps():
     steps.append(MeasuredStep(0, 30_000_000, "mixed", both, (), 0.024, 0.025))
     steps.append(MeasuredStep(0, 99_000_000, "mixed", both, (), 0.010, 0.098))  # not host-bound
     requests = tuple(MeasuredRequest(0, 10, 500, 0.1, 1.0) for _ in range(8))
-    run = MeasuredRun(requests, tuple(steps), {"gpu": "none"})
+    run = MeasuredRun(requests, tuple(steps), {"gpu": "none", "config": {}})
     terms = host_terms(run, layers=32)
     assert terms["host_base_s"] == pytest.approx(3e-4, rel=1e-3)
     assert terms["host_per_request_s"] == pytest.approx(5e-6, rel=1e-2)
     assert terms["eager_layer_s"] == terms["prefill_layer_s"] == pytest.approx(0.024 / 32)
     with pytest.raises(InputError, match="too few"):
         host_terms(replace(run, steps=run.steps[:12]), layers=32)
+
+
+def test_steps_with_prompts_from_graphs_launch_nothing_but_cost_the_host_by_prompt():
+    steps = [
+        MeasuredStep(0, round(1e9 * (0.005 + 3e-4 + 5e-6 * n)), "decode", part, (), 1e-4, 0.005)
+        for n in (1, 2, 4, 8)
+        for part in [tuple((i, 1, 20) for i in range(n))] * 12
+    ]
+    both = ((0, 5, 0), (1, 6, 4), (2, 1, 20))  # two prompts, one of them in its second part
+    after = 0.02 + 3e-4 + 3 * 5e-6 + 2 * 7e-5
+    steps += [MeasuredStep(0, round(1e9 * after), "mixed", both, (), 1e-4, 0.02)] * 12
+    long = ((0, 100, 0),)
+    steps.append(MeasuredStep(0, 99_000_000, "context", long, (), 0.016, 0.098))
+    requests = tuple(MeasuredRequest(0, 10, 500, 0.1, 1.0) for _ in range(8))
+    meta = {"gpu": "none", "config": {"max_graph_tokens": 64}}
+    terms = host_terms(MeasuredRun(requests, tuple(steps), meta), layers=32)
+    assert terms["host_base_s"] == pytest.approx(3e-4, rel=1e-3)
+    assert terms["host_gap_per_chunk_s"] == pytest.approx(7e-5, rel=1e-3)
+    assert terms["prefill_layer_s"] == 0.0
+    assert terms["eager_layer_s"] == pytest.approx(0.016 / 32)  # none waits for the host
 
 
 def test_kernels_whose_cut_is_known_meet_the_bar_on_rows_that_were_not_fitted():

@@ -132,6 +132,18 @@ def test_strict_refuses_and_says_what_there_is(profile, context):
     assert profile.latency("gemm", GEMM, Context(strict=True)).source == "measured"
 
 
+def test_a_later_version_of_a_kernel_stands_for_the_earlier_ones(tmp_path):
+    made = rows(("gemm",), kernel_id="own.v9") + rows(("gemm",), kernel_id="own.v10", factor=2.0)
+    profile = load_profile(write_profile(tmp_path, made))
+    true_us = 1e6 * true_s("gemm", GEMM)
+    assert profile.latency("gemm", GEMM, Context()).seconds * 1e6 == pytest.approx(2 * true_us)
+    for context in (
+        Context(kernel_id="own.v9"),
+        Context(kernel_id="other", kernels=(("gemm", "own.v9"),)),
+    ):
+        assert profile.latency("gemm", GEMM, context).seconds * 1e6 == pytest.approx(true_us)
+
+
 def test_each_shape_takes_the_kernel_measured_nearest(tmp_path):
     """One engine, two kernels: small products by one, large ones by the other."""
     small = [row for row in rows(("gemm",), kernel_id="small") if row["m"] <= 32]

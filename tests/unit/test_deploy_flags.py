@@ -46,6 +46,7 @@ CASES = [
     ({ENGINE + "quantisation": "fp8"}, "--quantization fp8", "--quantization fp8"),
     ({ENGINE + "gpu_memory_utilization_frac": 0.87}, "--gpu-memory-utilization 0.87", None),
     ({ENGINE + "watermark_frac": 0.05}, "--watermark 0.05", None),
+    ({ENGINE + "max_graph_tokens": 2048}, "--max-cudagraph-capture-size 2048", None),
     ({ENGINE + "reserve_full_prompt": False}, "--no-scheduler-reserve-full-isl", None),
     (
         {ENGINE + "long_prefill_threshold_tokens": 512},

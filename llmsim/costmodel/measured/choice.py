@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsim.costmodel.measured.families import Shapes
-from llmsim.costmodel.measured.tables import KernelTable, Latencies
+from llmsim.costmodel.measured.families import Shapes, Types
+from llmsim.costmodel.measured.tables import Context, KernelTable, Latencies
+
+_VERSION: Final = re.compile(r"(.+)\.v(\d+)")
+
+
+def offered(tables: list[KernelTable], op: str, context: Context) -> tuple[list[KernelTable], str]:
+    """Return the tables that a query may use, and the kernel that it asks for; empty for any.
+
+    Parameters
+    ----------
+    tables : list of KernelTable
+        Of the operator.
+    op : str
+    context : Context
+
+    Notes
+    -----
+    Where no kernel is asked for, a later version of one stands for the earlier ones: a profile that
+    was continued has rows of both.
+    """
+    kernel_id = context.kernel_of(op)
+    if kernel_id:
+        return tables, kernel_id
+    newest: dict[tuple[Types, str, str], int] = {}
+    for table in tables:
+        known = _known(table)
+        newest[known] = max(newest.get(known, 0), _version(table))
+    return [table for table in tables if _version(table) == newest[_known(table)]], ""
+
+
+def _known(table: KernelTable) -> tuple[Types, str, str]:
+    found = _VERSION.fullmatch(table.kernel_id)
+    return table.types, table.libs, found[1] if found else table.kernel_id
+
+
+def _version(table: KernelTable) -> int:
+    found = _VERSION.fullmatch(table.kernel_id)
+    return int(found[2]) if found else 0
 
 
 def fastest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from llmsim.core.errors import CardError, Fault, InputError, nearest
 from llmsim.core.paths import data_roots
 from llmsim.costmodel.measured.answers import Answer, Memory, identity_of
-from llmsim.costmodel.measured.choice import fastest_kernel, nearest_kernel
+from llmsim.costmodel.measured.choice import fastest_kernel, nearest_kernel, offered
 from llmsim.costmodel.measured.families import (
     FAMILIES,
     WEIGHT_BYTES,
@@ -284,10 +284,10 @@ class Profile:
 
     def _ranked(self, op: str, context: Context) -> tuple[list[KernelTable], float, str]:
         """Return the closest tables that exist, the sigma that they add, and what was relaxed."""
-        tables = self.tables(op)
+        tables, kernel_id = offered(self.tables(op), op, context)
         typed = [table for table in tables if table.types == context.types]
         of_libs = [t for t in typed if context.libs in ("", t.libs)]
-        both = [t for t in of_libs if context.kernel_id in ("", t.kernel_id)]
+        both = [t for t in of_libs if kernel_id in ("", t.kernel_id)]
         if both and FAMILIES[op].fastest:
             return both, 0.0, ""
         if both:
@@ -295,14 +295,14 @@ class Profile:
             return [table for table in both if table.libs == libs], 0.0, ""
         if context.strict:
             return [], 0.0, ""
-        of_kernel = [t for t in typed if context.kernel_id in ("", t.kernel_id)]
+        of_kernel = [t for t in typed if kernel_id in ("", t.kernel_id)]
         if of_kernel:
             used = of_kernel[0].libs
             note = f"{op}: rows of {used or 'unnamed libraries'}, not of {context.libs}"
             return [table for table in of_kernel if table.libs == used], 0.0, note
         if typed:
             other = (of_libs or typed)[0]
-            note = f"{op}: kernel {other.kernel_id} in place of {context.kernel_id}"
+            note = f"{op}: kernel {other.kernel_id} in place of {kernel_id}"
             return [other], KERNEL_SIGMA, note
         if tables:
             asked = context.types

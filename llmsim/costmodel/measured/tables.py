@@ -98,12 +98,19 @@ class Context:
         Empty for whatever the profile holds: at each shape the kernel measured nearest to it.
     strict : bool
         Refuse rows of other libraries, kernels and formats, and the roofline.
+    kernels : tuple of (str, str)
+        Operators that have a kernel of their own in place of `kernel_id`.
     """
 
     types: Types = field(default_factory=Types)
     kernel_id: str = ""
     libs: str = ""
     strict: bool = False
+    kernels: tuple[tuple[str, str], ...] = ()
+
+    def kernel_of(self, op: str) -> str:
+        """Return the kernel that an operator is asked of; empty for any."""
+        return dict(self.kernels).get(op, self.kernel_id)
 
 
 class KernelTable:
