@@ -199,7 +199,9 @@ def host_terms(run: MeasuredRun, layers: int) -> dict[str, float]:
     """
     graph_tokens = run.meta["config"].get("max_graph_tokens") or 0
     beyond: dict[int, list[float]] = {}
-    waiting, launched, graphed = [], [], []
+    waiting: list[float] = []
+    launched: list[float] = []
+    graphed: list[tuple[float, int, int]] = []
     for step in run.steps:
         rest = step.duration_ns / NS_PER_S - step.device_s
         if step.phase == "decode":

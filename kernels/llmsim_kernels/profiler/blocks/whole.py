@@ -161,7 +161,7 @@ def whole(plan: Plan, case: Case, graph: bool) -> RowSpec:
     decoding = case.kind != "prefill"
     key: dict[str, Any] = {
         "op": "whole_model",
-        "kernel_id": "llmsim.decoder.v1",
+        "kernel_id": "llmsim.decoder.v2",
         "dtype_a": plan.dtype,
         "dtype_w": plan.dtype,
         "dtype_kv": plan.dtype,
