@@ -267,7 +267,7 @@ KERNELS: tuple[Kernel, ...] = (
     *(_row("triton.rmsnorm.v1", "norm", kind, "rmsnorm") for kind in ("same", "int8", "fp8")),
     *(_rope(kind) for kind in ("same", "fp8")),
     Kernel(
-        "triton.sampler.v1",
+        "triton.sampler.v2",
         "sampler",
         "top-k top-p",
         ("fp32",),

@@ -94,7 +94,7 @@ def test_every_kernel_has_a_gate_and_weights_and_kv_rotate(called):
 def test_gates_are_checked_once_by_the_catalogue(called):
     assert set(called["gates"]) == {
         "triton.rmsnorm.v1 same fp32",
-        "triton.sampler.v1 top-k top-p fp32",
+        "triton.sampler.v2 top-k top-p fp32",
     }
     assert all(0 <= error <= 1e-3 for error in called["gates"].values())
 

@@ -1,8 +1,9 @@
 """Draws the next token from the top k and top p of each row, without sorting.
 
-Both limits become one threshold on the logits, found by halving the interval of fp32 patterns
-that it may lie in; a last pass walks the kept tokens in order of their number until their summed
-probability passes the row's uniform draw.
+A row is cut into chunks, a program each. Both limits become one threshold on the logits, which a
+few passes over bins find (`sampler_cut`); then chunks weigh the tokens they keep, and one program
+walks the chunks, and the tokens of one of them, until they weigh more than the row's uniform draw.
+Chunks whose greatest logit is below the cut are not read again.
 """
 
 from __future__ import annotations
@@ -13,98 +14,139 @@ import torch
 import triton
 import triton.language as tl
 
-from llmsim_kernels.ops.device import capability_of
+from llmsim_kernels.ops.device import capability_of, multiprocessors_of, power_of_two
+from llmsim_kernels.ops.sampler_cut import (
+    BINS,
+    FIELDS,
+    FOUND,
+    keep,
+    logits_at,
+    order,
+    resume,
+    settle,
+    spread,
+    value,
+    weight,
+)
 
-KERNEL_ID = "triton.sampler.v1"
+KERNEL_ID = "triton.sampler.v2"
 
-
-@triton.jit
-def _logits(row_ptr, start, vocab, TILE: tl.constexpr):
-    at = start + tl.arange(0, TILE)
-    return tl.load(row_ptr + at, mask=at < vocab, other=float("-inf")).to(tl.float32)
-
-
-@triton.jit
-def _order(x):
-    """Return whole numbers in the order of fp32 numbers: negative patterns run backwards."""
-    pattern = x.to(tl.int32, bitcast=True)
-    return (pattern ^ ((pattern >> 31) & 0x7FFFFFFF)).to(tl.int64)
-
-
-@triton.jit
-def _above(row_ptr, vocab, least, top, heat, TILE: tl.constexpr):
-    """Return how many tokens are not below a threshold, and their unnormalised probability."""
-    count = tl.zeros((TILE,), tl.int32)
-    mass = tl.zeros((TILE,), tl.float32)
-    for start in range(0, vocab, TILE):
-        x = _logits(row_ptr, start, vocab, TILE)
-        kept = (_order(x) >= least) & (start + tl.arange(0, TILE) < vocab)
-        count += kept.to(tl.int32)
-        mass += tl.where(kept, tl.exp((x - top) * heat), 0.0)
-    return tl.sum(count, 0), tl.sum(mass, 0)
+TURNS = 4
+"""Passes that narrow the cut down; what they leave open is halved on, exactly but slowly."""
 
 
-@triton.jit
-def _sample(
-    logits_ptr, k_ptr, p_ptr, heat_ptr, uniform_ptr, out_ptr, vocab, stride, TILE: tl.constexpr
+@triton.jit(do_not_specialize=["rows", "turns"])
+def _survey(
+    logits_ptr,
+    ends_ptr,
+    counts_ptr,
+    masses_ptr,
+    least_ptr,
+    most_ptr,
+    vocab,
+    stride,
+    rows,
+    chunks,
+    turns,
+    CHUNK: tl.constexpr,
+    BINS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    """Find a chunk's greatest logit and its smallest finite one; empty the row's bins."""
+    row = tl.program_id(1).to(tl.int64)
+    chunk = tl.program_id(0)
+    at = chunk * CHUNK + tl.arange(0, CHUNK)
+    x = logits_at(logits_ptr + row * stride, at, vocab)
+    end = ends_ptr + row * chunks + chunk
+    tl.store(end, tl.max(x, 0))
+    tl.store(end + rows * chunks, tl.min(tl.where(x > float("-inf"), x, float("inf")), 0))
+    bins = tl.arange(0, BINS)
+    for turn in range(chunk, turns, chunks):
+        slot = (turn * rows + row) * BINS + bins
+        tl.store(counts_ptr + slot, tl.zeros((BINS,), tl.int32))
+        tl.store(masses_ptr + slot, tl.zeros((BINS,), tl.int64))
+        tl.store(least_ptr + slot, tl.full((BINS,), 2147483647, tl.int32))
+        tl.store(most_ptr + slot, tl.full((BINS,), -2147483648, tl.int32))
+
+
+@triton.jit(do_not_specialize=["rows", "turns"])
+def _weigh(
+    logits_ptr,
+    p_ptr,
+    temperature_ptr,
+    ends_ptr,
+    state_ptr,
+    counts_ptr,
+    masses_ptr,
+    least_ptr,
+    most_ptr,
+    kept_ptr,
+    vocab,
+    stride,
+    rows,
+    chunks,
+    turns,
+    CHUNK: tl.constexpr,
+    BINS: tl.constexpr,
+):
+    """Write what the kept tokens of a chunk weigh, and the cut."""
+    row = tl.program_id(1).to(tl.int64)
+    chunk = tl.program_id(0)
     row_ptr = logits_ptr + row * stride
-    k = tl.load(k_ptr + row)
-    k = tl.where((k > 0) & (k < vocab), k, vocab)
     p = tl.load(p_ptr + row)
-    heat = 1.0 / tl.load(heat_ptr + row)
-    lanes = tl.arange(0, TILE)
+    heat = 1.0 / tl.load(temperature_ptr + row)
+    phase, low, high, above, goal, top = resume(
+        state_ptr, p, counts_ptr, masses_ptr, least_ptr, most_ptr, row, rows, turns, BINS
+    )
+    # every chunk does this by itself: it is rare, and one launch less for all others
+    low = settle(phase, low, high, goal, p, top, row_ptr, vocab, heat, CHUNK)
+    if chunk == 0:
+        keep(state_ptr, row, rows, turns, phase, low, low, above, goal, top)
+    own = tl.load(ends_ptr + row * chunks + chunk)
+    kept = low * 0
+    if order(own).to(tl.int64) >= low:
+        at = chunk * CHUNK + tl.arange(0, CHUNK)
+        x = logits_at(row_ptr, at, vocab)
+        here = order(x)
+        inside = (at < vocab) & (here >= low.to(tl.int32)) & (here <= top.to(tl.int32))
+        kept = tl.sum(tl.where(inside, weight(x, value(top), heat), 0), 0)
+    tl.store(kept_ptr + row * chunks + chunk, kept)
 
-    greatest = tl.full((TILE,), float("-inf"), tl.float32)
-    smallest = tl.full((TILE,), float("inf"), tl.float32)
-    for start in range(0, vocab, TILE):
-        x = _logits(row_ptr, start, vocab, TILE)
-        greatest = tl.maximum(greatest, x)
-        smallest = tl.minimum(smallest, tl.where(start + lanes < vocab, x, float("inf")))
-    top = tl.max(greatest, 0)
 
-    low = _order(tl.min(smallest, 0))
-    high = _order(top) + 1
-    count = vocab
-    while (high - low > 1) & (count > k):
-        middle = low + (high - low) // 2
-        found, mass = _above(row_ptr, vocab, middle, top, heat, TILE)
-        enough = found >= k
-        low = tl.where(enough, middle, low)
-        count = tl.where(enough, found, count)
-        high = tl.where(enough, high, middle)
-
-    count, total = _above(row_ptr, vocab, low, top, heat, TILE)
-    high = tl.where(p < 1.0, _order(top) + 1, low + 1)
-    fewer = 0
-    kept = total
-    while (high - low > 1) & (count - fewer > 1):
-        middle = low + (high - low) // 2
-        found, mass = _above(row_ptr, vocab, middle, top, heat, TILE)
-        enough = mass >= p * total
-        low = tl.where(enough, middle, low)
-        count = tl.where(enough, found, count)
-        kept = tl.where(enough, mass, kept)
-        high = tl.where(enough, high, middle)
-        fewer = tl.where(enough, fewer, found)
-
-    target = tl.load(uniform_ptr + row) * kept
-    passed = target * 0.0
-    chosen = vocab
-    latest = -1
-    start = 0
-    while (start < vocab) & (chosen == vocab):
-        x = _logits(row_ptr, start, vocab, TILE)
-        at = start + lanes
-        inside = (_order(x) >= low) & (at < vocab)
-        running = passed + tl.cumsum(tl.where(inside, tl.exp((x - top) * heat), 0.0), 0)
-        chosen = tl.min(tl.where(inside & (running > target), at, vocab), 0)
-        latest = tl.maximum(latest, tl.max(tl.where(inside, at, -1), 0))
-        passed = tl.max(running, 0)
-        start += TILE
-    # rounding may leave the last kept token short of the target
-    tl.store(out_ptr + row, tl.where(chosen < vocab, chosen, latest))
+@triton.jit(do_not_specialize=["rows", "turns"])
+def _walk(
+    logits_ptr,
+    temperature_ptr,
+    uniform_ptr,
+    state_ptr,
+    kept_ptr,
+    out_ptr,
+    vocab,
+    stride,
+    rows,
+    chunks,
+    turns,
+    CHUNK: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """Find the chunk, and in it the token, at which the kept weight passes the draw."""
+    row = tl.program_id(0).to(tl.int64)
+    heat = 1.0 / tl.load(temperature_ptr + row)
+    state = state_ptr + (turns * rows + row) * FIELDS
+    low = tl.load(state + 1).to(tl.int32)
+    top = tl.load(state + 5).to(tl.int32)
+    each = tl.arange(0, PADDED)
+    kept = tl.load(kept_ptr + row * chunks + each, mask=each < chunks, other=0)
+    total = tl.sum(kept, 0)
+    draw = tl.load(uniform_ptr + row).to(tl.float64) * total.to(tl.float64)
+    target = tl.minimum(draw.to(tl.int64), total - 1)
+    short = tl.cumsum(kept, 0) <= target
+    chunk = tl.minimum(tl.sum((short & (each < chunks)).to(tl.int32), 0), chunks - 1)
+    before = tl.sum(tl.where(each < chunk, kept, 0), 0)
+    at = chunk * CHUNK + tl.arange(0, CHUNK)
+    x = logits_at(logits_ptr + row * stride, at, vocab)
+    inside = (at < vocab) & (order(x) >= low) & (order(x) <= top)
+    running = before + tl.cumsum(tl.where(inside, weight(x, value(top), heat), 0), 0)
+    tl.store(out_ptr + row, tl.min(tl.where(inside & (running > target), at, vocab - 1), 0))
 
 
 def sample(logits: Any, top_k: Any, top_p: Any, temperature: Any, uniform: Any) -> Any:
@@ -127,18 +169,72 @@ def sample(logits: Any, top_k: Any, top_p: Any, temperature: Any, uniform: Any) 
     Tensor (rows,), int32
     """
     rows, vocab = logits.shape
-    out = torch.empty((rows,), dtype=torch.int32, device=logits.device)
-    tile = 4096 if capability_of(logits.device) else 1024
-    _sample[(rows,)](
+    device = logits.device
+    chunk = _chunk_for(device, rows, vocab)
+    chunks = -(-vocab // chunk)
+    padded = power_of_two(chunks)
+    ends = torch.empty((2, rows, chunks), dtype=torch.float32, device=device)
+    kept = torch.empty((rows, chunks), dtype=torch.int64, device=device)
+    state = torch.empty((TURNS + 1, rows, FIELDS.value), dtype=torch.int64, device=device)
+    masses = torch.empty((TURNS, rows, BINS), dtype=torch.int64, device=device)
+    counts, least, most = torch.empty(
+        (3, TURNS, rows, BINS), dtype=torch.int32, device=device
+    ).unbind()
+    out = torch.empty((rows,), dtype=torch.int32, device=device)
+    bins = (counts, masses, least, most)
+    sizes = (vocab, logits.stride(0), rows, chunks)
+    warps = chunk // 256 if chunk >= 1024 else 4
+    grid = (chunks, rows)
+    _survey[grid](logits, ends, *bins, *sizes, TURNS, chunk, BINS, num_warps=warps)
+    for turn in range(TURNS):
+        spread[grid](
+            logits,
+            top_k,
+            top_p,
+            temperature,
+            ends,
+            state,
+            *bins,
+            *sizes,
+            turn,
+            FIRST=turn == 0,
+            CHUNK=chunk,
+            PADDED=padded,
+            BINS=BINS,
+            num_warps=warps,
+        )
+    _weigh[grid](
         logits,
-        top_k,
         top_p,
         temperature,
+        ends,
+        state,
+        *bins,
+        kept,
+        *sizes,
+        TURNS,
+        chunk,
+        BINS,
+        num_warps=warps,
+    )
+    _walk[(rows,)](
+        logits,
+        temperature,
         uniform,
+        state,
+        kept,
         out,
-        vocab,
-        logits.stride(0),
-        TILE=tile,
-        num_warps=8,
+        *sizes,
+        TURNS,
+        chunk,
+        padded,
+        num_warps=warps,
     )
     return out
+
+
+def _chunk_for(device: Any, rows: int, vocab: int) -> int:
+    """Return the tokens of a chunk: short where few rows leave multiprocessors idle."""
+    if not capability_of(device):
+        return 256
+    return 1024 if rows * vocab <= 4096 * multiprocessors_of(device) else 2048

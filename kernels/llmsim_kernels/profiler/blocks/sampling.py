@@ -47,7 +47,7 @@ def sampler(plan: Plan, count: int, vocab: int, way: str, *, ours: bool = False)
     """
     key: dict[str, Any] = {
         "op": "sampler",
-        "kernel_id": "triton.sampler.v1" if ours else _KERNELS[way],
+        "kernel_id": "triton.sampler.v2" if ours else _KERNELS[way],
         "dtype_a": plan.dtype,  # of the model; logits are fp32 whatever it is
         "logit_rows": count,
         "vocab": vocab,
