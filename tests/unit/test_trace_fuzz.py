@@ -220,7 +220,7 @@ def test_a_target_stands_many_damaged_files(target, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if os.environ.get("LLMSIM_TESTS_WANT") == "installed":
-            assert fuzz(target, tmp_path, rng, seconds=CI_S) >= files // 4
+            assert fuzz(target, tmp_path, rng, seconds=CI_S) > 10
         else:
             assert fuzz(target, tmp_path, rng, files=files) == files
 
