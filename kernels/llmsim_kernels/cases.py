@@ -18,6 +18,7 @@ from llmsim_kernels.ops import (
     sampler,
     sparse_attention,
     varlen_attention,
+    w4a16_gemm,
     wna16_gemm,
 )
 
@@ -118,7 +119,7 @@ def low_bit_gemm_case(draw: _Draw, shape: Shape) -> Case:
     a = draw.normal(m, k)
     levels = draw.integers(0, 2**bits, n, k)
     words = wna16_gemm.pack_weights(levels, bits)
-    scales = draw.uniform(k // wna16_gemm.GROUP, n) + 0.5
+    scales = draw.uniform(k // w4a16_gemm.GROUP, n) + 0.5
     return Case(
         lambda: wna16_gemm.wna16_gemm(a, words, scales),
         lambda: reference.unpacked_product(a, levels, scales, bits),
@@ -131,8 +132,8 @@ def w4a8_gemm_case(draw: _Draw, shape: Shape) -> Case:
     a = draw.integers(-127, 128, m, k, dtype=torch.int8)
     a_scales = draw.uniform(m) * 0.01 + 0.01
     levels = draw.integers(0, 16, n, k)
-    words = wna16_gemm.pack_weights(levels, 4)
-    scales = draw.uniform(k // wna16_gemm.GROUP, n) * 0.01
+    words = wna16_gemm.pack_weights(levels, 4, a8=True)
+    scales = draw.uniform(k // w4a16_gemm.GROUP, n) * 0.01
     return Case(
         lambda: wna16_gemm.wna16_gemm(a, words, scales, a_scales=a_scales, dtype=draw.dtype),
         lambda: reference.unpacked_product(a.double() * a_scales[:, None], levels, scales, 4),

@@ -139,7 +139,7 @@ def _decode(dtype_kv: str) -> Kernel:
 def _low_bit(bits: int) -> Kernel:
     more = {"bits": bits}
     return Kernel(
-        "triton.wna16_gemm.v1",
+        "triton.wna16_gemm.v2",
         "gemm",
         f"w{bits}a16",
         _ALL,

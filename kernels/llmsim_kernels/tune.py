@@ -184,13 +184,21 @@ def _experts_build(
 
 
 def _low_bit() -> Iterator[Candidate]:
-    from llmsim_kernels.ops.wna16_gemm import Tiles
+    from llmsim_kernels.ops.w4a16_gemm import Tiles
 
     n, k = 14336, 4096
-    few = [Tiles(*cut) for cut in product((16,), (64, 128), (128,), (1, 2, 4), (4,), (3, 4))]
-    some = [Tiles(*cut) for cut in product((64,), (64, 128), (64, 128), (1, 2), (4,), (3, 4))]
-    many = [Tiles(*cut) for cut in product((128,), (128, 256), (32, 64), (1,), (8,), (2, 3, 4))]
-    many += [Tiles(64, 256, 64, 1, 8, 3), Tiles(64, 128, 64, 1, 4, 3), Tiles(64, 128, 64, 1, 4, 4)]
+    few = [Tiles(16, *cut, 4, 4) for cut in product((64, 128), (64, 128), (1, 2, 4))]
+    few += [Tiles(16, 64, 128, splits, 4, stages) for splits in (2, 4) for stages in (3, 6)]
+    some = [Tiles(64, *cut) for cut in product((64, 128), (64, 128), (1, 2), (4,), (3, 4))]
+    some += [Tiles(64, 128, 64, 2, 8, 3), Tiles(64, 128, 128, 2, 8, 3)]
+    many = [Tiles(256, 128, 64, 1, 8, stages) for stages in (2, 3, 4)]
+    many += [Tiles(128, 128, 64, 1, *cut) for cut in product((4, 8), (3, 4))]
+    many += [
+        Tiles(256, 64, 64, 1, 4, 3),
+        Tiles(128, 64, 64, 1, 4, 4),
+        Tiles(256, 128, 128, 1, 8, 3),
+    ]
+    many += [Tiles(128, 256, 64, 1, 8, 3), Tiles(128, 128, 128, 1, 8, 3)]
     for m, cuts in ((1, few), (16, few), (64, some), (256, [*some, *many]), (2048, many)):
         compute = m > 128
         work = 2.0 * m * n * k if compute else n * k * (0.5 + 2.0 / 128)

@@ -66,6 +66,27 @@ def test_ampere_has_no_e4m3_instruction(tmp_path):
     assert "fp8e4nv" in done.stderr
 
 
+def test_four_bit_weights_reach_hoppers_tensor_cores_from_registers(tmp_path):
+    """wgmma's left operand is a list of registers; had it passed through memory, a descriptor."""
+    code = (
+        "import re\n"
+        "from llmsim_kernels import aot, catalog\n"
+        "kernel = catalog.find('triton.wna16_gemm.v2', 'w4a16')\n"
+        "for launch in aot.launches(kernel, 'bf16', 90):\n"
+        "    if 'product' not in launch.function.__name__:\n"
+        "        continue\n"
+        "    _, ptx, _ = aot.compile_launch(launch, 90)\n"
+        "    products = re.findall(r'wgmma\\.mma_async\\S+ \\{[^}]*\\},\\s*(\\S)', ptx)\n"
+        "    print(len(products), products.count('{'))\n"
+    )
+    done = python("-c", code, cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert len(found) == 2  # few rows, and many
+    for products, registers in found:
+        assert int(products) == int(registers) > 0
+
+
 def test_shapes_share_compiled_kernels(tmp_path):
     """Each compilation takes a second or two: a profile has ten minutes."""
     code = (

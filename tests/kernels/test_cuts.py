@@ -9,11 +9,17 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 pytestmark = pytest.mark.torch
 
-from llmsim_kernels.ops import paged_decode, splits, wna16_gemm  # noqa: E402
+from llmsim_kernels.ops import paged_decode, splits, w4a16_gemm, wna16_gemm  # noqa: E402
 from llmsim_kernels.ops.device import assumed  # noqa: E402
 
 from llmsim.costmodel.measured import Device, Types  # noqa: E402
-from llmsim.costmodel.measured.cuts import family_of, in_parts, in_short_parts, in_steps  # noqa: E402
+from llmsim.costmodel.measured.cuts import (  # noqa: E402
+    family_of,
+    in_parts,
+    in_short_parts,
+    in_steps,
+    in_wide_steps,
+)
 from llmsim.costmodel.measured.families import FAMILIES  # noqa: E402
 from llmsim.specs import load_gpu  # noqa: E402
 
@@ -64,17 +70,31 @@ def test_products_with_few_bits_loop_wave_by_wave():
         steps = -(-(k // cut.splits) // 128) if k % (cut.splits * 128) == 0 else None
         columns = {"m": np.array([float(m)]), "n": np.array([float(n)]), "k": np.array([float(k)])}
         found = in_steps(columns, Types(w="int4"), H100).serial[0]
+        assert in_wide_steps(columns, Types(w="int8"), H100).serial[0] == found
         unit = -(-programs // H100.sm_count) * cut.m * cut.n / (64 * 128)
         if steps is None:  # parts of whole groups: the longest has one more
             steps = -(-(k / cut.splits) // 128)
         assert found == pytest.approx(unit * steps)
 
 
+def test_products_with_four_bits_loop_over_their_own_tiles():
+    for m, n, k in product((1, 17, 33, 64, 100, 256, 257, 3000), (1024, 5760), (1024, 4096, 14336)):
+        with assumed(90):
+            cut = w4a16_gemm.tiles_for_four(CPU, m, n, k)
+        waves = -(-(-(-m // cut.m) * -(-n // cut.n) * cut.splits) // H100.sm_count)
+        loop = -(-(k // cut.k) // cut.splits)  # steps of the longest part, as the kernel cuts it
+        columns = {"m": np.array([float(m)]), "n": np.array([float(n)]), "k": np.array([float(k)])}
+        found = in_wide_steps(columns, Types(w="int4"), H100).serial[0]
+        work = cut.m * cut.n * cut.k / (64 * 128 * 128)
+        assert found == pytest.approx(waves * loop * work)
+
+
 def test_kernels_without_a_known_cut_are_understood_as_their_family():
     gemm = FAMILIES["gemm"]
     assert family_of(gemm, "torch.linear") is gemm
+    assert family_of(gemm, "triton.wna16_gemm.v1").work is in_steps  # of profiles that are there
     cut = family_of(gemm, wna16_gemm.KERNEL_ID)
-    assert cut.work is in_steps
+    assert cut.work is in_wide_steps
     assert family_of(cut, wna16_gemm.KERNEL_ID) is cut
     decode = FAMILIES["attention_decode"]
     assert family_of(decode, paged_decode.KERNEL_ID).work is in_short_parts

@@ -11,7 +11,8 @@ from llmsim_kernels.ops import reference  # noqa: E402
 from llmsim_kernels.ops.bits import e4m3_to_half, to_e4m3  # noqa: E402
 from llmsim_kernels.ops.kv_int4 import rotate64, write_int4  # noqa: E402
 from llmsim_kernels.ops.quantise import quantise  # noqa: E402
-from llmsim_kernels.ops.wna16_gemm import Tiles, pack_weights, wna16_gemm  # noqa: E402
+from llmsim_kernels.ops.w4a16_gemm import Tiles  # noqa: E402
+from llmsim_kernels.ops.wna16_gemm import pack_weights, wna16_gemm  # noqa: E402
 
 
 @triton.jit
@@ -80,12 +81,37 @@ def test_splits_of_k_add_up(splits, tile_k):
     assert float((found - right).norm() / right.norm()) < 1e-6
 
 
+@pytest.mark.parametrize("scale_dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("tile_m", [16, 64])
+def test_four_bits_in_mantissas(scale_dtype, tile_m):
+    """16-bit types take other ways than fp32: levels as mantissas, scales by pairs and early."""
+    levels = torch.randint(0, 16, (50, 256), generator=draws())
+    scales = torch.rand((2, 50), generator=draws(2)).to(scale_dtype) + 0.5
+    a = torch.randn((70, 256), generator=draws(3)).half()
+    cut = Tiles(tile_m, 32, 64, 1, 4, 1)
+    words = pack_weights(levels, 4)
+    found = wna16_gemm(a, words, scales, dtype=torch.float32, tiles=cut)
+    right = reference.unpacked_product(a, levels, scales, 4)
+    assert float((found - right).norm() / right.norm()) < 5e-4  # half a step of fp16
+    exact = wna16_gemm(a, words, torch.ones_like(scales), dtype=torch.float32, tiles=cut)
+    whole = reference.unpacked_product(a, levels, torch.ones_like(scales), 4)
+    assert float((exact - whole).norm() / whole.norm()) < 1e-6
+
+
+def test_weights_for_int8_activations_are_packed_as_other_widths_are():
+    levels = torch.randint(0, 16, (8, 64), generator=draws())
+    fields = pack_weights(levels, 4, a8=True).view(2, 4, 8)
+    assert not torch.equal(fields, pack_weights(levels, 4))
+    assert torch.equal(fields[0, 0] & 15, levels[:, 0].int())
+    assert torch.equal((fields[1, 3] >> 4) & 15, levels[:, 57].int())
+
+
 def test_int8_activations_multiply_exactly():
     levels = torch.randint(0, 16, (32, 256), generator=draws())
     a = torch.randint(-127, 128, (5, 256), generator=draws(2)).to(torch.int8)
     ones = torch.ones(2, 32)
     found = wna16_gemm(
-        a, pack_weights(levels, 4), ones, a_scales=torch.ones(5), dtype=torch.float32
+        a, pack_weights(levels, 4, a8=True), ones, a_scales=torch.ones(5), dtype=torch.float32
     )
     assert torch.equal(found, (a.long() @ (levels - 8).T).float())
 

@@ -12,7 +12,8 @@ import triton.language as tl
 from llmsim_kernels.ops.device import capability_of, multiprocessors_of, power_of_two
 
 MOST_SPLITS = 64
-LEAST_PART_TOKENS, MOST_PART_TOKENS = 128, 1024
+LEAST_PART_TOKENS = 128
+MOST_PART_TOKENS = 1024
 """Of a part of a context, as far as there are at most `MOST_SPLITS`: one that is longer would run
 on alone when the rest of a batch has ended."""
 

@@ -3,11 +3,13 @@
 A weight of b bits is cut into fields of 8, 4, 2 and 1 bits (5 = 4 + 1), so that 32 weights take
 exactly b words of 32 bits and a field is unpacked by one shift. Weights in a group of 128 along k
 share a scale, which is applied to the group's product rather than to every weight.
+
+4-bit weights for 16-bit activations are packed and multiplied otherwise, by
+`llmsim_kernels.ops.w4a16_gemm`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +18,10 @@ import triton.language as tl
 
 from llmsim_kernels.ops.bits import base_of, small_number
 from llmsim_kernels.ops.device import capability_of, multiprocessors_of, power_of_two, precision_of
+from llmsim_kernels.ops.w4a16_gemm import GROUP, Tiles, launch_four, pack_four, tiles_for_four
 
-KERNEL_ID = "triton.wna16_gemm.v1"
+KERNEL_ID = "triton.wna16_gemm.v2"
 A8_ID = "triton.w4a8_gemm.v1"
-GROUP = 128
 
 
 @triton.jit
@@ -121,27 +123,6 @@ def _sum_splits(parts_ptr, out_ptr, size, splits, TILE: tl.constexpr):
     tl.store(out_ptr + at, total, mask=ok)
 
 
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """How a launch is cut.
-
-    Parameters
-    ----------
-    m, n, k : int
-        Of a tile.
-    splits : int
-        Parts of k, each summed by a program of its own.
-    warps, stages : int
-    """
-
-    m: int
-    n: int
-    k: int
-    splits: int
-    warps: int
-    stages: int
-
-
 def tiles_for(device: Any, m: int, n: int, k: int, item_bytes: int = 2) -> Tiles:
     """Return the cut: split-K up to m = 256, so that every multiprocessor reads weights.
 
@@ -161,7 +142,7 @@ def tiles_for(device: Any, m: int, n: int, k: int, item_bytes: int = 2) -> Tiles
     return Tiles(tile_m, tile_n, GROUP, splits, 4, 3 if capability >= 80 else 1)
 
 
-def pack_weights(levels: Any, bits: int) -> Any:
+def pack_weights(levels: Any, bits: int, *, a8: bool = False) -> Any:
     """Return packed weights.
 
     Parameters
@@ -170,11 +151,15 @@ def pack_weights(levels: Any, bits: int) -> Any:
         From 0 to 2^bits - 1; ``level - 2^(bits - 1)`` is multiplied by the scale.
     bits : int
         2 to 8.
+    a8 : bool
+        Whether activations will be int8, for which 4-bit weights are packed as other widths are.
 
     Returns
     -------
     Tensor (k / 32, bits, n), int32
     """
+    if bits == 4 and not a8:
+        return pack_four(levels)
     n, k = levels.shape
     blocks = levels.to(torch.int64).T.reshape(k // 32, 32, n)
     words = []
@@ -221,11 +206,15 @@ def wna16_gemm(
     Tensor (m, n)
     """
     (m, k), (_, bits, n) = a.shape, words.shape
-    cut = tiles or tiles_for(a.device, m, n, k, a.element_size())
+    four = bits == 4 and a_scales is None
+    cut = tiles or (tiles_for_four if four else tiles_for)(a.device, m, n, k, a.element_size())
     out = torch.empty((m, n), dtype=dtype or a.dtype, device=a.device)
     parts = out
     if cut.splits > 1:
         parts = torch.empty((cut.splits, m, n), dtype=torch.float32, device=a.device)
+    if four:
+        launch_four(a, words, scales, parts, cut)
+        return _joined(parts, out)
     _product[(-(-m // cut.m) * -(-n // cut.n), cut.splits)](
         a,
         words,
@@ -245,6 +234,12 @@ def wna16_gemm(
         num_warps=cut.warps,
         num_stages=cut.stages,
     )
-    if cut.splits > 1:
-        _sum_splits[(-(-m * n // 1024),)](parts, out, m * n, cut.splits, 1024, num_warps=4)
+    return _joined(parts, out)
+
+
+def _joined(parts: Any, out: Any) -> Any:
+    """Return the sum of parts; they are the result itself where k was not split."""
+    if parts is not out:
+        tiles = -(-out.numel() // 1024)
+        _sum_splits[(tiles,)](parts, out, out.numel(), parts.shape[0], 1024, num_warps=4)
     return out

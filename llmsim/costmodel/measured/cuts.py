@@ -102,10 +102,37 @@ def in_steps(s: Shapes, types: Types, device: Device) -> Work:
     return replace(FAMILIES["gemm"].work(s, types, device), serial=steps)
 
 
+def in_wide_steps(s: Shapes, types: Types, device: Device) -> Work:
+    """Return the work of ``triton.wna16_gemm.v2``: 4-bit weights in tiles of up to 256 rows.
+
+    Notes
+    -----
+    Other widths are cut as by v1; units are those of `in_steps`. A part of k is a number of steps
+    of 64, or of 128 where tiles have fewer than 64 rows.
+    """
+    if types.w != "int4":
+        return in_steps(s, types, device)
+    m, n, k = s["m"], s["n"], s["k"]
+    few, many = m <= 16, m > 256
+    tile_m = np.clip(2.0 ** np.ceil(np.log2(np.maximum(m, 1.0))), 16.0, 128.0)
+    tile_m = np.where(many, 256.0, tile_m)
+    tile_n = np.where(few, 64.0, 128.0)
+    tile_k = np.where(tile_m >= 64, _GROUP / 2, _GROUP)
+    programs = np.ceil(m / tile_m) * np.ceil(n / tile_n)
+    wanted = np.round(np.where(few, 4.0, 2.0) * device.sm_count / programs)
+    most = np.minimum(16.0, np.floor(k / (4.0 * _GROUP)))
+    parts = np.where(many, 1.0, np.maximum(1.0, np.minimum(wanted, most)))
+    waves = np.ceil(programs * parts / device.sm_count)
+    loop = np.ceil(k / tile_k / parts) * tile_k / _GROUP
+    steps = waves * loop * tile_m * tile_n / (64.0 * 128.0)
+    return replace(FAMILIES["gemm"].work(s, types, device), serial=steps)
+
+
 _CUT: Final[Mapping[tuple[str, str], Callable[[Shapes, Types, Device], Work]]] = {
     ("attention_decode", "triton.paged_decode.v1"): in_parts,
     ("attention_decode", "triton.paged_decode.v2"): in_short_parts,
     ("gemm", "triton.wna16_gemm.v1"): in_steps,
+    ("gemm", "triton.wna16_gemm.v2"): in_wide_steps,
 }
 
 

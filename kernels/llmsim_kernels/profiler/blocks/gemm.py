@@ -50,7 +50,7 @@ def _low_bit(plan: Plan, m: int, bits: int, *, eight_bit_activations: bool = Fal
     moved = weights + m * k * item + m * n * ITEM_BYTES[plan.dtype]
     key: dict[str, Any] = {
         "op": "gemm",
-        "kernel_id": "triton.w4a8_gemm.v1" if eight_bit_activations else "triton.wna16_gemm.v1",
+        "kernel_id": "triton.w4a8_gemm.v1" if eight_bit_activations else "triton.wna16_gemm.v2",
         "dtype_a": "int8" if eight_bit_activations else plan.dtype,
         "dtype_w": {4: "int4", 8: "int8"}.get(bits, f"w{bits}"),
         "dtype_out": plan.dtype,
@@ -110,7 +110,7 @@ def gemm(
     dtype_a = "fp8" if dtype_w == "fp8" else plan.dtype
     kernel_id, needs, build = {
         "fp8": ("torch.scaled_mm", "fp8", _scaled(m, n, k)),
-        "int4": ("triton.wna16_gemm.v1", "triton", _weight_only(plan, m, n, k)),
+        "int4": ("triton.wna16_gemm.v2", "triton", _weight_only(plan, m, n, k)),
     }.get(dtype_w, ("torch.linear", "", _linear(m, n, k, dtype_w)))
     weights = n * k * ITEM_BYTES[dtype_w]
     outer = m * k * ITEM_BYTES[dtype_a] + m * n * ITEM_BYTES[plan.dtype]
