@@ -274,7 +274,7 @@ KERNELS: tuple[Kernel, ...] = (
         80,
         "sampler",
         ({"logit_rows": 4, "vocab": 1000}, {"logit_rows": 3, "vocab": 2500}),
-        ({"logit_rows": 4, "vocab": 32768},),
+        ({"logit_rows": 4, "vocab": 32768}, {"logit_rows": 4, "vocab": 151936}),
     ),
 )
 """All kernels; entries that share an id differ in `variant`."""

@@ -17,8 +17,8 @@ import triton.language as tl
 from llmsim_kernels.ops.device import capability_of, multiprocessors_of, power_of_two
 from llmsim_kernels.ops.sampler_cut import (
     BINS,
+    BLOCK,
     FIELDS,
-    FOUND,
     keep,
     logits_at,
     order,
@@ -49,9 +49,11 @@ def _survey(
     chunks,
     turns,
     CHUNK: tl.constexpr,
-    BINS: tl.constexpr,
 ):
-    """Find a chunk's greatest logit and its smallest finite one; empty the row's bins."""
+    """Find a chunk's greatest logit, its smallest finite one, and the least maximum of its blocks.
+
+    Empties the row's bins as well.
+    """
     row = tl.program_id(1).to(tl.int64)
     chunk = tl.program_id(0)
     at = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -59,6 +61,9 @@ def _survey(
     end = ends_ptr + row * chunks + chunk
     tl.store(end, tl.max(x, 0))
     tl.store(end + rows * chunks, tl.min(tl.where(x > float("-inf"), x, float("inf")), 0))
+    blocks = tl.max(tl.reshape(x, (CHUNK // BLOCK, BLOCK)), 1)
+    starts = chunk * CHUNK + tl.arange(0, CHUNK // BLOCK) * BLOCK
+    tl.store(end + 2 * rows * chunks, tl.min(tl.where(starts < vocab, blocks, float("inf")), 0))
     bins = tl.arange(0, BINS)
     for turn in range(chunk, turns, chunks):
         slot = (turn * rows + row) * BINS + bins
@@ -86,7 +91,6 @@ def _weigh(
     chunks,
     turns,
     CHUNK: tl.constexpr,
-    BINS: tl.constexpr,
 ):
     """Write what the kept tokens of a chunk weigh, and the cut."""
     row = tl.program_id(1).to(tl.int64)
@@ -95,7 +99,7 @@ def _weigh(
     p = tl.load(p_ptr + row)
     heat = 1.0 / tl.load(temperature_ptr + row)
     phase, low, high, above, goal, top = resume(
-        state_ptr, p, counts_ptr, masses_ptr, least_ptr, most_ptr, row, rows, turns, BINS
+        state_ptr, p, counts_ptr, masses_ptr, least_ptr, most_ptr, row, rows, turns
     )
     # every chunk does this by itself: it is rare, and one launch less for all others
     low = settle(phase, low, high, goal, p, top, row_ptr, vocab, heat, CHUNK)
@@ -173,19 +177,19 @@ def sample(logits: Any, top_k: Any, top_p: Any, temperature: Any, uniform: Any) 
     chunk = _chunk_for(device, rows, vocab)
     chunks = -(-vocab // chunk)
     padded = power_of_two(chunks)
-    ends = torch.empty((2, rows, chunks), dtype=torch.float32, device=device)
+    ends = torch.empty((3, rows, chunks), dtype=torch.float32, device=device)
     kept = torch.empty((rows, chunks), dtype=torch.int64, device=device)
     state = torch.empty((TURNS + 1, rows, FIELDS.value), dtype=torch.int64, device=device)
-    masses = torch.empty((TURNS, rows, BINS), dtype=torch.int64, device=device)
+    masses = torch.empty((TURNS, rows, BINS.value), dtype=torch.int64, device=device)
     counts, least, most = torch.empty(
-        (3, TURNS, rows, BINS), dtype=torch.int32, device=device
+        (3, TURNS, rows, BINS.value), dtype=torch.int32, device=device
     ).unbind()
     out = torch.empty((rows,), dtype=torch.int32, device=device)
     bins = (counts, masses, least, most)
     sizes = (vocab, logits.stride(0), rows, chunks)
     warps = chunk // 256 if chunk >= 1024 else 4
     grid = (chunks, rows)
-    _survey[grid](logits, ends, *bins, *sizes, TURNS, chunk, BINS, num_warps=warps)
+    _survey[grid](logits, ends, *bins, *sizes, TURNS, chunk, num_warps=warps)
     for turn in range(TURNS):
         spread[grid](
             logits,
@@ -200,7 +204,6 @@ def sample(logits: Any, top_k: Any, top_p: Any, temperature: Any, uniform: Any) 
             FIRST=turn == 0,
             CHUNK=chunk,
             PADDED=padded,
-            BINS=BINS,
             num_warps=warps,
         )
     _weigh[grid](
@@ -214,7 +217,6 @@ def sample(logits: Any, top_k: Any, top_p: Any, temperature: Any, uniform: Any) 
         *sizes,
         TURNS,
         chunk,
-        BINS,
         num_warps=warps,
     )
     _walk[(rows,)](

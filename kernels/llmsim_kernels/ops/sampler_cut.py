@@ -12,7 +12,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-BINS = 1024
+BINS = tl.constexpr(1024)
+BLOCK = tl.constexpr(64)
+"""Tokens; the k-th of a row is not below the least of the greatest of k of its blocks."""
+
 FIELDS = tl.constexpr(8)
 """Numbers of a row's state: phase, least, most, above, goal, greatest pattern; two to spare."""
 
@@ -27,6 +30,7 @@ _ONE = tl.constexpr(1099511627776.0)  # 2^40: 2^20 tokens of this weight fit in 
 
 @triton.jit
 def logits_at(row_ptr, at, vocab):
+    """Load logits, minus infinity beyond the vocabulary."""
     x = tl.load(row_ptr + at, mask=at < vocab, other=float("-inf")).to(tl.float32)
     return tl.where(x == 0.0, 0.0, x)  # zeros of both signs tie
 
@@ -69,9 +73,7 @@ def _goal(total, p):
 
 
 @triton.jit
-def _pick(
-    phase, low, high, above, goal, p, counts_ptr, masses_ptr, least_ptr, most_ptr, BINS: tl.constexpr
-):
+def _pick(phase, low, high, above, goal, p, counts_ptr, masses_ptr, least_ptr, most_ptr):
     """Return the interval of the bin in which the cut lies.
 
     The last bin is special: tokens below the others, of which only the weight is known.
@@ -96,9 +98,7 @@ def _pick(
 
 
 @triton.jit
-def resume(
-    state_ptr, p, counts_ptr, masses_ptr, least_ptr, most_ptr, row, rows, turn, BINS: tl.constexpr
-):
+def resume(state_ptr, p, counts_ptr, masses_ptr, least_ptr, most_ptr, row, rows, turn):
     """Return a row's state after the pass before a turn, and its greatest pattern."""
     before = (turn - 1) * rows + row
     from_ptr = state_ptr + before * FIELDS
@@ -121,7 +121,6 @@ def resume(
             masses_ptr + at,
             least_ptr + at,
             most_ptr + at,
-            BINS,
         )
         phase, high, above = _step(phase, low, high, above, p, top)
     return phase, low, high, above, goal, top
@@ -159,7 +158,6 @@ def spread(
     FIRST: tl.constexpr,
     CHUNK: tl.constexpr,
     PADDED: tl.constexpr,
-    BINS: tl.constexpr,
 ):
     """Spread the tokens that the cut may be among over bins, of one chunk of one row."""
     row = tl.program_id(1).to(tl.int64)
@@ -182,12 +180,14 @@ def spread(
         above = low * 0
         goal = k.to(tl.int64)
         phase, high, above = _step(tl.full((), COUNT, tl.int32), low, high, above, p, top)
-        # each chunk has a token that is not below the least of their maxima
-        floor = tl.min(tl.where(each < chunks, greatest, float("inf")), 0)
-        fence = tl.where((phase == COUNT) & (k <= chunks), tl.maximum(fence, floor), fence)
+        # k chunks, or k blocks, have k tokens that are not below the least of their maxima
+        floor = tl.load(ends + 2 * rows * chunks, mask=each < chunks, other=float("inf"))
+        floor = tl.where(k <= chunks, tl.where(each < chunks, greatest, float("inf")), floor)
+        floored = (phase == COUNT) & (k <= (vocab + BLOCK - 1) // BLOCK)
+        fence = tl.where(floored, tl.maximum(fence, tl.min(floor, 0)), fence)
     else:
         phase, low, high, above, goal, top = resume(
-            state_ptr, p, counts_ptr, masses_ptr, least_ptr, most_ptr, row, rows, turn, BINS
+            state_ptr, p, counts_ptr, masses_ptr, least_ptr, most_ptr, row, rows, turn
         )
         # only masked tokens are left: fewer than k are not
         high = tl.where(high < order(smallest).to(tl.int64), low, high)
@@ -202,7 +202,7 @@ def spread(
         fence = tl.where(phase == TOTAL, tl.maximum(fence, tail), fence)
         start = value(high)
         end = tl.minimum(tl.maximum(fence, value(low)), start)
-        scale = (BINS - 2) / tl.maximum(start - end, 1e-27)
+        scale = 1.0 / tl.maximum(start - end, 1e-27) * (BINS - 2)
         at = chunk * CHUNK + tl.arange(0, CHUNK)
         x = logits_at(logits_ptr + row * stride, at, vocab)
         here = order(x)
