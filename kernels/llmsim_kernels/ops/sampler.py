@@ -31,7 +31,7 @@ from llmsim_kernels.ops.sampler_cut import (
 
 KERNEL_ID = "triton.sampler.v2"
 
-TURNS = 4
+TURNS = 5
 """Passes that narrow the cut down; what they leave open is halved on, exactly but slowly."""
 
 
@@ -181,57 +181,23 @@ def sample(logits: Any, top_k: Any, top_p: Any, temperature: Any, uniform: Any) 
     kept = torch.empty((rows, chunks), dtype=torch.int64, device=device)
     state = torch.empty((TURNS + 1, rows, FIELDS.value), dtype=torch.int64, device=device)
     masses = torch.empty((TURNS, rows, BINS.value), dtype=torch.int64, device=device)
-    counts, least, most = torch.empty(
-        (3, TURNS, rows, BINS.value), dtype=torch.int32, device=device
-    ).unbind()
+    listed = torch.empty((3, TURNS, rows, BINS.value), dtype=torch.int32, device=device)
+    counts, least, most = listed.unbind()
     out = torch.empty((rows,), dtype=torch.int32, device=device)
     bins = (counts, masses, least, most)
     sizes = (vocab, logits.stride(0), rows, chunks)
-    warps = chunk // 256 if chunk >= 1024 else 4
+    # waiting is most of what these programs do: registers for more of them at a time
+    how = {"num_warps": max(4, chunk // 256), "maxnreg": 64}
+    limits = (top_k, top_p, temperature)
     grid = (chunks, rows)
-    _survey[grid](logits, ends, *bins, *sizes, TURNS, chunk, num_warps=warps)
+    _survey[grid](logits, ends, *bins, *sizes, TURNS, chunk, **how)
     for turn in range(TURNS):
-        spread[grid](
-            logits,
-            top_k,
-            top_p,
-            temperature,
-            ends,
-            state,
-            *bins,
-            *sizes,
-            turn,
-            FIRST=turn == 0,
-            CHUNK=chunk,
-            PADDED=padded,
-            num_warps=warps,
-        )
-    _weigh[grid](
-        logits,
-        top_p,
-        temperature,
-        ends,
-        state,
-        *bins,
-        kept,
-        *sizes,
-        TURNS,
-        chunk,
-        num_warps=warps,
-    )
-    _walk[(rows,)](
-        logits,
-        temperature,
-        uniform,
-        state,
-        kept,
-        out,
-        *sizes,
-        TURNS,
-        chunk,
-        padded,
-        num_warps=warps,
-    )
+        cut = (turn, turn == 0, chunk, padded)
+        spread[grid](logits, *limits, ends, state, *bins, *sizes, *cut, **how)
+    drawn = (logits, top_p, temperature, ends, state)
+    _weigh[grid](*drawn, *bins, kept, *sizes, TURNS, chunk, **how)
+    walked = (logits, temperature, uniform, state, kept, out)
+    _walk[(rows,)](*walked, *sizes, TURNS, chunk, padded, **how)
     return out
 
 

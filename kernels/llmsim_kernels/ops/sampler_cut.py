@@ -110,17 +110,9 @@ def resume(state_ptr, p, counts_ptr, masses_ptr, least_ptr, most_ptr, row, rows,
     top = tl.load(from_ptr + 5)
     if phase < FOUND:
         at = before * BINS
+        counts, masses = counts_ptr + at, masses_ptr + at
         phase, low, high, above, goal = _pick(
-            phase,
-            low,
-            high,
-            above,
-            goal,
-            p,
-            counts_ptr + at,
-            masses_ptr + at,
-            least_ptr + at,
-            most_ptr + at,
+            phase, low, high, above, goal, p, counts, masses, least_ptr + at, most_ptr + at
         )
         phase, high, above = _step(phase, low, high, above, p, top)
     return phase, low, high, above, goal, top
@@ -227,21 +219,24 @@ def settle(phase, low, high, goal, p, top, row_ptr, vocab, heat, TILE: tl.conste
     above = goal * 0
     while phase < FOUND:
         middle = tl.where(phase == TOTAL, low, low + (high - low + 1) // 2)
-        counts = tl.zeros((TILE,), tl.int32)
-        masses = tl.zeros((TILE,), tl.int64)
+        sizes = tl.zeros((TILE,), tl.int64)
+        least = tl.full((TILE,), 2147483647, tl.int32)
+        most = tl.full((TILE,), -2147483648, tl.int32)
         for start in range(0, vocab, TILE):
             at = start + tl.arange(0, TILE)
             x = logits_at(row_ptr, at, vocab)
-            inside = (at < vocab) & (order(x) >= middle.to(tl.int32))
-            inside = inside & (order(x) <= top.to(tl.int32))
-            counts += inside.to(tl.int32)
-            masses += tl.where(inside, weight(x, value(top), heat), 0)
-        count = tl.sum(counts, 0).to(tl.int64)
-        mass = tl.sum(masses, 0)
-        goal = tl.where(phase == TOTAL, _goal(mass, p), goal)
-        enough = tl.where(phase == COUNT, count, mass) >= goal
-        low = tl.where(enough, middle, low)
-        high = tl.where(enough, high, middle - 1)
+            here = order(x)
+            valid = (at < vocab) & (here <= top.to(tl.int32))
+            inside = valid & (here >= middle.to(tl.int32))
+            sizes += tl.where(inside, tl.where(phase == COUNT, 1, weight(x, value(top), heat)), 0)
+            least = tl.where(inside, tl.minimum(least, here), least)
+            most = tl.where(valid & (inside == 0), tl.maximum(most, here), most)
+        size = tl.sum(sizes, 0)
+        goal = tl.where(phase == TOTAL, _goal(size, p), goal)
+        enough = size >= goal
+        # of the two halves, only what lies between tokens that are there
+        low = tl.where(enough, tl.min(least, 0).to(tl.int64), low)
+        high = tl.where(enough, high, tl.max(most, 0).to(tl.int64))
         phase = tl.where(phase == TOTAL, MASS, phase)
         phase, high, above = _step(phase, low, high, above, p, top)
     return low
