@@ -71,6 +71,7 @@ def _decodes() -> Iterator[Candidate]:
 
     cuts = [None, *(Tiles(16, *cut) for cut in product((64, 128), (1, 2, 4), (4,), (2, 3, 4)))]
     long = [Tiles(16, *cut) for cut in product((64, 128), (32, 64), (4, 8), (2, 3))]
+    low = [*cuts, *(Tiles(16, 128, splits, 8, 2) for splits in (1, 2))]
     for batch, context, kind in (
         *((64, 8192, kind) for kind in ("same", "fp8", "int4")),
         (256, 1024, "same"),
@@ -79,7 +80,7 @@ def _decodes() -> Iterator[Candidate]:
         item = {"same": 2.0, "fp8": 1.0, "int4": 0.5 + 4.0 / 128}[kind]
         work = 2.0 * 8 * 128 * batch * context * item
         builds = _decode_build(batch, context, kind), _decode_build(2, 4096, kind)
-        for cut in [None, *long] if batch == 1 else cuts:
+        for cut in [None, *long] if batch == 1 else low if kind == "int4" else cuts:
             yield Candidate("paged_decode", f"{kind} {batch}x{context}", cut, work, "B/s", *builds)
 
 

@@ -66,14 +66,21 @@ def test_ampere_has_no_e4m3_instruction(tmp_path):
     assert "fp8e4nv" in done.stderr
 
 
-def test_four_bit_weights_reach_hoppers_tensor_cores_from_registers(tmp_path):
+@pytest.mark.parametrize(
+    ("kernel", "variant", "function"),
+    [
+        ("triton.wna16_gemm.v2", "w4a16", "_transposed_product"),
+        ("triton.paged_decode.v1", "kv int4", "attend_int4_part"),
+    ],
+)
+def test_four_bits_reach_hoppers_tensor_cores_from_registers(kernel, variant, function, tmp_path):
     """wgmma's left operand is a list of registers; had it passed through memory, a descriptor."""
     code = (
         "import re\n"
         "from llmsim_kernels import aot, catalog\n"
-        "kernel = catalog.find('triton.wna16_gemm.v2', 'w4a16')\n"
+        f"kernel = catalog.find({kernel!r}, {variant!r})\n"
         "for launch in aot.launches(kernel, 'bf16', 90):\n"
-        "    if 'product' not in launch.function.__name__:\n"
+        f"    if launch.function.__name__ != {function!r}:\n"
         "        continue\n"
         "    _, ptx, _ = aot.compile_launch(launch, 90)\n"
         "    products = re.findall(r'wgmma\\.mma_async\\S+ \\{[^}]*\\},\\s*(\\S)', ptx)\n"
@@ -82,7 +89,7 @@ def test_four_bit_weights_reach_hoppers_tensor_cores_from_registers(tmp_path):
     done = python("-c", code, cache=tmp_path)
     assert done.returncode == 0, done.stderr
     found = [line.split() for line in done.stdout.splitlines()]
-    assert len(found) == 2  # few rows, and many
+    assert len(found) == 2  # few rows, and many; parts, and none
     for products, registers in found:
         assert int(products) == int(registers) > 0
 

@@ -1,9 +1,10 @@
 """Decode attention over a paged KV cache: context split over programs, parts joined by their LSE.
 
 One program takes one request, the query heads that share a KV head (packed as the rows of its
-products) and one part of the context, parts being about as long in all of them; flash-decoding (https://crfm.stanford.edu/2023/10/12/
-flashdecoding.html) describes the split. Keys and values may be of the queries' type, e4m3 or
-4-bit integers, which are turned into numbers in registers.
+products) and one part of the context, parts being about as long in all of them; flash-decoding
+(https://crfm.stanford.edu/2023/10/12/flashdecoding.html) describes the split. Keys and values may
+be of the queries' type or e4m3, turned into numbers in registers; of 4-bit caches
+`llmsim_kernels.ops.int4_decode` takes care.
 """
 
 from __future__ import annotations
@@ -14,26 +15,12 @@ import torch
 import triton
 import triton.language as tl
 
-from llmsim_kernels.ops.bits import base_of, e4m3_to_half, small_number
-from llmsim_kernels.ops.device import LOG2_E, has_fp8, precision_of
+from llmsim_kernels.ops.bits import e4m3_to_half
+from llmsim_kernels.ops.device import LOG2_E, capability_of, has_fp8, precision_of
+from llmsim_kernels.ops.int4_decode import attend_int4_part
 from llmsim_kernels.ops.splits import Tiles, join_parts, kv_kind, part_tokens, tiles_for
 
 KERNEL_ID = "triton.paged_decode.v2"
-
-
-@triton.jit
-def _halves(byte_ptr, ok, KIND: tl.constexpr):
-    """Return the two levels of each byte, 0 to 15, plus the base of KIND."""
-    byte = tl.load(byte_ptr, mask=ok, other=0)
-    return small_number(byte & 15, KIND), small_number(byte >> 4, KIND)
-
-
-@triton.jit
-def _terms(terms_ptr, slot, ok):
-    """Return step and middle of tokens of a 4-bit cache."""
-    step = tl.load(terms_ptr + slot * 2, mask=ok, other=0.0).to(tl.float32)
-    middle = tl.load(terms_ptr + slot * 2 + 1, mask=ok, other=0.0).to(tl.float32)
-    return step, middle
 
 
 # what only addresses depend on is no reason to compile again
@@ -42,8 +29,6 @@ def _attend_part(
     q_ptr,
     k_ptr,
     v_ptr,
-    k_terms_ptr,
-    v_terms_ptr,
     table_ptr,
     contexts_ptr,
     out_ptr,
@@ -65,7 +50,6 @@ def _attend_part(
     NATIVE_FP8: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    HALF: tl.constexpr = DIM // 2
     row_blocks: tl.constexpr = (GROUP + ROWS - 1) // ROWS
     request = tl.program_id(0).to(tl.int64)
     head_kv = tl.program_id(1) // row_blocks
@@ -86,18 +70,9 @@ def _attend_part(
         tl.store(lse_ptr + place, tl.full((ROWS,), float("-inf"), tl.float32), mask=row_ok)
         return
     dims = tl.arange(0, DIM)
-    halves = tl.arange(0, HALF)
     kind: tl.constexpr = q_ptr.dtype.element_ty
     q = tl.load(q_ptr + head[:, None] * DIM + dims[None, :], mask=row_ok[:, None], other=0.0)
-    if KV == "int4":
-        q_low_ptr = q_ptr + head[:, None] * DIM + halves[None, :]
-        q_low = tl.load(q_low_ptr, mask=row_ok[:, None], other=0.0)
-        q_high = tl.load(q_low_ptr + HALF, mask=row_ok[:, None], other=0.0)
-        q_sum = tl.sum(q.to(tl.float32), 1)
-        acc_low = tl.zeros((ROWS, HALF), tl.float32)
-        acc_high = tl.zeros((ROWS, HALF), tl.float32)
-    else:
-        acc = tl.zeros((ROWS, DIM), tl.float32)
+    acc = tl.zeros((ROWS, DIM), tl.float32)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
 
@@ -106,50 +81,25 @@ def _attend_part(
         ok = token < last
         page = tl.load(table_ptr + request * table_width + token // PAGE, mask=ok, other=0)
         slot = (page.to(tl.int64) * PAGE + token % PAGE) * heads_kv + head_kv
-        if KV == "int4":
-            low, high = _halves(k_ptr + slot[None, :] * HALF + halves[:, None], ok[None, :], kind)
-            step, middle = _terms(k_terms_ptr, slot, ok)
-            scores = tl.dot(q_low, low, input_precision=PRECISION)
-            scores += tl.dot(q_high, high, input_precision=PRECISION)
-            # level 8 is the middle; the base of the numbers is taken off along with it
-            zero = middle - step * (8.0 + base_of(kind))
-            scores = (scores * step[None, :] + q_sum[:, None] * zero[None, :]) * k_scale
-        else:
-            k = tl.load(k_ptr + slot[None, :] * DIM + dims[:, None], mask=ok[None, :], other=0)
-            if KV == "fp8":
-                k = e4m3_to_half(k, NATIVE_FP8).to(kind)
-            scores = tl.dot(q, k, input_precision=PRECISION) * k_scale
+        k = tl.load(k_ptr + slot[None, :] * DIM + dims[:, None], mask=ok[None, :], other=0)
+        if KV == "fp8":
+            k = e4m3_to_half(k, NATIVE_FP8).to(kind)
+        scores = tl.dot(q, k, input_precision=PRECISION) * k_scale
         scores = tl.where(ok[None, :], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         weight = tl.exp2(scores - higher[:, None])
         fade = tl.exp2(top - higher)
         top = higher
         total = total * fade + tl.sum(weight, 1)
-        if KV == "int4":
-            low, high = _halves(v_ptr + slot[:, None] * HALF + halves[None, :], ok[:, None], kind)
-            step, middle = _terms(v_terms_ptr, slot, ok)
-            steps = (weight * step[None, :]).to(kind)
-            zero = weight * middle[None, :] - steps.to(tl.float32) * (8.0 + base_of(kind))
-            middles = tl.sum(zero, 1)[:, None]
-            acc_low = acc_low * fade[:, None] + middles
-            acc_low += tl.dot(steps, low, input_precision=PRECISION)
-            acc_high = acc_high * fade[:, None] + middles
-            acc_high += tl.dot(steps, high, input_precision=PRECISION)
-        else:
-            v = tl.load(v_ptr + slot[:, None] * DIM + dims[None, :], mask=ok[:, None], other=0)
-            if KV == "fp8":
-                v = e4m3_to_half(v, NATIVE_FP8).to(kind)
-            acc = acc * fade[:, None]
-            acc += tl.dot(weight.to(kind), v, input_precision=PRECISION)
+        v = tl.load(v_ptr + slot[:, None] * DIM + dims[None, :], mask=ok[:, None], other=0)
+        if KV == "fp8":
+            v = e4m3_to_half(v, NATIVE_FP8).to(kind)
+        acc = acc * fade[:, None]
+        acc += tl.dot(weight.to(kind), v, input_precision=PRECISION)
 
     norm = v_scale / tl.where(total > 0, total, 1.0)
-    if KV == "int4":
-        to = out_ptr + place[:, None] * DIM + halves[None, :]
-        tl.store(to, acc_low * norm[:, None], mask=row_ok[:, None])
-        tl.store(to + HALF, acc_high * norm[:, None], mask=row_ok[:, None])
-    else:
-        to = out_ptr + place[:, None] * DIM + dims[None, :]
-        tl.store(to, acc * norm[:, None], mask=row_ok[:, None])
+    to = out_ptr + place[:, None] * DIM + dims[None, :]
+    tl.store(to, acc * norm[:, None], mask=row_ok[:, None])
     if not DIRECT:
         lse = tl.where(total > 0, top + tl.log2(tl.maximum(total, 1.0e-30)), float("-inf"))
         tl.store(lse_ptr + place, lse, mask=row_ok)
@@ -191,7 +141,7 @@ def paged_decode(
         Only the last so many are attended to; 0 for all.
     k_scale, v_scale : float
         Factors of what e4m3 caches hold.
-    k_terms, v_terms : Tensor (pages, page, heads_kv, 2)
+    k_terms, v_terms : Tensor (pages, page, heads_kv, 2), fp16
         Of 4-bit caches, by head: nibble n means ``terms[1] + (n - 8) * terms[0]``.
     tiles : Tiles or None
         From `tiles_for` if None.
@@ -216,35 +166,30 @@ def paged_decode(
         lse = q.new_empty((batch, heads_q, cut.splits), dtype=torch.float32)
     scale = dim**-0.5 if scale is None else scale
     grid = (batch, heads_kv * -(-group // cut.rows), cut.splits)
-    _attend_part[grid](
-        q,
-        k_cache,
-        v_cache,
-        k_terms if kind == "int4" else q,
-        v_terms if kind == "int4" else q,
-        page_table,
-        contexts,
-        parts,
-        lse,
-        heads_kv,
-        page_table.shape[1],
-        cut.wanted or cut.splits,
-        cut.most,
-        scale * LOG2_E * k_scale,
-        float(v_scale),
-        GROUP=group,
-        ROWS=cut.rows,
-        TILE=cut.tile,
-        DIM=dim,
-        PAGE=page,
-        WINDOW=window,
-        DIRECT=cut.splits == 1,
-        KV=kind,
-        NATIVE_FP8=has_fp8(q.device),
-        PRECISION=precision_of(q),
-        num_warps=cut.warps,
-        num_stages=cut.stages,
-    )
+    cuts = cut.wanted or cut.splits, cut.most
+    places = (page_table, contexts, parts, lse, heads_kv, page_table.shape[1], *cuts)
+    options = {
+        "GROUP": group,
+        "ROWS": cut.rows,
+        "TILE": cut.tile,
+        "DIM": dim,
+        "PAGE": page,
+        "WINDOW": window,
+        "DIRECT": cut.splits == 1,
+        "PRECISION": precision_of(q),
+        "num_warps": cut.warps,
+        "num_stages": cut.stages,
+    }
+    scales = scale * LOG2_E * k_scale, float(v_scale)
+    if kind == "int4":
+        both = k_cache, v_cache, k_terms, v_terms
+        asm = capability_of(q.device) >= 80
+        attend_int4_part[grid](q, *both, *places, *scales, ASM=asm, **options)
+    else:
+        native = has_fp8(q.device)
+        _attend_part[grid](
+            q, k_cache, v_cache, *places, *scales, KV=kind, NATIVE_FP8=native, **options
+        )
     if cut.splits > 1:
         join_parts(parts, lse, out)
     return out

@@ -128,7 +128,8 @@ def tiles_for(
     most = max(2 * LEAST_PART_TOKENS, MOST_PART_TOKENS // waves, -(-context // MOST_SPLITS))
     splits = max(1, min(wanted, -(-context // LEAST_PART_TOKENS)), -(-context // most))
     if narrow:
-        return Tiles(rows, 128, splits, 4, 2, wanted, most)
+        warps = 8 if kind == "int4" and rows > 16 else 4  # or registers do not suffice
+        return Tiles(rows, 128, splits, warps, 2, wanted, most)
     return Tiles(rows, tile, splits, 4, 3 if capability >= 90 else 2, wanted, most)
 
 
