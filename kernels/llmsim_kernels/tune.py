@@ -229,11 +229,11 @@ def _low_bit_build(m: int, n: int, k: int) -> Callable[[Any, Any], Call]:
     return build
 
 
-def compile_some(device: Any, share: int, shares: int) -> None:
+def compile_some(device: Any, share: int, shares: int, kernels: Sequence[str] = ()) -> None:
     """Run one call of this process's share of the candidates, so that they are compiled."""
     import zlib
 
-    for one in candidates():
+    for one in candidates(kernels):
         if zlib.crc32(one.code.encode()) % shares == share:
             _median_us(device, one, once=True)
 
@@ -318,7 +318,7 @@ def main(words: list[str] | None = None) -> int:
     device = open_device("")
     if given.compile:
         share, shares = (int(word) for word in given.compile.split("/"))
-        compile_some(device, share, shares)
+        compile_some(device, share, shares, given.kernel)
         return 0
     for line in told(time_all(device, given.out, given.kernel)):
         sys.stdout.write(f"{line}\n")
