@@ -171,6 +171,12 @@ def sample(logits: Any, top_k: Any, top_p: Any, temperature: Any, uniform: Any) 
     Returns
     -------
     Tensor (rows,), int32
+
+    Notes
+    -----
+    Weights are multiples of 2^-40 of the likeliest token's: what weighs less is never drawn, and
+    is left out of a top p below 1. The host waits for nothing, and the launches are always the
+    same, so that a CUDA graph can hold them.
     """
     rows, vocab = logits.shape
     device = logits.device
