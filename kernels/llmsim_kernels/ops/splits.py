@@ -111,9 +111,9 @@ def tiles_for(
 
     Notes
     -----
-    On an H100, numbers that are turned in registers want wider tiles, of which fewer fit at once,
-    and two parts even where there are programs enough (64 requests of 8,192 tokens: fp8 440 us
-    against 603, int4 594 against 679).
+    On an H100, numbers that are turned in registers want wider tiles, of which fewer fit at once.
+    Those of 8 bits want two parts even where there are programs enough (64 requests of 8,192
+    tokens: 440 us against 603), those of 4 bits long parts (350 us whole, 411 in parts of 1,024).
 
     With as many parts for all contexts of a batch (v1), the longest one ended last: 8 requests of
     8,192 tokens in the mean took 98 us even, 223 us when one had 32,768.
@@ -124,11 +124,13 @@ def tiles_for(
     programs = batch * heads_kv * -(-group // rows)
     waves = min(MOST_SPLITS, -(-2 * multiprocessors_of(device) // programs))
     narrow = kind != "same" and dim <= 128 and capability >= 90
-    wanted = max(waves, 2) if narrow else waves
-    most = max(2 * LEAST_PART_TOKENS, MOST_PART_TOKENS // waves, -(-context // MOST_SPLITS))
+    four = narrow and kind == "int4"
+    wanted = max(waves, 2) if narrow and not four else waves
+    longest = MOST_PART_TOKENS * (4 if four else 1)
+    most = max(2 * LEAST_PART_TOKENS, longest // waves, -(-context // MOST_SPLITS))
     splits = max(1, min(wanted, -(-context // LEAST_PART_TOKENS)), -(-context // most))
     if narrow:
-        warps = 8 if kind == "int4" and rows > 16 else 4  # or registers do not suffice
+        warps = 8 if four and rows > 16 else 4  # or registers do not suffice
         return Tiles(rows, 128, splits, warps, 2, wanted, most)
     return Tiles(rows, tile, splits, 4, 3 if capability >= 90 else 2, wanted, most)
 

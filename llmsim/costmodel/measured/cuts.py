@@ -71,8 +71,10 @@ def in_short_parts(s: Shapes, types: Types, device: Device) -> Work:
     waves = np.minimum(MOST_PARTS, np.ceil(WAVES * device.sm_count / programs))
     narrow = np.full(len(waves), types.kv != "bf16") & (s["head_dim"] <= 128)
     tile = np.where(narrow, 128.0, np.where(s["head_dim"] >= 256, 32.0, 64.0))
-    wanted = np.where(narrow, np.maximum(waves, 2.0), waves)
-    most = np.maximum(_SHORTEST_MOST, np.floor(_LONGEST_PART / waves))
+    # numbers of 8 bits want two parts at least, those of 4 bits long ones
+    wanted = np.where(narrow & (types.kv != "int4"), np.maximum(waves, 2.0), waves)
+    longest = np.where(narrow & (types.kv == "int4"), 4.0, 1.0) * _LONGEST_PART
+    most = np.maximum(_SHORTEST_MOST, np.floor(longest / waves))
     most = np.maximum(most, np.ceil(s["kv_len"] / MOST_PARTS))
     parts = np.minimum(wanted, np.ceil(seen / _SHORTEST_PART))
     parts = np.maximum(parts, np.ceil(seen / most))
@@ -108,20 +110,19 @@ def in_wide_steps(s: Shapes, types: Types, device: Device) -> Work:
     Notes
     -----
     Other widths are cut as by v1; units are those of `in_steps`. A part of k is a number of steps
-    of 64, or of 128 where tiles have fewer than 64 rows.
+    of 64, or of 128 where tiles have 32 rows.
     """
     if types.w != "int4":
         return in_steps(s, types, device)
     m, n, k = s["m"], s["n"], s["k"]
-    few, many = m <= 16, m > 256
-    tile_m = np.clip(2.0 ** np.ceil(np.log2(np.maximum(m, 1.0))), 16.0, 128.0)
-    tile_m = np.where(many, 256.0, tile_m)
-    tile_n = np.where(few, 64.0, 128.0)
-    tile_k = np.where(tile_m >= 64, _GROUP / 2, _GROUP)
+    tile_m = np.clip(2.0 ** np.ceil(np.log2(np.maximum(m, 1.0))), 16.0, 256.0)
+    tile_n = 128.0
+    tile_k = np.where(tile_m == 32, _GROUP, _GROUP / 2)
     programs = np.ceil(m / tile_m) * np.ceil(n / tile_n)
-    wanted = np.round(np.where(few, 4.0, 2.0) * device.sm_count / programs)
+    filling = np.where(m <= 16, 3.5, np.where(m <= 128, 2.0, 1.0))
+    wanted = np.round(filling * device.sm_count / programs)
     most = np.minimum(16.0, np.floor(k / (4.0 * _GROUP)))
-    parts = np.where(many, 1.0, np.maximum(1.0, np.minimum(wanted, most)))
+    parts = np.where(m > 256, 1.0, np.maximum(1.0, np.minimum(wanted, most)))
     waves = np.ceil(programs * parts / device.sm_count)
     loop = np.ceil(k / tile_k / parts) * tile_k / _GROUP
     steps = waves * loop * tile_m * tile_n / (64.0 * 128.0)
