@@ -83,6 +83,7 @@ class DecodeGraphs:
         self._pinned_table = torch.zeros((rows, width), dtype=torch.int32, pin_memory=pinned)
         self._numbers, self._host_table = self._pinned_numbers.numpy(), self._pinned_table.numpy()
         self.contexts = _context_steps(limits.max_model_len)
+        self._stream: Any = None
         self._graphs: dict[tuple[int, int], tuple[Any, Any]] = {}
         with torch.inference_mode():
             for size in reversed(self.sizes):  # the largest first: the others fit into its memory
@@ -100,7 +101,10 @@ class DecodeGraphs:
     def _capture(self, size: int, longest: int) -> tuple[Any, Any]:
         """Return a graph and the tensor that its next tokens come out in."""
         torch = self.torch
-        stream = torch.cuda.Stream()
+        # all captures on one stream: memory of another stream's would not be used again
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._forward(size, longest)

@@ -192,6 +192,7 @@ class PromptSteps:
         self._pinned = [torch.zeros(n, dtype=kind, pin_memory=pinned) for n, kind in sizes]
         self._host = [each.numpy() for each in self._pinned]
         self._there = [torch.zeros(n, dtype=kind, device=device) for n, kind in sizes]
+        self._stream: Any = None
         self._graphs: dict[Room, tuple[Any, Any]] = {}
         self.rooms: list[Room] = self._rooms() if capture else []
         with torch.inference_mode():
@@ -230,7 +231,10 @@ class PromptSteps:
     def _capture(self, room: Room) -> tuple[Any, Any]:
         """Return a graph and the tensor that its next tokens come out in."""
         torch = self.torch
-        stream = torch.cuda.Stream()
+        # all captures on one stream: memory of another stream's would not be used again
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._forward(room)

@@ -13,7 +13,7 @@ from llmsim_kernels.engine.model import Decoder, DecoderShape
 from llmsim_kernels.engine.scheduler import EngineSettings, Slice
 from llmsim_kernels.engine.watch import Watch
 
-_MEMORY_FRAC = 0.8
+_MEMORY_FRAC = 0.75
 """Share of the free memory that KV may take on a GPU; the rest is activations and graphs."""
 
 _CPU_KV_BYTES = 256 << 20
