@@ -70,7 +70,7 @@ def test_ampere_has_no_e4m3_instruction(tmp_path):
     ("kernel", "variant", "function"),
     [
         ("triton.wna16_gemm.v2", "w4a16", "_transposed_product"),
-        ("triton.paged_decode.v1", "kv int4", "attend_int4_part"),
+        ("triton.paged_decode.v2", "kv int4", "attend_int4_part"),
     ],
 )
 def test_four_bits_reach_hoppers_tensor_cores_from_registers(kernel, variant, function, tmp_path):

@@ -47,6 +47,33 @@ def by_hand(q, keys, values):
     return torch.stack(out)
 
 
+@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize(("dim", "group"), [(32, 4), (128, 20)])
+def test_4_bit_caches_are_read_up_to_the_context_and_no_further(dim, group, window):
+    """Slots that nobody has written yet may hold anything, such as terms that are no numbers."""
+    draws = torch.Generator().manual_seed(5)
+    cache = torch.randint(0, 256, (2, 14, 16, 1, dim // 2), generator=draws).to(torch.uint8)
+    terms = (normal(2, 14, 16, 1, 2) * 0.05 + 0.1).half()
+    table = torch.randperm(13, generator=draws).int()[None] + 1
+    numbers = [reference.int4_numbers(*each) for each in zip(cache, terms, strict=True)]
+    q = normal(1, group, dim)
+    right = reference.paged_attention(q, *numbers, table, [200], [1], window)
+    terms[:, table[0, -1].item(), 200 % 16 :] = float("nan")
+    terms[:, 0] = float("nan")
+    found = paged_decode(
+        q,
+        *cache,
+        table,
+        torch.tensor([200], dtype=torch.int32),
+        200,
+        window=window,
+        k_terms=terms[0],
+        v_terms=terms[1],
+        tiles=Tiles(16, 64, 2),
+    )
+    assert relative(found, right) < 1e-5  # fp32; numbers of both signs nearly cancel
+
+
 @pytest.mark.parametrize("page", [16, 64, 128])
 @pytest.mark.parametrize("splits", [1, 3])
 def test_decode_reads_shuffled_pages(page, splits):
