@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,10 @@ from llmsim_kernels.engine.watch import Watch
 
 DECODES = (32, 96, 256)
 """Requests that decode beside prompts, for which graphs are captured, as far as so many may run."""
+
+
+_LINE = 32
+"""Numbers to whose multiples parts of a buffer are filled up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,16 @@ class Room:
         )
 
 
+def whole_lines(count: int) -> int:
+    """Return the numbers that a part takes: a kernel is compiled anew for one that is not aligned.
+
+    Parameters
+    ----------
+    count : int
+    """
+    return -(-count // _LINE) * _LINE
+
+
 @dataclass(frozen=True, slots=True)
 class Views:
     """Parts of the buffers, of the host (NumPy) or of the device (torch).
@@ -104,8 +117,8 @@ class Views:
         """Cut two flat buffers."""
         parts = []
         for buffer, sizes in ((longs, room.longs), (ints, room.ints)):
-            edges = np.cumsum([0, *sizes]).tolist()
-            parts += [buffer[a:b] for a, b in pairwise(edges)]
+            starts = np.cumsum([0, *map(whole_lines, sizes)]).tolist()
+            parts += [buffer[a : a + n] for a, n in zip(starts, sizes, strict=False)]
         parts[4:6] = [table.reshape(-1, room.width) for table in parts[4:6]]
         return cls(*parts)
 
@@ -188,7 +201,10 @@ class PromptSteps:
         most = limits.max_step_tokens
         whole = self._room(max(most, running), running, running, running)
         pinned = device.type == "cuda"  # so that copies run beside the host
-        sizes = (sum(whole.longs), torch.int64), (sum(whole.ints), torch.int32)
+        sizes = [
+            (sum(map(whole_lines, parts)), kind)
+            for parts, kind in ((whole.longs, torch.int64), (whole.ints, torch.int32))
+        ]
         self._pinned = [torch.zeros(n, dtype=kind, pin_memory=pinned) for n, kind in sizes]
         self._host = [each.numpy() for each in self._pinned]
         self._there = [torch.zeros(n, dtype=kind, device=device) for n, kind in sizes]
@@ -302,7 +318,7 @@ class PromptSteps:
         for there, pinned, sizes in zip(
             self._there, self._pinned, (room.longs, room.ints), strict=True
         ):
-            size = sum(sizes)
+            size = sum(map(whole_lines, sizes))
             there[:size].copy_(pinned[:size], non_blocking=True)
 
 

@@ -12,6 +12,10 @@ from llmsim_kernels.profiler.torchbench import TorchBench, in_turn
 
 SIDES = (1024, 4096, 16384)
 TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+BETWEEN = (320, 384, 448, 640, 768, 896, 1152, 1280, 1536, 1792, 3072)
+"""More of a model's own 16-bit products, where time rises by stairs: libraries choose other tiles
+for other multiples of 64, and 448 tokens took longer than 512 on an H100."""
+
 HEAD = (128256, 4096)
 """LM head (vocabulary, hidden) of Llama-3; its rows are samples, hence few."""
 
@@ -29,6 +33,9 @@ def rows(plan: Plan) -> Iterator[RowSpec]:
         for n, k in [*sites, *own]:
             for m in TOKENS if (n, k) in own else thinned(TOKENS, plan):
                 yield gemm(plan, m, n, k, dtype_w)
+    if plan.on_gpu and not plan.quick:
+        for (n, k), m in product(own, BETWEEN):
+            yield gemm(plan, m, n, k, plan.dtype)
     for m in (1, 8, 32, 64, 256):
         yield gemm(plan, m, HEAD[0] // plan.shrink, HEAD[1] // plan.shrink, plan.dtype)
 
