@@ -71,10 +71,10 @@ def test_a_campaign_serves_every_run_once_and_goes_on_where_it_ended(tmp_path, c
     }
     (tmp_path / "config.json").write_text(json.dumps(card))
     words = ["--out", str(tmp_path), "--only", "engine", "--device", "cpu", "--seconds", "0.4"]
-    words += ["--saturated-seconds", "0.4"]
+    words += ["--saturated-seconds", "2"]  # enough for somebody to end on a busy machine
     words += ["--engine-model", str(tmp_path / "config.json"), "--kv-blocks", "40"]
     words += ["--max-num-seqs", "8", "--max-model-len", "256"]
-    assert main([*words, "--engine-limit", "2.5"]) == 0
+    assert main([*words, "--engine-limit", "4"]) == 0
     folder = tmp_path / "engine"
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert 0 < len(first) < 4 * len(engine_runs())
@@ -154,11 +154,13 @@ def test_tuning_tells_what_the_table_reaches_and_what_would_be_best():
     assert line.endswith("best       10.00 us wide")
 
 
-def test_shipped_runs_can_be_read():
+@pytest.mark.parametrize(("day", "runs"), [("20261126T2239", 8), ("20261127T0955", 11)])
+def test_shipped_runs_can_be_read(day, runs):
     from llmsim.core.paths import find_data
 
-    folder = find_data("profiles", "nvidia-h100-80gb-hbm3", "20261126T2239", "engine")
+    folder = find_data("profiles", "nvidia-h100-80gb-hbm3", day, "engine")
     assert folder is not None
+    assert len([*folder.glob("*_meta.json")]) == runs
     for path in folder.glob("*_steps.csv.gz"):
         with gzip.open(path, "rt", newline="") as file:
             steps = list(csv.DictReader(file))
