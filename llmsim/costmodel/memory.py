@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from llmsim.core.errors import Fault, InputError, ModelDoesNotFitError
 from llmsim.core.units import GIB, MIB
 from llmsim.costmodel.layout import check_layout, fits_layout
-from llmsim.costmodel.operators import ACTIVATION_BYTES
+from llmsim.costmodel.operators import ACTIVATION_BYTES, expert_padding_bytes
 from llmsim.specs import (
     DenseMlp,
     EngineLimits,
@@ -129,7 +129,8 @@ def plan_memory(
     -----
     ``blocks = floor((frac * total - weights - activations - reserve - requests) / block bytes)``.
     Activation peak ``T (4 H + 3 I / tp + k (H + 2 I_e / tp)) 2 + R V 10`` bytes with the step's
-    largest T and R. Graph captures come on top of the budget, as in vLLM.
+    largest T and R. Graph captures come on top of the budget, as in vLLM. Weights are those that
+    kernels hold, padding included.
 
     Windowed layers need at most ``min(context, window + block)`` tokens per request. A pool of
     equal blocks cannot express that, so two counts that both never promise too much are made, and
@@ -189,7 +190,7 @@ def _count_stage(
 ) -> MemoryPlan:
     tp = plan.tp
     budget = frac * gpu.memory_bytes
-    weights = model.weight_bytes(tp, plan.expert_gpus)
+    weights = model.weight_bytes(tp, plan.expert_gpus) + expert_padding_bytes(model, plan, gpu)
     # what a step needs lies beside a static share, in what the engine leaves free
     activation = 0.0 if limits.static_memory else activation_bytes(model, plan, limits)
     reserve = CONTEXT_BYTES + (COLLECTIVE_BYTES if plan.gpus > 1 else 0.0)

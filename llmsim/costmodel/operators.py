@@ -205,6 +205,10 @@ def without(tables: Iterator[OpTable], name: str, where: NDArray[np.bool_]) -> I
             )
 
 
+_TRITON_HIDDEN = 256
+"""Multiple that vLLM pads a model's width to for Triton's MXFP4 experts."""
+
+
 def gemm_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
     """Return which coefficients and which compute dtype a product with these weights runs with."""
     dtype = gpu.compute_dtype(form.compute_dtype)
@@ -265,6 +269,36 @@ def moe_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
     if dtype == "fp8" and _by_block(form):
         return "fp8_block", dtype
     return ("fp8" if dtype == "int8" else dtype), dtype
+
+
+def expert_padding_bytes(model: ModelSpec, plan: ParallelPlan, gpu: GpuCard) -> float:
+    """Return what routed experts take on one GPU beyond the weights of the checkpoint [bytes].
+
+    Parameters
+    ----------
+    model : ModelSpec
+    plan : ParallelPlan
+    gpu : GpuCard
+
+    Notes
+    -----
+    Kernels hold matrices padded to their tiles. gpt-oss-120b on one H100: 65.8 GiB of weights by
+    Marlin where vLLM 0.10 logs 65.97 (vllm-project/vllm issue 23278), 64.5 by Triton where 0.14.1
+    logs 64.38 (issue 33155); the checkpoint has 60.7.
+    """
+    found = 0.0
+    for layer in model.layers:
+        if isinstance(layer.mlp, MoeMlp):
+            moe, split = layer.mlp, plan.expert_split
+            family, _ = moe_family(moe.format, gpu)
+            width = moe.intermediate // split
+            share = gpu.kernels.moe[family].padded_share(model.hidden, width)
+            if family == "mxfp4":  # Triton's: padded when loaded, though time shows little of it
+                tall = -(-model.hidden // _TRITON_HIDDEN) * _TRITON_HIDDEN
+                share = max(share, tall / model.hidden)
+            held = sum(part.weight_bytes for part in moe.expert_linears(model.hidden, split))
+            found += (share - 1.0) * layer.count * held / plan.ep
+    return found
 
 
 def routed_experts(

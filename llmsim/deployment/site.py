@@ -11,6 +11,7 @@ from llmsim.costmodel import plan_memory
 from llmsim.costmodel.memory import MemoryPlan
 from llmsim.deployment.tables import PROGRAMS, FlagTable, load_table
 from llmsim.scenario import Scenario
+from llmsim.scenario.costs import held_model
 from llmsim.scenario.fleet import Pool
 from llmsim.serving.build import placement
 from llmsim.specs import GpuCard, ModelSpec, load_engine, load_model, requantise
@@ -152,7 +153,7 @@ def _site(
         return faults
     settings = pool.engine
     memory = plan_memory(
-        place.model,
+        held_model(pool.cost.build(), place.model),
         place.gpu,
         place.plan,
         place.limits,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmsim.core.errors import CardError, InputError, nearest
 from llmsim.costmodel import check_layout
 from llmsim.costmodel.memory import plan_memory
+from llmsim.scenario.costs import held_model
 from llmsim.scenario.document import Keys
 from llmsim.specs import load_calibration, load_gpu, load_link, load_model, load_prices, price_of
 from llmsim.specs.cards import find_card, is_path
@@ -195,7 +196,7 @@ def prove(scenario: Scenario) -> None:
             continue
         model, engine = _load("model", scenario.model_of(pool)), pool.engine
         plan_memory(
-            engine.checkpoint(model),
+            held_model(pool.cost.build(), engine.checkpoint(model)),
             _gpu(pool),
             pool.plan,
             engine.limits(model),

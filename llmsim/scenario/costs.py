@@ -156,11 +156,14 @@ class KernelPrices:
         """Return where the pool runs, with the kernels that these prices are to be of."""
         if self.fused_norm is not None:
             place = replace(place, fused_norm=self.fused_norm)
-        if self.expert_kernel == "marlin":
-            place = replace(place, model=by_marlin(place.model))
+        place = replace(place, model=self.held(place.model))
         if self.expert_skew:
             place = replace(place, model=skewed(place.model, self.expert_skew))
         return place
+
+    def held(self, model: ModelSpec) -> ModelSpec:
+        """Return a model as these kernels hold it in memory."""
+        return by_marlin(model) if self.expert_kernel == "marlin" else model
 
     def scales(self) -> OperatorScales:
         """Return the factors on operator families, those of a calibration included."""
@@ -195,6 +198,18 @@ class KernelPrices:
             version, **{name: value for name, value in own.items() if value is not None}
         )
         return terms.times(self.host_scale * self._fitted().get("host_scale", 1.0))
+
+
+def held_model(kind: CostKind, model: ModelSpec) -> ModelSpec:
+    """Return a model as the kernels of a cost hold it in memory.
+
+    Parameters
+    ----------
+    kind : CostKind
+    model : ModelSpec
+        As the engine loads it.
+    """
+    return kind.held(model) if isinstance(kind, KernelPrices) else model
 
 
 @COST.register("roofline")

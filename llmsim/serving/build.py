@@ -28,7 +28,7 @@ from llmsim.policies.rules import engine_rules
 from llmsim.results.facts import PoolFacts
 from llmsim.scenario import Scenario
 from llmsim.scenario.component import Component
-from llmsim.scenario.costs import Measured, Placement, Roofline
+from llmsim.scenario.costs import Measured, Placement, Roofline, held_model
 from llmsim.scenario.fleet import Pool
 from llmsim.scenario.operations import Gateway
 from llmsim.scenario.stopping import groups_layers
@@ -143,7 +143,7 @@ def _build_pool(
     place = placement(pool, model, folder)
     limits = place.limits
     memory = plan_memory(
-        place.model,
+        held_model(pool.cost.build(), place.model),
         place.gpu,
         place.plan,
         limits,

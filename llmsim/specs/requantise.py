@@ -161,7 +161,7 @@ def requantise(model: ModelSpec, scheme: str) -> ModelSpec:
 
 
 def by_marlin(model: ModelSpec) -> ModelSpec:
-    """Return a model whose 4-bit experts are multiplied by Marlin, for prices alone.
+    """Return a model whose 4-bit experts are multiplied, and held, by Marlin.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def by_marlin(model: ModelSpec) -> ModelSpec:
     -----
     Marlin unpacks 4-bit weights of any kind in registers and multiplies at 16 bits. Its kernels
     were measured with integers (``int4``) everywhere, with MXFP4 on some GPUs, where it is slower:
-    a scale per 32 weights, and matrices padded to its tiles. Bytes stay.
+    a scale per 32 weights, and matrices padded to its tiles. Bytes of the checkpoint stay.
     """
     layers = [
         replace(layer, mlp=replace(layer.mlp, format=_unpacked(layer.mlp.format)))

@@ -11,6 +11,7 @@ import pytest
 from llmsim.core.errors import InputError, ModelDoesNotFitError
 from llmsim.core.units import GIB
 from llmsim.costmodel import plan_memory
+from llmsim.scenario.costs import Roofline, held_model
 from llmsim.scenario.engine import Engine
 from llmsim.specs import EngineLimits, ParallelPlan, load_gpu, load_model
 
@@ -172,3 +173,22 @@ def test_pinned_blocks_that_cannot_be_are_told_apart(kv_blocks, said):
             limits=EngineLimits(max_model_len=131072),
             kv_blocks=kv_blocks,
         )
+
+
+@pytest.mark.parametrize(
+    ("expert_kernel", "logged_gib"),
+    [
+        ("marlin", 65.9651),  # vLLM 0.10, one H100: vllm-project/vllm issue 23278
+        (None, 64.38),  # vLLM 0.14.1, Triton, one H100: issue 33155
+    ],
+)
+def test_experts_are_held_with_the_padding_of_their_kernel(expert_kernel, logged_gib) -> None:
+    kernels = Roofline(expert_kernel=expert_kernel)
+    model = held_model(kernels, load_model("gpt-oss-120b"))
+    limits = EngineLimits(max_num_batched_tokens=1024, max_model_len=8192)
+    plan = plan_memory(model, H100, limits=limits)
+    assert plan.weights_bytes / GIB == pytest.approx(logged_gib, rel=0.005)
+    assert plan.weights_bytes > 1.05 * model.weight_bytes()
+    # of two GPUs each has half of the experts, whole ones
+    apart = plan_memory(model, H100, ParallelPlan(2, ep=2), limits)
+    assert apart.weights_bytes == pytest.approx(plan.weights_bytes / 2, rel=0.04)
