@@ -79,9 +79,11 @@ def _add(faults: list[Fault], fault: Fault | None) -> None:
 
 
 def _expert_fault(mlp: Mlp | None, plan: ParallelPlan, model: ModelSpec) -> Fault | None:
-    if not isinstance(mlp, MoeMlp) or mlp.experts % plan.ep == 0:
+    spare = plan.spare_experts
+    if not isinstance(mlp, MoeMlp) or (mlp.experts + spare) % plan.ep == 0:
         return None
-    return Fault("", "ep", f"{plan.ep} does not divide the {mlp.experts} experts of {model.name}.")
+    what = f"{mlp.experts} experts" + (f" and {spare} spare ones" if spare else "")
+    return Fault("", "ep", f"{plan.ep} does not divide the {what} of {model.name}.")
 
 
 def fits_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> bool:

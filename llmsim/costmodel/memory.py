@@ -190,7 +190,8 @@ def _count_stage(
 ) -> MemoryPlan:
     tp = plan.tp
     budget = frac * gpu.memory_bytes
-    weights = model.weight_bytes(tp, plan.expert_gpus) + expert_padding_bytes(model, plan, gpu)
+    weights = model.weight_bytes(tp, plan.expert_gpus, plan.spare_experts)
+    weights += expert_padding_bytes(model, plan, gpu)
     # what a step needs lies beside a static share, in what the engine leaves free
     activation = 0.0 if limits.static_memory else activation_bytes(model, plan, limits)
     reserve = CONTEXT_BYTES + (COLLECTIVE_BYTES if plan.gpus > 1 else 0.0)

@@ -309,16 +309,16 @@ def routed_experts(
     Notes
     -----
     Rows per expert below ``half_rows`` lower the reachable FLOP/s. With expert parallelism a rank
-    has ``1 / ep`` of the experts, and as much of the hits and of the rows as `loads` says; its
-    experts are ``ep`` times as wide as under tensor parallelism alone. Tokens are those of all
-    attention ranks together.
+    has ``1 / ep`` of the experts (and of their copies), and as much of the hits and of the rows as
+    `loads` says; its experts are ``ep`` times as wide as under tensor parallelism alone. Tokens are
+    those of all attention ranks together.
     Matrices are padded to the kernel's tiles; FLOPs are counted without, time and bytes with that.
     """
     family, dtype = moe_family(moe.format, gpu)
     terms = gpu.kernels.moe[family]
     split = plan.expert_split
     padding = terms.padded_share(hidden, moe.intermediate // split)
-    hit, rows = loads(moe, plan.ep, tokens)
+    hit, rows = loads(moe, plan, tokens)
     per_expert = sum(part.weight_bytes for part in moe.expert_linears(hidden, split)) / moe.experts
     width = moe.intermediate // split
     matrices = 3 if moe.gated else 2

@@ -212,6 +212,7 @@ class _Vllm(_Reader):
         }
         if self.take("--enable-expert-parallel"):
             pool["ep"] = pool["tp"] * pool["dp"]
+            self._copies(pool)
         if self.take("--enforce-eager"):
             self.engine["cuda_graphs"] = False
         self.word("--kv-cache-dtype", "kv_dtype", vllm.KV_WORDS)
@@ -223,7 +224,14 @@ class _Vllm(_Reader):
         self._role(pool)
         self._defaults()
         self.rest()
-        return {key: value for key, value in pool.items() if value != 1}
+        return {key: value for key, value in pool.items() if value is True or value != 1}
+
+    def _copies(self, pool: dict[str, Any]) -> None:
+        if self.take("--enable-eplb"):
+            pool["expert_balancing"] = True
+        told = self.take("--eplb-config")
+        if isinstance(told, dict) and told.get("num_redundant_experts"):
+            pool["spare_experts"] = told["num_redundant_experts"]
 
     def plain_keys_but_lookahead(self) -> None:
         """Put plain flags into keys; whether it schedules ahead is a number of steps here."""
@@ -282,7 +290,7 @@ class _Sglang(_Reader):
             self.ignore("--disaggregation-mode", role, text)
         self._memory(pool)
         self.rest()
-        return {key: value for key, value in pool.items() if value != 1}
+        return {key: value for key, value in pool.items() if value is True or value not in (0, 1)}
 
     def _layout(self) -> dict[str, Any]:
         self.take("--model-path")
@@ -297,6 +305,9 @@ class _Sglang(_Reader):
             raise InputError("the command of SGLang", [Fault("", "--dp-size", message)])
         pool |= {"tp": gpus // ranks, "dp": ranks, "replicas": copies}
         pool["ep"] = gpus if extra.get("--enable-ep-moe") else self.take("--ep-size", 1)
+        if pool["ep"] > 1:
+            pool["spare_experts"] = self.take("--ep-num-redundant-experts", 0)
+            pool["expert_balancing"] = bool(self.take("--enable-eplb"))
         method = self.take("--load-balance-method")
         if method == "round_robin" or (method is None and ranks > 1):
             pool["rank_routing"] = "round-robin"
@@ -383,7 +394,8 @@ class _Sglang(_Reader):
             static = self._default_share(pool)
             self.assumed.append(f"--mem-fraction-static {static} (SGLang's default, its formula)")
         engine = Engine(**{k: v for k, v in self.engine.items() if k != "kv_blocks"})
-        plan = ParallelPlan(pool["tp"], pool["ep"], pool["dp"], pool["pp"])
+        degrees = (pool["tp"], pool["ep"], pool["dp"], pool["pp"])
+        plan = ParallelPlan(*degrees, pool.get("spare_experts", 0))
         served = engine.checkpoint(self.model)
         memory = plan_memory(served, self.gpu, plan, engine.limits(served), 1.0, engine.kv_dtype)
         spent = memory.activation_bytes + memory.reserve_bytes + memory.sequence_reserve_bytes

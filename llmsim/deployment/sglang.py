@@ -63,9 +63,13 @@ def _layout(site: Site, line: CommandLine) -> None:
         line.put("--attn-dp-size", pool.dp, "dp")
         method = {"least-loaded": "total_requests", "round-robin": "round_robin"}
         line.put("--load-balance-method", method[pool.rank_routing], "rank_routing")
-    line.leave("dp", "rank_routing", "ep")
+    line.leave("dp", "rank_routing", "ep", "spare_experts", "expert_balancing")
     if pool.ep > 1:
         line.put("--ep-size", pool.ep, "ep")
+    if pool.spare_experts:
+        line.put("--ep-num-redundant-experts", pool.spare_experts, "spare_experts")
+    if pool.expert_balancing:
+        line.put("--enable-eplb", None, "expert_balancing")
     if site.nodes > 1:
         line.put("--nnodes", site.nodes)
         line.put("--node-rank", Shell("$NODE_RANK"))

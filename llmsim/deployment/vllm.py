@@ -38,6 +38,10 @@ def faults_for_vllm(site: Site) -> list[Fault]:
     if pool.ep not in (1, pool.tp * pool.dp):
         message = f"vLLM deals experts over all {pool.tp * pool.dp} GPUs or none (got {pool.ep})."
         faults.append(Fault("", f"{at}.ep", message, f"Use 1 or {pool.tp * pool.dp}."))
+    if pool.spare_experts and not pool.expert_balancing:
+        message = "vLLM copies only what it balances."
+        hint = "Set expert_balancing: true, or use --engine sglang."
+        faults.append(Fault("", f"{at}.spare_experts", message, hint))
     if pool.dp > 1 and site.nodes > 1 and site.node_gpus % (pool.tp * pool.pp):
         message = f"an attention rank of {pool.tp * pool.pp} GPUs would lie on two nodes."
         faults.append(Fault("", f"{at}.dp", message, "Use --engine sglang."))
@@ -90,9 +94,14 @@ def _layout(site: Site, line: CommandLine, worker: bool) -> None:
     line.put("--pipeline-parallel-size", pool.pp, "pp")
     if pool.dp > 1:
         line.put("--data-parallel-size", pool.dp, "dp")
-    line.leave("dp", "ep")
+    line.leave("dp", "ep", "spare_experts", "expert_balancing")
     if pool.ep > 1:
         line.put("--enable-expert-parallel", None, "ep")
+    if pool.expert_balancing:
+        line.put("--enable-eplb", None, "expert_balancing")
+    if pool.spare_experts:
+        config = {"num_redundant_experts": pool.spare_experts}
+        line.put("--eplb-config", config, "spare_experts")
     if pool.rank_routing != "least-loaded" and pool.dp > 1:
         line.note("rank_routing", pool.rank_routing, "vLLM sends to the rank with the least queue")
     line.leave("rank_routing")

@@ -55,6 +55,12 @@ class Pool(Section):
     share the experts of a mixture and step together (vLLM: `--data-parallel-size`)."""
     ep: Count = 1
     """[GPUs] Groups that share out the experts of a mixture; a divisor of `tp` times `dp`."""
+    spare_experts: Annotated[int, Ge(0)] = 0
+    """[experts] Copies of experts in each layer, on all groups together; they take memory (SGLang:
+    `--ep-num-redundant-experts`; TensorRT-LLM: `num_slots` less the experts)."""
+    expert_balancing: bool = False
+    """Copies and places of experts are chosen so that groups have equal loads, of a popularity that
+    is known and stands still (vLLM, SGLang: `--enable-eplb`); else they come by number."""
     pp: Count = 1
     """[stages] Pipeline stages per replica, each with a part of the layers on `tp` GPUs of its own;
     up to as many micro-batches are in flight (vLLM: `--pipeline-parallel-size`)."""
@@ -127,12 +133,16 @@ class Pool(Section):
         if gpus % self.ep:
             of = "tp and dp" if self.dp > 1 else "tp"
             _complain({"ep": f"{self.ep} does not divide the {gpus} GPUs of {of}"})
+        for key in ("spare_experts", "expert_balancing"):
+            if self.ep == 1 and getattr(self, key):
+                _complain({key: "needs ep: one group has all experts anyway"})
         return self
 
     @property
     def plan(self) -> ParallelPlan:
         """How one replica is spread over GPUs."""
-        return ParallelPlan(self.tp, self.ep, self.dp, self.pp)
+        copies, balancing = self.spare_experts, self.expert_balancing
+        return ParallelPlan(self.tp, self.ep, self.dp, self.pp, copies, balancing)
 
 
 class Handoff(Section):

@@ -50,7 +50,8 @@ def wrong_lanes(pools: Mapping[str, Pool]) -> dict[str, str]:
         else:
             if pool.engine.block_tokens != host.engine.block_tokens:
                 wrong[f"{name}.engine.block_tokens"] = f"must be that of {pool.beside}"
-            for key in ("replicas", "gpu", "tp", "ep", "model"):
+            same = ("replicas", "gpu", "tp", "ep", "spare_experts", "expert_balancing", "model")
+            for key in same:
                 if getattr(pool, key) != getattr(host, key):
                     wrong[f"{name}.{key}"] = (
                         f"is {getattr(host, key)} in {pool.beside}, which it runs on"

@@ -34,11 +34,16 @@ class ParallelPlan:
         on `tp` GPUs of its own, and requests of its own.
     pp : int [stages]
         Pipeline stages: each has a part of the layers, on ``tp dp`` GPUs of its own.
+    spare_experts : int
+        Copies of routed experts in each layer, beside the experts themselves.
+    expert_balancing : bool
+        Whether copies and places of experts are chosen by their popularity; else they come as they
+        are numbered.
 
     Raises
     ------
     InputError
-        If a degree is below 1, or `ep` does not divide ``tp dp``.
+        If a degree is below 1, copies below 0, or `ep` does not divide ``tp dp``.
 
     Notes
     -----
@@ -52,9 +57,12 @@ class ParallelPlan:
     ep: int = 1
     dp: int = 1
     pp: int = 1
+    spare_experts: int = 0
+    expert_balancing: bool = False
 
     def __post_init__(self) -> None:
-        _check("parallel plan", tp=(self.tp, 1), ep=(self.ep, 1), dp=(self.dp, 1), pp=(self.pp, 1))
+        degrees = {key: (getattr(self, key), 1) for key in ("tp", "ep", "dp", "pp")}
+        _check("parallel plan", **degrees, spare_experts=(self.spare_experts, 0))
         if self.expert_gpus % self.ep:
             fault = Fault("", "ep", f"{self.ep} does not divide the {self.expert_words}.")
             raise InputError("parallel plan", [fault])
@@ -86,6 +94,8 @@ class ParallelPlan:
         told += [
             f"{key} {n}" for key, n in (("dp", self.dp), ("ep", self.ep), ("pp", self.pp)) if n > 1
         ]
+        if self.spare_experts:
+            told.append(f"spare_experts {self.spare_experts}")
         return ", ".join(told)
 
     @property

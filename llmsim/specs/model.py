@@ -143,7 +143,9 @@ class ModelSpec:
         last = sum(part.parameters for part in self.layers[-1].linears(self.hidden, 1))
         return self.draft_layers * (last + 2 * self.hidden * self.hidden)
 
-    def weight_bytes(self, tp: int = 1, expert_gpus: int | None = None) -> float:
+    def weight_bytes(
+        self, tp: int = 1, expert_gpus: int | None = None, spare_experts: int = 0
+    ) -> float:
         """Return the weights on one GPU, scales included [bytes].
 
         Parameters
@@ -151,6 +153,8 @@ class ModelSpec:
         tp : int [GPUs]
         expert_gpus : int or None [GPUs]
             How many share the routed experts; None for `tp`.
+        spare_experts : int
+            Copies of routed experts in each layer, on all these GPUs together.
         """
         inner = sum(
             layer.count * part.weight_bytes
@@ -165,6 +169,14 @@ class ModelSpec:
                 for part in layer.mlp.expert_linears(self.hidden, 1)
             )
             inner += routed / expert_gpus - routed / tp
+        if spare_experts:
+            copied = sum(
+                layer.count * part.weight_bytes / layer.mlp.experts
+                for layer in self.layers
+                if isinstance(layer.mlp, MoeMlp)
+                for part in layer.mlp.expert_linears(self.hidden, 1)
+            )
+            inner += spare_experts * copied / (expert_gpus or tp)
         return inner + sum(part.weight_bytes for part in self._ends(tp))
 
     def kv_bytes_per_token(self, tp: int = 1, kv_dtype: str = "bf16") -> float:

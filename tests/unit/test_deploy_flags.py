@@ -130,7 +130,7 @@ def test_every_flag_in_a_table_is_used_by_some_fleet():
     used = {program: set() for program in TABLES}
     fleets = [("quickstart", changes) for changes, _, _ in CASES]
     fleets += [(name, {}) for name in ("disaggregated", "two-models", "ranks")]
-    fleets += [("quickstart", TWO_NODES), ("ranks", MORE_RANKS)]
+    fleets += [("quickstart", TWO_NODES), ("ranks", MORE_RANKS), ("ranks", BALANCED)]
     fleets += [
         ("quickstart", {"fleet.routing": kind}) for kind in ("session-sticky", "prefix-affinity")
     ]
@@ -153,6 +153,7 @@ def test_every_flag_in_a_table_is_used_by_some_fleet():
         assert said == known, program
 
 
+BALANCED = {MAIN + "ep": 8, MAIN + "spare_experts": 8, MAIN + "expert_balancing": True}
 TWO_NODES = {
     "model": "llama-3.1-405b",
     MAIN + "tp": 8,
@@ -324,3 +325,14 @@ def test_experts_in_groups_go_to_sglang_alone():
     with pytest.raises(InputError, match="vLLM deals experts over all 8 GPUs or none"):
         deploy("ranks", changes)
     assert "--ep-size 4" in words_of(deploy("ranks", changes, engine="sglang"))
+
+
+def test_copies_of_experts():
+    vllm = words_of(deploy("ranks", BALANCED))
+    assert """--enable-eplb --eplb-config '{"num_redundant_experts": 8}'""" in vllm
+    sglang = words_of(deploy("ranks", BALANCED, engine="sglang"))
+    assert "--ep-num-redundant-experts 8 --enable-eplb" in sglang
+    by_number = BALANCED | {MAIN + "expert_balancing": False}
+    assert "--enable-eplb" not in words_of(deploy("ranks", by_number, engine="sglang"))
+    with pytest.raises(InputError, match="vLLM copies only what it balances"):
+        deploy("ranks", by_number)

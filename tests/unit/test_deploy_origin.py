@@ -49,10 +49,12 @@ def test_what_deploy_writes_comes_back_as_the_same_command(program, changes):
 def test_ranks_and_experts_come_back(program):
     base = dict(SGLANG) if program == "sglang" else {}
     changes = {"model": "qwen3-30b-a3b", MAIN + "dp": 2, MAIN + "tp": 2, MAIN + "ep": 4}
+    changes |= {MAIN + "spare_experts": 4, MAIN + "expert_balancing": True}
     made = deploy("quickstart", base | changes, engine=program)
     scenario, _ = again(program, command_of(made))
     pool = scenario.fleet.pools["main"]
     assert (pool.tp, pool.dp, pool.ep) == (2, 2, 4)
+    assert (pool.spare_experts, pool.expert_balancing) == (4, True)
     assert command_of(deploy(scenario, engine=program)) == command_of(made)
 
 

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from llmsim.costmodel.popularity import experts_hit, loads, visited
-from llmsim.specs import MoeMlp
+from llmsim.specs import MoeMlp, ParallelPlan
 
 SKEW = 0.69
+
+
+def dealt(ep, spare=0, balancing=False):
+    """Experts on `ep` GPUs."""
+    return ParallelPlan(ep, ep, spare_experts=spare, expert_balancing=balancing)
 
 
 def drawn(experts, active, tokens, rng):
@@ -61,7 +66,7 @@ def test_the_busiest_rank_is_that_of_draws(ep, tokens):
         hits.append(np.bincount(rank_of[np.unique(chosen)], minlength=ep).max())
         rows.append(np.bincount(rank_of[chosen.ravel()], minlength=ep).max())
     moe = MoeMlp(256, 8, 1536, skew=SKEW)
-    hit, row = loads(moe, ep, np.array([float(tokens)]))
+    hit, row = loads(moe, dealt(ep), np.array([float(tokens)]))
     assert hit[0] == pytest.approx(np.mean(hits), rel=0.06)
     if tokens > 1000:  # with few, which of them come together adds to it
         assert row[0] == pytest.approx(np.mean(rows), rel=0.05)
@@ -70,12 +75,12 @@ def test_the_busiest_rank_is_that_of_draws(ep, tokens):
 def test_without_skew_ranks_are_alike():
     moe = MoeMlp(256, 8, 1536)
     tokens = np.array([1.0, 16.0, 512.0])
-    hit, rows = loads(moe, 8, tokens)
+    hit, rows = loads(moe, dealt(8), tokens)
     assert hit == pytest.approx(256 * (1 - (1 - 8 / 256) ** tokens) / 8)
     assert rows == pytest.approx(tokens)
 
 
 def test_all_experts_for_every_token():
-    hit, rows = loads(MoeMlp(8, 8, 64, skew=SKEW), 1, np.array([1.0, 5.0]))
+    hit, rows = loads(MoeMlp(8, 8, 64, skew=SKEW), dealt(1), np.array([1.0, 5.0]))
     assert hit == pytest.approx([8, 8])
     assert rows == pytest.approx([8, 40])

@@ -172,7 +172,7 @@ class TokenOperators:
             "inter": moe.intermediate // plan.expert_split,
             "topk": moe.active_experts,
             "experts": moe.experts,
-            "experts_local": moe.experts // plan.ep,
+            "experts_local": (moe.experts + plan.spare_experts) // plan.ep,
             "skew": LOAD_SKEW,
         }
         return self._timed("moe", table, "tokens", tokens, shape, types_of(moe.format, self.gpu))
