@@ -2,7 +2,10 @@
 
 Popularity falls with the rank to a power, the skew (`MoeMlp.skew`). A skew of 0.69 gives the
 busiest of 64 experts, 8 of them a token, 5.1 times the mean, as the busiest of OLMoE-1B-7B's had
-of 4,471 tokens of GSM8K (layer 0, KaxitPandya/cerebras-assesment2).
+of 4,471 tokens of GSM8K (layer 0, KaxitPandya/cerebras-assesment2). Dealt out over 32 ranks, 256
+experts of such popularity give the busiest rank 2.56 times the mean; DeepSeek-R1's gave it 2.56
+times in the mean over layers and steps, 1.5 to 3.5 by layer, and 1.12 times on 36 ranks with 32
+copies by EPLB, where chance alone makes 1.06 (TensorRT-LLM, examples/wide_ep/ep_load_balancer).
 """
 
 from __future__ import annotations
@@ -103,7 +106,8 @@ def loads(moe: MoeMlp, plan: ParallelPlan, tokens: Floats) -> tuple[Floats, Floa
     balancing the first experts by number have them, whoever is popular, as in SGLang with
     ``--ep-num-redundant-experts`` and no ``--enable-eplb``. Balanced experts lie as `copies_of` and
     `packed` say, of a popularity that is taken as known and standing still: a real balancer counts
-    for some time and moves experts then, which is not priced.
+    for some time and moves experts then, which is not priced. Chance counts in their rows, which
+    are never more than without balancing, where chance is left out beside what few experts do.
     """
     ep, spare = plan.ep, plan.spare_experts
     key = (moe.experts, moe.active_experts, moe.skew, spare)
@@ -111,15 +115,20 @@ def loads(moe: MoeMlp, plan: ParallelPlan, tokens: Floats) -> tuple[Floats, Floa
     rows = moe.active_experts * tokens
     if ep == 1 or moe.active_experts >= moe.experts or not (moe.skew or spare):
         return hit / ep, rows / ep
-    if plan.expert_balancing:
-        busiest, most = _balanced(*key, ep)
-        return np.interp(tokens, np.arange(len(most)), most), busiest * rows
     slots = moe.experts + spare
     own = slots / ep
     drawn = np.sqrt(own * (slots - own) / (slots - 1.0))
     share = hit / slots
     most_hit = own * share + _above(ep) * drawn * np.sqrt(share * (1.0 - share))
-    return np.minimum(most_hit, own), _busiest_share(*key, ep) * rows
+    by_number = _busiest_share(*key, ep) * rows
+    if not plan.expert_balancing:
+        return np.minimum(most_hit, own), by_number
+    most, mean, spread = _balanced(*key, ep)
+    chance = _above(ep) * np.sqrt(tokens)[:, None] * spread
+    return (
+        np.interp(tokens, np.arange(len(most)), most),
+        np.minimum((tokens[:, None] * mean + chance).max(axis=1), by_number),
+    )
 
 
 def _above(ep: int) -> float:
@@ -163,23 +172,25 @@ def _busiest_share(experts: int, active: int, skew: float, spare: int, ep: int) 
 
 
 @lru_cache(maxsize=64)
-def _balanced(experts: int, active: int, skew: float, spare: int, ep: int) -> tuple[float, Floats]:
-    """Share of the busiest rank, and most experts and copies hit on one by 0, 1, 2 ... tokens.
+def _balanced(
+    experts: int, active: int, skew: float, spare: int, ep: int
+) -> tuple[Floats, Floats, Floats]:
+    """Most slots hit on a rank by 0, 1, 2 ... tokens; mean and spread of a rank's rows per token.
 
-    Which of a rank's are hit by few tokens is chance: the rank with most has the maximum of as many
-    normal draws more than its mean. Chance in the rows is left out, as without balancing: it adds
-    5% on 32 ranks to 8,192 tokens, and less on fewer.
+    Ranks whose means are equal differ by chance: the fullest has the maximum of as many normal
+    draws more than the mean, of slots hit and of rows.
     """
     shares = visited(experts, active, skew)
     counts = copies_of(shares, spare)
     each = np.repeat(shares / counts, counts)
-    order = np.argsort(packed(each, ep), kind="stable")
-    ranks = each[order].reshape(ep, -1)
+    ranks = each[np.argsort(packed(each, ep), kind="stable")].reshape(ep, -1)
+    # what one rank gets the others do not
+    apart = np.sqrt((ranks.size - ranks.shape[1]) / (ranks.size - 1.0))
     missed = np.log1p(-np.minimum(ranks, _SURE))
-    of_all = (ranks.size - ranks.shape[1]) / (ranks.size - 1.0)  # a hit here is none elsewhere
     most = np.empty(_MOST_TOKENS + 1)
     for t in range(_MOST_TOKENS + 1):
         left = np.exp(t * missed)
-        spread = np.sqrt(of_all * (left * (1.0 - left)).sum(axis=1))
-        most[t] = ((1.0 - left).sum(axis=1) + _above(ep) * spread).max()
-    return float(ranks.sum(axis=1).max()) / active, np.minimum(most, ranks.shape[1])
+        chance = _above(ep) * apart * np.sqrt((left * (1.0 - left)).sum(axis=1))
+        most[t] = ((1.0 - left).sum(axis=1) + chance).max()
+    spread = apart * np.sqrt((ranks * (1.0 - ranks)).sum(axis=1))
+    return np.minimum(most, ranks.shape[1]), ranks.sum(axis=1), spread

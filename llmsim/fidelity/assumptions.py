@@ -22,6 +22,7 @@ SETS: Final = (
     "budget",
     "batching",
     "cost",
+    "pools",
     "asks_output",
     "client",
     "model",
@@ -34,7 +35,7 @@ SETS: Final = (
 )
 """What a rule may set."""
 
-_MERGED: Final = ("engine", "client", "cost")
+_MERGED: Final = ("engine", "client", "cost", "pools")
 """Words whose keys a later rule replaces one by one."""
 
 _VERSIONS: Final = ("version_from", "version_below")
@@ -55,6 +56,8 @@ class Assumptions:
         Component of the pool; empty for llmsim's own default.
     cost : mapping
         Parameters of the pool's cost, whatever its kind: which kernels ran.
+    pools : mapping of str to mapping
+        Keys of the pool with a role: ``prefill`` or ``decode``, or ``mixed`` where there are none.
     asks_output : bool
         The batching policy is told what the client asks for: as many tokens as it will get.
     client : mapping
@@ -83,6 +86,7 @@ class Assumptions:
     budget: Mapping[str, int]
     batching: Mapping[str, Any]
     cost: Mapping[str, Any]
+    pools: Mapping[str, Mapping[str, Any]]
     asks_output: bool
     client: Mapping[str, Any]
     model: str
@@ -185,6 +189,16 @@ def shipped_rules() -> tuple[Rule, ...]:
     return read_rules()
 
 
+def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of both, and so on below; the new ones win."""
+    below = {
+        key: _joined(old[key], value)
+        for key, value in new.items()
+        if isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
+    }
+    return {**old, **new, **below}
+
+
 def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
     """Return what is taken for granted of a case.
 
@@ -200,12 +214,13 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         if rule.applies(case):
             sources.append(rule.source)
             for word, value in rule.sets.items():
-                merged[word] = {**merged[word], **value} if word in _MERGED else value
+                merged[word] = _joined(merged[word], value) if word in _MERGED else value
     return Assumptions(
         engine=merged["engine"],
         budget=merged.get("budget", {}),
         batching=merged.get("batching", {}),
         cost=merged["cost"],
+        pools=merged["pools"],
         asks_output=merged.get("asks_output", False),
         client=merged["client"],
         model=merged.get("model", ""),

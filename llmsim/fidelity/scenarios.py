@@ -99,7 +99,7 @@ def scenario_data(
 def _fleet(case: Case, known: Assumptions, common: dict[str, Any]) -> dict[str, Any]:
     split = case.text("disagg")
     if not split:
-        pools = {"main": {**_pool(case, known), **common}}
+        pools = {"main": {**_pool(case, known), **common, **known.pools.get("mixed", {})}}
         return {"routing": {"kind": "round-robin"}, "pools": pools}
     workers = workers_of(split)
     if workers is None:
@@ -108,7 +108,8 @@ def _fleet(case: Case, known: Assumptions, common: dict[str, Any]) -> dict[str, 
         if each.tp * each.attention_ranks % each.ep:
             gpus = each.tp * each.attention_ranks
             raise NotSimulatedError(f"ep {each.ep} does not divide {gpus} GPUs")
-    return split_fleet(workers, case.text("gpu"), case.text("engine"), common)
+    gpu, engine = case.text("gpu"), case.text("engine")
+    return split_fleet(workers, gpu, engine, common, known.pools)
 
 
 def _batching(case: Case, known: Assumptions) -> dict[str, Any]:

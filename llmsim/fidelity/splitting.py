@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -90,7 +91,11 @@ def ranks_of(ranks: int, ep: int, tp: int, engine: str) -> dict[str, Any]:
 
 
 def split_fleet(
-    workers: tuple[Workers, Workers], gpu: str, engine: str, common: dict[str, Any]
+    workers: tuple[Workers, Workers],
+    gpu: str,
+    engine: str,
+    common: dict[str, Any],
+    by_role: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the fleet of a scenario with prefill and decode pools.
 
@@ -101,6 +106,8 @@ def split_fleet(
     gpu, engine : str
     common : dict
         Keys of both pools.
+    by_role : mapping of str to mapping, optional
+        Keys of the pool of each role.
 
     Notes
     -----
@@ -115,5 +122,6 @@ def split_fleet(
     pools = {}
     for role, each in zip(("prefill", "decode"), workers, strict=True):
         pool = {"role": role, "gpu": gpu, "replicas": each.replicas, "tp": each.tp, **common}
-        pools[role] = pool | ranks_of(each.attention_ranks, each.ep, each.tp, engine)
+        pool |= ranks_of(each.attention_ranks, each.ep, each.tp, engine)
+        pools[role] = {**pool, **(by_role or {}).get(role, {})}
     return {"routing": {"kind": "least-loaded"}, "handoff": handoff, "pools": pools}

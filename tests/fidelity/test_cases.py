@@ -142,3 +142,15 @@ def test_a_rule_needs_an_origin_and_known_words(tmp_path):
     with pytest.raises(InputError, match="Did you mean 'engine'") as told:
         read_rules(path)
     assert "every value needs its origin" in str(told.value)
+
+
+def test_keys_of_a_pool_add_up_over_rules(tmp_path):
+    rows = [
+        "{set: {pools: {decode: {spare_experts: 32, engine: {max_num_seqs: 8}}}}, source: one}",
+        "{set: {pools: {decode: {engine: {kv_dtype: fp8}}, prefill: {tp: 2}}}, source: other}",
+    ]
+    table = tmp_path / "rules.yaml"
+    table.write_text("rules: [" + ", ".join(rows) + "]")
+    found = assume(case_of(engine="vllm"), read_rules(table)).pools
+    engine = {"max_num_seqs": 8, "kv_dtype": "fp8"}
+    assert found == {"decode": {"spare_experts": 32, "engine": engine}, "prefill": {"tp": 2}}

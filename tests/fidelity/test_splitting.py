@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import llmsim as ls
+from llmsim.fidelity.cases import Case
+from llmsim.fidelity.scenarios import scenario_data
 from llmsim.fidelity.splitting import Workers, split_fleet, workers_of
 
 COUNTED = "prefill workers=1 tp=4 dp=1 ep=4 | decode workers=4 tp=8 dp=1 ep=8"
@@ -52,3 +54,38 @@ def test_the_fleet_is_a_scenario_s():
     rows = ls.run(scenario).requests
     assert (rows.outcome == "finished").all()
     assert set(rows.replica) <= {1, 2, 3, 4}
+
+
+def pools_of(disagg, concurrency=2048, **fields):
+    """Pools of a DeepSeek run of InferenceX on GB200."""
+    told = {
+        "source": "aic-silicon-inferencex",
+        "model_key": "deepseek-v3",
+        "gpu": "GB200",
+        "quant": "fp4",
+        "isl": "1024",
+        "osl": "1024",
+        "arrival": "closed loop",
+        "concurrency": str(concurrency),
+        "disagg": disagg,
+    }
+    return scenario_data(Case("x", "A", told | fields, {}))["fleet"]["pools"]
+
+
+def test_sglang_has_copies_by_number():
+    wide = "prefill workers=2 tp=1 dp=8 ep=8 | decode workers=1 tp=1 dp=32 ep=32"
+    fp8 = pools_of(wide, engine="sglang", engine_version="0.5.8.post1", quant="fp8")
+    assert [pool["spare_experts"] for pool in fp8.values()] == [32, 32]
+    assert not any("expert_balancing" in pool for pool in fp8.values())
+    fp4 = pools_of(wide, engine="sglang", engine_version="0.5.8")
+    assert "spare_experts" not in fp4["prefill"]
+    assert fp4["decode"]["spare_experts"] == 32
+
+
+def test_tensorrt_llm_balances_where_its_recipe_does():
+    disagg = "prefill workers=1 tp=1 dp=4 ep=4 | decode workers=1 tp=1 dp=32 ep=32"
+    run = {"engine": "trtllm", "engine_version": "0.8.1.post2", "osl": "8192"}
+    many = pools_of(disagg, 8192, **run)["decode"]
+    assert (many["spare_experts"], many["expert_balancing"]) == (32, True)
+    fewer = pools_of(disagg, 2048, **run)["decode"]
+    assert "expert_balancing" not in fewer

@@ -56,8 +56,24 @@ def test_balanced_beats_unbalanced(ep):
     moved = loads(DEEPSEEK, dealt(ep, 0, balancing=True), tokens)[1] / even
     copied = loads(DEEPSEEK, dealt(ep, 32, balancing=True), tokens)[1] / even
     assert (unbalanced > moved).all()
-    assert (moved > copied - 1e-9).all()
-    assert copied == pytest.approx(1.0, abs=0.01)
+    assert (moved > copied - 0.01).all()
+    assert (copied < 1.15).all()
+    few = np.array([1.0, 4.0, 16.0])
+    assert (
+        loads(DEEPSEEK, dealt(ep, 0, balancing=True), few)[1] <= loads(DEEPSEEK, dealt(ep), few)[1]
+    ).all()
+
+
+def test_deepseek_was_as_uneven():
+    """Rows of the busiest rank over the mean, as TensorRT-LLM counted them for DeepSeek-R1.
+
+    1,024 rows a rank; 2.564 on 32 ranks, and 1.115 on 36 with 288 slots
+    (examples/wide_ep/ep_load_balancer), where popularity was learnt from another run.
+    """
+    alone = loads(DEEPSEEK, dealt(32), np.array([4096.0]))[1][0] / 1024
+    assert alone == pytest.approx(2.564, rel=0.02)
+    copied = loads(DEEPSEEK, dealt(36, 32, balancing=True), np.array([4608.0]))[1][0] / 1024
+    assert 1.0 + 0.5 * 0.115 < copied < 1.115
 
 
 def test_without_copies_the_most_popular_expert_stays_too_much_for_a_rank():
@@ -65,7 +81,7 @@ def test_without_copies_the_most_popular_expert_stays_too_much_for_a_rank():
     alone = visited(256, 8, SKEW)[0] / 8
     rows = loads(DEEPSEEK, dealt(32, 0, balancing=True), np.array([8.0]))[1]
     assert alone > 1.5 / 32
-    assert 64 * alone < rows[0] < 64 * (alone + 0.5 / 32)
+    assert 64 * alone < rows[0] <= loads(DEEPSEEK, dealt(32), np.array([8.0]))[1][0]
 
 
 def test_copies_by_number_are_no_help():
@@ -112,7 +128,7 @@ def test_the_busiest_rank_is_that_of_draws(ep, spare, balancing, tokens):
     hit, row = loads(DEEPSEEK, dealt(ep, spare, balancing), np.array([float(tokens)]))
     assert hit[0] == pytest.approx(np.mean(hits), rel=0.06)
     if tokens > 1000:  # with few, which of them come together adds to it
-        assert row[0] == pytest.approx(np.mean(rows), rel=0.05 if ep == 8 else 0.1)
+        assert row[0] == pytest.approx(np.mean(rows), rel=0.05 if balancing or ep == 8 else 0.1)
 
 
 def test_copies_take_memory():
