@@ -23,6 +23,8 @@ SETS: Final = (
     "batching",
     "cost",
     "pools",
+    "attention",
+    "decode_seqs",
     "asks_output",
     "client",
     "model",
@@ -35,7 +37,7 @@ SETS: Final = (
 )
 """What a rule may set."""
 
-_MERGED: Final = ("engine", "client", "cost", "pools")
+_MERGED: Final = ("engine", "client", "cost", "pools", "attention")
 """Words whose keys a later rule replaces one by one."""
 
 _VERSIONS: Final = ("version_from", "version_below")
@@ -58,6 +60,12 @@ class Assumptions:
         Parameters of the pool's cost, whatever its kind: which kernels ran.
     pools : mapping of str to mapping
         Keys of the pool with a role: ``prefill`` or ``decode``, or ``mixed`` where there are none.
+    attention : mapping of str to str
+        How the attention of the workers with a role is spread over their GPUs, where the record is
+        wrong about it: ``ranks`` (each GPU has requests of its own) or ``tensor``.
+    decode_seqs : mapping of int to int
+        Where a recipe has a file for each load: ``max_num_seqs`` of a decode worker's rank by the
+        requests in flight.
     asks_output : bool
         The batching policy is told what the client asks for: as many tokens as it will get.
     client : mapping
@@ -87,6 +95,8 @@ class Assumptions:
     batching: Mapping[str, Any]
     cost: Mapping[str, Any]
     pools: Mapping[str, Mapping[str, Any]]
+    attention: Mapping[str, str]
+    decode_seqs: Mapping[int, int]
     asks_output: bool
     client: Mapping[str, Any]
     model: str
@@ -221,6 +231,8 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         batching=merged.get("batching", {}),
         cost=merged["cost"],
         pools=merged["pools"],
+        attention=merged["attention"],
+        decode_seqs=merged.get("decode_seqs", {}),
         asks_output=merged.get("asks_output", False),
         client=merged["client"],
         model=merged.get("model", ""),

@@ -104,12 +104,27 @@ def _fleet(case: Case, known: Assumptions, common: dict[str, Any]) -> dict[str, 
     workers = workers_of(split)
     if workers is None:
         raise NotSimulatedError("prefill and decode workers are not counted")
+    prefill, decode = (
+        each.spread(known.attention.get(role, ""))
+        for role, each in zip(("prefill", "decode"), workers, strict=True)
+    )
+    workers = prefill, decode
     for each in workers:
         if each.tp * each.attention_ranks % each.ep:
             gpus = each.tp * each.attention_ranks
             raise NotSimulatedError(f"ep {each.ep} does not divide {gpus} GPUs")
     gpu, engine = case.text("gpu"), case.text("engine")
-    return split_fleet(workers, gpu, engine, common, known.pools)
+    return split_fleet(workers, gpu, engine, common, _by_role(case, known))
+
+
+def _by_role(case: Case, known: Assumptions) -> dict[str, Any]:
+    """Return the keys of the pools with a role, with the batch that a recipe gives decode."""
+    by_role = {role: dict(keys) for role, keys in known.pools.items()}
+    most = known.decode_seqs.get(case.whole("concurrency") or 0)
+    if most is not None:
+        decode = by_role.setdefault("decode", {})
+        decode["engine"] = {**decode.get("engine", {}), "max_num_seqs": most}
+    return by_role
 
 
 def _batching(case: Case, known: Assumptions) -> dict[str, Any]:

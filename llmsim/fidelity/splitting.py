@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llmsim.specs import load_gpu
@@ -38,6 +38,20 @@ class Workers:
     def gpus(self) -> int:
         """GPUs of all of them [GPUs]."""
         return self.replicas * self.tp * self.attention_ranks
+
+    def spread(self, attention: str) -> Workers:
+        """Return the same workers with their attention spread in another way.
+
+        Parameters
+        ----------
+        attention : str
+            ``ranks``, ``tensor``, or empty to leave it.
+        """
+        gpus = self.tp * self.attention_ranks
+        tp, ranks = {"ranks": (1, gpus), "tensor": (gpus, 1)}.get(
+            attention, (self.tp, self.attention_ranks)
+        )
+        return replace(self, tp=tp, attention_ranks=ranks)
 
 
 def workers_of(words: str) -> tuple[Workers, Workers] | None:

@@ -87,5 +87,21 @@ def test_tensorrt_llm_balances_where_its_recipe_does():
     run = {"engine": "trtllm", "engine_version": "0.8.1.post2", "osl": "8192"}
     many = pools_of(disagg, 8192, **run)["decode"]
     assert (many["spare_experts"], many["expert_balancing"]) == (32, True)
+    assert many["engine"] == {"max_num_seqs": 256}
     fewer = pools_of(disagg, 2048, **run)["decode"]
     assert "expert_balancing" not in fewer
+    assert fewer["engine"] == {"max_num_seqs": 64}
+
+
+def test_attention_is_spread_as_the_script_says_not_as_the_record():
+    """InferenceX had ranks in its list, and a script that set tensor parallelism."""
+    record = "prefill workers=1 tp=1 dp=4 ep=1 | decode workers=2 tp=1 dp=4 ep=1"
+    old = pools_of(record, 32, engine="sglang", engine_version="0.5.5.post2")
+    assert [(pool["tp"], pool.get("dp", 1)) for pool in old.values()] == [(4, 1), (4, 1)]
+    kimi = "prefill workers=1 tp=4 dp=1 ep=4 | decode workers=1 tp=16 dp=1 ep=16"
+    run = {"engine": "vllm", "engine_version": "0.18.0", "model_key": "kimi-k2.5"}
+    pools = pools_of(kimi, 256, **run)
+    assert [(pool["tp"], pool["dp"], pool["ep"]) for pool in pools.values()] == [
+        (1, 4, 4),
+        (1, 16, 16),
+    ]
