@@ -297,6 +297,7 @@ def expert_padding_bytes(model: ModelSpec, plan: ParallelPlan, gpu: GpuCard) -> 
                 tall = -(-model.hidden // _TRITON_HIDDEN) * _TRITON_HIDDEN
                 share = max(share, tall / model.hidden)
             held = sum(part.weight_bytes for part in moe.expert_linears(model.hidden, split))
+            held *= 1.0 + plan.spare_experts / moe.experts
             found += (share - 1.0) * layer.count * held / plan.ep
     return found
 
