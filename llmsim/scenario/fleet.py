@@ -168,7 +168,8 @@ class Handoff(Section):
     """What a decode replica without room does: the request waits in its line, or is refused; then
     the others are asked in turn, and it is held with its KV where that is until one has room."""
     first_token: Literal["prefill", "decode"] = "prefill"
-    """When the client gets the first token: as it is computed, or when the KV has arrived."""
+    """When the client gets the first token: as it is computed, or when the KV has arrived and the
+    request may decode (`max_num_seqs`), as where decode workers answer."""
 
 
 class Fleet(Section):

@@ -291,7 +291,7 @@ class Delivery:
         if self.failing:
             self._fail(now)
         if self.arrived:
-            self._seat_arrived()
+            self._seat_arrived(now)
 
     def _seat_completed(self, done: list[Request], now: int) -> None:
         """Prefills whose step ran (or runs) become decodes, or are done with one token."""
@@ -339,7 +339,7 @@ class Delivery:
         request.itl_over_at_join = self._meter.over
         self._cohort.join(request)
 
-    def _seat_arrived(self) -> None:
+    def _seat_arrived(self, now: int) -> None:
         """Let those decode whose KV has come, as far as there are seats."""
         draft = self._draft
         arrived = self.arrived
@@ -347,6 +347,9 @@ class Delivery:
             request = arrived.popleft()
             if request.ended:
                 continue
+            if request.owed_token:
+                request.owed_token = False
+                request.first_token_ns = request.last_token_ns = now
             draft.take_seat(request)
             self._join(request)
             draft.late.append(request)
@@ -445,6 +448,8 @@ class Delivery:
             request.recomputed += request.computed
             request.preemptions += 1
             request.computed = 0
+            if request.owed_token:
+                self.unsay(request, now)
             draft.decisions.extend((LOSE, request.view.index, now))
         if draft.retainer is not None:
             draft.retainer.drop_all()
@@ -466,9 +471,14 @@ class Delivery:
         cached = computed - self._lookahead if state == DECODE else computed
         self._ledger.release(request, -(-computed // self._block_tokens), cached)
         if request.first_token_ns > now:  # it was on the way
-            request.first_token_ns = request.last_token_ns = -1
-            request.generated = 0
-            self._meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0))
+            self.unsay(request, now)
+
+    def unsay(self, request: Request, now: int) -> None:
+        """Undo the first token of a request, which its client has not been given."""
+        request.owed_token = False
+        request.first_token_ns = request.last_token_ns = -1
+        request.generated = 0
+        self._meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0))
 
     def _leave_cohort(self, request: Request) -> None:
         missed = request.missed_gap_ns

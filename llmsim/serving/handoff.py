@@ -82,7 +82,7 @@ class HandoffPlan:
     port_bytes_per_s : tuple of float [bytes/s]
         Of one replica of each pool, one direction, all its GPUs together.
     first_token_at_decode : bool
-        The client gets the first token when the KV has arrived, not when it is computed.
+        The client gets the first token from the decode replica, not when it is computed.
     view_age_ns : int [ns]
     layers : tuple of int [layers]
         Of the model of each pool, where KV is sent layer by layer; empty where it is sent whole.
@@ -112,7 +112,7 @@ class Lease(Holder):
     flows : Flows
         All transfers.
     with_token : bool
-        The client gets the first token when the KV has arrived.
+        The client gets the first token when the KV has arrived, and there is a seat to decode.
 
     Attributes
     ----------
@@ -415,12 +415,9 @@ class Handoff:
         rank = request.view.index
 
         def arrived(_: Flow) -> None:
-            now = self._clock.now
             lease.source.port.take_back(lease)
             request.lease = None
-            if lease.with_token:
-                request.first_token_ns = request.last_token_ns = now
-            target.port.kv_arrived(request, began == now)
+            target.port.kv_arrived(request, began == self._clock.now, lease.with_token)
             if self.freed is not None:
                 self.freed(lease.source)
 

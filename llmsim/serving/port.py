@@ -133,12 +133,9 @@ class Port:
         request.lease, request.replica = None, self._replica
         request.path, request.held = lease.path, lease.held
         request.held_blocks = lease.held_blocks
-        now = self._replica.clock.now
-        if lease.with_token:
-            request.first_token_ns = request.last_token_ns = now
         request.state = LOADING
-        self._replica.decisions.extend((ADMIT, request.view.index, now))
-        self.kv_arrived(request, called_now)
+        self._replica.decisions.extend((ADMIT, request.view.index, self._replica.clock.now))
+        self.kv_arrived(request, called_now, lease.with_token)
 
     def take_back(self, lease: Lease) -> None:
         """Free the KV blocks of a request that has left; somebody in line may fit now."""
@@ -177,12 +174,24 @@ class Port:
         self.expected += 1
         self._way().pull(request, self._replica, hit_tokens, blocks)
 
-    def kv_arrived(self, request: Request, called_now: bool) -> None:
-        """Let a request decode here from the next call on: its KV has come."""
+    def kv_arrived(self, request: Request, called_now: bool, with_token: bool = False) -> None:
+        """Let a request decode here from the next call on: its KV has come.
+
+        Parameters
+        ----------
+        request : Request
+        called_now : bool
+        with_token : bool
+            The client gets its first token from here: now, or with the seat that it waits for.
+        """
         replica = self._replica
         self.expected -= 1
-        replica.delivery.arrived.append(request)
-        if replica.draft.has_seat():
+        arrived, seated = replica.delivery.arrived, replica.draft.has_seat()
+        if with_token:
+            request.first_token_ns = request.last_token_ns = replica.clock.now
+            request.owed_token = bool(arrived) or not seated
+        arrived.append(request)
+        if seated:
             replica.look_again(called_now)
 
     def drop(self, request: Request, outcome: str) -> None:
@@ -204,7 +213,10 @@ class Port:
             self.moves.drop(request, outcome)
             return
         if request.state == LOADING:
-            replica.decisions.extend((DROP, request.view.index, replica.clock.now))
+            now = replica.clock.now
+            replica.decisions.extend((DROP, request.view.index, now))
+            if request.owed_token:
+                replica.delivery.unsay(request, now)
             self.give_up(request)
         if self._handoff is not None:
             self._handoff.drop(request, outcome)

@@ -31,6 +31,8 @@ class Request(Holder):
         Cohort bookkeeping, see `Cohort`.
     missed_gap_ns : int [ns]
         Gap before a token that was on the way when the client left; 0 if there is none.
+    owed_token : bool
+        Its KV has come to the replica that gives the first token, which has no seat for it yet.
     fetched_blocks : int [blocks]
         KV blocks that it holds while it waits, loaded from a tier.
     encoded_tokens : int [tokens]
@@ -58,6 +60,7 @@ class Request(Holder):
         "lease",
         "missed_gap_ns",
         "output",
+        "owed_token",
         "preemptions",
         "prompt",
         "queued_ns",
@@ -89,6 +92,7 @@ class Request(Holder):
         self.first_token_ns = -1
         self.last_token_ns = -1
         self.missed_gap_ns = 0
+        self.owed_token = False
         self.cached_tokens = 0
         self.preemptions = 0
         self.recomputed = 0

@@ -57,6 +57,30 @@ def test_a_client_may_have_to_wait_for_the_kv():
     assert row.itl_max_ns == max(STEPS_NS)
 
 
+# one decodes at a time, and the KV of the second is on its way before the first does: 10 ms each
+NARROW = replace(
+    ONE,
+    jobs=(Job(0, 100, 50), Job(0, 100, 50)),
+    max_num_seqs=1,
+    port_bytes_per_s=1e8,
+    late_first_token=True,
+)
+
+
+def test_a_client_may_have_to_wait_for_a_seat():
+    """Where the decode replica answers, KV is of no use to a request that may not run yet."""
+    first, second = run(NARROW).rows
+    assert second.first_token_ns == first.end_ns
+    assert second.itl_max_ns < 7 * MS  # a step
+
+
+def test_who_leaves_without_a_seat_has_had_no_token():
+    ends = run(NARROW).rows[0].end_ns
+    first, second = run(replace(NARROW, timeout_ns=ends - 10 * MS)).rows
+    assert first.output_tokens > 40
+    assert (second.first_token_ns, second.output_tokens) == (-1, 0)
+
+
 def test_two_share_the_port_of_the_replica_that_sends():
     two = replace(ONE, jobs=(Job(0, 100, 3), Job(0, 100, 3)), decoders=2, message_ns=0)
     rows = run(two).rows
