@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -362,6 +363,32 @@ def test_a_damaged_pool_is_named_by_line(tmp_path):
     write(tmp_path, "0,1.0,1.0,Pareto,1.0,0.5\n", "chunk-1-trace.csv")
     (fault,) = faults_of(tmp_path, "servegen")
     assert "expected Gamma, Weibull or nothing, read 'Pareto'" in fault
+    write(tmp_path, "1e300,1.0,0,,,\n", "chunk-1-trace.csv")
+    (fault,) = faults_of(tmp_path, "servegen")
+    assert "chunk-1-trace.csv:1: expected a time below 9.2e+09 s" in fault
+
+
+@pytest.mark.parametrize(
+    ("start", "histogram", "said"),
+    [
+        ("0", "{NaN: 1.0}", "not the histograms of a client"),
+        ("0", {"NaN": 1.0}, "input_tokens at 0 s: expected a number of at least 0, read 'NaN'"),
+        ("0", {"100": math.nan}, "expected a number of at least 0, read nan"),
+        ("0", "{1e999: 1.0}", "expected a number of at least 0, read inf"),
+        ("0", {"-5": 1.0}, "expected a number of at least 0, read '-5'"),
+        ("0", {"1e12": 1.0}, "input_tokens: expected at most 2147483647, read '1e12'"),
+        ("0", {"100": 0.0}, "expected shares whose sum is greater than 0, it is 0"),
+        ("0", {"100": None}, "expected a number of at least 0, read None"),
+        ("nan", {"100": 1.0}, "expected a number of at least 0, read 'nan'"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_lengths_of_a_pool_that_are_no_numbers_are_refused(tmp_path, start, histogram, said):
+    write(tmp_path, "0,1.0,0,,,\n", "chunk-1-trace.csv")
+    fields = {"input_tokens": histogram, "output_tokens": "{7: 1.0}"}
+    write(tmp_path, json.dumps({start: fields}), "chunk-1-dataset.json")
+    (fault,) = faults_of(tmp_path, "servegen")
+    assert said in fault
 
 
 def test_lengths_are_drawn_from_any_file_with_rows(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from llmsim.core.errors import Fault, TraceError
 from llmsim.core.units import MIB
+from llmsim.workload.cells import LATEST_S
 from llmsim.workload.csvrows import cells_of
 from llmsim.workload.replay import MOST_FAULTS
+from llmsim.workload.rows import MOST_TOKENS
 from llmsim.workload.tracefile import first_lines, line_blocks, read_some
 
 WINDOW_S: Final = 600.0
@@ -34,6 +36,9 @@ LARGEST_BYTES: Final = 64 * MIB
 MOST_RPS: Final = 1e5
 """Of one client [requests/s]: a window of more would not fit into memory. The published pools have
 at most 2,894."""
+
+MOST_IMAGES: Final = 10_000
+"""Of one request: each is drawn by itself. The published pools have at most 49."""
 
 _ARRIVALS: Final = ("client", "t_start_s", "rate_rps", "cv", "dist", "shape", "scale")
 _LENGTHS: Final = ("client", "window_start_s", "field", "mean", "std")
@@ -159,7 +164,7 @@ def _window(pool: Pool, where: str, client: int, cells: Sequence[str]) -> None:
     if len(cells) < 2 or (len(cells) == 4 and cells[3].strip()):
         message = f"expected a start, a rate and a law with its shape, read {len(cells)} columns"
         raise TraceError(where, [Fault(where, "", message)])
-    start_s, rate = _number(where, cells[0]), _number(where, cells[1])
+    start_s, rate = _start(where, cells[0]), _number(where, cells[1])
     if rate > MOST_RPS:
         message = f"{rate:g} requests/s of one client, at most {MOST_RPS:g}"
         raise TraceError(where, [Fault(where, "rate", message)])
@@ -181,15 +186,25 @@ def _histograms(pool: Pool, path: Path, client: int) -> None:
                 told = histogram if isinstance(histogram, dict) else ast.literal_eval(histogram)
                 if not told:
                     continue
-                pmf = sorted((float(value), float(share)) for value, share in told.items())
-                values, shares = (np.array(side) for side in zip(*pmf, strict=True))
-                upto = np.cumsum(shares) / shares.sum()
-                at = np.searchsorted(upto, np.minimum(LEVELS, 1.0 - 1e-12))
-                law = values[np.minimum(at, len(values) - 1)]
-                pool.field_of(name, LEVELS).add(client, float(start), law)
+                where = f"{path}: {name} at {start} s"
+                law = _levels_of(where, name, told)
+                pool.field_of(name, LEVELS).add(client, _start(where, start), law)
     except (ValueError, SyntaxError, AttributeError, TypeError, RecursionError) as error:
         message = f"not the histograms of a client: {error}"
         raise TraceError(str(path), [Fault(str(path), "", message)]) from None
+
+
+def _levels_of(where: str, name: str, told: Mapping[Any, Any]) -> npt.NDArray[np.float64]:
+    """Return a histogram's values at `LEVELS`."""
+    pmf = sorted((_length(where, name, value), _number(where, n)) for value, n in told.items())
+    values, shares = (np.array(side) for side in zip(*pmf, strict=True))
+    total = float(shares.sum())
+    if not 0.0 < total < math.inf:
+        message = f"expected shares whose sum is greater than 0, it is {total:g}"
+        raise TraceError(where, [Fault(where, "", message)])
+    at = np.searchsorted(np.cumsum(shares) / total, np.minimum(LEVELS, 1.0 - 1e-12))
+    law: npt.NDArray[np.float64] = values[np.minimum(at, len(values) - 1)]
+    return law
 
 
 def _tables(path: Path) -> Pool:
@@ -206,8 +221,8 @@ def _tables(path: Path) -> Pool:
         if len(cells) != len(_LENGTHS) + len(QUANTILES):
             message = f"expected {len(_LENGTHS) + len(QUANTILES)} columns, read {len(cells)}"
             raise TraceError(where, [Fault(where, "", message)])
-        law = np.array([_number(where, cell) for cell in cells[len(_LENGTHS) :]])
-        start_s, mean = _number(where, cells[1]), _number(where, cells[3])
+        law = np.array([_length(where, cells[2], cell) for cell in cells[len(_LENGTHS) :]])
+        start_s, mean = _start(where, cells[1]), _number(where, cells[3])
         pool.field_of(cells[2], QUANTILES).add(index[cells[0]], start_s, law, _bend(law, mean))
     return pool
 
@@ -259,9 +274,26 @@ def _rows(path: Path, skip: int) -> Iterator[tuple[str, list[str]]]:
 def _number(where: str, cell: Any) -> float:
     try:
         value = float(cell)
-    except ValueError:
+    except (ValueError, TypeError):
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
         message = f"expected a number of at least 0, read {cell!r}"
+        raise TraceError(where, [Fault(where, "", message)])
+    return value
+
+
+def _length(where: str, name: str, cell: Any) -> float:
+    """Read a value of a field of lengths: so many tokens, or images, as one request may have."""
+    value, most = _number(where, cell), MOST_IMAGES if name == "image_count" else MOST_TOKENS
+    if value > most:
+        message = f"expected at most {most}, read {cell!r}"
+        raise TraceError(where, [Fault(where, name, message)])
+    return value
+
+
+def _start(where: str, cell: Any) -> float:
+    value = _number(where, cell)
+    if value >= LATEST_S:
+        message = f"expected a time below {LATEST_S:g} s (292 years), read {cell!r}"
         raise TraceError(where, [Fault(where, "", message)])
     return value
