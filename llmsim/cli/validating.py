@@ -95,7 +95,9 @@ AblateOption = Annotated[
     bool, typer.Option(help="Also change each assumption in turn, on a sample of 200.")
 ]
 TpOption = Annotated[int, typer.Option(min=1, help="For a result file: tensor-parallel GPUs.")]
-VersionOption = Annotated[str, typer.Option(help="For a result file: the engine's version.")]
+VersionOption = Annotated[
+    str, typer.Option(help="For a result file: the engine's version; without it the newest card.")
+]
 EngineOption = Annotated[
     str,
     typer.Option(
@@ -185,7 +187,8 @@ def compare_file(path: Path, bench: Bench, as_json: bool = False) -> None:
     from llmsim.fidelity.benchfile import compare_bench
 
     case, found, scenario = compare_bench(path, bench)
-    _tell_simulated(case, scenario)
+    guessed = not bench.engine_version
+    _tell_simulated(case, scenario, guessed)
     rows = [
         (metric, stat, value, predicted, predicted / value - 1)
         for (metric, stat), value in case.measured.items()
@@ -193,7 +196,10 @@ def compare_file(path: Path, bench: Bench, as_json: bool = False) -> None:
     ]
     if as_json:
         head = ("metric", "stat", "measured", "predicted", "error_frac")
-        told = {"file": path, "metrics": records(head, rows), "warnings": found.warnings}
+        names = ("version", "max_num_seqs", "max_num_batched_tokens")
+        engine = {name: scenario["engine"][name] for name in names} | {"version_guessed": guessed}
+        metrics = records(head, rows)
+        told = {"file": path, "engine": engine, "metrics": metrics, "warnings": found.warnings}
         print_json(told)
     else:
         table = [
@@ -211,17 +217,19 @@ def _unit(metric: str) -> str:
     return "tokens/s" if metric.endswith("throughput") else "s"
 
 
-def _tell_simulated(case: Case, scenario: Mapping[str, Any]) -> None:
+def _tell_simulated(case: Case, scenario: Mapping[str, Any], guessed: bool) -> None:
     """Say what the file does not, and was therefore taken for granted."""
     engine, text = scenario["engine"], case.text
     pace = f"{text('rate_rps')}/s" if text("rate_rps") else f"{text('concurrency')} at a time"
     alike = scenario["traffic"]["lengths"]["kind"] == "fixed"
     lengths = "all alike (the file has no length of each)" if alike else "lengths as in it"
+    why = "the newest card, as no --engine-version was said" if guessed else "--engine-version"
     said = (
         f"{text('num_requests')} requests at {pace}, {lengths}, to {scenario['model']} on "
         f"{text('tp')} x {text('gpu')} (--tp, --gpu)",
-        f"engine {engine['version']} (--engine-version), max_num_seqs {engine['max_num_seqs']}, "
-        f"max_num_batched_tokens {engine['max_num_batched_tokens']}: taken for granted",
+        f"engine {engine['version']} ({why})",
+        f"its defaults max_num_seqs {engine['max_num_seqs']}, max_num_batched_tokens "
+        f"{engine['max_num_batched_tokens']}: taken for granted",
     )
     for line in said:
         typer.echo(f"simulated: {line}", err=True)

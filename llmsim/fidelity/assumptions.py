@@ -116,7 +116,8 @@ class Rule:
     Parameters
     ----------
     when : mapping of str to tuple of str
-        Globs by column; all columns must match, by one of their globs.
+        Globs by column; all columns must match, by one of their globs. Those of `gpu` are in
+        capitals.
     version_from, version_below : tuple of int
         Limits of the engine version; empty for none.
     sets : mapping
@@ -134,6 +135,8 @@ class Rule:
         """Whether the rule speaks of a case."""
         for column, globs in self.when.items():
             value = case.model_key if column == "model_key" else case.text(column)
+            if column == "gpu":  # letter case does not matter in names of cards
+                value = value.upper()
             if not any(fnmatchcase(value, glob) for glob in globs):
                 return False
         if not (self.version_from or self.version_below):
@@ -187,6 +190,8 @@ def read_rules(path: Path = TABLE) -> tuple[Rule, ...]:
             column: tuple(value) if isinstance(value, list) else (str(value),)
             for column, value in when.items()
         }
+        if "gpu" in globs:
+            globs["gpu"] = tuple(glob.upper() for glob in globs["gpu"])
         rules.append(Rule(globs, limits[0], limits[1], sets, row.get("source", "")))
     if faults:
         raise InputError(str(path), faults)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError
+from llmsim.fidelity.assumptions import numbers_of
 from llmsim.fidelity.cases import Case, Key
 from llmsim.fidelity.prediction import Prediction
 from llmsim.fidelity.replay import Work, prepare, simulate_all
 from llmsim.fidelity.scenarios import DEFAULTS, Options
+from llmsim.specs import engine_names, newest_engine
 from llmsim.workload.formats.benchresult import finite_rate, read_result
 
 _TIMES: Final = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e", "e2e_latency": "e2e"}
@@ -27,6 +30,9 @@ _STATS: Final = {
     "p95": "p95",
     "p99": "p99",
 }
+
+_BUILD: Final = re.compile(r"nightly|20\d\d")
+"""In versions that are a build's date instead of a release."""
 
 _RATES: Final = {
     "request_throughput": "request_throughput",
@@ -47,6 +53,8 @@ class Bench:
     engine : str
         ``vllm``, ``sglang`` or ``trtllm``.
     engine_version : str
+        Release such as ``0.14.1``, or an engine card; empty takes the newest card, since no client
+        writes down which release it asked.
     """
 
     model: str
@@ -81,10 +89,21 @@ def read_bench(path: Path, bench: Bench) -> tuple[Case, dict[str, Any]]:
     if not bench.gpu:
         fault = Fault("", "--gpu", "is missing: the file does not say")
         raise InputError(str(path), [fault])
-    return _case(path, data, bench), _lengths(data)
+    return _case(path, data, bench, _version(path, bench)), _lengths(data)
 
 
-def _case(path: Path, data: Mapping[str, Any], bench: Bench) -> Case:
+def _version(path: Path, bench: Bench) -> str:
+    """Return the release to simulate, as rules compare them."""
+    said = bench.engine_version or newest_engine(bench.engine)
+    version = said.removeprefix(f"{bench.engine}-").removeprefix("v")
+    if said and not numbers_of(version) and not _BUILD.search(version):
+        hint = f"Known cards: {', '.join(engine_names())}."
+        fault = Fault("", "--engine-version", f"no release such as 0.14.1, read {said!r}.", hint)
+        raise InputError(str(path), [fault])
+    return version
+
+
+def _case(path: Path, data: Mapping[str, Any], bench: Bench, version: str) -> Case:
     done = max(1, int(data["completed"]))
     slots, rate = data.get("max_concurrency"), finite_rate(data)
     total = int(data.get("num_prompts") or done)
@@ -98,7 +117,7 @@ def _case(path: Path, data: Mapping[str, Any], bench: Bench) -> Case:
         "n_gpu": str(bench.tp),
         "tp": str(bench.tp),
         "engine": bench.engine,
-        "engine_version": bench.engine_version,
+        "engine_version": version,
         "isl": str(round(data["total_input_tokens"] / done)),
         "osl": str(round(data["total_output_tokens"] / done)),
         # Without a rate every request is sent at once, as far as the slots allow.

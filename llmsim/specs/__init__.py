@@ -34,7 +34,7 @@ from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, price_of
 from llmsim.specs.quantisation import MXFP4_MARLIN
 from llmsim.specs.requantise import SCHEMES, by_marlin, requantise, skewed
-from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine
+from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine, newest_engine
 from llmsim.specs.stages import layers_by_stage, stage_of
 
 __all__ = [
@@ -78,6 +78,7 @@ __all__ = [
     "load_model",
     "load_prices",
     "model_names",
+    "newest_engine",
     "price_of",
     "read_calibration",
     "requantise",

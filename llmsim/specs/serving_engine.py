@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from llmsim.core.holding import held
@@ -51,6 +52,18 @@ class EngineCard:
 def engine_names() -> tuple[str, ...]:
     """Return the names of all engine cards, sorted."""
     return tuple(sorted(list_data("profiles/engines", ".yaml")))
+
+
+def newest_engine(family: str) -> str:
+    """Return the card of a family's newest version; empty where it has none.
+
+    Parameters
+    ----------
+    family : str
+        Such as ``vllm``.
+    """
+    cards = [name for name in engine_names() if name.partition("-")[0] == family]
+    return max(cards, key=lambda name: [int(n) for n in re.findall(r"\d+", name)], default="")
 
 
 @held

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from llmsim.cli.app import app
 from llmsim.core.errors import InputError
 from llmsim.fidelity.benchfile import Bench, compare_bench, read_bench
+from llmsim.specs import engine_names, newest_engine
 
 # Keys as the two clients write them; times in ms.
 VLLM = {
@@ -90,6 +91,7 @@ def test_the_command_says_what_it_took_for_granted_and_in_which_units(tmp_path):
     assert found.exit_code == 0, found.stderr
     assert "16 requests at 4 at a time, all alike" in found.stderr
     assert "on 1 x h100-sxm" in found.stderr
+    assert f"engine {newest_engine('vllm')} (the newest card, as no --engine-v" in found.stderr
     rows = {line[:24].strip(): line[24:].split() for line in found.stdout.splitlines()}
     assert rows["ttft mean"][:2] == ["s", "0.03"]
     assert rows["output_throughput mean"][:2] == ["tokens/s", "160"]
@@ -97,4 +99,28 @@ def test_the_command_says_what_it_took_for_granted_and_in_which_units(tmp_path):
     told = call(detailed, "--tp", "2", "--engine-version", "0.20").stderr
     assert "lengths as in it" in told
     assert "on 2 x h100-sxm" in told
-    assert "engine vllm-0.20" in told
+    assert "engine vllm-0.20 (--engine-version)" in told
+    answer = json.loads(call(VLLM, "--json", "--engine-version", "v0.14.1").stdout)
+    assert answer["engine"]["version"] == "vllm-0.14"
+    assert answer["engine"]["version_guessed"] is False
+
+
+def test_the_newest_card_is_taken_unless_a_release_is_named(tmp_path):
+    path = write(tmp_path, VLLM)
+
+    def engine(version, gpu="h100-sxm", program="vllm"):
+        return compare_bench(path, Bench("", gpu, 1, program, version))[2]["engine"]
+
+    cards = [name for name in engine_names() if name.startswith("vllm")]
+    assert [engine(name)["version"] for name in cards] == cards
+    assert engine("")["version"] == newest_engine("vllm") in cards
+    assert engine("", program="sglang")["version"] == newest_engine("sglang")
+    # vLLM's own limits on a large GPU, in whatever letters it is named
+    for gpu in ("h100-sxm", "H100-80G-SXM"):
+        assert (engine("", gpu)["max_num_seqs"], engine("", gpu)["max_num_batched_tokens"]) == (
+            1024,
+            8192,
+        )
+    assert engine("", "a100-80gb-sxm")["max_num_batched_tokens"] == 2048
+    with pytest.raises(InputError, match=r"no release such as 0\.14\.1, read"):
+        engine("newest")
