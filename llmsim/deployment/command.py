@@ -27,6 +27,14 @@ _HUMAN: Final = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G"
 (vllm/engine/arg_utils.py, human_readable_int)."""
 
 
+_SHOWS: Final = re.compile(
+    r"(?:--env=)?(CUDA_VISIBLE_DEVICES|HIP_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|NVIDIA_VISIBLE_DEVICES"
+    r"|(?:--gpus=)?\W?device)=([^;&$]*)"
+)
+"""Words in front of an engine that choose its GPUs: variables, and docker's ``--gpus device=0,1``.
+What only a shell knows is passed over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ignored:
     """A flag that the simulation does not know.
@@ -62,6 +70,8 @@ class Command:
     extra : dict of str to Any
         Flags that the table has no row for but that are understood.
     ignored : list of Ignored
+    shown : tuple of (str, int), optional
+        The word that chooses the GPUs which the engine sees, and how many; None without one.
     """
 
     table: FlagTable
@@ -70,6 +80,7 @@ class Command:
     values: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     ignored: list[Ignored] = field(default_factory=list)
+    shown: tuple[str, int] | None = None
 
 
 UNDERSTOOD: Final[Mapping[str, Mapping[str, bool]]] = {
@@ -93,7 +104,8 @@ def read_command(program: str, text: str) -> Command:
     program : str
         ``vllm`` or ``sglang``.
     text : str
-        As a shell reads it; what stands before the engine (variables, docker) is passed over.
+        As a shell reads it; what stands before the engine (variables, docker) is passed over, but
+        for the GPUs that it chooses.
 
     Raises
     ------
@@ -107,7 +119,9 @@ def read_command(program: str, text: str) -> Command:
     except ValueError as error:
         raise InputError(source, [Fault("", "", f"no command of a shell: {error}")]) from None
     command = Command(table)
-    words = _after_start(program, words, command)
+    flags = _after_start(program, words, command)
+    command.shown = _shown(words[: len(words) - len(flags)])
+    words = flags
     faults: list[Fault] = []
     at = 0
     while at < len(words):
@@ -137,6 +151,18 @@ def _after_start(program: str, words: Sequence[str], command: Command) -> list[s
     starts = " or ".join(f"'{' '.join(start)}'" for start in _STARTS[program])
     message = f"expected {starts} and its flags, read '{' '.join(words)[:80]}'."
     raise InputError(f"the command of {command.table.name}", [Fault("", "", message)])
+
+
+def _shown(words: Sequence[str]) -> tuple[str, int] | None:
+    """Return the last word that chooses GPUs, and how many; devices after -1 are not seen."""
+    found = None
+    for word in words:
+        match = _SHOWS.fullmatch(word.strip(";&\"'"))
+        if match and match[2] not in ("all", "void", "none"):
+            devices = [each.strip() for each in match[2].strip("\"'").split(",")]
+            stop = next((at for at, each in enumerate(devices) if each in ("", "-1")), len(devices))
+            found = word.strip(";&"), stop
+    return found
 
 
 def _read_word(

@@ -31,6 +31,9 @@ than 4 GPUs, with more (server_args.py, _handle_gpu_memory_settings, of 0.5 rele
 
 _LARGEST_CHUNK: Final = (16384, 512, 512)
 
+_GPUS: Final = ("tp", "pp", "dp", "replicas")
+"""Keys of a pool whose product is how many GPUs a command takes."""
+
 _LEAST_SGLANG_REQUESTS: Final = 2048
 """SGLang clips the running requests that its memory would hold to 2,048 to 4,096; the lower bound
 is what it takes unless KV is plentiful (model_runner.py, of 0.5 releases)."""
@@ -95,6 +98,7 @@ def from_command(
     model, named = _model(said.model)
     reader = _Vllm(said, card, model) if program == "vllm" else _Sglang(said, card, model)
     pool = reader.pool()
+    _check_shown(said, pool)
     data: dict[str, Any] = {
         "llmsim": 1,
         "name": f"{model.name}-{card.name}-{program}",
@@ -106,6 +110,19 @@ def from_command(
     data["engine"] = reader.engine
     data["fleet"] = {"pools": {"main": {"gpu": gpu, **pool}}}
     return Origin(data, tuple(said.ignored), tuple(reader.assumed), command.strip())
+
+
+def _check_shown(said: Command, pool: Mapping[str, Any]) -> None:
+    """Refuse a command that shows its engine fewer GPUs than it needs: that would not start."""
+    across = said.values.get("--nnodes", 1) > 1 or "--data-parallel-address" in said.values
+    if said.shown is None or across or any(each.value == "ray" for each in said.ignored):
+        return  # or it may have GPUs of other nodes
+    (word, shown), needed = said.shown, math.prod(pool.get(k, 1) for k in _GPUS)
+    if shown < needed:
+        sizes = ", ".join(f"{key} {pool[key]}" for key in _GPUS if key in pool) or "tp 1"
+        message = f"shows the engine {shown} GPUs, and its flags need {needed} ({sizes})."
+        hint = "Show it as many, or say the sizes that it has."
+        raise InputError(f"the command of {said.table.name}", [Fault("", word, message, hint)])
 
 
 def _model(told: str) -> tuple[ModelSpec, str]:

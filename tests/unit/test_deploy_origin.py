@@ -137,6 +137,41 @@ def test_a_wrong_command_says_what_is_wrong(command, expected):
     assert expected in str(caught.value)
 
 
+SHOWN = (
+    (
+        "CUDA_VISIBLE_DEVICES=0,1 vllm serve M -tp 4",
+        "shows the engine 2 GPUs, and its flags need 4",
+    ),
+    ("export CUDA_VISIBLE_DEVICES=3; vllm serve M -tp 2 -pp 2", "need 4 (tp 2, pp 2)"),
+    ("CUDA_VISIBLE_DEVICES= vllm serve M", "shows the engine 0 GPUs, and its flags need 1 (tp 1)"),
+    ("CUDA_VISIBLE_DEVICES=0,-1,2 vllm serve M -tp 2", "shows the engine 1 GPUs"),
+    ("docker run -e HIP_VISIBLE_DEVICES=0 vllm/vllm-openai:v0.20.0 --model M -tp 2", "need 2"),
+    ("docker run --gpus '\"device=0,1\"' vllm/vllm-openai:v0.20.0 --model M -dp 4", "dp 4"),
+    (
+        "CUDA_VISIBLE_DEVICES=0,1,2 python -m sglang.launch_server --model-path M --tp 2 --dp 2",
+        "need 4",
+    ),
+    ("CUDA_VISIBLE_DEVICES=0,1,2,3 vllm serve M -tp 4", ""),
+    ("CUDA_VISIBLE_DEVICES=0,1,2,3 vllm serve M -tp 2", ""),
+    ("CUDA_VISIBLE_DEVICES=$MINE vllm serve M -tp 4", ""),
+    ("NVIDIA_VISIBLE_DEVICES=all vllm serve M -tp 4", ""),
+    ("CUDA_VISIBLE_DEVICES=0,1 vllm serve M -tp 4 --nnodes 2", ""),
+    ("CUDA_VISIBLE_DEVICES=0,1 vllm serve M -tp 4 --distributed-executor-backend ray", ""),
+)
+
+
+@pytest.mark.parametrize(("command", "expected"), SHOWN)
+def test_a_command_that_shows_its_engine_too_few_gpus_is_refused(command, expected):
+    program = "sglang" if "sglang" in command else "vllm"
+    told = command.replace(" M", " Qwen/Qwen3-8B")
+    if not expected:
+        assert from_command(program, told, "h100-sxm").data
+        return
+    with pytest.raises(InputError) as caught:
+        from_command(program, told, "h100-sxm")
+    assert expected in str(caught.value)
+
+
 def test_an_unknown_model_gets_the_way_out(tmp_path):
     with pytest.raises(CardError, match=r"qwen3-8b|config\.json"):
         from_command("vllm", "vllm serve Qwen/Qwen3-8BB", "h100-sxm")
