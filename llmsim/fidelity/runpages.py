@@ -107,14 +107,19 @@ BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 
 
 def write_page(path: Path, found: ComparedRuns) -> None:
-    """Write the tables, into their place on a page that has one.
+    """Write the tables, into their place on a page that has one, and a drawing beside the page.
 
     Parameters
     ----------
     path : Path
     found : ComparedRuns
     """
-    part = f"{BEGIN}\n{markdown(found)}{END}"
+    from llmsim.fidelity.rundrawings import runs_svg
+
+    drawing = path.with_suffix(".svg")
+    write_whole(drawing, runs_svg(found))
+    shown = f"![Errors of single steps and of runs]({drawing.name})"
+    part = f"{BEGIN}\n{shown}\n\n{markdown(found)}{END}"
     if path.is_file():
         text = path.read_text(encoding="utf-8")
         if BEGIN in text and END in text:

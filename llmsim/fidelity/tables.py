@@ -243,6 +243,9 @@ GPU, layout, lengths, load. What a record leaves out comes from
 - Repeats of the same run differ by 1% in TPOT and 4% in TTFT (median); across engine versions by
   2% and 9%.
 
+A small real engine of our own, step by step on a GPU of our own, with pictures:
+[measured-on-an-h100.md](measured-on-an-h100.md).
+
 Where the measurements are published: aiconfigurator (ai-dynamo/aiconfigurator,
 `silicon_sample.csv`; InferenceX data: attribution to SemiAnalysis InferenceX), inference-sim
 (inference-sim/inference-sim and its training data), LLMServingSim (casys-kaist/LLMServingSim,

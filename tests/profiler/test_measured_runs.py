@@ -21,7 +21,7 @@ from llmsim.fidelity.measuredruns import (
     host_terms,
     kernel_gap_s,
 )
-from llmsim.fidelity.runpages import BEGIN, END, repetitions
+from llmsim.fidelity.runpages import BEGIN, END, repetitions, write_page
 
 PROFILE = "nvidia-h100-80gb-hbm3/20261126T2239"
 COST = {"kind": "measured", "profile": PROFILE}
@@ -215,3 +215,22 @@ def test_a_folder_of_runs_is_compared_by_one_command(compared, tmp_path):
     empty = CliRunner().invoke(app, ["validate", str(tmp_path / "none"), *words[2:6]])
     assert empty.exit_code == 2
     assert "no runs here" in empty.output
+
+
+def test_a_page_has_a_drawing_of_every_kind_of_step_and_every_run_but_the_hosts(compared, tmp_path):
+    from xml.etree import ElementTree
+
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_page(page, compared)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "](page.svg)" in text
+    drawing = ElementTree.parse(tmp_path / "page.svg")
+    words = "\n".join(drawing.getroot().itertext())
+    for regime in compared.regimes:
+        assert f"{regime.name} ({regime.errors.count:,})" in words
+    for run in compared.runs:
+        assert (run.name in words) != run.name.endswith("-seed9")
