@@ -88,7 +88,10 @@ class Gathering:
             if left > 0:
                 step.ask_again(left)
                 return
+        waiting = step.waiting
         step.admit_waiting()  # who does not fit has waited all the same, and comes in once it does
-        if step.admitted and step.waiting and step.free_seats and self.wait_steps:
+        # whoever left the line, to a step or for its KV to come here, the next one's wait begins
+        left_line = step.waiting < waiting
+        if left_line and step.waiting and step.free_seats and self.wait_steps:
             self._since = now
             step.ask_again(self.wait_steps)

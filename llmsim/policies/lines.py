@@ -207,6 +207,8 @@ class CounterLine:
                 self._back[client] = None
         if returned:
             line.appendleft(request)
+            if request.index in self._charged:  # while it ran, tokens were counted now and then
+                self._count(request, self._engine.generated(request))
         else:
             line.append(request)
 
@@ -241,15 +243,11 @@ class CounterLine:
     def arrange(self, running: Sequence[Running]) -> None:
         """Count the output tokens of who runs, then lift the clients that have come back."""
         decoding: dict[int, int] = {}
-        charged = self._charged
         for one in running:
             client = one.view.client
             if not one.prefilling:
                 decoding[client] = decoding.get(client, 0) + 1
-            counted = charged.get(one.view.index, 0)
-            if one.generated > counted:
-                charged[one.view.index] = one.generated
-                self._account(client).output_tokens += one.generated - counted
+            self._count(one.view, one.generated)
         self._decoding = decoding
         waited = [self.served(each) for each in self._lines if each not in self._back]
         least = min(waited, default=self._last)
@@ -257,6 +255,13 @@ class CounterLine:
             if self.served(client) < least:
                 self._accounts[client] = _Account(least)
         self._back.clear()
+
+    def _count(self, request: RequestView, generated: int) -> None:
+        """Count the output tokens of a request that have not been counted yet."""
+        counted = self._charged.get(request.index, 0)
+        if generated > counted:
+            self._charged[request.index] = generated
+            self._account(request.client).output_tokens += generated - counted
 
     def steady_steps(self) -> int:
         """Return after how many steps with decodes another client may be served least [steps]."""
