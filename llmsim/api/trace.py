@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from llmsim.core.errors import Fault, InputError, RegistryError, nearest
 from llmsim.core.files import check_target, write_whole
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["anonymise", "convert", "head", "inspect", "open_trace", "scale"]
 
 Options = Mapping[str, Any]
+
+MOST_MADE: Final = 100_000_000
+"""More requests than these are made from statistics only where `limit` asks for them: a week of a
+large ServeGen pool is 1.4e9, for which nobody waits."""
 
 
 def open_trace(
@@ -67,6 +71,17 @@ def open_trace(
     return cls(**told).open(seed, None)
 
 
+def _whole(path: str | Path, kind: str | None, options: Options | None, seed: int) -> Workload:
+    """Open a trace to go through all of it."""
+    workload = open_trace(path, kind, options, seed=seed)
+    expected = getattr(workload, "expected", None)
+    if expected is not None and expected > MOST_MADE:
+        message = f"these statistics make about {expected:,.0f} requests"
+        hint = "Say how many with limit=N, or which hours with start_s and end_s."
+        raise InputError("llmsim trace", [Fault(str(path), "limit", message + ".", hint)])
+    return workload
+
+
 def inspect(
     path: str | Path,
     kind: str | None = None,
@@ -95,7 +110,7 @@ def inspect(
     """
     if html is not None:
         check_target(Path(html))
-    profile = profile_trace(open_trace(path, kind, options, seed=seed))
+    profile = profile_trace(_whole(path, kind, options, seed))
     if html is not None:
         from llmsim.report.trace_page import render_trace
 
@@ -130,7 +145,7 @@ def convert(
     OutputError
         If the file is there or cannot be written.
     """
-    return write_trace(open_trace(path, kind, options, seed=seed), Path(out), force)
+    return write_trace(_whole(path, kind, options, seed), Path(out), force)
 
 
 def head(
@@ -231,14 +246,14 @@ def scale(
         raise InputError("llmsim trace scale", wrong)
     told = dict(options or {})
     if rate_rps is not None:
-        now = profile_trace(open_trace(path, kind, told, seed=seed)).rate_rps
+        now = profile_trace(_whole(path, kind, told, seed)).rate_rps
         if not now > 0:
             fault = Fault(str(path), "rate_rps", "all requests of this trace come at one time")
             raise InputError("llmsim trace scale", [fault])
         rate_scale = float(told.get("rate_scale", 1.0)) * rate_rps / now
     if rate_scale is not None:
         told["rate_scale"] = rate_scale
-    workload = open_trace(path, kind, told, seed=seed)
+    workload = _whole(path, kind, told, seed)
     if keep_frac is not None:
         workload = Thinned(workload, keep_frac, seed)
     return write_trace(workload, Path(out), force)
@@ -279,5 +294,5 @@ def anonymise(
     if round_tokens < 1:
         fault = Fault("", "round_tokens", f"must be at least 1 (got {round_tokens!r})")
         raise InputError("llmsim trace anonymise", [fault])
-    workload = Anonymised(open_trace(path, kind, options, seed=seed), round_tokens)
+    workload = Anonymised(_whole(path, kind, options, seed), round_tokens)
     return write_trace(workload, Path(out), force)

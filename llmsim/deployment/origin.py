@@ -148,6 +148,9 @@ class _Reader:
         self.said, self.gpu, self.model = said, gpu, model
         self.engine: dict[str, Any] = {"version": _version(said)}
         self.assumed: list[str] = []
+        if not said.release:
+            version = self.engine["version"]
+            self.assumed.append(f"engine.version: {version} (the newest; an image's tag says more)")
         self._left = dict(said.values)
 
     def take(self, flag: str, otherwise: Any = None) -> Any:

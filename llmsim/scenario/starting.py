@@ -120,10 +120,10 @@ def starter_text(answers: Answers) -> str:
 llmsim: 1                       # version of this file format
 name: {told.name}
 seed: 1                         # the same seed gives the same run, bit for bit
-model: {told.model}             # `llmsim list models`, or a path to a config.json
+model: {told.model:<24} # `llmsim list models`, or a path to a config.json
 slo:                            # what the service promises
-  ttft_s: {told.ttft_s:g}                     # time to the first token [s]
-  tpot_s: {told.tpot_s:g}                    # time per further token [s]
+  ttft_s: {told.ttft_s:<21g} # time to the first token [s]
+  tpot_s: {told.tpot_s:<21g} # time per further token [s]
   attained_frac: 0.95
 traffic:
 {traffic}
@@ -137,7 +137,7 @@ fleet:
   routing: least-loaded         # `llmsim list routing` names the others
   pools:
     main:
-      gpu: {told.gpu}           # `llmsim list gpus`
+      gpu: {told.gpu:<20} # `llmsim list gpus`
       replicas: {told.replicas}
-      tp: {told.tp}                     # tensor-parallel GPUs of each replica
+      tp: {told.tp:<21} # tensor-parallel GPUs of each replica
 """

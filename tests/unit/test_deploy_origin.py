@@ -82,10 +82,13 @@ def test_defaults_that_the_engine_would_take_are_taken_and_named():
         origin = from_command("vllm", command, gpu)
         engine = origin.data["engine"]
         limits[gpu] = (engine["max_num_batched_tokens"], engine["max_num_seqs"])
-        assert len(origin.assumed) == 2
+        version, *limited = origin.assumed
+        assert version.startswith("engine.version: vllm-0.33 (the newest")
+        assert len(limited) == 2
     assert limits == {"h100-sxm": (8192, 1024), "a100-80gb-sxm": (2048, 256), "l40s": (2048, 256)}
     old = from_command("vllm", "docker run vllm/vllm-openai:v0.14.3 --model Qwen/Qwen3-8B", "l40s")
     assert old.data["engine"]["version"] == "vllm-0.14"
+    assert not any("engine.version" in each for each in old.assumed)
     assert old.data["engine"]["reserve_full_prompt"] is False
 
 

@@ -352,6 +352,23 @@ def test_a_pool_as_published_gives_every_clients_rate_and_lengths(tmp_path):
     assert detect_kind(tmp_path) == "servegen"
 
 
+def test_a_pool_of_more_requests_than_anybody_waits_for_asks_how_many(tmp_path, monkeypatch):
+    for name, text in POOL.items():
+        write(tmp_path, text, name)
+    # 2 and 1 requests/s for ten minutes, then 4 requests/s: 4200
+    monkeypatch.setattr("llmsim.api.trace.MOST_MADE", 4199)
+    for call in (ls.trace.inspect, lambda path: ls.trace.convert(path, tmp_path / "out.csv")):
+        with pytest.raises(
+            ls.InputError, match=r"limit: these statistics make about 4,200 requests"
+        ):
+            call(tmp_path)
+    assert not (tmp_path / "out.csv").exists()
+    assert ls.trace.inspect(tmp_path, options={"limit": 5000}).requests > 3000
+    assert ls.trace.inspect(tmp_path, options={"end_s": 600.0}).requests < 3000
+    monkeypatch.setattr("llmsim.api.trace.MOST_MADE", 4200)
+    assert ls.trace.inspect(tmp_path).requests > 3000
+
+
 def test_a_damaged_pool_is_named_by_line(tmp_path):
     (fault,) = faults_of(tmp_path, "servegen")
     assert "no ServeGen pool" in fault

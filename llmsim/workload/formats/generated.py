@@ -61,6 +61,8 @@ class GeneratedWorkload:
     make : callable
         Starts a pass: yields rows in order of time, times from the start of the statistics.
     clients : tuple of str
+    expected : float, optional
+        How many requests a whole pass makes in the mean; None where that is not known beforehand.
 
     Raises
     ------
@@ -74,12 +76,14 @@ class GeneratedWorkload:
         options: Generated,
         make: Callable[[], Iterator[Rows]],
         clients: tuple[str, ...] = (),
+        expected: float | None = None,
     ) -> None:
         if options.end_s is not None and options.end_s <= options.start_s:
             message = f"must be greater than start_s = {options.start_s:g} (got {options.end_s:g})"
             raise InputError(f"trace {path}", [Fault("", "end_s", message)])
         self._path, self._options, self._make = path, options, make
         self.total: int | None = None
+        self.expected = expected if options.limit is None else None
         self.clients: tuple[str, ...] = clients
         self.slo_classes: tuple[str, ...] = ()
         self.closed_loop: ClosedLoop | None = None

@@ -72,7 +72,11 @@ class ServeGen(Generated):
         if not pool.windows:
             raise TraceError(str(path), [Fault(str(path), "", "no client sends anything")])
         return GeneratedWorkload(
-            path, self, lambda: _Traffic(self, pool, seed).rows(), tuple(pool.clients)
+            path,
+            self,
+            lambda: _Traffic(self, pool, seed).rows(),
+            tuple(pool.clients),
+            _Traffic(self, pool, seed).expected(),
         )
 
 
@@ -92,14 +96,28 @@ class _Traffic:
         self._sent = sent
         self._donors = {name: _donors(lengths, sent) for name, lengths in pool.lengths.items()}
 
+    def expected(self) -> float:
+        """Return how many requests the windows make in the mean."""
+        rates = [
+            window.rate_rps
+            for start_s in self._starts()
+            for window in self._pool.windows[start_s]
+            if window.client in self._kept
+        ]
+        return math.fsum(rates) * WINDOW_S * self._options.rate_scale
+
+    def _starts(self) -> list[float]:
+        options = self._options
+        return [
+            start_s
+            for start_s in sorted(self._pool.windows)
+            if start_s + WINDOW_S > options.start_s
+            and (options.end_s is None or start_s < options.end_s)
+        ]
+
     def rows(self) -> Iterator[Rows]:
         """Yield the requests of each window."""
-        end_s = self._options.end_s
-        for start_s in sorted(self._pool.windows):
-            if end_s is not None and start_s >= end_s:
-                return
-            if start_s + WINDOW_S <= self._options.start_s:
-                continue
+        for start_s in self._starts():
             at_s, client = self._arrivals(start_s, self._pool.windows[start_s])
             if not len(at_s):
                 continue
