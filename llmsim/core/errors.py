@@ -44,8 +44,13 @@ class Fault:
     def __str__(self) -> str:
         head = "  ".join(part for part in (self.where, self.path) if part)
         text = f"{head}: {self.message}" if head else self.message
+        if self.hint[:1].isupper() and text[-1:] not in _ENDS:
+            text += "."
         return f"{text} {self.hint}".rstrip()
 
+
+_ENDS = (".", ":", ";", ",", "?", "!", "")
+"""What ends a message that a hint may follow."""
 
 MOST_TOLD = 40
 """Faults in the text of an error; all of them are in `InputError.faults`."""

@@ -66,10 +66,11 @@ def find_trace(path: str, near: Path | None) -> Path:
     shipped = find_data("traces", path) if "/" not in path else None
     if shipped is not None and shipped.is_file():
         return shipped
-    known = {entry.name for entry in _list(candidate.parent)}
+    known = {entry.name for entry in _list(candidate.parent)} - {wanted.name}
     if "/" not in path:
         known |= {entry.name for root in data_roots() for entry in _list(root / "traces")}
-    what = "is a folder" if candidate.is_dir() else "no such file"
+    missing = "a link to nothing" if candidate.is_symlink() else "no such file"
+    what = "is a folder" if candidate.is_dir() else missing
     raise TraceError(path, [Fault(str(candidate), "path", what, nearest(wanted.name, known))])
 
 

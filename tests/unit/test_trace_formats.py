@@ -369,6 +369,15 @@ def test_a_pool_of_more_requests_than_anybody_waits_for_asks_how_many(tmp_path, 
     assert ls.trace.inspect(tmp_path).requests > 3000
 
 
+def test_a_link_to_nothing_is_called_one_and_a_hint_begins_a_sentence(tmp_path):
+    write(tmp_path, "x", "lopp.csv")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    (fault,) = faults_of(tmp_path / "loop.csv", "csv")
+    assert "path: a link to nothing. Did you mean 'lopp.csv'?" in fault
+    (fault,) = faults_of(tmp_path / "lopp2.csv", "csv")
+    assert "path: no such file. Did you mean 'lopp.csv'?" in fault
+
+
 def test_a_damaged_pool_is_named_by_line(tmp_path):
     (fault,) = faults_of(tmp_path, "servegen")
     assert "no ServeGen pool" in fault
