@@ -38,7 +38,8 @@ app = typer.Typer(
 show_app = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    help="Show a card with the unit and the source of each number, or what a step costs.",
+    help="Show a card with the unit and the source of each number, or what a step costs.\n\n"
+    "Example: llmsim show gpu h100-sxm",
     no_args_is_help=True,
 )
 app.add_typer(show_app, name="show")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 gallery_app = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    help="Published systems against the best public alternative, from committed results.",
+    help="Published systems against the best public alternative, from committed results.\n\n"
+    "Example: llmsim gallery",
     invoke_without_command=True,
 )
 

@@ -17,7 +17,8 @@ from llmsim.cli.helping import Group
 profile_app = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    help="Measure what kernels cost on a device, and look after such profiles.",
+    help="Measure what kernels cost on a device, and look after such profiles.\n\n"
+    "Example: llmsim profile --device cpu --quick --out my-cpu",
     invoke_without_command=True,
 )
 MISSING = "llmsim profile needs torch and the kernels: pip install 'llmsim[profile]'"

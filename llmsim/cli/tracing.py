@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 trace_app = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    help="Look at a trace of any known kind; convert, scale and anonymise it.",
+    help="Look at a trace of any known kind; convert, scale and anonymise it.\n\n"
+    "Example: llmsim trace inspect burstgpt-like.csv.gz",
     no_args_is_help=True,
 )
 

@@ -20,10 +20,11 @@ from llmsim.cli.app import app
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from measured_profiles import rows, write_profile
 
-COMMANDS = {
-    " ".join(path): each
-    for path, each in command_page.commands()
-    if not getattr(each, "commands", None)
+COMMANDS = {" ".join(path): each for path, each in command_page.commands()}
+GROUPS = {
+    f"llmsim {name}": each
+    for name, each in get_command(app).commands.items()
+    if getattr(each, "commands", None)
 }
 SMALL = ("--set", "traffic.requests=60")
 SHORT = ("--set", "traffic.duration_s=4", "--set", "traffic.warmup_s=0", "--jobs", "1")
@@ -39,6 +40,7 @@ LESS = {
 READ_ONLY = {
     "llmsim calibrate": "needs measured runs and minutes; tests/fidelity/test_calibration.py",
     "llmsim profile import": "takes minutes; tests/unit/test_importers.py",
+    "llmsim profile": "takes minutes, and torch; tests/profiler",
     "llmsim gallery run": "takes minutes; tests/gallery",
 }
 """Examples whose words are only checked here, and where the command itself is run."""
@@ -116,6 +118,15 @@ def test_the_help_has_an_example_whose_words_are_known(name):
     assert found.name == name.split()[-1]
 
 
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_help_of_a_group_has_an_example_too(name):
+    shown = command_page.example(GROUPS[name])
+    assert shown, f"{name} --help has no line 'Example: {name} ...'"
+    assert shown.startswith(name)
+    unknown, _ = parsed(shlex.split(shown)[1:])
+    assert unknown == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in READ_ONLY])
 def test_the_example_runs(name, folder, monkeypatch):
@@ -137,18 +148,15 @@ def test_every_command_answers_in_json_or_need_not(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llmsim gallery", *COMMANDS])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_answer_is_one_json_document_and_nothing_else(name, folder, monkeypatch):
     if name in READ_ONLY:
         pytest.skip(f"{READ_ONLY[name]}; its document there")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    shown = command_page.example(COMMANDS[name]) if name in COMMANDS else name
-    words = shlex.split(shown)[1:]
+    words = shlex.split(command_page.example(COMMANDS[name]))[1:]
     words = words[: words.index(">")] if ">" in words else words
-    known = (
-        {flag for param in COMMANDS[name].params for flag in param.opts} if name in COMMANDS else ()
-    )
+    known = {flag for param in COMMANDS[name].params for flag in param.opts}
     more = [*LESS.get(name, ()), *(["--force"] if "--force" in known else [])]
     if name not in NO_JSON:
         more.append("--json")
