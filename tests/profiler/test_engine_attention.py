@@ -148,6 +148,49 @@ def test_a_padded_mixed_step_gives_the_tokens_of_plain_torch(found):
     assert found["padded tokens"] == found["plain mixed tokens"]
 
 
+def test_graphs_of_one_kind_are_captured_on_one_stream_into_one_pool():
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    from llmsim_kernels.engine.captures import Captures
+
+    told = []
+
+    class Stream:
+        def wait_stream(self, other):
+            told.append("waits")
+
+    class Graph:
+        def pool(self):
+            return "the first one's"
+
+    @contextmanager
+    def within(*stream):
+        yield
+
+    @contextmanager
+    def capture(graph, pool, stream):
+        told.append((pool, stream))
+        yield
+
+    cuda = SimpleNamespace(
+        Stream=Stream,
+        CUDAGraph=Graph,
+        current_stream=Stream,
+        stream=within,
+        graph=capture,
+    )
+    ran = []
+    captures = Captures(SimpleNamespace(cuda=cuda))
+    for _ in range(2):
+        graph, out = captures.graph_of(lambda: ran.append(0) or len(ran))
+        assert isinstance(graph, Graph)
+    assert out == 4  # each ran once before it was captured
+    (_, first), (_, second) = (one for one in told if isinstance(one, tuple))
+    assert first is second
+    assert [one[0] for one in told if isinstance(one, tuple)] == [None, "the first one's"]
+
+
 EXPERTS = """
 import json, torch
 from llmsim_kernels.engine.model import DecoderShape

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmsim.specs.engine import EngineLimits
 from llmsim_kernels.engine.cache import PagedCache, slots_of
+from llmsim_kernels.engine.captures import Captures
 from llmsim_kernels.engine.launches import table_row
 from llmsim_kernels.engine.model import Decoder
 from llmsim_kernels.engine.scheduler import Slice
@@ -83,7 +84,7 @@ class DecodeGraphs:
         self._pinned_table = torch.zeros((rows, width), dtype=torch.int32, pin_memory=pinned)
         self._numbers, self._host_table = self._pinned_numbers.numpy(), self._pinned_table.numpy()
         self.contexts = _context_steps(limits.max_model_len)
-        self._stream: Any = None
+        self._captures = Captures(torch)
         self._graphs: dict[tuple[int, int], tuple[Any, Any]] = {}
         with torch.inference_mode():
             for size in reversed(self.sizes):  # the largest first: the others fit into its memory
@@ -100,20 +101,7 @@ class DecodeGraphs:
 
     def _capture(self, size: int, longest: int) -> tuple[Any, Any]:
         """Return a graph and the tensor that its next tokens come out in."""
-        torch = self.torch
-        # all captures on one stream: memory of another stream's would not be used again
-        if self._stream is None:
-            self._stream = torch.cuda.Stream()
-        stream = self._stream
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._forward(size, longest)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
-            out = self._forward(size, longest)
-        return graph, out
+        return self._captures.graph_of(lambda: self._forward(size, longest))
 
     def run(self, slices: list[Slice], watch: Watch | None = None) -> list[int]:
         """Run a step of decodes alone and return their next tokens."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from llmsim.specs.engine import EngineLimits
 from llmsim_kernels.engine.cache import PagedCache
+from llmsim_kernels.engine.captures import Captures
 from llmsim_kernels.engine.model import Decoder
 from llmsim_kernels.engine.scheduler import Sequence, Slice
 from llmsim_kernels.engine.watch import Watch
@@ -208,7 +209,7 @@ class PromptSteps:
         self._pinned = [torch.zeros(n, dtype=kind, pin_memory=pinned) for n, kind in sizes]
         self._host = [each.numpy() for each in self._pinned]
         self._there = [torch.zeros(n, dtype=kind, device=device) for n, kind in sizes]
-        self._stream: Any = None
+        self._captures = Captures(torch)
         self._graphs: dict[Room, tuple[Any, Any]] = {}
         self.rooms: list[Room] = self._rooms() if capture else []
         with torch.inference_mode():
@@ -246,20 +247,7 @@ class PromptSteps:
 
     def _capture(self, room: Room) -> tuple[Any, Any]:
         """Return a graph and the tensor that its next tokens come out in."""
-        torch = self.torch
-        # all captures on one stream: memory of another stream's would not be used again
-        if self._stream is None:
-            self._stream = torch.cuda.Stream()
-        stream = self._stream
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._forward(room)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
-            out = self._forward(room)
-        return graph, out
+        return self._captures.graph_of(lambda: self._forward(room))
 
     def run(self, slices: list[Slice], watch: Watch) -> list[int]:
         """Run a step, decodes first, and return the next tokens of the slices that sample."""
