@@ -133,7 +133,8 @@ class Roles:
             unit = unit or _unit_of(told["arrival"], first.get(told["arrival"]))
             if unit is None:
                 message = f"in which unit is '{told['arrival']}'? Say s, ms, us, ns or stamp."
-                faults.append(Fault(where, "time_unit", message))
+                hint = "On the command line: --set time_unit=s."
+                faults.append(Fault(where, "time_unit", message, hint))
         if faults:
             raise TraceError(str(path), faults)
         return cls(**told, unit=unit or "s")
