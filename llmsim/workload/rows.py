@@ -95,8 +95,17 @@ def join(parts: Sequence[Rows]) -> Rows:
     """Return the rows of several parts, one after another; at least one part."""
     if len(parts) == 1:
         return parts[0]
-    pieces = [part.segments for part in parts if part.segments is not None]
-    classes = [part.slo_class for part in parts if part.slo_class is not None]
+    # a part in which nobody names them is one of rows without
+    pieces = [
+        np.full(len(part), None, dtype=np.object_) if part.segments is None else part.segments
+        for part in parts
+    ]
+    classes = [
+        np.full(len(part), -1, dtype=np.int16) if part.slo_class is None else part.slo_class
+        for part in parts
+    ]
+    named = any(part.segments is not None for part in parts)
+    classed = any(part.slo_class is not None for part in parts)
     return Rows(
         time_ns=np.concatenate([part.time_ns for part in parts]),
         prompt_tokens=np.concatenate([part.prompt_tokens for part in parts]),
@@ -105,6 +114,6 @@ def join(parts: Sequence[Rows]) -> Rows:
         session=np.concatenate([part.session for part in parts]),
         client=np.concatenate([part.client for part in parts]),
         failed=np.concatenate([part.failed for part in parts]),
-        segments=np.concatenate(pieces) if pieces else None,
-        slo_class=np.concatenate(classes) if classes else None,
+        segments=np.concatenate(pieces) if named else None,
+        slo_class=np.concatenate(classes) if classed else None,
     )

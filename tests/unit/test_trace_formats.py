@@ -291,6 +291,13 @@ def test_metrics_give_as_many_requests_as_were_counted_and_their_lengths(tmp_pat
     assert len(read(path, "vllm-metrics", rate_scale=0.5)["arrival_ns"]) == 2050
 
 
+def test_counters_that_were_scraped_once_tell_nothing(tmp_path):
+    lines = metrics_text([(1000, (counts(1, 1, 1, 1), counts(1, 1, 1, 1)))])
+    first, second = faults_of(write(tmp_path, lines, "metrics.txt"), "vllm-metrics")
+    assert "vllm:request_prompt_tokens_bucket: no counter of it was scraped twice" in first
+    assert "vllm:request_generation_tokens_bucket: no counter of it was scraped twice" in second
+
+
 def test_metrics_as_prometheus_answers_a_query(tmp_path):
     def series(name, le, *values):
         metric = {"__name__": f"vllm:request_{name}_tokens_bucket", "le": le, "pod": "a"}
@@ -392,6 +399,11 @@ def test_a_damaged_pool_is_named_by_line(tmp_path):
     write(tmp_path, "1e300,1.0,0,,,\n", "chunk-1-trace.csv")
     (fault,) = faults_of(tmp_path, "servegen")
     assert "chunk-1-trace.csv:1: expected a time below 9.2e+09 s" in fault
+    write(tmp_path, POOL["chunk-1-trace.csv"], "chunk-1-trace.csv")
+    deep = json.dumps({"0": {"input_tokens": "9{1" + "[" * 500}})  # a MemoryError of the parser
+    write(tmp_path, deep, "chunk-1-dataset.json")
+    (fault,) = faults_of(tmp_path, "servegen")
+    assert "not the histograms of a client: " in fault
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,9 @@ at most 2,894."""
 MOST_IMAGES: Final = 10_000
 """Of one request: each is drawn by itself. The published pools have at most 49."""
 
+_TOO_DEEP: Final = (RecursionError, MemoryError)
+"""What Python's parsers raise at brackets within brackets, the second with memory to spare."""
+
 _ARRIVALS: Final = ("client", "t_start_s", "rate_rps", "cv", "dist", "shape", "scale")
 _LENGTHS: Final = ("client", "window_start_s", "field", "mean", "std")
 
@@ -189,8 +192,8 @@ def _histograms(pool: Pool, path: Path, client: int) -> None:
                 where = f"{path}: {name} at {start} s"
                 law = _levels_of(where, name, told)
                 pool.field_of(name, LEVELS).add(client, _start(where, start), law)
-    except (ValueError, SyntaxError, AttributeError, TypeError, RecursionError) as error:
-        message = f"not the histograms of a client: {error}"
+    except (ValueError, SyntaxError, AttributeError, TypeError, *_TOO_DEEP) as error:
+        message = f"not the histograms of a client: {error or 'too many brackets'}"
         raise TraceError(str(path), [Fault(str(path), "", message)]) from None
 
 

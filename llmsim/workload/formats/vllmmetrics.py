@@ -111,7 +111,11 @@ class VllmMetrics(Generated):
         if lacking:
             message = "no such histogram over time in this file"
             raise TraceError(str(path), [Fault(str(path), name, message) for name in lacking])
-        prompt, output = (_by_time(counts) for counts in found.values())
+        prompt, output = grown = [_by_time(counts) for counts in found.values()]
+        once = [name for name, spans in zip(found, grown, strict=True) if not spans]
+        if once:
+            message = "no counter of it was scraped twice: what came in between is not known"
+            raise TraceError(str(path), [Fault(str(path), name, message) for name in once])
         return GeneratedWorkload(path, self, lambda: _rows(self, prompt, output, seed))
 
 
