@@ -403,7 +403,7 @@ def test_a_damaged_pool_is_named_by_line(tmp_path):
     deep = json.dumps({"0": {"input_tokens": "9{1" + "[" * 500}})  # a MemoryError of the parser
     write(tmp_path, deep, "chunk-1-dataset.json")
     (fault,) = faults_of(tmp_path, "servegen")
-    assert "not the histograms of a client: " in fault
+    assert "not the histograms of a client: too many brackets" in fault
 
 
 @pytest.mark.parametrize(

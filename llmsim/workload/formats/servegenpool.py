@@ -193,7 +193,7 @@ def _histograms(pool: Pool, path: Path, client: int) -> None:
                 law = _levels_of(where, name, told)
                 pool.field_of(name, LEVELS).add(client, _start(where, start), law)
     except (ValueError, SyntaxError, AttributeError, TypeError, *_TOO_DEEP) as error:
-        message = f"not the histograms of a client: {error or 'too many brackets'}"
+        message = f"not the histograms of a client: {str(error) or 'too many brackets'}"
         raise TraceError(str(path), [Fault(str(path), "", message)]) from None
 
 
