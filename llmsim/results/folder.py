@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -279,6 +279,7 @@ def _info(meta: Mapping[str, Any], scenario_yaml: str) -> RunInfo:
 
 
 def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
+    _check_whole(meta, ("end_ns", "requests", "events"))
     histogram = LogHistogram()
     histogram.counts = dict(zip(meta["itl"]["bins"], meta["itl"]["counts"], strict=True))
     timelines = _read_timelines(folder / TIMELINES)
@@ -323,7 +324,17 @@ def _read_tokens(path: Path) -> TokenTimes | None:
     return TokenTimes(table.column("request").to_numpy().astype(np.int64), time_ns)
 
 
+def _check_whole(told: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError for a count that is no whole number."""
+    for name in names:
+        if isinstance(told[name], float):
+            raise ValueError(f"{name} is {told[name]}, not a whole number")
+
+
 def _replica(told: Mapping[str, Any], timelines: Mapping[str, Any]) -> ReplicaFacts:
+    _check_whole(told, ("bin_ns", *_REPLICA_SCALARS))
+    if told["bin_ns"] < 1:
+        raise ValueError(f"bin_ns is {told['bin_ns']}")
     mine = timelines["replica"] == told["index"]
     data = TimelineData(
         told["bin_ns"],

@@ -145,6 +145,12 @@ def test_folders_that_are_no_runs(result, tmp_path):
     assert len(caught.value.faults) == 2
 
 
+def bins(meta, width):
+    """Return a run whose timelines have bins of this width."""
+    first, *others = meta["replicas"]
+    return meta | {"replicas": [first | {"bin_ns": width}, *others]}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -152,6 +158,9 @@ def test_folders_that_are_no_runs(result, tmp_path):
         (lambda meta: {k: v for k, v in meta.items() if k != "pools"}, "'pools'"),
         (lambda meta: [], "read None"),
         (lambda meta: meta | {"requests": 7}, "holds 400 rows, but meta.json says 7"),
+        (lambda meta: bins(meta, 1e300), "bin_ns is 1e[+]300, not a whole number"),
+        (lambda meta: bins(meta, 0), "bin_ns is 0"),
+        (lambda meta: meta | {"end_ns": 1.5}, "end_ns is 1.5, not a whole number"),
     ],
 )
 def test_damaged_meta_is_named(result, tmp_path, change, told):
