@@ -325,10 +325,13 @@ def _read_tokens(path: Path) -> TokenTimes | None:
 
 
 def _check_whole(told: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise ValueError for a count that is no whole number."""
+    """Raise ValueError for a count that is no whole number of 64 bits."""
     for name in names:
-        if isinstance(told[name], float):
-            raise ValueError(f"{name} is {told[name]}, not a whole number")
+        value = told[name]
+        if isinstance(value, float):
+            raise ValueError(f"{name} is {value}, not a whole number")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} is {value:g}, which no run reaches")
 
 
 def _replica(told: Mapping[str, Any], timelines: Mapping[str, Any]) -> ReplicaFacts:

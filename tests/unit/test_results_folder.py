@@ -160,6 +160,7 @@ def bins(meta, width):
         (lambda meta: meta | {"requests": 7}, "holds 400 rows, but meta.json says 7"),
         (lambda meta: bins(meta, 1e300), "bin_ns is 1e[+]300, not a whole number"),
         (lambda meta: bins(meta, 0), "bin_ns is 0"),
+        (lambda meta: meta | {"end_ns": 10**30}, "end_ns is 1e[+]30, which no run reaches"),
         (lambda meta: meta | {"end_ns": 1.5}, "end_ns is 1.5, not a whole number"),
     ],
 )
