@@ -141,9 +141,9 @@ def _build_pool(
 ) -> tuple[PoolPlan, list[str]]:
     engine = pool.engine
     place = placement(pool, model, folder)
-    limits = place.limits
+    limits, kind = place.limits, pool.cost.build()
     memory = plan_memory(
-        held_model(pool.cost.build(), place.model),
+        held_model(kind, place.model),
         place.gpu,
         place.plan,
         limits,
@@ -152,7 +152,7 @@ def _build_pool(
         engine.kv_blocks,
     )
     staged = staged_cost(pool, place) if place.plan.pp > 1 else None
-    cost = pool.cost.build().bind(place) if staged is None else staged
+    cost = kind.bind(place) if staged is None else staged
     joint = _joint(name, pool, cost)
     energy = _energy(cost) if joint is None else None
     stage_energy = () if staged is None else tuple(map(_of_stage, staged.parts))

@@ -147,6 +147,7 @@ def _session(order: ProfileOrder, device: Device, folder: Path, watcher: Watcher
     """Make the folder, or check that it holds the same device and libraries."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = folder / "rows.csv"
+    notes: list[str] = []
     if rows.exists() and (folder / "meta.json").exists():
         before = read_meta(folder)
         faults = []
@@ -161,14 +162,14 @@ def _session(order: ProfileOrder, device: Device, folder: Path, watcher: Watcher
                 faults.append(Fault(str(folder), "libs", message, "Give another --out."))
         if faults:
             raise InputError("profile", faults)
+        notes = [line for line in before.notes.split("\n") if "another device" in line]
         was, now = (of.get("uuid_hash", "") for of in (before.device, device.facts.details))
-        other = f"earlier rows are of another device of this kind ({was}, not {now})"
-        session = Session(device, rows, order.effort, order.budget_s, watcher)
-        session.notes += [line for line in before.notes.split("\n") if "another device" in line]
         if was and now and was != now:
-            session.note(other)
-        return session
-    return Session(device, rows, order.effort, order.budget_s, watcher)
+            notes.append(f"earlier rows are of another device of this kind ({was}, not {now})")
+    session = Session(device, rows, order.effort, order.budget_s, watcher)
+    for text in notes:
+        session.note(text)
+    return session
 
 
 def _created(folder: Path) -> str:
