@@ -238,6 +238,20 @@ def test_another_device_or_library_is_refused(tmp_path):
         run_profile(ProfileOrder(out=tmp_path / "p"), None, newer)
 
 
+def test_a_run_that_goes_on_with_the_rows_of_another_card_says_so_from_then_on(tmp_path):
+    def on_card(uuid_hash):
+        device = SyntheticDevice()
+        device.facts = replace(device.facts, details={"uuid_hash": uuid_hash})
+        order = ProfileOrder(quick=True, blocks=(5,), out=tmp_path / "p")
+        return run_profile(order, None, device).meta.notes
+
+    assert "another device" not in on_card("a")
+    assert "another device" not in on_card("a")
+    told = "earlier rows are of another device of this kind (a, not b)"
+    assert told in on_card("b")
+    assert told in on_card("b")
+
+
 def test_wrong_orders_are_refused_with_what_would_be_right(tmp_path):
     with pytest.raises(InputError, match=r"no block 77.*1 GEMM"):
         profiled(tmp_path / "p", blocks=(77,))
