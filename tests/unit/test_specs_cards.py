@@ -59,6 +59,19 @@ def test_fewer_bits_are_never_slower(name: str) -> None:
         assert peaks["int4"] <= 2 * peaks["int8"] * 1.001
 
 
+def test_derived_int4_peaks_are_their_generations_rates() -> None:
+    """Operations per clock and SM of a relative whose sheet states them; clocks are the sheets'."""
+
+    def rate(name: str, clock_hz: float) -> float:
+        card = load_gpu(name)
+        return card.peak_flops_per_s["int4"] / card.sm_count / clock_hz
+
+    assert rate("rtx-4090", 2.52e9) == pytest.approx(4096, rel=1e-3)
+    assert rate("l4", 2.04e9) == pytest.approx(4096, rel=1e-3)
+    assert rate("a40", 1.74e9) == pytest.approx(4096, rel=1e-3)
+    assert rate("a10g", 1.71e9) == pytest.approx(2048, rel=1e-3)
+
+
 def test_start_set() -> None:
     gpus = {"a100-80gb-sxm", "h100-sxm", "h200-sxm", "l40s", "b200", "mi300x"}
     assert gpus <= set(gpu_names())
