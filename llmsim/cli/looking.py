@@ -171,8 +171,7 @@ def show_card(what: str, name: str, as_json: bool = False) -> None:
     from llmsim import specs
 
     if what == "price":
-        gpu = specs.price_of(name).gpu
-        rows = [row for offer in specs.load_prices() if offer.gpu == gpu for row in offer.rows()]
+        rows = [row for offer in specs.offers_of(name) for row in offer.rows()]
     elif what == "gpu":
         rows = specs.load_gpu(name).rows()
     elif what == "calibration":

@@ -309,7 +309,7 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[Keys, str, str]]:
         if gpu in unknown or asked.get("usd_per_hour") is not None:
             continue
         try:
-            price_of(gpu, None)
+            price_of(gpu, asked.get("price"))
         except CardError:
             yield ("gpus", gpu), "no price is known of it.", "Give usd_per_hour."
 

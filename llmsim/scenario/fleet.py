@@ -78,7 +78,8 @@ class Pool(Section):
     """[W] Power cap of one GPU: compute-bound kernels clock down until they keep it."""
     price: str | None = None
     """Whose price per GPU-hour counts: a cloud of the price card, `cloud/spot`, `cloud/reserved`,
-    or `spot` or `reserved` of whichever cloud; absent: the cheapest on demand."""
+    or `spot`, `reserved`, `reserved-1y`, `reserved-3y` ... of whichever cloud; absent: the cheapest
+    on demand."""
     gpu_price_usd_per_hour: Annotated[float, Ge(0)] | None = None
     """[USD/h] Price of one GPU; replaces the price card."""
     engine: Engine = Engine()

@@ -31,7 +31,7 @@ from llmsim.specs.layers import (
 from llmsim.specs.link import CollectiveLine, LinkCard, link_names, load_link
 from llmsim.specs.load import load_model, model_names
 from llmsim.specs.model import KV_BYTES, ModelSpec
-from llmsim.specs.price import PriceCard, load_prices, price_of
+from llmsim.specs.price import PriceCard, load_prices, offers_of, price_of
 from llmsim.specs.quantisation import MXFP4_MARLIN
 from llmsim.specs.requantise import SCHEMES, by_marlin, requantise, skewed
 from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine, newest_engine
@@ -79,6 +79,7 @@ __all__ = [
     "load_prices",
     "model_names",
     "newest_engine",
+    "offers_of",
     "price_of",
     "read_calibration",
     "requantise",

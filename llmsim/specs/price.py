@@ -15,7 +15,8 @@ from llmsim.core.paths import find_data
 from llmsim.specs.cards import CardRow, find_card
 
 TERMS: Final = {"on-demand": "Price", "spot": "SpotPrice", "reserved": "ReservedPrice"}
-"""Ways to pay, and the column of each: the first two are SkyPilot's, the third is ours."""
+"""Ways to pay, and the column of each: the first two are SkyPilot's, the third is ours; what is
+reserved for long goes by how long (column ``ReservedFor``), as ``reserved-1y``."""
 
 NEEDED: Final = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price")
 """Columns that a catalog must have (https://github.com/skypilot-org/skypilot-catalog)."""
@@ -65,8 +66,8 @@ class PriceCard:
         Day the price was read, ISO 8601.
     source : str
     term : str
-        ``on-demand``, ``spot`` (may be taken away at any time) or ``reserved`` (paid beforehand
-        or promised for long; the source says how long).
+        ``on-demand``, ``spot`` (may be taken away at any time), or ``reserved`` (paid beforehand
+        or promised), with how long where the catalog says it: ``reserved-3y``.
     region : str
         Empty where it holds in all, or is not known.
     """
@@ -99,10 +100,10 @@ def load_prices(path: Path | None = None) -> tuple[PriceCard, ...]:
     Parameters
     ----------
     path : Path or None
-        A CSV in SkyPilot's catalog schema; `Cloud`, `ReservedPrice`, `Date` and `Source` may come
-        beside. Without them the cloud is the file's folder, as SkyPilot lays its catalogs out, the
-        day is that of the file, and the source its name. None for the shipped one, or yours in a
-        folder of ``LLMSIM_PATH``.
+        A CSV in SkyPilot's catalog schema; `Cloud`, `ReservedPrice`, `ReservedFor`, `Date` and
+        `Source` may come beside. Without them the cloud is the file's folder, as SkyPilot lays its
+        catalogs out, the day is that of the file, and the source its name. None for the shipped
+        one, or yours in a folder of ``LLMSIM_PATH``.
 
     Raises
     ------
@@ -158,6 +159,11 @@ def _offers(row: dict[str, str], where: str, table: Path) -> tuple[list[PriceCar
         date.fromisoformat(day)
     except ValueError:
         faults.append(Fault(where, "Date", f"must be a day such as 2026-11-09 (got {day!r})."))
+    length = told.get("ReservedFor", "")
+    if length and not length.isalnum():
+        faults.append(
+            Fault(where, "ReservedFor", f"must be a length such as 1y or 30d (got {length!r}).")
+        )
     cards = []
     for term, column in TERMS.items():
         text = told.get(column, "")
@@ -175,7 +181,7 @@ def _offers(row: dict[str, str], where: str, table: Path) -> tuple[list[PriceCar
                 usd_per_gpu_hour=price / count,
                 date=day,
                 source=told.get("Source") or str(table),
-                term=term,
+                term=f"{term}-{length}" if term == "reserved" and length else term,
                 region=told.get("Region", ""),
             )
         )
@@ -203,7 +209,8 @@ def price_of(
         Name or alias of the GPU card.
     whose : str or None
         A cloud, ``cloud/spot``, ``cloud/reserved``, or ``spot`` or ``reserved`` of whichever cloud;
-        None for all clouds. Without a term: on demand.
+        None for all clouds. Without a term: on demand. ``reserved`` is for however long, and
+        ``reserved-1y`` for a year.
     prices : tuple of PriceCard or None
         Offers to choose from; None for the shipped table.
 
@@ -212,23 +219,50 @@ def price_of(
     CardError
         If nobody in the table offers it; the message gives the nearest name.
     """
+    offers = offers_of(gpu, prices)
+    cloud, _, term = (whose or "").partition("/")
+    if not term and cloud in {word for card in offers for word in _words(card.term)}:
+        cloud, term = "", cloud
+    chosen = [
+        card
+        for card in offers
+        if cloud in ("", card.cloud) and (term or "on-demand") in _words(card.term)
+    ]
+    if not chosen:
+        words = {f"{card.cloud}/{word}" for card in offers for word in _words(card.term)}
+        hint = nearest(str(whose), {card.whose for card in offers} | words)
+        if whose is None:
+            raise CardError("prices", [Fault("", gpu, "has no offer on demand.", hint)])
+        raise CardError("prices", [Fault("", f"{gpu}.{whose}", "this cloud has no offer.", hint)])
+    return min(chosen, key=lambda card: (card.usd_per_gpu_hour, card.cloud, card.instance))
+
+
+def offers_of(gpu: str, prices: tuple[PriceCard, ...] | None = None) -> list[PriceCard]:
+    """Return every offer for a GPU, on whichever terms.
+
+    Parameters
+    ----------
+    gpu : str
+        Name or alias of the GPU card.
+    prices : tuple of PriceCard or None
+        Offers to choose from; None for the shipped table.
+
+    Raises
+    ------
+    CardError
+        If there is none; the message gives the nearest name.
+    """
     table = load_prices() if prices is None else prices
     offers = [card for card in table if card.gpu == gpu] or _offers_of_alias(gpu, table)
     if not offers:
         hint = nearest(gpu, {card.gpu for card in table})
         raise CardError("prices", [Fault("", gpu, "no offer for this GPU.", hint)])
-    cloud, _, term = (whose or "").partition("/")
-    if cloud in TERMS and not term:
-        cloud, term = "", cloud
-    chosen = [
-        card for card in offers if cloud in ("", card.cloud) and card.term == (term or "on-demand")
-    ]
-    if not chosen:
-        hint = nearest(str(whose), {card.whose for card in offers})
-        if whose is None:
-            raise CardError("prices", [Fault("", gpu, "has no offer on demand.", hint)])
-        raise CardError("prices", [Fault("", f"{gpu}.{whose}", "this cloud has no offer.", hint)])
-    return min(chosen, key=lambda card: (card.usd_per_gpu_hour, card.cloud, card.instance))
+    return offers
+
+
+def _words(term: str) -> tuple[str, ...]:
+    """Return what a scenario may say to get a term: itself, or ``reserved`` for any length."""
+    return (term, "reserved") if term.startswith("reserved-") else (term,)
 
 
 def _offers_of_alias(gpu: str, table: tuple[PriceCard, ...]) -> list[PriceCard]:

@@ -86,6 +86,26 @@ def test_no_single_card_is_cheaper_and_today_is_priced(found):
     assert two.usd_per_hour is None
 
 
+def test_a_plan_is_bought_at_the_terms_it_asks_for(monkeypatch, tmp_path):
+    """Committed for a year, three years, or of a catalog in which a card is on no other terms."""
+    prices = tmp_path / "profiles/prices/catalog.csv"
+    prices.parent.mkdir(parents=True)
+    prices.write_text(
+        "InstanceType,AcceleratorName,AcceleratorCount,Price,SpotPrice,ReservedPrice,ReservedFor\n"
+        "x,H100,8,32,,24,1y\nx,H100,8,,,16,3y\nx,L40S,1,,0.5,,\n"
+    )
+    monkeypatch.setenv("LLMSIM_PATH", str(tmp_path))
+    per_gpu = {None: 4.0, "reserved-1y": 3.0, "reserved-3y": 2.0, "reserved": 2.0, "prices": 4.0}
+    for terms, usd in per_gpu.items():
+        gpus = {"h100-sxm": {"price": terms}}
+        plan = ls.plan(asked(gpus=gpus), simulate=False)
+        assert plan.usd_per_hour == pytest.approx(usd * sum(each.replicas for each in plan.used))
+    work = prepare(read_plan(asked(gpus={"l40s": {"price": "spot"}})))
+    assert {column.usd_per_hour for column in work.candidates.columns} == {0.5}
+    with pytest.raises(InputError, match=r"gpus\.l40s: no price is known of it"):
+        read_plan(asked(gpus={"l40s": {}}))
+
+
 def test_every_configuration_is_bought_or_has_a_reason(found):
     names = {each.name for each in found.used} | {each.name for each in found.losers}
     assert names >= {"h100-sxm", "a100-80gb-sxm", "l40s"}

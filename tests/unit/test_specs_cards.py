@@ -19,6 +19,7 @@ from llmsim.specs import (
     load_gpu,
     load_link,
     load_prices,
+    offers_of,
     price_of,
 )
 from llmsim.specs.price import ACCELERATORS
@@ -256,7 +257,7 @@ def test_prices(tmp_path: Path) -> None:
     on_demand = [card.usd_per_gpu_hour for card in offers if card.term == "on-demand"]
     assert cheapest.usd_per_gpu_hour == min(on_demand)
     assert price_of("h100-sxm", "aws").instance == "p5.48xlarge"
-    assert price_of("h100-sxm", "aws/reserved").usd_per_gpu_hour == 39.33 / 8
+    assert price_of("h100-sxm", "aws/reserved").usd_per_gpu_hour == 31.464 / 8
     assert price_of("h100-sxm", "spot").usd_per_gpu_hour < price_of("h100-sxm").usd_per_gpu_hour
     with pytest.raises(CardError, match="Did you mean 'h100-sxm'"):
         price_of("h100")
@@ -266,9 +267,40 @@ def test_prices(tmp_path: Path) -> None:
         price_of("h100-sxm", "aws/reservd")
 
 
+def test_reserved_prices_are_asked_for_by_cloud_and_length() -> None:
+    year, three = (price_of("h100-sxm", f"gcp/reserved-{n}y") for n in (1, 3))
+    assert year.usd_per_gpu_hour == pytest.approx(44810.08 / 730 / 8, rel=1e-4)  # USD a month
+    assert three.usd_per_gpu_hour == pytest.approx(28371.0 / 730 / 8, rel=1e-4)
+    assert price_of("h100-sxm", "gcp/reserved") == three  # the cheapest of whichever length
+    assert price_of("h100-sxm", "reserved-1y") == year  # of whichever cloud
+    assert price_of("h100-sxm", "reserved").whose == "aws/reserved-block"
+    assert (year.whose, year.term) == ("gcp/reserved-1y", "reserved-1y")
+    with pytest.raises(CardError, match="Did you mean 'gcp/reserved-1y'"):
+        price_of("h100-sxm", "gcp/reserved-1yr")
+
+
+def test_a_gpu_without_an_offer_on_demand_has_its_other_offers(tmp_path: Path) -> None:
+    table = tmp_path / "catalog.csv"
+    table.write_text(
+        "InstanceType,AcceleratorName,AcceleratorCount,Price,ReservedPrice,ReservedFor\n"
+        "x,L40S,2,,1.5,1y\n"
+        "y,L40S,1,,1.25,\n"
+        "z,L40S,1,,1,one year\n"
+    )
+    with pytest.raises(CardError, match=r"catalog\.csv:4.*ReservedFor.*1y or 30d"):
+        load_prices(table)
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:3]))
+    prices = load_prices(table)
+    assert [card.term for card in offers_of("L40S", prices)] == ["reserved-1y", "reserved"]
+    assert price_of("l40s", "reserved", prices).usd_per_gpu_hour == 0.75
+    with pytest.raises(CardError, match="no offer on demand"):
+        price_of("l40s", None, prices)
+
+
 def test_every_price_has_a_day_and_a_source_and_every_accelerator_a_card() -> None:
     prices = load_prices()
-    assert {card.term for card in prices} == {"on-demand", "spot", "reserved"}
+    terms = {"on-demand", "spot", "reserved-1y", "reserved-3y", "reserved-block"}
+    assert {card.term for card in prices} == terms
     assert len({card.cloud for card in prices}) >= 8
     for card in prices:
         assert card.gpu in gpu_names()
