@@ -62,9 +62,10 @@ def open_trace(
     if "path" in known:
         told["path"] = str(path)
     wrong = [
-        Fault("", name, f"no such parameter of trace '{kind}'.", nearest(name, known))
+        Fault("", name, f"no such parameter of trace '{kind}'.", hint)
         for name in told
         if name not in known
+        for hint in ["Say it beside: --kind." if name == "kind" else nearest(name, known)]
     ]
     if wrong:
         raise InputError(f"trace '{kind}'", wrong)

@@ -237,7 +237,7 @@ def _tell_simulated(case: Case, scenario: Mapping[str, Any], guessed: bool) -> N
 
 def run_validation(asked: ValidateOrder) -> None:
     """Validate, print the tables, write the files."""
-    from llmsim.core.files import check_target, write_whole
+    from llmsim.core.files import check_place, check_target, write_whole
     from llmsim.fidelity.page import render_page
     from llmsim.fidelity.sample import ceilings_of, draw_sample, write_ceilings
     from llmsim.fidelity.tables import docs_page, report_markdown, write_csv
@@ -245,6 +245,8 @@ def run_validation(asked: ValidateOrder) -> None:
 
     for page in filter(None, (asked.docs, asked.ceilings)):
         check_target(page)
+    if asked.out is not None:
+        check_place(asked.out, asked.out)
     selection = Selection(
         *(asked.sources, asked.engines, asked.gpus, asked.models, asked.grades),
         asked.headline,

@@ -25,18 +25,31 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    except RecursionError as error:
+        raise ValueError(json_fault(error)) from None
+
+
+def json_fault(error: Exception) -> str:
+    """Say what a parser of JSON found: its own words, but for brackets within brackets."""
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def check_target(path: Path) -> None:
     """Raise `OutputError` if no file can be written here; cheap, so call it before long work."""
     if path.is_dir():
-        raise OutputError(f"cannot write {path}: Is a directory")
+        raise OutputError(f"cannot write {path}: it is a folder")
+    check_place(path, path.parent)
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: no such folder")
     if not path.exists() and not os.access(path.parent, os.W_OK):
         raise OutputError(f"cannot write {path}: Permission denied")
+
+
+def check_place(path: Path, folder: Path) -> None:
+    """Raise `OutputError` if a file stands where `path` needs this folder, there or to be made."""
+    there = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), None)
+    if there is not None and not there.is_dir():
+        raise OutputError(f"cannot write {path}: {there} is not a folder")
 
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:
@@ -74,6 +87,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         If it cannot be written; what was there before is as it was.
     """
     target = Path(os.path.realpath(path))
+    check_place(path, target.parent if path.is_symlink() else path.parent)
+    if not target.parent.is_dir():
+        raise OutputError(f"cannot write {path}: no such folder")
     try:
         if target.exists() and not target.is_file():
             yield target
@@ -88,7 +104,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         finally:
             made.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:

@@ -76,9 +76,10 @@ def print_comparison(
         low, high = compared.interval(name)
         ends = spanned(name, low, high)
         cells = [*(_told(name, each) for each in both), signed(name, both[1] - both[0])]
-        table.add_row(named(name), *cells, ends, share(better))
+        table.add_row(named(name), *cells, ends, sureness(compared, name))
     _print_sides(out, (compared.first.name, compared.second.name), changed)
     out.print(table)
+    _print_alike(out, compared)
     out.print(
         f"{min(compared.first.draws, compared.second.draws)} draws of the operators' prices; "
         "fleets of the same GPU share them."
@@ -108,9 +109,10 @@ def print_seeds(
         middle = float(np.mean(compared.differences(name)))
         low, high = compared.interval(name)
         ends = spanned(name, low, high)
-        table.add_row(named(name), *means, signed(name, middle), ends, share(better))
+        table.add_row(named(name), *means, signed(name, middle), ends, sureness(compared, name))
     _print_sides(out, compared.names, changed)
     out.print(table)
+    _print_alike(out, compared)
     out.print(f"{len(compared.seeds)} seeds, each for both: the same requests at the same times.")
     for at, letter in enumerate("AB"):
         over = sum(pair[at] == "overloaded" for pair in compared.verdicts)
@@ -125,6 +127,18 @@ def _print_sides(out: Console, names: tuple[str, str], changed: Changed) -> None
         out.print(
             f"{letter}  {name}{f'  {change}' if change else ''}", highlight=False, markup=False
         )
+
+
+def _print_alike(out: Console, compared: CostComparison | SeedComparison) -> None:
+    if not any(compared.differences(name).any() for name in HEADLINES):
+        out.print("No difference: A and B did the same every time.")
+
+
+def sureness(compared: CostComparison | SeedComparison, metric: str) -> str:
+    """Return how often the first was better in a metric: a share, or that they never differed."""
+    if not compared.differences(metric).any():
+        return "alike"  # ties count half, and 50% would read as a coin thrown
+    return share(compared.first_better_frac(metric))
 
 
 def signed(metric: str, value: float) -> str:

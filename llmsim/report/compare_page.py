@@ -55,6 +55,11 @@ class Line:
         return self.second - self.first
 
     @property
+    def tied(self) -> bool:
+        """Whether neither was ever better: ties count half, and 50% would read as a coin thrown."""
+        return self.verdict == "alike" and self.first_better_frac == 0.5
+
+    @property
     def verdict(self) -> str:
         """Who is better: ``A``, ``B``, ``alike``, or ``open`` where the interval holds 0."""
         if self.low == self.high == 0:
@@ -161,7 +166,7 @@ def _cells(line: Line) -> dict[str, Any]:
         "difference": signed(line.metric, line.difference),
         "relative": f"{line.difference / line.first:+.1%}" if line.first else NONE,
         "interval": spanned(line.metric, line.low, line.high),
-        "better": share(line.first_better_frac),
+        "better": "alike" if line.tied else share(line.first_better_frac),
         "verdict": line.verdict,
     }
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError, OutputError
-from llmsim.core.files import parse_json
+from llmsim.core.files import check_place, parse_json
 from llmsim.core.units import NS_PER_S
 from llmsim.results.changes import read_changes
 from llmsim.results.columns import TIMELINE_COLUMNS
@@ -110,6 +110,7 @@ def check_free(folder: Path, force: bool, mark: str = META) -> None:
     """Raise `OutputError` if nothing can be saved under this name; cheap, so call it first."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} is not a folder")
+    check_place(folder, folder.parent)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not force:

@@ -126,8 +126,10 @@ def find_scenario(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.is_file():
         return path.resolve()
-    what = "is a folder, not a file." if path.is_dir() else "no such file."
-    if path.stem in shipped:
+    what = "this is a folder, not a file." if path.is_dir() else "no such file."
+    if (path / "scenario.yaml").is_file():
+        hint = f"The scenario of this run is {path / 'scenario.yaml'}."
+    elif path.stem in shipped:
         hint = f"A shipped scenario has this name: write '{path.stem}'."
     else:
         beside = {each.name for each in path.parent.glob("*.y*ml")} if path.parent.is_dir() else ()

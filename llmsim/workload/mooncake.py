@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmsim.core.errors import Fault, TraceError
+from llmsim.core.files import json_fault
 from llmsim.workload.chunk import Segments, Workload
 from llmsim.workload.classcolumn import ClassColumn
 from llmsim.workload.headers import MOONCAKE, wrong_format
@@ -119,7 +120,7 @@ def _row(raw: bytes, class_key: str | None) -> tuple[int, int, int, list[int], s
     try:
         row = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a line of JSON ({error}): {_short(raw)}") from error
+        raise ValueError(f"not a line of JSON ({json_fault(error)}): {_short(raw)}") from error
     missing = [key for key in MOONCAKE if not isinstance(row, dict) or key not in row]
     if missing:
         raise ValueError(f"no {', '.join(missing)} in {_short(raw)}")

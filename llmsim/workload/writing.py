@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, InputError, OutputError, nearest
+from llmsim.core.files import whole_file
 from llmsim.workload.chunk import RequestChunk, Workload
 
 COLUMNS: Final = ("arrival_ns", "prompt_tokens", "output_tokens", "session", "client", "failed")
@@ -75,25 +75,12 @@ def write_trace(workload: Workload, path: Path, force: bool = False) -> Written:
         raise OutputError(f"{path} is there already; force replaces it")
     kind = ending.split(".")[1]
     count, lost = 0, False
-    with _whole_or_not(path) as part, _SINKS[kind](part, ending) as put:
+    with whole_file(path) as part, _SINKS[kind](part, ending) as put:
         for chunk in workload.chunks():
             put(chunk, workload)
             count += len(chunk)
             lost = lost or (kind != "jsonl" and chunk.segments is not None)
     return Written(path, count, lost)
-
-
-@contextmanager
-def _whole_or_not(path: Path) -> Iterator[Path]:
-    """Give a file beside the wanted one that takes its place when all is well."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 Put = Callable[[RequestChunk, Workload], None]

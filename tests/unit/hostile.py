@@ -43,7 +43,8 @@ def outputs():
         "link": "link",
     }.items():
         made = file | {"link": lambda path: path.symlink_to("elsewhere")}
-        yield Case(f"out {name}", [*small, "--out", out], made, (2, 3))
+        said = "a-file is not a folder" if name in ("under-a-file", "a-file") else ""
+        yield Case(f"out {name}", [*small, "--out", out], made, (2, 3), said)
     for name, words in {
         "run": [*small, "--out", "run"],
         "perfetto": [*small, "--out", "run", "--perfetto", "t.json"],
@@ -72,8 +73,11 @@ def outputs():
         yield Case(
             f"perfetto {name}", words, made, (2, 3), "cannot write", keeps=name in ("full", "proc")
         )
-        yield Case(f"convert {name}", ["trace", "convert", *trace, target, *head], made, (2, 3))
-        yield Case(f"init {name}", ["init", target, "--yes"], made, (2, 3))
+        table = target.replace(".html", ".csv")
+        yield Case(f"convert {name}", ["trace", "convert", *trace, table, *head], made, (2, 3))
+        scenario = target.replace(".html", ".yaml")
+        said = {"under-a-file": "a-file is not a folder", "nowhere": "no such folder"}.get(name, "")
+        yield Case(f"init {name}", ["init", scenario, "--yes"], made, (2, 3), said)
 
 
 def listing(folder):

@@ -1,13 +1,16 @@
 """The page of a comparison says what the numbers say, and nothing that they do not."""
 
+import io
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_report_html import Page
 from typer.testing import CliRunner
 
 from llmsim.cli.app import app
+from llmsim.report.bands import print_seeds, sureness
 from llmsim.report.compare_page import Line, headline, lines_of, render_comparison
 from llmsim.scenario import Scenario
 from llmsim.study.comparison import CostComparison
@@ -36,6 +39,22 @@ def test_better_means_that_the_interval_holds_no_zero():
     lines = lines_of(seeded([10.0, 11, 12], [5.0, 16, 12]))
     assert {line.verdict for line in lines} == {"open"}
     assert {line.verdict for line in lines_of(seeded([1.0, 2, 3], [1.0, 2, 3]))} == {"alike"}
+
+
+def test_what_never_differs_is_alike_and_no_coin_thrown():
+    same = seeded([1.0, 2, 3], [1.0, 2, 3])
+    assert {sureness(same, metric) for metric in HEADLINES} == {"alike"}
+    assert all(line.tied for line in lines_of(same))
+    assert not any(line.tied for line in lines_of(seeded([1.0, 2, 3], [2.0, 1, 3])))
+    even = seeded([1.0, 2, 3], [2.0, 1, 3])  # one better, one worse, one alike
+    assert {sureness(even, metric) for metric in HEADLINES} == {"50.0%"}
+    for compared, said in ((same, True), (even, False)):
+        console = Console(record=True, width=80, file=io.StringIO())
+        print_seeds(compared, console=console)
+        text = console.export_text()
+        assert ("No difference: A and B did the same every time." in text) == said
+        assert ("50.0%" in text) == (not said)
+        assert max(map(len, text.splitlines())) <= 80
 
 
 def test_pairs_without_a_number_are_left_out_of_means_and_difference():

@@ -114,7 +114,7 @@ def test_a_long_list_is_read_element_by_element_with_lines(tmp_path, monkeypatch
     (fault,) = faults_of(write(tmp_path, text[:-40], "cut.json"), "sharegpt")
     assert "cut.json:300: " in fault
     (fault,) = faults_of(write(tmp_path, '[{"a": ' * 9000, "deep.json"), "sharegpt")
-    assert "not JSON" in fault
+    assert "not JSON: nested too deeply" in fault
 
 
 def test_data_sets_of_benchmark_clients(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, TraceError, nearest
+from llmsim.core.files import json_fault
 from llmsim.core.units import MIB
 from llmsim.workload.cells import LATEST_S
 from llmsim.workload.chunk import Workload
@@ -99,7 +100,8 @@ def read_result(path: Path) -> dict[str, Any]:
         except ValueError:
             data = json.loads(lines[-1]) if lines else None
     except (ValueError, RecursionError) as error:
-        raise TraceError(str(path), [Fault(str(path), "", f"not JSON: {error}")]) from None
+        message = f"not JSON: {json_fault(error)}"
+        raise TraceError(str(path), [Fault(str(path), "", message)]) from None
     if not isinstance(data, dict):
         raise TraceError(str(path), [Fault(str(path), "", "a benchmark result is a JSON object.")])
     faults = [

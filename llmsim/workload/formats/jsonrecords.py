@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmsim.core.errors import Fault, TraceError
+from llmsim.core.files import json_fault
 from llmsim.workload.cells import LATEST_S, UNITS_NS, read_stamp, whole_ns
 from llmsim.workload.classcolumn import ClassColumn
 from llmsim.workload.formats.naming import Clients, session_number
@@ -171,7 +172,7 @@ def _objects(block: Block) -> Iterator[tuple[int, Any]]:
         try:
             yield line, json.loads(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw)
         except (ValueError, RecursionError) as error:
-            yield line, ValueError(f"not a line of JSON ({error}): {shown(raw)}")
+            yield line, ValueError(f"not a line of JSON ({json_fault(error)}): {shown(raw)}")
 
 
 def _listed(path: Path) -> Iterator[tuple[int, Any]]:
@@ -204,7 +205,7 @@ def _listed(path: Path) -> Iterator[tuple[int, Any]]:
                 fresh = next(more, "")
                 endless = isinstance(error, RecursionError) or len(text) - at > LONGEST_LINE_BYTES
                 if endless or not fresh:
-                    raise _damaged(path, line, f"not JSON: {error}") from None
+                    raise _damaged(path, line, f"not JSON: {json_fault(error)}") from None
                 text, at = text[at:] + fresh, 0
                 continue
             yield line, value

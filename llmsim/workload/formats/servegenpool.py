@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.errors import Fault, TraceError
+from llmsim.core.files import json_fault
 from llmsim.core.units import MIB
 from llmsim.workload.cells import LATEST_S
 from llmsim.workload.csvrows import cells_of
@@ -193,7 +194,7 @@ def _histograms(pool: Pool, path: Path, client: int) -> None:
                 law = _levels_of(where, name, told)
                 pool.field_of(name, LEVELS).add(client, _start(where, start), law)
     except (ValueError, SyntaxError, AttributeError, TypeError, *_TOO_DEEP) as error:
-        message = f"not the histograms of a client: {str(error) or 'too many brackets'}"
+        message = f"not the histograms of a client: {json_fault(error) or 'too many brackets'}"
         raise TraceError(str(path), [Fault(str(path), "", message)]) from None
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from llmsim.core.errors import Fault, TraceError
+from llmsim.core.files import json_fault
 from llmsim.core.rng import stream
 from llmsim.core.units import MIB
 from llmsim.workload.chunk import Workload
@@ -221,7 +222,8 @@ def _matrix(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]
             for at_s, count in series["values"]:
                 yield where, labels, float(at_s), float(count)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        message = f"no answer of Prometheus' query_range ({type(error).__name__}: {error})"
+        what = f"{type(error).__name__}: {json_fault(error)}"
+        message = f"no answer of Prometheus' query_range ({what})"
         raise TraceError(str(path), [Fault(str(path), "", message)]) from None
 
 
