@@ -1,5 +1,6 @@
 """Tables with a map of columns: CSV, JSON lines, Parquet; written and read back as they were."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -254,6 +255,22 @@ def test_only_json_lines_keep_what_prompts_share(tmp_path):
     assert read(kept.path, "jsonl")[0]["segments"] == read(path, "mooncake")[0]["segments"]
     assert ls.trace.inspect(kept.path).reused_frac == 1024 / 2566
     assert ls.trace.inspect(lost.path).reused_frac is None
+
+
+@pytest.mark.parametrize("last", ["12", "conv-1"])  # the first guess of what the others are
+def test_sessions_are_numbers_as_they_stand_and_hashes_of_other_texts(tmp_path, last):
+    texts = ["a", "", "12", str(2**63 - 1), str(2**63), "007", "\u00b2", "a", last]
+    head = ["arrival_s,prompt_tokens,output_tokens,session"]
+    path = write(tmp_path, [*head, *(f"{n},5,5,{text}" for n, text in enumerate(texts))])
+
+    def hashed(text):
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
+
+    whole = {"": -1, "12": 12, "007": 7, str(2**63 - 1): 2**63 - 1}
+    wanted = [whole[text] if text in whole else hashed(text) for text in texts]
+    found, _ = read(path, "csv")
+    assert found["session"] == wanted
 
 
 def test_nothing_is_written_of_a_damaged_trace_or_over_a_file(tmp_path):

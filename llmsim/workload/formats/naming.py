@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +18,37 @@ def session_id(text: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def session_ids(column: Text, of: Callable[[str], int] = session_id) -> npt.NDArray[np.int64]:
-    """Return the session of each row of a text column, by `session_id` unless told otherwise."""
-    ids = np.fromiter(map(of, column.values), dtype=np.int64, count=len(column.values))
-    return ids[column.codes] if len(ids) else np.empty(0, dtype=np.int64)
-
-
 def session_number(text: str) -> int:
     """Return a session's id: a whole number as it stands, other text by `session_id`."""
-    plain = text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 2**63
-    return int(text) if plain else session_id(text)
+    return int(text) if _whole(text) else session_id(text)
+
+
+def session_ids(column: Text, numbered: bool = False) -> npt.NDArray[np.int64]:
+    """Return the session of each row of a text column.
+
+    Parameters
+    ----------
+    column : Text
+    numbered : bool
+        By `session_number`; else by `session_id`.
+    """
+    values = column.values
+    if not values:
+        return np.empty(0, dtype=np.int64)
+    if numbered and values[-1].isdigit():  # as the rest, most likely: few need a hash
+        ids = np.fromiter(map(session_number, values), dtype=np.int64, count=len(values))
+        return ids[column.codes]
+    blake2b = hashlib.blake2b  # calls per session are most of what a column of names costs
+    digests = b"".join([blake2b(text.encode(), digest_size=8).digest() for text in values])
+    ids = (np.frombuffer(digests, ">u8") >> 1).astype(np.int64)
+    for at, text in enumerate(values):
+        if not text or text.isdigit():
+            ids[at] = session_number(text) if numbered else session_id(text)
+    return ids[column.codes]
+
+
+def _whole(text: str) -> bool:
+    return text.isdigit() and text.isascii() and len(text) <= 19 and int(text) < 2**63
 
 
 class Clients:

@@ -24,7 +24,7 @@ from llmsim.workload.formats.jsonrecords import (
     time_of,
     tokens_of,
 )
-from llmsim.workload.formats.naming import Clients, session_ids, session_number
+from llmsim.workload.formats.naming import Clients, session_ids
 from llmsim.workload.formats.paced import PacedFile, pace
 from llmsim.workload.formats.parquetrows import parquet_columns, parquet_tables
 from llmsim.workload.formats.roles import Roles
@@ -272,7 +272,7 @@ def _to_rows(cells: Cells, roles: Roles, clients: Clients, classes: ClassColumn)
         failed = cells.numbers[roles.failed] > 0
     session, client = np.full(n, -1, dtype=np.int64), np.full(n, -1, dtype=np.int32)
     if roles.session is not None:
-        session = session_ids(cells.texts[roles.session], session_number)
+        session = session_ids(cells.texts[roles.session], numbered=True)
     if roles.client is not None:
         client = clients.codes(cells.texts[roles.client])
     return Rows(
