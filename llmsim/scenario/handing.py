@@ -47,7 +47,6 @@ def _of(fleet: Fleet, role: str) -> list[Pool]:
 def _not_in_order(pool: Pool) -> list[str]:
     """Return why the layers of a pool's steps do not end evenly, one after another."""
     found = {
-        "pipeline stages (pp)": pool.pp > 1,
         "attention ranks (dp)": pool.dp > 1,
         "steps that stop (stop)": pool.stop is not None,
     }

@@ -16,9 +16,10 @@ class Gate:
     flow : Flow
         Tracked.
     size_bytes : float [bytes]
-    layers : int [layers]
-        In how many parts it is needed: 1 where the step cannot start before its end, the model's
-        layers where each layer of the step waits for its own, which come in order.
+    layers : tuple of int (stages,) [layers]
+        Of each stage of the replica, where each layer of the step waits for its own part, which
+        come in order; all stages copy side by side. Empty where the step cannot start before all
+        has come.
 
     Attributes
     ----------
@@ -28,19 +29,25 @@ class Gate:
 
     __slots__ = ("_layers", "_size_bytes", "ended_ns", "flow")
 
-    def __init__(self, flow: Flow, size_bytes: float, layers: int) -> None:
+    def __init__(self, flow: Flow, size_bytes: float, layers: tuple[int, ...] = ()) -> None:
         self.flow = flow
         self.ended_ns = -1
         self._size_bytes = size_bytes
         self._layers = layers
 
-    def end_ns(self, start_ns: int, duration_ns: int) -> int:
+    def end_ns(self, start_ns: int, duration_ns: int, stage: int = 0) -> int:
         """Return when a step ends that starts at `start_ns` and lasts `duration_ns` by itself.
 
         With layer i of L ready at r(i), that is the latest of r(i) + duration * (L - i + 1) / L:
         a layer starts when the one before has ended and its own part has come.
+
+        Parameters
+        ----------
+        start_ns, duration_ns : int [ns]
+            At one stage, of a step that passes several.
+        stage : int
         """
-        layers = self._layers
+        layers = self._layers[stage] if self._layers else 1
         end = start_ns + duration_ns
         for layer in range(1, layers + 1):
             ready = self._ready_ns(layer / layers)

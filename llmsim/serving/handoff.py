@@ -23,7 +23,7 @@ from llmsim.core.units import NS_PER_S
 from llmsim.kvcache import Holder
 from llmsim.policies.routing import RoutingPolicy
 from llmsim.serving.board import LoadBoard
-from llmsim.serving.bylayer import call_back, part_by_layer
+from llmsim.serving.bylayer import LayerWay, call_back, go_by_layer
 from llmsim.serving.clock import LAST_PRIORITY, Clock
 from llmsim.serving.flows import FLOW_PRIORITY, Flow, Flows
 from llmsim.serving.request import HANDED, LOADING, WAITING, Request
@@ -123,10 +123,15 @@ class Lease(Holder):
     begun_ns, due_ns : int [ns]
         When the request left, and when the step ends that computes the last of its KV; sent by
         layer, it leaves as that step begins.
+    windows : list of (int, int) [ns]
+        The same of each stage of a pipeline, by layer; empty where all layers are one stage.
+    ways : list of LayerWay
+        By layer, one for each stage.
     """
 
     __slots__ = (
-        "begun_ns", "due_ns", "flow", "flows", "last_tokens", "source", "tokens", "with_token"
+        "begun_ns", "due_ns", "flow", "flows", "last_tokens", "source", "tokens", "ways",
+        "windows", "with_token",
     )  # fmt: skip
 
     def __init__(self, source: Replica, request: Request, flows: Flows, with_token: bool) -> None:
@@ -139,16 +144,25 @@ class Lease(Holder):
         self.held = request.held
         self.held_blocks = request.held_blocks
         self.flow: Flow | None = None
+        self.windows: list[tuple[int, int]] = []
+        self.ways: list[LayerWay] = []
         self.due_ns = request.last_token_ns
         self.begun_ns = source.clock.now
         request.path = request.held = None
         request.held_blocks = 0
 
+    def stop(self) -> None:
+        """Cancel what is under way."""
+        if self.flow is not None:
+            self.flows.cancel(self.flow)
+        for way in self.ways:
+            if way.flow is not None:
+                self.flows.cancel(way.flow)
+
     def abandon(self, request: Request) -> None:
         """Give up the KV that a request has left behind, and the token that is on the way."""
         request.lease = None
-        if self.flow is not None:
-            self.flows.cancel(self.flow)
+        self.stop()
         now = self.source.clock.now
         if self.with_token or request.first_token_ns > now:
             request.first_token_ns = request.last_token_ns = -1
@@ -265,6 +279,7 @@ class Handoff:
         lease = Lease(source, request, self._flows, with_token)
         if self._layers:
             lease.last_tokens = source.port.step_tokens(request)
+            lease.windows = source.port.windows
         request.lease = lease
         request.state = HANDED
         self.came_from[request.view.index] = source.index
@@ -429,61 +444,12 @@ class Handoff:
         # what the steps before the last one have computed need not wait for any layer
         there = max(0, lease.tokens - lease.last_tokens - hit_tokens)
         whole = min(blocks, there // target.config.block_tokens)
-        if not whole:
-            self._send_layers(lease, layers, size, lead_ns, path, rank, arrived)
-            return
         sent = price.bytes_per_token * whole * target.config.block_tokens
-        rest_ns = price.lead_ns(blocks - whole)
-
-        def the_last_step(_: Flow) -> None:
-            self._send_layers(lease, layers, size - sent, rest_ns, path, rank, arrived)
-
-        lead_ns = price.lead_ns(whole)
-        lease.flow = self._flows.start(path, sent, the_last_step, rank=rank, lead_ns=lead_ns)
-
-    def _send_layers(
-        self,
-        lease: Lease,
-        layers: int,
-        size: float,
-        lead_ns: int,
-        path: tuple[int, int],
-        rank: int,
-        arrived: Callable[[Flow], None],
-    ) -> None:
-        """Send KV [bytes] layer by layer as the last step of its prompt computes it.
-
-        Parameters
-        ----------
-        lease : Lease
-        layers : int [layers]
-        size : float [bytes]
-        lead_ns : int [ns]
-            What its messages cost.
-        path : tuple of int
-            Resources of the transfer.
-        rank : int
-        arrived : callable
-            Called with the last flow when all is there.
-        """
-        now = self._clock.now
-        if lease.due_ns <= now:
-            lease.flow = self._flows.start(path, size, arrived, rank=rank, lead_ns=lead_ns)
-            return
-        part = part_by_layer(lease.begun_ns, lease.due_ns, now, layers, size, lead_ns)
-
-        def last_layer(_: Flow) -> None:
-            wait_ns = max(0, lease.due_ns - self._clock.now) + lead_ns - part.lead_ns
-            rest = size - part.size_bytes
-            lease.flow = self._flows.start(path, rest, arrived, rank=rank, lead_ns=wait_ns)
-
-        lease.flow = self._flows.start(
-            path,
-            part.size_bytes,
-            last_layer,
-            rank=rank,
-            lead_ns=part.wait_ns + part.lead_ns,
-            cap_bytes_per_s=part.cap_bytes_per_s,
+        first_ns = -1
+        if whole:
+            first_ns, lead_ns = price.lead_ns(whole), price.lead_ns(blocks - whole)
+        go_by_layer(
+            lease, self._clock, path, rank, layers, sent, first_ns, size - sent, lead_ns, arrived
         )
 
     def drop(self, request: Request, outcome: str) -> None:

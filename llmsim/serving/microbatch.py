@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from heapq import heapify, heappop
 
 from llmsim.core.integers import rounded
-from llmsim.costmodel.contract import PriceLine
+from llmsim.costmodel.contract import PriceLine, StagedCost
+from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.results.timeline import TimelineData
-from llmsim.serving.cohort import Cohort
+from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
+from llmsim.serving.gate import Gate
 from llmsim.serving.meter import Meter
 from llmsim.serving.request import Request
 from llmsim.serving.step import Step
@@ -92,6 +96,58 @@ class SlotCohort(Cohort):
         return request
 
 
+class Way:
+    """What a micro-batch takes on its way through a pipeline, and what it waits for.
+
+    Attributes
+    ----------
+    enters_ns : int [ns]
+        When it was sent.
+    front_ns : int [ns]
+        When nobody before it is in flight any more; known when its way is settled.
+    times : list of int (stations,) [ns]
+        That each station works for it.
+    count : int [requests]
+        Who decodes.
+    rows : int [rows]
+        Through the head.
+    active_uj : int [uJ]
+    used_blocks, running : int
+        KV blocks and requests of the replica as it was sent.
+    gates : tuple of Gate
+        Transfers that its stages wait for.
+    """
+
+    __slots__ = (
+        "active_uj", "count", "enters_ns", "front_ns", "gates", "rows", "running", "times",
+        "used_blocks",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        enters_ns: int,
+        times: list[int],
+        count: int,
+        rows: int,
+        active_uj: int,
+        used_blocks: int,
+        running: int,
+        gates: tuple[Gate, ...],
+    ) -> None:
+        self.enters_ns = self.front_ns = enters_ns
+        self.times = times
+        self.count = count
+        self.rows = rows
+        self.active_uj = active_uj
+        self.used_blocks = used_blocks
+        self.running = running
+        self.gates = gates
+
+    def waits(self) -> bool:
+        """Whether something has yet to come."""
+        return any(gate.ended_ns < 0 for gate in self.gates)
+
+
 class Slot:
     """A micro-batch that may be in flight, and the decodes that go with it.
 
@@ -103,7 +159,10 @@ class Slot:
     step : Step
     meter : Meter
     end_ns : int [ns]
-        When it comes out of the last stage; -1 while it is not in flight.
+        When it comes out of the last stage; -1 while it is not in flight, `FOREVER` while that is
+        not known: it waits for KV, or is behind one that does.
+    way : Way
+        Its latest.
     seen : int
         Changes that the scheduler knew of when it planned decodes alone here; -1 if it did not.
     until_tick : int
@@ -130,6 +189,7 @@ class Slot:
         "stretch",
         "until_tick",
         "until_tokens",
+        "way",
         "windowed_uj",
     )
 
@@ -142,9 +202,65 @@ class Slot:
         self.meter = draft.meter
         self.end_ns = -1
         self.seen = -1
+        self.way = Way(0, [], 0, 0, 0, 0, 0, ())
         self.lines: list[PriceLine] = []
         self.until_tokens = self.until_tick = 0
         self.fixed_uj = self.padded_uj = self.windowed_uj = 0.0
+
+    @property
+    def completing(self) -> list[Request]:
+        """Whose prompts end with this micro-batch, be it settled or not."""
+        if self.end_ns < FOREVER:
+            return self.delivery.completing
+        return [one for one, tokens, past in self.draft.chunks if past + tokens == _known(one)]
+
+    def price(self, cost: StagedCost, energies: Sequence[ActiveEnergy]) -> None:
+        """Fix what its decodes cost at each station."""
+        count = self.cohort.count
+        self.lines = cost.station_lines(count, self.cohort.padded)
+        self.until_tokens = min(line.until_tokens for line in self.lines)
+        terms = [energy.decode_terms(count) for energy in energies]
+        self.fixed_uj = math.fsum(one[0] for one in terms)
+        self.padded_uj = math.fsum(one[1] for one in terms)
+        self.windowed_uj = math.fsum(one[2] for one in terms)
+
+    def station_ns(self) -> list[int]:
+        """Return what its decodes alone take at each station [ns]."""
+        padded, windowed = self.cohort.padded, self.cohort.windowed
+        return [
+            rounded(line.base_ns + line.per_token_ns * padded + line.per_windowed_ns * windowed)
+            for line in self.lines
+        ]
+
+    def emit(self) -> None:
+        """Note which prompts give a token when it comes out."""
+        for request, tokens, past in self.draft.chunks:
+            if past + tokens == _known(request):
+                self.delivery.emit_first(request, self.end_ns)
+
+    def account(self) -> None:
+        """Let its decodes have their tokens, and log it: its way is settled."""
+        draft, cohort, way, end = self.draft, self.cohort, self.way, self.end_ns
+        count = members = way.count
+        total = sum(tokens for _, tokens, _ in draft.chunks)
+        logits = way.rows - count
+        gap = end - way.enters_ns if count else 0
+        if count:
+            if draft.late:
+                logits += self.delivery.tick_unevenly(count, way.front_ns, end, gap)
+                members = 0
+            else:
+                self.tick(gap)
+            cohort.padded_sum(1)
+            cohort.advance(1, cohort.grown)
+            draft.tick_end_ns = end
+            self.delivery.unticked.clear()
+        self.meter.log(
+            (
+                way.front_ns, end, 1 if count else 0, members, way.running, way.used_blocks,
+                way.used_blocks, total, logits, gap, gap, way.active_uj,
+            )
+        )  # fmt: skip
 
     def tick(self, gap_ns: int) -> None:
         """Note the gap that everybody who decodes here has before the next token [ns]."""
@@ -159,3 +275,8 @@ class Slot:
         return rounded(
             self.fixed_uj + self.padded_uj * cohort.padded + self.windowed_uj * cohort.windowed
         )
+
+
+def _known(request: Request) -> int:
+    """Return the tokens whose KV a request needs before its next one [tokens]."""
+    return request.prompt + request.generated

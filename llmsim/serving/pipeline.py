@@ -15,7 +15,6 @@ there are enough, wait for the oldest. What arrives meanwhile is seen when that 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -24,7 +23,6 @@ from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import Chunk, StagedCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.results.stations import StationFacts
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
@@ -32,8 +30,9 @@ from llmsim.serving.cohort import FOREVER
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
+from llmsim.serving.gate import Gate
 from llmsim.serving.meter import Meter
-from llmsim.serving.microbatch import PipelineMeter, SharedMeter, Slot, SlotCohort
+from llmsim.serving.microbatch import PipelineMeter, SharedMeter, Slot, SlotCohort, Way
 from llmsim.serving.preemption import park
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, HANDED, PREFILL, WAITING, Request
@@ -98,6 +97,13 @@ class Pipeline(Replica):
         self.busy_ns = [0] * len(cost.names)
         self.in_flight_ns = 0
         self._seats = 0
+        self._held: deque[Slot] = deque()  # those in flight whose way waits for KV
+        gates = self.slots[0].draft.gates  # whoever is launched next waits for what is copied now
+        for slot in self.slots:
+            slot.draft.gates = gates
+        self._stage_of = [
+            int(name.split()[1]) if name.startswith("stage") else -1 for name in cost.names
+        ]
         self.loose: dict[Request, None] = {}
         self._leaving: list[tuple[Request, str]] = []  # of all who run, in order of leaving
         self._changes = 0  # whatever may let the scheduler decide otherwise
@@ -124,8 +130,8 @@ class Pipeline(Replica):
             return request.computed
         for slot in self.slots:
             if request in slot.draft.running_set:
-                # those in flight have been accounted for when they were launched
-                begun = slot.end_ns < 0 and slot.draft.decoding
+                # those in flight have been accounted for when their way was settled
+                begun = (slot.end_ns < 0 or slot.end_ns == FOREVER) and slot.draft.decoding
                 return request.base + slot.cohort.tick + (1 if begun else 0)
         raise InvariantError(f"request {request.view.index} decodes in no micro-batch")
 
@@ -163,6 +169,8 @@ class Pipeline(Replica):
         for slot in self.slots[1:]:
             slot.delivery.hand_over = first.delivery.hand_over
             slot.delivery.drop_handed = first.delivery.drop_handed
+            slot.delivery.hands_early = first.delivery.hands_early
+            slot.delivery.hands_all = first.delivery.hands_all
             slot.draft.pull = first.draft.pull
 
     def ticks_begun(self) -> int:
@@ -216,7 +224,7 @@ class Pipeline(Replica):
                     park(draft, request)
             slot.delivery.unticked.clear()
         loose = self.loose
-        completing = slot.delivery.completing
+        completing = slot.completing
         if len(draft.prefilling) > len(completing):
             done = dict.fromkeys(completing)
             for request in list(draft.prefilling):
@@ -271,7 +279,7 @@ class Pipeline(Replica):
                 f"replica {self.index} has {self.running} running and {self.waiting} waiting "
                 "requests but its batching policy planned nothing"
             )
-        elif self.line.count and not self._expects():
+        elif self.port.somebody_waits() and not self._expects():
             raise InvariantError(
                 f"replica {self.index} has {self.waiting} waiting requests, nothing runs, but its "
                 "batching policy planned nothing"
@@ -284,7 +292,7 @@ class Pipeline(Replica):
         draft = slot.draft
         if draft.chunks or draft.preempted:
             self._changes += 1
-        quiet = self._steady and slot.end_ns >= 0 and self.recorder is None
+        quiet = self._steady and 0 <= slot.end_ns < FOREVER and self.recorder is None
         if draft.blocked_on_writer or self.loose:
             quiet = False
         # of these ticks, the one that has been planned has run
@@ -308,7 +316,7 @@ class Pipeline(Replica):
             slot = flying[0]
             cohort = slot.cohort
             tick = cohort.tick
-            if slot.seen != self._changes or cohort.due <= tick or self.loose:
+            if slot.seen != self._changes or cohort.due <= tick or self.loose or self._held:
                 return now
             if tick >= slot.until_tick:
                 return now
@@ -350,6 +358,8 @@ class Pipeline(Replica):
         """Let the policy fill a micro-batch, and launch it; return whether there is anything."""
         draft = slot.draft
         draft.begin(now)
+        if draft.swapper is not None and draft.swapper.swapped:
+            draft.swapper.bring_back()
         if draft.claims is not None:
             draft.claims.renew(draft)
         if self.running_set or self.line.count:
@@ -366,62 +376,67 @@ class Pipeline(Replica):
         return True
 
     def _send(self, slot: Slot, now: int, count: int, slices: list[Chunk], rows: int) -> None:
-        """Send a micro-batch into the pipeline, and account for it: its way is settled now."""
-        draft, cohort, delivery = slot.draft, slot.cohort, slot.delivery
+        """Send a micro-batch into the pipeline; its way is settled now, unless it waits for KV."""
+        draft, cohort = slot.draft, slot.cohort
         if slices:
             padded = cohort.padded if count else 0
             windowed = cohort.windowed if count else 0
-            end = self._pass(now, self._staged.station_ns(slices, count, padded, windowed, rows))
+            times = self._staged.station_ns(slices, count, padded, windowed, rows)
             active_uj = 0
             for energy in self._energies:
                 active_uj += energy.priced_step_uj(count, padded, windowed, rows)
         else:
-            self._price(slot)
-            end = self._pass_decodes(slot, now)
+            slot.price(self._staged, self._energies)
+            times = slot.station_ns()
             active_uj = slot.active_uj()
-        front = max(now, self._exec_end_ns)  # when the micro-batch before it comes out
-        self.in_flight_ns += end - front
-        total = self._emit(end) if slices else 0
-        slot.end_ns = end
+        used = self._kv_blocks - self.ledger.free
+        running = draft.beside + len(draft.running_set)
+        slot.way = way = Way(now, times, count, rows, active_uj, used, running, tuple(draft.gates))
+        draft.gates.clear()
         self._flying.append(slot)
-        self._front_ns, self._exec_end_ns = now, end
+        if self._held or way.waits():
+            slot.end_ns = FOREVER
+            self._held.append(slot)
+            self._front_ns = now
+        else:
+            self._settle(slot, way)
+            self._front_ns = now
         if self.recorder is not None:
             self._record(now)
-        logits = rows - count
-        gap = end - now if count else 0
-        members = count
-        if count:
-            if draft.late:
-                logits += delivery.tick_unevenly(count, front, end, gap)
-                members = 0
-            else:
-                slot.tick(gap)
-            cohort.padded_sum(1)
-            cohort.advance(1, cohort.grown)
-            draft.tick_end_ns = end
-            delivery.unticked.clear()
-        used = self._kv_blocks - self.ledger.free
-        ticks, running = (1 if count else 0), draft.beside + len(draft.running_set)
-        row = (front, end, ticks, members, running, used, used, total, logits, gap, gap, active_uj)
-        slot.meter.log(row)
+        if slot.end_ns < FOREVER:
+            slot.account()
+            if slot.delivery.hands_early:
+                free = self._free_ns
+                stages = [place for place, stage in enumerate(self._stage_of) if stage >= 0]
+                self.port.windows = [(free[one] - times[one], free[one]) for one in stages]
+                slot.delivery.hand_early()
 
-    def _price(self, slot: Slot) -> None:
-        """Fix what the decodes of a micro-batch cost at each station."""
-        cohort = slot.cohort
-        count = cohort.count
-        slot.lines = self._staged.station_lines(count, cohort.padded)
-        slot.until_tokens = min(line.until_tokens for line in slot.lines)
-        terms = [energy.decode_terms(count) for energy in self._energies]
-        slot.fixed_uj = math.fsum(one[0] for one in terms)
-        slot.padded_uj = math.fsum(one[1] for one in terms)
-        slot.windowed_uj = math.fsum(one[2] for one in terms)
+    def _settle(self, slot: Slot, way: Way) -> None:
+        """Settle when a micro-batch comes out, behind all others."""
+        slot.end_ns = end = self._pass(way.enters_ns, way.times, way.gates)
+        # it counts as in flight from when the one before it comes out
+        way.front_ns = front = max(way.enters_ns, self._exec_end_ns)
+        self.in_flight_ns += end - front
+        self._exec_end_ns = end
+        if slot.draft.chunks:
+            slot.emit()
+
+    def open_gate(self) -> None:
+        """Settle the way of those that have waited for what has come now."""
+        held, flying = self._held, self._flying
+        while held and not held[0].way.waits():
+            slot = held.popleft()
+            self._settle(slot, slot.way)
+            slot.account()
+        if self._call_ns == FOREVER and flying and flying[0].end_ns < FOREVER:
+            self._call_at(max(flying[0].end_ns, self.clock.now))
 
     def _pass_decodes(self, slot: Slot, now: int) -> int:
         """Return when a micro-batch of decodes comes out that enters now [ns]; see `_pass`."""
         cohort = slot.cohort
         padded, windowed = cohort.padded, cohort.windowed
         if padded > slot.until_tokens:
-            self._price(slot)
+            slot.price(self._staged, self._energies)
         free, busy = self._free_ns, self.busy_ns
         time = now
         for station, line in enumerate(slot.lines):
@@ -435,14 +450,18 @@ class Pipeline(Replica):
             busy[station] += takes
         return time
 
-    def _pass(self, now: int, times: list[int]) -> int:
+    def _pass(self, now: int, times: list[int], gates: tuple[Gate, ...]) -> int:
         """Return when a micro-batch comes out that enters now, behind all others [ns]."""
         free, busy = self._free_ns, self.busy_ns
         time = now
         for station, takes in enumerate(times):
             if free[station] > time:
                 time = free[station]
+            begins = time
             time += takes
+            if gates and self._stage_of[station] >= 0:
+                for gate in gates:
+                    time = max(time, gate.end_ns(begins, takes, self._stage_of[station]))
             free[station] = time
             busy[station] += takes
         return time
@@ -450,23 +469,6 @@ class Pipeline(Replica):
 
 def _seat_of(request: Request) -> int:
     return request.seat
-
-
-def station_facts(names: Sequence[str], replicas: Sequence[Replica]) -> tuple[StationFacts, ...]:
-    """Return how busy the stations of all pipelines were.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Of each replica's pool.
-    replicas : sequence of Replica
-    """
-    return tuple(
-        StationFacts(pool, each.index, name, busy, each.in_flight_ns)
-        for pool, each in zip(names, replicas, strict=True)
-        if isinstance(each, Pipeline)
-        for name, busy in zip(each.station_names, each.busy_ns, strict=True)
-    )
 
 
 def drafts_of(replica: Replica) -> list[Draft]:

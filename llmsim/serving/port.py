@@ -29,11 +29,18 @@ class Port:
         that can do nothing waits.
     moves : Migrations or None
         Those that requests which leave in the middle of decoding are under way with.
+    stage_resources : tuple of int
+        What leaves each stage of a pipeline goes through, beside what leaves the replica.
+    windows : list of (int, int) [ns]
+        When each stage works on what was launched last; empty where all layers are one stage.
     sharers : list of Replica
         All whose KV blocks these are: itself, and the lanes beside it.
     """
 
-    __slots__ = ("_gives", "_handoff", "_replica", "_transfers", "expected", "moves", "sharers")
+    __slots__ = (
+        "_gives", "_handoff", "_replica", "_transfers", "expected", "moves", "sharers",
+        "stage_resources", "windows",
+    )  # fmt: skip
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -43,6 +50,8 @@ class Port:
         self._gives = False
         self.expected = 0
         self.sharers = [replica]
+        self.stage_resources: tuple[int, ...] = ()
+        self.windows: list[tuple[int, int]] = []
 
     def connect(self, handoff: Handoff, gives: bool) -> None:
         """Take part: as one that gives requests away, or as one that takes them in."""

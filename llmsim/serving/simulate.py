@@ -43,9 +43,10 @@ from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.layered import LayeredReplica, use_layers
 from llmsim.serving.leases import keep_pins
 from llmsim.serving.meter import NEVER
-from llmsim.serving.pipeline import Pipeline, drafts_of, station_facts
+from llmsim.serving.pipeline import Pipeline, drafts_of
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
+from llmsim.serving.stations import station_facts
 from llmsim.serving.stops import StoppingReplica, StopPlan, allow_stops, stop_facts
 from llmsim.serving.storehouse import KvPlan, Storehouse
 from llmsim.serving.swap import Swapper
@@ -414,9 +415,11 @@ def _build_tiers(
             for draft in drafts_of(replica):
                 draft.keeper = keeper
         if plan.swap is not None:
-            replica.draft.swapper = Swapper(
+            swapper = Swapper(
                 replica, plan.swap, house.flows, reach.to_host, reach.from_host, fleet.on_end
             )
+            for draft in drafts_of(replica):
+                draft.swapper = swapper
     return house
 
 

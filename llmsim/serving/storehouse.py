@@ -99,8 +99,8 @@ class KvPlan:
     joins_loads : bool
         A request whose prefix is being loaded for another waits for that; otherwise it is loaded
         twice.
-    layers : int [layers]
-        Of the model.
+    layers : tuple of int (stages,) [layers]
+        Of each pipeline stage; of the model where there is one.
     swap : SwapPlan or None
         How victims of preemption are swapped; None where they are computed again.
     """
@@ -110,7 +110,7 @@ class KvPlan:
     load: Callable[[], LoadPolicy]
     by_layer: bool = False
     joins_loads: bool = True
-    layers: int = 1
+    layers: tuple[int, ...] = (1,)
     swap: SwapPlan | None = None
 
 

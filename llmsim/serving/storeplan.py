@@ -45,7 +45,7 @@ def kv_plan(pool: Pool, model: ModelSpec, folder: Path | None) -> KvPlan | None:
         load=kv.loading.build,
         by_layer=kv.gate == "layer",
         joins_loads=kv.shared_loads == "wait",
-        layers=model.layer_count,
+        layers=layers_by_stage(model.layer_count, pool.pp),
         swap=None if kv.swap is None else _swap_plan(kv.swap, pool, model),
     )
 
@@ -74,7 +74,7 @@ def _swap_plan(swap: KvSwap, pool: Pool, model: ModelSpec) -> SwapPlan:
         blocks=int(swap.capacity_bytes / block_bytes),
         block_bytes=block_bytes,
         message_s=swap.message_s,
-        parts=2 * model.layer_count,
+        parts=2 * max(layers_by_stage(model.layer_count, pool.pp)),  # stages copy at once
         run_blocks=swap.run_blocks,
         keeps_copies=swap.keeps_copies,
         overlaps=swap.overlaps,

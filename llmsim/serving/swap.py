@@ -43,7 +43,7 @@ class SwapPlan:
     message_s : float [s]
         Of one copy, beside its bytes.
     parts : int
-        Copies of one run of blocks: K and V of every layer.
+        Copies of one run of blocks: K and V of every layer, of a pipeline's largest stage.
     run_blocks : int [blocks]
         Neighbouring blocks that one copy takes: 1 for a paged cache, more where blocks are
         allocated in groups.
@@ -218,7 +218,7 @@ class Swapper:
         flow = self._flows.start(
             path, size, ended, rank=request.view.index, lead_ns=plan.lead_ns(blocks), tracked=True
         )
-        gate = Gate(flow, size, 1)
+        gate = Gate(flow, size)
         if not aside:
             replica.draft.gates.append(gate)
 
@@ -264,7 +264,7 @@ class Swapper:
         needed = -(-(request.computed + 1) // draft.block_tokens)
         while True:
             room = draft.ledger.free - draft.cohort.blocks_needed(1)
-            if draft.running_set:
+            if draft.running_set or draft.beside:
                 room -= draft.watermark_blocks
             if needed <= room:
                 return True

@@ -12,7 +12,7 @@ from llmsim.serving.encoding import Encoding, EncodingPlan
 from llmsim.serving.flows import Flows
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.heartbeats import HeartbeatBoard, Heartbeats
-from llmsim.serving.pipeline import spread_connection
+from llmsim.serving.pipeline import Pipeline, spread_connection
 from llmsim.serving.replica import Replica
 
 if TYPE_CHECKING:
@@ -110,8 +110,17 @@ def ports_of(
 
 
 def flows_of(clock: Clock, replicas: Sequence[Replica], ports: Sequence[float]) -> Flows:
-    """Return what all transfers go through: out of each replica and into it, where any do."""
-    return Flows(clock, [ports[replica.pool] for replica in replicas for _ in range(2) if ports])
+    """Return what all transfers go through: out of each replica and into it, where any do.
+
+    Behind these, what leaves each stage of a pipeline, where it sends its layers by itself.
+    """
+    capacities = [ports[replica.pool] for replica in replicas for _ in range(2) if ports]
+    for replica in replicas:
+        if ports and isinstance(replica, Pipeline):
+            first, stages = len(capacities), len(replica.slots)
+            replica.port.stage_resources = tuple(range(first, first + stages))
+            capacities += [ports[replica.pool] / stages] * stages
+    return Flows(clock, capacities)
 
 
 def connect_encoders(

@@ -154,6 +154,34 @@ def test_what_earlier_chunks_have_computed_goes_as_the_last_one_begins(lookahead
     assert row.end_ns == CHUNKS_NS[0] + 20 * MS + sum(STEPS_NS)
 
 
+# two stages of two layers and 500 MB/s each: 3.5 ms, and half a megabyte
+STAGED = replace(FOUR, stages=(0.5, 0.5), message_ns=0)
+STAGED_STEPS_NS = sum(2 * (step // 2) for step in STEPS_NS)
+
+
+def test_stages_send_their_layers_as_they_compute_them():
+    """The last layer of the second stage is waited for, or on a thin link what that stage has."""
+    (row,) = run(STAGED).rows
+    assert row.first_token_ns == PREFILL_NS
+    assert row.end_ns == PREFILL_NS + MS // 2 + STAGED_STEPS_NS
+    (row,) = run(replace(STAGED, port_bytes_per_s=1e8)).rows
+    # the first layer of the second stage is there at 5.25 ms, and its 500 kB take 10 ms
+    assert row.end_ns == 5_250_000 + 10 * MS + STAGED_STEPS_NS
+    (row,) = run(replace(STAGED, port_bytes_per_s=1e8, sent_layers=0)).rows
+    assert row.end_ns == PREFILL_NS + 10 * MS + STAGED_STEPS_NS
+
+
+def test_a_stage_sends_earlier_chunks_when_it_begins_the_last_one():
+    """Chunks of 64 and 36 tokens in one another's wake; the last enters stages at 3.14 and 6.28."""
+    (row,) = run(replace(STAGED, budget_tokens=64)).rows
+    due = sum(CHUNKS_NS) - CHUNKS_NS[1] // 2
+    assert row.first_token_ns == due == 9_140_000
+    assert row.end_ns == due + 36 * 2500 * 2 + STAGED_STEPS_NS  # a layer: 90 kB at 500 MB/s
+    # 50 MB/s: 320 kB from 6.28 ms on take 6.4 ms, so all else is ready then: 3.6 ms
+    (row,) = run(replace(STAGED, budget_tokens=64, port_bytes_per_s=1e8)).rows
+    assert row.end_ns == CHUNKS_NS[0] + 10 * MS + STAGED_STEPS_NS
+
+
 @pytest.mark.parametrize("lookahead", [0, 1])
 def test_nobody_knows_beforehand_that_a_first_token_is_the_last(lookahead):
     """It is sent like any other while its prompt is computed, and stopped with its only token."""

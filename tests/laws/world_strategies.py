@@ -204,7 +204,7 @@ def worlds(
     shares = st.sampled_from([0.2, 0.5, 0.8, 1.0])
     split = split and not apart
     # by layer only where each step goes through all layers at once, in order
-    whole_steps = not (lanes or stops or stages or ranks or kind == "layered-prefill")
+    whole_steps = not (lanes or stops or ranks or kind == "layered-prefill")
     caching = draw(st.booleans())
     paged = caching or split or below or shuffled or foresees(router)
     claims = "paged" if paged else draw(st.sampled_from(sorted(ALLOCATION.names())))
@@ -241,8 +241,10 @@ def worlds(
         lanes=(draw(shares), draw(shares)) if lanes else None,
         sharing=draw(st.sampled_from(["fixed", "tpot-feedback"])) if lanes else "fixed",
         late_first_token=draw(st.booleans()) if split else False,
-        sent_layers=draw(st.sampled_from([0, 0, 1, 4])) if split and whole_steps else 0,
-        refuses_kv=draw(st.booleans()) if split and whole_steps else False,
+        sent_layers=draw(st.sampled_from([0, 0, 4 if stages else 1, 4]))
+        if split and whole_steps
+        else 0,
+        refuses_kv=draw(st.booleans()) if split and whole_steps and not stages else False,
         **(draw(shuffles()) if shuffled else {}),
         ranks=draw(st.sampled_from([2, 2, 3, 4])) if ranks else 1,
         ranks_in_turn=draw(st.booleans()) if ranks else False,
@@ -254,7 +256,7 @@ def worlds(
         world = replace(world, prefix_caching=False, lookahead=0, **draw(stopping()))
     if below:
         world = replace(world, **draw(tiers_below()))
-        if ranks or stages:  # a step that waits for nobody's layers, and nobody is swapped out
+        if ranks:  # a step that waits for nobody's layers, and nobody is swapped out
             world = replace(world, by_layer=False, swap_blocks=0)
     if turns and not closed:
         extra = draw(

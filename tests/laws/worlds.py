@@ -66,6 +66,7 @@ from llmsim.serving.roles import FlipPlan
 from llmsim.serving.stops import Planner, StoppingReplica, StopPlan
 from llmsim.serving.storehouse import KvPlan, TierPlan
 from llmsim.serving.swap import SwapPlan
+from llmsim.specs.stages import layers_by_stage
 
 importlib.import_module("llmsim.systems")  # registers what a world may name
 simulate_module = importlib.import_module("llmsim.serving.simulate")
@@ -228,7 +229,8 @@ class World:
         )
         load = LOADING.get(self.loading)
         host = self.port_bytes_per_s
-        return KvPlan(tiers, host, load, self.by_layer, self.joins_loads, 4, swap)
+        layers = layers_by_stage(4, max(1, len(self.stages)))
+        return KvPlan(tiers, host, load, self.by_layer, self.joins_loads, layers, swap)
 
     def control(self) -> ControlPlan | None:
         """Requests are moved at random every `shuffle_ns`; 10 kB a token."""
@@ -394,7 +396,9 @@ def run(
         kind = LayeredReplica if by_layers is not None else kind
         kind = StoppingReplica if len(given) > 5 and isinstance(given[5], Planner) else kind
         replica = kind(*given)
-        replica.recorder = partial(heard, replica)
+        # a pipeline that is recorded merges nothing: then only the run step by step is guarded
+        if recorder is not None or not (world.stages and fast_forward):
+            replica.recorder = partial(heard, replica)
         watched.append(replica)
         return replica
 

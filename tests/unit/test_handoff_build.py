@@ -120,7 +120,6 @@ def test_by_layer_and_refusal_are_passed_on():
 @pytest.mark.parametrize(
     ("prefill", "handoff", "text"),
     [
-        ({"pp": 2}, {"transfer": "layer"}, r"layer does not go with pipeline stages \(pp\)"),
         ({"dp": 2}, {"transfer": "layer"}, r"with attention ranks \(dp\)"),
         ({}, {"transfer": "layers"}, "layers.*Did you mean 'layer'"),
     ],
