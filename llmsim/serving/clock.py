@@ -8,7 +8,7 @@ order of scheduling).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from heapq import heappop
 from typing import Any, Final
 
@@ -22,8 +22,8 @@ ARRIVAL_PRIORITY: Final = 0
 CALL_PRIORITY: Final = 16
 """Of the first replica's calls."""
 
-LAST_PRIORITY: Final = 2**30
-"""Behind the calls of all replicas."""
+LAST_PRIORITY: Final = 2**17
+"""Behind the calls of all replicas; no more, so that it fits one word with the order."""
 
 FOREVER: Final = 2**62 - 1
 """A time that never comes [ns]; the largest integer that compiled code keeps in a register."""
@@ -53,23 +53,23 @@ class Clock:
         self._hole = False  # its first has fired; who is scheduled next takes its place
         # SimPy has no public way to its queue; the tests hold these two names to every release
         self._queue: list[Any] = self.env._queue
-        self._order: Iterator[int] = self.env._eid
+        self._next: Callable[[], int] = self.env._eid.__next__
 
     def at(self, wake: Wake, priority: int, time_ns: int) -> None:
         """Schedule a wake at `time_ns` [ns], or move it there; low priorities go first."""
+        place = wake.place
+        if self._hole and place >= 0:
+            self._fill()  # while all that stand in the heap are in their places
+            place = wake.place
         if wake.priority != priority:
             wake.priority = priority
             wake.ranked = priority * _ORDERS
         wake.time_ns = time_ns
-        wake.rank = wake.ranked + next(self._order)
-        place = wake.place
+        wake.rank = wake.ranked + self._next()
         if self._hole:
-            if place < 0:
-                self._hole = False
-                self._sink(wake, 0)
-                return
-            self._fill()
-            place = wake.place
+            self._hole = False
+            self._sink(wake, 0)
+            return
         if place < 0:
             place = len(self._wakes)
             self._wakes.append(wake)

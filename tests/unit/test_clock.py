@@ -113,6 +113,28 @@ def test_what_a_wake_moves_while_it_fires_is_in_order_too(first, then):
     assert not due
 
 
+def test_who_is_moved_back_while_another_fires_stands_behind_those_it_passes():
+    """Moved before the top is filled again, 2 would hide 4, which stands below it and is due."""
+    clock = Clock()
+    fired = []
+
+    def fire(name):
+        fired.append(name)
+        for mover, moved, delay, priority in MOVED:
+            if mover == len(fired):
+                clock.at(wakes[moved], priority, clock.now + delay)
+
+    wakes = [Wake(lambda _, name=name: fire(name)) for name in range(5)]
+    clock.at(wakes[0], 0, 0)
+    clock.at(wakes[4], 1, 0)
+    clock.run()
+    assert fired == [0, 0, 3, 4, 1, 0, 2]
+
+
+MOVED = ((1, 0, 0, 0), (1, 1, 1, 0), (2, 3, 0, 0), (2, 2, 0, 0), (2, 0, 1, 0), (3, 2, 1, 0))
+"""After so many have fired, who is moved, by how much, and to which priority."""
+
+
 def test_a_run_that_a_wake_cut_short_goes_on_with_the_next():
     clock = Clock()
     seen = []
