@@ -222,6 +222,8 @@ def call_back(request: Request, lease: Lease) -> None:
             target.port.give_up(request)
         target.board.change(target.slot, -1, now)
     lease.stop()
+    arrived = request.lease is None  # in this very instant, and has given back what it left
     request.lease, request.replica = None, source
-    source.port.take_back(lease)
+    if not arrived:
+        source.port.take_back(lease)
     source.delivery.close(request, now)

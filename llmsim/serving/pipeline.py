@@ -406,10 +406,16 @@ class Pipeline(Replica):
         if slot.end_ns < FOREVER:
             slot.account()
             if slot.delivery.hands_early:
-                free = self._free_ns
-                stages = [place for place, stage in enumerate(self._stage_of) if stage >= 0]
-                self.port.windows = [(free[one] - times[one], free[one]) for one in stages]
+                self.port.windows = self._windows(slot)
                 slot.delivery.hand_early()
+
+    def _windows(self, slot: Slot) -> list[tuple[int, int]]:
+        """Return when each stage works on the micro-batch whose way was settled last [ns]."""
+        free, times = self._free_ns, slot.way.times
+        stages = [place for place, stage in enumerate(self._stage_of) if stage >= 0]
+        ends = [free[place] for place in stages]
+        ends[-1] = slot.end_ns  # nobody decodes before there is a first token
+        return [(free[place] - times[place], end) for place, end in zip(stages, ends, strict=True)]
 
     def _settle(self, slot: Slot, way: Way) -> None:
         """Settle when a micro-batch comes out, behind all others."""

@@ -182,6 +182,17 @@ def test_a_stage_sends_earlier_chunks_when_it_begins_the_last_one():
     assert row.end_ns == CHUNKS_NS[0] + 10 * MS + STAGED_STEPS_NS
 
 
+def test_nobody_decodes_before_the_first_token_is_out():
+    """Behind the last stage a millisecond more passes, in which all its KV could come."""
+    world = replace(STAGED, hop_ns=10_000.0, port_bytes_per_s=1e12)
+    for output in (1, 3):
+        ran = run(replace(world, jobs=(Job(0, 100, output),)))
+        (row,) = ran.rows
+        assert row.first_token_ns == PREFILL_NS + 2 * MS
+        assert row.replica == (output > 1)
+        assert_all_back(ran)
+
+
 @pytest.mark.parametrize("lookahead", [0, 1])
 def test_nobody_knows_beforehand_that_a_first_token_is_the_last(lookahead):
     """It is sent like any other while its prompt is computed, and stopped with its only token."""
