@@ -97,8 +97,6 @@ def _pool_clash(pool: Pool) -> str:
     """Return what of a pool cannot be forked; empty if everything can."""
     if pool.role != "mixed":
         return f"a pool of role {pool.role}"
-    if pool.dp > 1:
-        return "attention ranks"
     if pool.pp > 1:
         return "pipeline stages"
     if pool.stop is not None:

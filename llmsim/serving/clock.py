@@ -100,6 +100,26 @@ class Clock:
         self.now = time_ns
         self.env._now = time_ns
 
+    def restart(self, time_ns: int) -> None:
+        """Let it be `time_ns` [ns], and let nothing of the engine be due; SimPy's queue stays."""
+        for wake in self._wakes:
+            wake.place = -1
+        self._wakes.clear()
+        self._hole = False
+        self.jump(time_ns)
+
+    def fire(self) -> None:
+        """Handle the next of the engine's events, of which there are some, and none of SimPy's."""
+        if self._hole:
+            self._fill()
+        wake = self._wakes[0]
+        wake.place = -1
+        self._hole = True
+        self.jump(wake.time_ns)
+        wake.callback(wake)
+        if self._hole:
+            self._fill()
+
     def run(self, until: simpy.Event | None = None) -> None:
         """Handle event after event until `until` has been, or until there are none left.
 

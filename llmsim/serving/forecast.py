@@ -21,7 +21,8 @@ from llmsim.serving.caches import knowing, show_caches
 from llmsim.serving.clock import FOREVER, Clock
 from llmsim.serving.decision import Decision
 from llmsim.serving.fleet import Fleet
-from llmsim.serving.fork import FIRST_TOKEN, LAST_TOKEN, Shadow, unforkable
+from llmsim.serving.fork import FIRST_TOKEN, LAST_TOKEN, Fork
+from llmsim.serving.forking import behind, fork_of, unforkable
 from llmsim.serving.replica import Replica
 
 
@@ -68,10 +69,11 @@ class Forecasts:
         self._decision_ns = decision_ns
         self._beyond = estimates.beyond_tokens
         self._doors: list[Replica] = []
-        self._work: list[Shadow] = []
-        self._seen: list[Shadow] = []
+        self._behind: list[list[Replica]] = []
+        self._work: list[Fork] = []
+        self._seen: list[Fork] = []
         self._seen_ns: list[int] = []
-        self._sent: list[deque[tuple[int, RequestView]]] = []
+        self._sent: list[deque[tuple[int, RequestView, int]]] = []
         self._called: Callable[[Replica, int], bool] = _nobody_was
 
     def connect(self, doors: list[Replica], called: Callable[[Replica, int], bool]) -> None:
@@ -89,15 +91,16 @@ class Forecasts:
         InputError
             If one of them cannot be forked.
         """
-        wrong = {found for found in map(unforkable, doors) if found}
+        self._behind = [behind(door) for door in doors]
+        wrong = {found for each in self._behind for found in map(unforkable, each) if found}
         if wrong:
             faults = [Fault("", "routing", f"cannot foresee {each}") for each in sorted(wrong)]
             raise InputError("forecasts", faults)
         self._doors = doors
         self._called = called
-        self._work = [Shadow(door, self._beyond) for door in doors]
+        self._work = [fork_of(each, self._beyond) for each in self._behind]
         if self._age_ns:
-            self._seen = [Shadow(door, self._beyond) for door in doors]
+            self._seen = [fork_of(each, self._beyond) for each in self._behind]
         self._seen_ns = [-1] * len(doors)
         self._sent = [deque() for _ in doors]
 
@@ -128,42 +131,51 @@ class Forecasts:
         called = self._look(replica, work, now)
         if self._own:
             self._send_again(replica, work)
-        target = work.arrive(request, now + self._decision_ns, called)
+        target = work.send(request, now, self._decision_ns, called)
         if target is None:
             return FOREVER
         return work.token_ns(target, which, before_ns)
 
-    def _look(self, replica: int, work: Shadow, now: int) -> bool:
+    def _look(self, replica: int, work: Fork, now: int) -> bool:
         """Load what is known of a replica; return whether its turn at this instant has passed."""
         door = self._doors[replica]
+        there = self._behind[replica]
         if not self._age_ns:
             called = self._called(door, now)
-            work.load(door, now, called)
+            work.load(there, now, called)
             return called and not self._decision_ns
         seen = self._seen[replica]
         if self._seen_ns[replica] < 0 or now - self._seen_ns[replica] > self._age_ns:
-            seen.load(door, now, self._called(door, now))
+            seen.load(there, now, self._called(door, now))
             self._seen_ns[replica] = now
-        work.load(seen, seen.clock.now)
+        work.load(seen.members, seen.clock.now, False, believed=True)
         return False
 
-    def _send_again(self, replica: int, work: Shadow) -> None:
+    def _send_again(self, replica: int, work: Fork) -> None:
         """Let what was sent, and is not there in the copy yet, arrive in it."""
         sent = self._sent[replica]
         since = work.clock.now
-        while sent and sent[0][0] < since:
+        delay = self._decision_ns
+        while sent and sent[0][0] + delay < since:
             sent.popleft()
         if not sent:
             return
         here = work.present()
-        for time_ns, view in sent:
-            if view.index not in here:
-                work.arrive(view, max(time_ns, since))
+        for time_ns, view, place in sent:
+            if view.index in here:
+                continue
+            if time_ns >= since:
+                work.send(view, time_ns, delay, False, place)
+            else:
+                work.send(view, since, time_ns + delay - since, False, place)
 
     def note(self, replica: int, request: RequestView) -> None:
-        """Remember where a request was sent."""
+        """Remember where a request was sent, and to which rank, if there are some."""
         if self._own:
-            self._sent[replica].append((self._clock.now + self._decision_ns, request))
+            ranks = self._doors[replica].ranks
+            # what is looked at with an age finds the rank itself
+            place = 0 if ranks is None else -1 if self._age_ns else ranks.next_place()
+            self._sent[replica].append((self._clock.now, request, place))
 
 
 class Foreseeing:

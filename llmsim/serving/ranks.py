@@ -230,14 +230,24 @@ class RankGroup:
             rank = members[self._turn]
             self._turn = (self._turn + 1) % len(members)
             return rank
-        report = self.clock.now // COUNTS_EVERY_NS
-        if report != self._counted:
-            self._counted = report
-            self._counts = [_WAITING_WEIGHT * rank.waiting + rank.running for rank in members]
-        counts = self._counts
+        counts = self._counts = self._known_counts()
+        self._counted = self.clock.now // COUNTS_EVERY_NS
         best = counts.index(min(counts))
         counts[best] += _WAITING_WEIGHT
         return members[best]
+
+    def _known_counts(self) -> list[int]:
+        """Return what the front door knows of the queues now: an old report, or a new one."""
+        if self.clock.now // COUNTS_EVERY_NS == self._counted:
+            return self._counts
+        return [_WAITING_WEIGHT * rank.waiting + rank.running for rank in self.members]
+
+    def next_place(self) -> int:
+        """Return the number of the rank that `choose` would return; changes nothing."""
+        if self._round_robin:
+            return self._turn
+        counts = self._known_counts()
+        return counts.index(min(counts))
 
     def alone_ns(self, tokens: int, past: int) -> int:
         """Return what a joint step takes with some tokens of one prompt on one rank [ns]."""
@@ -251,6 +261,9 @@ class RankGroup:
             for rank in self.members:
                 rank.doze(False)
         self._call_ns = time_ns
+        self._set_alarm(time_ns)
+
+    def _set_alarm(self, time_ns: int) -> None:
         self.clock.at(self._alarm, self._priority, time_ns)
 
     def cut(self, called_now: bool) -> None:
@@ -263,7 +276,7 @@ class RankGroup:
         sooner = ticks < self._ticks
         self._run_to(ticks)
         if sooner:
-            self.clock.at(self._alarm, self._priority, self._call_ns)
+            self._set_alarm(self._call_ns)
 
     # --- the call ---------------------------------------------------------------------------
 
@@ -276,7 +289,7 @@ class RankGroup:
             clock.jump(self._call_ns)
             self._call(self._call_ns)
         if not self._asleep:
-            self.clock.at(self._alarm, self._priority, self._call_ns)
+            self._set_alarm(self._call_ns)
 
     def _call(self, now: int) -> None:
         """One call of all schedulers at time `now` [ns]."""

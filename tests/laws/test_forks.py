@@ -48,20 +48,26 @@ class Silent(Asks):
         return request.index % self.fleet.replicas
 
 
+KINDS = {"alone": {}, "ranks": {"ranks": True}}
+"""What may stand behind a door that is forked, as worlds are asked for it."""
+
+
 @st.composite
-def alone(draw, believed: str, **given) -> World:
+def alone(draw, believed: str, kind: str = "alone", **given) -> World:
     """A world in which a fork can know everything but what arrives later."""
-    world = draw(worlds(routing="block", batching=given.pop("batching", "vllm"), **given))
+    given = {"routing": "block", "batching": "vllm", **KINDS[kind], **given}
+    world = draw(worlds(**given))
     return replace(
         world, believed=believed, prefix_caching=False, routing="round-robin", in_flight=0
     )
 
 
 @pytest.mark.parametrize("batching", ["vllm", "prefill-first"])
+@pytest.mark.parametrize("kind", KINDS)
 @laws(40)
 @given(data=st.data())
-def test_with_true_lengths_and_no_later_arrival_what_is_foreseen_happens(batching, data):
-    world = data.draw(alone("oracle", batching=batching, clients_leave=False))
+def test_with_true_lengths_and_no_later_arrival_what_is_foreseen_happens(kind, batching, data):
+    world = data.draw(alone("oracle", kind, batching=batching, clients_leave=False))
     decision_s = data.draw(st.sampled_from([0.0, 0.007, 0.1]))
     world = replace(world, view_age_ns=0, own_sends=decision_s > 0)
     asks = Asks(decision_s)
@@ -70,12 +76,13 @@ def test_with_true_lengths_and_no_later_arrival_what_is_foreseen_happens(batchin
     assert asks.told[-1] == (last.first_token_ns, last.end_ns)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @laws(30)
 @given(data=st.data())
-def test_asking_changes_nothing(data):
+def test_asking_changes_nothing(kind, data):
     """Whatever is believed, the run is the same, bit for bit, with forks and without them."""
     believed = data.draw(st.sampled_from(["oracle", "noisy", "mean", "constant"]))
-    world = data.draw(alone(believed))
+    world = data.draw(alone(believed, kind))
     world = replace(
         world,
         prefix_caching=data.draw(st.booleans()),
@@ -90,11 +97,12 @@ def test_asking_changes_nothing(data):
     assert asked.facts.itl.counts == quiet.facts.itl.counts
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @laws(30)
 @given(data=st.data())
-def test_a_fork_cannot_tell_true_lengths_from_others(data):
+def test_a_fork_cannot_tell_true_lengths_from_others(kind, data):
     """Of two worlds that differ in lengths yet to be reached, forks say the same."""
-    world = data.draw(alone("constant", clients_leave=False, lookahead=0))
+    world = data.draw(alone("constant", kind, clients_leave=False, lookahead=0))
     world = replace(world, prefix_caching=data.draw(st.booleans()))
     chosen = data.draw(st.integers(0, len(world.jobs) - 1))
     job = world.jobs[chosen]
