@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -22,6 +22,7 @@ SETS: Final = (
     "budget",
     "batching",
     "cost",
+    "expert_rows",
     "pools",
     "attention",
     "decode_seqs",
@@ -58,6 +59,9 @@ class Assumptions:
         Component of the pool; empty for llmsim's own default.
     cost : mapping
         Parameters of the pool's cost, whatever its kind: which kernels ran.
+    expert_rows : sequence of str
+        Globs of the kernels that multiplied the experts, as tables name them, the best first: rows
+        of others do not price them. Empty where whatever a table has for a shape may.
     pools : mapping of str to mapping
         Keys of the pool with a role: ``prefill`` or ``decode``, or ``mixed`` where there are none.
     attention : mapping of str to str
@@ -94,6 +98,7 @@ class Assumptions:
     budget: Mapping[str, int]
     batching: Mapping[str, Any]
     cost: Mapping[str, Any]
+    expert_rows: Sequence[str]
     pools: Mapping[str, Mapping[str, Any]]
     attention: Mapping[str, str]
     decode_seqs: Mapping[int, int]
@@ -235,6 +240,7 @@ def assume(case: Case, rules: tuple[Rule, ...] | None = None) -> Assumptions:
         budget=merged.get("budget", {}),
         batching=merged.get("batching", {}),
         cost=merged["cost"],
+        expert_rows=merged.get("expert_rows", ()),
         pools=merged["pools"],
         attention=merged["attention"],
         decode_seqs=merged.get("decode_seqs", {}),

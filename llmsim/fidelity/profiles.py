@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
 from llmsim.core.errors import CardError, Fault, InputError
 from llmsim.fidelity.cases import Case
 from llmsim.specs import load_gpu
+from llmsim.specs.profile_rows import read_rows
 
 MEASURED: Final = "measured"
 """Kind of ``cost`` that needs a profile."""
 
-_MEASURED_ALONE: Final = ("profile", "strict", "libs", "kernel_id", "mixed")
+_MEASURED_ALONE: Final = (
+    *("profile", "profiles", "strict", "libs", "kernel_id", "kernels", "mixed"),
+)
 """Its parameters that no other kind has."""
 
 
@@ -32,12 +36,19 @@ class KnownProfile:
     engine : str
     version : tuple of int
         Of the engine.
+    kernels : mapping of str to frozenset of str
+        Names of the kernels that it has rows of, by operator.
     """
 
     folder: Path
     gpu: str
     engine: str
     version: tuple[int, ...]
+    kernels: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def has(self, op: str, kernel: str = "*") -> bool:
+        """Whether it has rows of an operator by a kernel that a glob matches."""
+        return any(fnmatchcase(name, kernel) for name in self.kernels.get(op, ()))
 
 
 def read_profiles(folder: Path) -> tuple[KnownProfile, ...]:
@@ -50,10 +61,9 @@ def read_profiles(folder: Path) -> tuple[KnownProfile, ...]:
     """
     found = []
     for meta in sorted(folder.glob("*/*/meta.json")):
-        if not _has_layers(meta):
-            continue
         engine, _, version = meta.parent.name.partition("-")
-        found.append(KnownProfile(meta.parent.resolve(), meta.parts[-3], engine, numbers(version)))
+        device, kernels = meta.parts[-3], _kernels(meta)
+        found.append(KnownProfile(meta.parent.resolve(), device, engine, numbers(version), kernels))
     if not found:
         message = "holds no <device>/<engine>-<version>/meta.json."
         hint = "`llmsim profile import` makes them of public tables."
@@ -61,10 +71,22 @@ def read_profiles(folder: Path) -> tuple[KnownProfile, ...]:
     return tuple(found)
 
 
-def _has_layers(meta: Path) -> bool:
-    """Whether a fitted profile holds GEMMs; one of collectives or MLA alone prices no model."""
+def _kernels(meta: Path) -> dict[str, frozenset[str]]:
+    """Return the kernels of a profile by operator: from its fits, or from its rows without any.
+
+    An import that was stopped leaves profiles without fits.
+    """
+    found: dict[str, set[str]] = {}
     fitted = json.loads(meta.read_text(encoding="utf-8")).get("fit", {})
-    return not fitted or any(kernel.startswith("gemm ") for kernel in fitted)
+    if fitted:
+        for key in fitted:
+            words = [*key.split(" "), "", ""]  # operator, formats, kernel, libraries
+            found.setdefault(words[0], set()).add(words[2])
+    else:
+        rows = read_rows(meta.parent)
+        for op, kernel in set(zip(rows["op"].tolist(), rows["kernel_id"].tolist(), strict=True)):
+            found.setdefault(op, set()).add(kernel)
+    return {op: frozenset(names) for op, names in found.items()}
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -72,8 +94,19 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.split("rc")[0])[:3])
 
 
-def profile_for(case: Case, known: Iterable[KnownProfile]) -> KnownProfile | None:
+def profile_for(
+    case: Case, known: Iterable[KnownProfile], op: str = "gemm", kernel: str = "*"
+) -> KnownProfile | None:
     """Return the profile of a case's GPU and engine whose version is nearest, or None.
+
+    Parameters
+    ----------
+    case : Case
+    known : iterable of KnownProfile
+    op : str
+        What it must have rows of; a profile without products prices no model.
+    kernel : str
+        Glob of the kernels that the rows may be of.
 
     Notes
     -----
@@ -83,7 +116,11 @@ def profile_for(case: Case, known: Iterable[KnownProfile]) -> KnownProfile | Non
         card = load_gpu(case.text("gpu")).name
     except CardError:
         return None
-    fitting = [one for one in known if (one.gpu, one.engine) == (card, case.text("engine"))]
+    fitting = [
+        one
+        for one in known
+        if (one.gpu, one.engine) == (card, case.text("engine")) and one.has(op, kernel)
+    ]
     if not fitting:
         return None
     wanted = _place(numbers(case.text("engine_version")))
@@ -96,9 +133,12 @@ def _place(version: Sequence[int]) -> float:
 
 
 def priced_by(
-    cost: Mapping[str, Any], case: Case, known: Sequence[KnownProfile]
+    cost: Mapping[str, Any],
+    case: Case,
+    known: Sequence[KnownProfile],
+    expert_rows: Sequence[str] = (),
 ) -> Mapping[str, Any]:
-    """Return the ``cost`` component of a case: with its profile, or the roofline without one.
+    """Return the ``cost`` component of a case: with its profiles, or the roofline without one.
 
     Parameters
     ----------
@@ -106,11 +146,22 @@ def priced_by(
         As asked for all cases; left alone unless it is `MEASURED` and names no profile itself.
     case : Case
     known : sequence of KnownProfile
+    expert_rows : sequence of str
+        Globs of the kernels that multiplied the case's experts, the best first; empty where any
+        may have. Where no profile has rows of one, the roofline prices experts.
     """
     if cost.get("kind") != MEASURED or "profile" in cost:
         return cost
     chosen = profile_for(case, known)
-    if chosen is not None:
-        return {**cost, "profile": str(chosen.folder)}
-    rest = {name: value for name, value in cost.items() if name not in _MEASURED_ALONE}
-    return {**rest, "kind": "roofline"}
+    if chosen is None:
+        rest = {name: value for name, value in cost.items() if name not in _MEASURED_ALONE}
+        return {**rest, "kind": "roofline"}
+    found = {**cost, "profile": str(chosen.folder)}
+    for kernel in expert_rows:
+        found["kernels"] = {**cost.get("kernels", {}), "moe": kernel}
+        experts = profile_for(case, known, "moe", kernel)
+        if experts is not None:
+            if experts != chosen:
+                found["profiles"] = {**cost.get("profiles", {}), "moe": str(experts.folder)}
+            break
+    return found

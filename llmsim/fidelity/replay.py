@@ -59,9 +59,12 @@ class Work:
 
     @property
     def priced(self) -> str:
-        """What its kernels are priced by: a profile's ``<device>/<id>``, or the kind of cost."""
+        """What its kernels are priced by: profiles as ``<device>/<id>``, or the kind of cost."""
         cost = _cost_of(self.data)
-        return "/".join(Path(cost["profile"]).parts[-2:]) if "profile" in cost else cost["kind"]
+        if "profile" not in cost:
+            return str(cost["kind"])
+        others = [f"{op} {Path(each).name}" for op, each in cost.get("profiles", {}).items()]
+        return ", ".join(["/".join(Path(cost["profile"]).parts[-2:]), *others])
 
 
 def _cost_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -71,10 +74,11 @@ def _cost_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _tables_of(data: Mapping[str, Any]) -> str:
-    """Return what identifies the kernel tables of a scenario, besides their folder's name."""
-    profile = _cost_of(data).get("profile")
-    meta = Path(profile) / "meta.json" if profile else None
-    return meta.read_text(encoding="utf-8") if meta is not None and meta.is_file() else ""
+    """Return what identifies the kernel tables of a scenario, besides their folders' names."""
+    cost = _cost_of(data)
+    folders = [cost["profile"]] if "profile" in cost else []
+    metas = [Path(each) / "meta.json" for each in (*folders, *cost.get("profiles", {}).values())]
+    return "".join(meta.read_text(encoding="utf-8") for meta in metas if meta.is_file())
 
 
 @dataclass(frozen=True, slots=True)

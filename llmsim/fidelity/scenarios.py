@@ -80,7 +80,7 @@ def scenario_data(
     client = {**known.client, **options.client}
     traffic = _replayed(replay) if replay is not None else _traffic(case, client)
     longest = None if replay is not None else _longest(case, client)
-    priced = priced_by(options.cost, case, options.profiles)
+    priced = priced_by(options.cost, case, options.profiles, known.expert_rows)
     common: dict[str, Any] = {"cost": {**known.cost, **priced, **_fitted(case, options)}}
     if known.batching:
         common["batching"] = _batching(case, known)

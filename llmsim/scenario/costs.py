@@ -240,6 +240,11 @@ class Measured(KernelPrices):
         The one kernel to use; empty for the one measured nearest to each shape.
     kernels : mapping of str to str
         The same for single operators, such as ``attention_prefill: triton.varlen_attention.v1``.
+        With a ``*`` only kernels that match price the operator, in its own formats, and else the
+        roofline does: ``moe: "*triton*"``.
+    profiles : mapping of str to str
+        Profiles of single operators, such as ``moe: b200/vllm-0.19.0``: tables of one release
+        rarely hold everything. Attention is the first profile's.
     mixed : str
         Attention of a step with prefill and decode: ``card`` (what the GPU card says), ``split``
         (two launches), ``fused_varlen`` (one) or ``streams`` (two at a time).
@@ -250,22 +255,33 @@ class Measured(KernelPrices):
     libs: str = field(default="", kw_only=True)
     kernel_id: str = field(default="", kw_only=True)
     kernels: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    profiles: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     mixed: Literal["card", "split", "fused_varlen", "streams"] = field(default="card", kw_only=True)
 
     def bind(self, place: Placement) -> MeasuredCost:
         """Return the measured price of one pool; see `CostKind.bind`."""
         base = _roofline(self.placed(place), self.host(place.host))
         faults = [
-            Fault("", "kernels", f"'{op}' is no operator.", nearest(op, FAMILIES))
-            for op in self.kernels
+            Fault("", key, f"'{op}' is no operator.", nearest(op, FAMILIES))
+            for key, chosen in (("kernels", self.kernels), ("profiles", self.profiles))
+            for op in chosen
             if op not in FAMILIES
+        ]
+        faults += [
+            Fault("", "profiles", f"'{op}': attention is priced by the first profile.")
+            for op in self.profiles
+            if op.startswith(("attention", "mla"))
         ]
         if faults:
             raise InputError("cost", faults)
         own = tuple(sorted(self.kernels.items()))
         context = Context(kernel_id=self.kernel_id, libs=self.libs, strict=self.strict, kernels=own)
         profile = _profile(find_profile(self.profile), place.gpu).fresh()
-        return MeasuredCost(base, profile, context, self.mixed, self.scales())
+        others = {
+            op: _profile(find_profile(name), place.gpu).fresh()
+            for op, name in self.profiles.items()
+        }
+        return MeasuredCost(base, profile, context, self.mixed, self.scales(), others)
 
 
 def _roofline(place: Placement, host: HostTerms, scales: OperatorScales = UNSCALED) -> RooflineCost:

@@ -184,12 +184,19 @@ def anchor_paths(data: dict[str, Any], folder: Path) -> None:
         name = part.get("path")
         if isinstance(name, str) and name:
             part["path"] = str(_trace(folder, name))
-        name = part.get("profile")
-        if isinstance(name, str) and is_path(name):
-            part["profile"] = str(_absolute(folder, name))
+        _place_profiles(folder, part)
         name = part.get("tokenizer")
         if isinstance(name, str) and name:
             part["tokenizer"] = str(_absolute(folder, name))
+
+
+def _place_profiles(folder: Path, part: dict[str, Any]) -> None:
+    """Make paths of a component's profiles absolute, in place."""
+    others = part.get("profiles")
+    for holder in (part, others if isinstance(others, dict) else {}):
+        for key, name in holder.items():
+            if (holder is others or key == "profile") and isinstance(name, str) and is_path(name):
+                holder[key] = str(_absolute(folder, name))
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:

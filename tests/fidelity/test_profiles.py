@@ -20,6 +20,7 @@ def known(tmp_path):
     ):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "meta.json").write_text(json.dumps({}))
+        (tmp_path / name / "rows.csv").write_text("op,t_median_us\ngemm,5\n")
     return read_profiles(tmp_path)
 
 
@@ -57,8 +58,53 @@ def test_a_table_without_gemms_prices_no_model(tmp_path):
         (tmp_path / "h100-sxm" / name).mkdir(parents=True)
         meta = tmp_path / "h100-sxm" / name / "meta.json"
         meta.write_text(json.dumps({"fit": {kernel: {}}}))
-    (only,) = read_profiles(tmp_path)
-    assert only.folder.name == "vllm-0.24.0"
+    assert profile_for(case(version="0.14.0"), read_profiles(tmp_path)).folder.name == "vllm-0.24.0"
+
+
+def test_nor_does_one_of_experts_alone_that_was_never_fitted(tmp_path):
+    for name, op in (("vllm-0.19.0", "moe"), ("vllm-0.24.0", "gemm")):
+        (tmp_path / "b200" / name).mkdir(parents=True)
+        (tmp_path / "b200" / name / "meta.json").write_text(json.dumps({"fit": {}}))
+        (tmp_path / "b200" / name / "rows.csv").write_text(f"op,t_median_us\n{op},5\n")
+    found = profile_for(case("B200-180G", version="0.19.0"), read_profiles(tmp_path))
+    assert found.folder.name == "vllm-0.24.0"
+
+
+@pytest.fixture
+def releases(tmp_path):
+    """Three releases: 0.19 has experts alone, by another kernel than 0.24."""
+    for version, kernels in (
+        ("0.19.0", ("moe nvfp4 old_fp4 (vllm 0.19)",)),
+        ("0.22.0", ("moe fp8_block fused_moe (vllm 0.22)",)),
+        ("0.24.0", ("gemm bf16 linear (vllm 0.24)", "moe nvfp4 new_fp4 (vllm 0.24)")),
+    ):
+        (tmp_path / "b200" / f"vllm-{version}").mkdir(parents=True)
+        meta = tmp_path / "b200" / f"vllm-{version}" / "meta.json"
+        meta.write_text(json.dumps({"fit": {key: {} for key in kernels}}))
+    return read_profiles(tmp_path)
+
+
+def test_experts_are_priced_by_the_nearest_release_that_has_their_kernel(releases):
+    ran = case("B200-180G", version="0.19.0")
+    plain = priced_by({"kind": "measured"}, ran, releases)
+    assert plain.keys() == {"kind", "profile"}
+    found = priced_by({"kind": "measured"}, ran, releases, ["*_fp4"])
+    assert found["profile"].endswith("vllm-0.24.0")
+    assert found["profiles"]["moe"].endswith("vllm-0.19.0")
+    assert found["kernels"] == {"moe": "*_fp4"}
+    later = priced_by(
+        {"kind": "measured"}, case("B200-180G", version="0.23.1"), releases, ["*_fp4"]
+    )
+    assert "profiles" not in later
+    second = priced_by({"kind": "measured"}, ran, releases, ["*triton*", "fused_moe*"])
+    assert second["profiles"]["moe"].endswith("vllm-0.22.0")
+    assert second["kernels"] == {"moe": "fused_moe*"}
+
+
+def test_a_kernel_that_no_release_has_leaves_experts_to_the_roofline(releases):
+    found = priced_by({"kind": "measured"}, case("B200-180G"), releases, ["*marlin*"])
+    assert "profiles" not in found
+    assert found["kernels"] == {"moe": "*marlin*"}
 
 
 def test_measured_without_tables_says_what_is_missing(tmp_path):

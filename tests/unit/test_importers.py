@@ -93,6 +93,29 @@ def test_aiconfigurator(aiconfigurator, tmp_path):
     assert "1 rows of experts without gate left out" in meta.notes
 
 
+def test_products_of_tensorrt_llm_lose_the_pass_that_finds_scales(tmp_path):
+    data = tmp_path / "systems" / "data" / "b200_sxm"
+    for engine in ("trtllm", "vllm"):
+        pre = "X,1.3,NVIDIA B200,"
+        write(
+            data / "gemm" / engine / "1.3" / "gemm_perf.txt",
+            HEAD + "gemm_dtype,m,n,k,latency",
+            pre + "gemm,torch_flow,fp8,8,4096,1024,0.020",
+            pre + "gemm,torch_flow,bfloat16,8,4096,1024,0.030",
+        )
+        write(
+            data / "quantize" / engine / "1.3" / "computescale_perf.txt",
+            HEAD + "m,k,quant_dtype,latency",
+            pre + "compute_scale,torch_ops,8,1024,fp8,0.008",
+        )
+    found = {
+        folder.name: sorted(row["t_median_us"] for row in one(folder))
+        for folder in import_tables("aiconfigurator", tmp_path, tmp_path / "out")
+    }
+    assert found["trtllm-1.3"] == pytest.approx([12.0, 30.0])
+    assert found["vllm-1.3"] == pytest.approx([20.0, 30.0])
+
+
 def test_csv_and_parquet_hold_the_same_rows(aiconfigurator, tmp_path):
     (parquet,) = import_tables("aiconfigurator", aiconfigurator, tmp_path / "a")
     (text,) = import_tables("aiconfigurator", aiconfigurator, tmp_path / "b", as_csv=True)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsim.costmodel.measured.families import Shapes, Types
+from llmsim.costmodel.measured.families import WEIGHT_BYTES, Shapes, Types
 from llmsim.costmodel.measured.tables import Context, KernelTable, Latencies
 
 _VERSION: Final = re.compile(r"(.+)\.v(\d+)")
+
+REACH_OCTAVES: Final = 1.0
+"""Rows of experts say nothing of others more than twice as wide or as narrow: where all rows have
+whole experts, what an expert costs and what its bytes cost cannot be told apart."""
 
 
 def offered(tables: list[KernelTable], op: str, context: Context) -> tuple[list[KernelTable], str]:
@@ -27,9 +34,13 @@ def offered(tables: list[KernelTable], op: str, context: Context) -> tuple[list[
     Notes
     -----
     Where no kernel is asked for, a later version of one stands for the earlier ones: a profile that
-    was continued has rows of both.
+    was continued has rows of both. A kernel with a ``*`` admits those that it matches, in the
+    formats asked for, and no other.
     """
     kernel_id = context.kernel_of(op)
+    if "*" in kernel_id:
+        typed = [table for table in tables if table.types == context.types]
+        return [table for table in typed if fnmatchcase(table.kernel_id, kernel_id)], ""
     if kernel_id:
         return tables, kernel_id
     newest: dict[tuple[Types, str, str], int] = {}
@@ -47,6 +58,33 @@ def _known(table: KernelTable) -> tuple[Types, str, str]:
 def _version(table: KernelTable) -> int:
     found = _VERSION.fullmatch(table.kernel_id)
     return int(found[2]) if found else 0
+
+
+def in_reach(tables: list[KernelTable], shape: Mapping[str, float]) -> bool:
+    """Say whether any row is like a shape in all its sides, up to `REACH_OCTAVES` each.
+
+    Parameters
+    ----------
+    tables : list of KernelTable
+    shape : mapping of str to float
+        Sides that count, such as ``hidden`` and ``inter``.
+    """
+    for table in tables:
+        apart = [np.abs(np.log2(table.columns[side] / size)) for side, size in shape.items()]
+        if bool((np.max(apart, axis=0) <= REACH_OCTAVES).any()):
+            return True
+    return False
+
+
+def words_of(types: Types) -> str:
+    """Return number formats as messages name them."""
+    return "/".join(dict.fromkeys((types.a, types.w, types.kv)))
+
+
+def unlike(given: Types, asked: Types) -> float:
+    """Return how far apart two sets of formats are, in octaves of their bytes."""
+    pairs = ((given.w, asked.w), (given.a, asked.a), (given.kv, asked.kv))
+    return sum(abs(math.log2(WEIGHT_BYTES[a] / WEIGHT_BYTES[b])) for a, b in pairs)
 
 
 def fastest_kernel(tables: list[KernelTable], shapes: Shapes) -> Latencies:

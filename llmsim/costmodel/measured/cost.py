@@ -45,6 +45,7 @@ from llmsim.costmodel.measured.lines import (
 from llmsim.costmodel.measured.means import Floats
 from llmsim.costmodel.measured.operators import TokenOperators
 from llmsim.costmodel.measured.profile import Profile
+from llmsim.costmodel.measured.several import Profiles
 from llmsim.costmodel.measured.tables import Context
 from llmsim.costmodel.operators import OpTable, scaled
 from llmsim.costmodel.roofline import RooflineCost, Sums
@@ -73,6 +74,8 @@ class MeasuredCost:
         ``fused_varlen`` for one, ``streams`` for two at a time.
     scales : OperatorScales
         Factors on whole operator families, on the GPU alone.
+    others : mapping of str to Profile, optional
+        Profiles of single operators, attention excepted.
 
     Raises
     ------
@@ -99,17 +102,19 @@ class MeasuredCost:
         context: Context | None = None,
         mixed: str = "card",
         scales: OperatorScales = UNSCALED,
+        others: Mapping[str, Profile] | None = None,
     ) -> None:
         self.base = base
         self.scales = scales
         self.profile = profile
+        self.profiles = Profiles(profile, others or {})
         self.model, self.gpu, self.plan = base.model, base.gpu, base.plan
         self.context_tile = base.context_tile
         self.window_tokens = base.window_tokens
         self.mixed = mixed
         context = context or Context()
         self.operators = TokenOperators(
-            profile, base.model, base.gpu, base.plan, context, base.layer_tables
+            self.profiles, base.model, base.gpu, base.plan, context, base.layer_tables
         )
         self._tabulate()
         limits = base.limits
@@ -125,7 +130,7 @@ class MeasuredCost:
             faults = [
                 Fault("", name, "was not measured.") for name in sorted(self.operators.missing)
             ]
-            raise InputError(f"profile '{profile.name}' with strict", faults)
+            raise InputError(f"profile '{self.profile.name}' with strict", faults)
 
     def _tabulate(self) -> None:
         base = self.base
@@ -459,7 +464,7 @@ class MeasuredCost:
 
     def warnings(self) -> tuple[str, ...]:
         """Return what was taken for granted, and what answered for the kernels."""
-        lines = [f"{self.profile.name}: {line}" for line in self.profile.usage.lines()]
+        lines = list(self.profiles.lines())
         if self.operators.missing:
             names = ", ".join(sorted(self.operators.missing))
             lines.append(f"{self.profile.name}: no rows, so roofline: {names}")

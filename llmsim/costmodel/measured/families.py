@@ -12,9 +12,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from llmsim.core.errors import CardError, Fault
 from llmsim.costmodel.measured.means import SERIAL_STEP, UNIVERSAL, Floats, MeanTerms, Work
 from llmsim.costmodel.operators import ACTIVATION_BYTES
-from llmsim.specs import GpuCard
+from llmsim.specs import GpuCard, load_gpu
+from llmsim.specs.profile_meta import ProfileMeta
 
 TILE = 128.0
 """Decode kernels read KV in tiles of this many tokens; prefill takes as many query rows."""
@@ -428,3 +430,36 @@ def coordinate(name: str, s: Shapes) -> Floats:
     if name == "sharing":
         return np.asarray(np.log2(s["heads_q"] / s["heads_kv"]))
     return np.asarray(np.log2(np.maximum(s[name], 1.0)))
+
+
+def device_of(meta: ProfileMeta, card: GpuCard | None = None) -> Device:
+    """Return the device of a profile: its GPU card, or what its ceilings showed.
+
+    Parameters
+    ----------
+    meta : ProfileMeta
+    card : GpuCard or None
+        Given by the pool; otherwise the card that meta names.
+
+    Raises
+    ------
+    CardError
+        If meta names no card and has no ceilings.
+    """
+    name = meta.device.get("gpu_card")
+    if card is not None or name:
+        return Device.of_card(card or load_gpu(str(name)))
+    peaks = meta.ceilings.get("flops_per_s", {})
+    copy = meta.ceilings.get("copy_bytes_per_s", [])
+    if not peaks or not copy:
+        message = "neither device.gpu_card nor ceilings say how fast this device is."
+        raise CardError("meta.json", [Fault("", "device.gpu_card", message)])
+    best = {dtype: max(np.atleast_1d(values)) for dtype, values in peaks.items()}
+    best.setdefault("bf16", max(best.values()))
+    return Device(
+        str(meta.device["name"]),
+        {dtype: float(value) for dtype, value in best.items()},
+        float(max(np.atleast_1d(copy))),
+        float(meta.device.get("l2_bytes", 32e6)),
+        int(meta.device.get("sms", 1)),
+    )

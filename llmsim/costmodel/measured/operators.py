@@ -16,7 +16,8 @@ from llmsim.costmodel.exchange import EXCHANGE
 from llmsim.costmodel.measured.certainty import Widths
 from llmsim.costmodel.measured.families import FAMILIES, Types
 from llmsim.costmodel.measured.means import Floats
-from llmsim.costmodel.measured.profile import Profile, shape_names
+from llmsim.costmodel.measured.profile import shape_names
+from llmsim.costmodel.measured.several import Profiles
 from llmsim.costmodel.measured.tables import Context
 from llmsim.costmodel.operators import (
     ACTIVATION_BYTES,
@@ -24,6 +25,7 @@ from llmsim.costmodel.operators import (
     elementwise,
     family_of,
     head_operators,
+    moe_family,
 )
 from llmsim.specs import (
     MXFP4_MARLIN,
@@ -61,8 +63,8 @@ def types_of(form: WeightFormat, gpu: GpuCard) -> Types:
     if name == "bf16" or form.bytes_per_weight == 2.0:
         return Types()
     weights = "fp8_block" if name.startswith("fp8-block") else name
-    if name == MXFP4_MARLIN:  # tables hold Marlin's rows as those of integers
-        weights = "int4"
+    if name == MXFP4_MARLIN:
+        weights = "mxfp4"
     if name.startswith("int") and name not in ("int4", "int8"):
         weights = f"w{name.removeprefix('int')}"
     compute = gpu.compute_dtype(form.compute_dtype)
@@ -73,12 +75,34 @@ def types_of(form: WeightFormat, gpu: GpuCard) -> Types:
     return Types(weights, weights)
 
 
+def expert_rows(form: WeightFormat, gpu: GpuCard) -> Iterator[tuple[Types, str]]:
+    """Yield the formats and kernels whose rows may price experts of a format, the best first.
+
+    Parameters
+    ----------
+    form : WeightFormat
+    gpu : GpuCard
+
+    Notes
+    -----
+    MXFP4 weights meet 8-bit activations where the roofline takes them to (`moe_family`). Experts
+    that Marlin multiplies are priced by Marlin alone: with such weights, or with integers.
+    """
+    if form.name == MXFP4_MARLIN:
+        yield Types("bf16", "mxfp4"), "*marlin*"
+        yield Types("bf16", "int4"), "*marlin*"
+    elif moe_family(form, gpu)[0] == "mxfp4_fp8":
+        yield Types("fp8", "mxfp4"), ""
+    else:
+        yield types_of(form, gpu), ""
+
+
 class TokenOperators:
     """Prices token-wise operators of one model on one rank.
 
     Parameters
     ----------
-    profile : Profile
+    profiles : Profiles
     model : ModelSpec
     gpu : GpuCard
     plan : ParallelPlan
@@ -90,14 +114,14 @@ class TokenOperators:
 
     def __init__(
         self,
-        profile: Profile,
+        profiles: Profiles,
         model: ModelSpec,
         gpu: GpuCard,
         plan: ParallelPlan,
         context: Context,
         layer_tables: Callable[[LayerSpec, Floats], Iterator[OpTable]],
     ) -> None:
-        self.profile = profile
+        self.profiles = profiles
         self.model = model
         self.gpu = gpu
         self.plan = plan
@@ -160,7 +184,8 @@ class TokenOperators:
         if linear.format.compute_dtype == "fp32":
             return self._note(table)  # profiles have no such rows
         shape = {"n": linear.n, "k": linear.k}
-        return self._timed("gemm", table, "m", rows, shape, types_of(linear.format, self.gpu))
+        asked = self._asking("gemm", types_of(linear.format, self.gpu))
+        return self._timed("gemm", table, "m", rows, shape, asked)
 
     def _experts(self, table: OpTable, moe: MoeMlp, tokens: Floats) -> OpTable:
         """Price the routed experts; those without a gate have no rows and keep the roofline."""
@@ -175,7 +200,19 @@ class TokenOperators:
             "experts_local": (moe.experts + plan.spare_experts) // plan.ep,
             "skew": LOAD_SKEW,
         }
-        return self._timed("moe", table, "tokens", tokens, shape, types_of(moe.format, self.gpu))
+        sides = {side: float(shape[side]) for side in ("hidden", "inter")}
+        for types, kernel in expert_rows(moe.format, self.gpu):
+            context = self._asking("moe", types, kernel)
+            if self.profiles.of("moe").reaches("moe", sides, context):
+                return self._timed("moe", table, "tokens", tokens, shape, context)
+        return self._note(table)
+
+    def _asking(self, op: str, types: Types, kernel: str = "") -> Context:
+        """Return what an operator is asked for; a kernel that the scenario names goes before."""
+        kernels = self.context.kernels
+        if kernel and not self.context.kernel_of(op):
+            kernels = (*kernels, (op, kernel))
+        return replace(self.context, types=types, kernels=kernels)
 
     def _elementwise(
         self, table: OpTable, layer: LayerSpec, linears: Mapping[str, Linear], tokens: Floats
@@ -211,7 +248,7 @@ class TokenOperators:
         axis: str,
         sizes: Floats,
         shape: Mapping[str, float],
-        types: Types | None = None,
+        asking: Context | None = None,
         also: str = "",
     ) -> OpTable:
         """Put the profile's time in place of the roofline's, where it has rows.
@@ -219,19 +256,21 @@ class TokenOperators:
         A second operator adds its time where it was measured apart; a profile without rows of it
         has one kernel for both.
         """
-        context = replace(self.context, types=types or Types())
-        if not self.profile.covers(op, context):
+        context = asking or self._asking(op, Types())
+        profile = self.profiles.of(op)
+        if not profile.covers(op, context):
             return self._note(table)
         knots, index = np.unique(_knots(sizes), return_index=True)
         live = knots > 0
         if not live.any():
             return table
         asked = {axis: knots[live], **{name: np.array([float(v)]) for name, v in shape.items()}}
-        answer = self.profile.latencies(op, asked, context)
+        answer = profile.latencies(op, asked, context)
         seconds = answer.seconds
-        if also and self.profile.covers(also, context):
+        second = self.profiles.of(also)
+        if also and second.covers(also, context):
             part = {name: asked[name] for name in shape_names(FAMILIES[also])}
-            seconds = seconds + self.profile.latencies(also, part, context).seconds
+            seconds = seconds + second.latencies(also, part, context).seconds
         weight = table.count * seconds
         sigma = float(np.average(answer.sigma, weights=weight))
         self.widths.add(family_of(table), float(weight.mean()), sigma)

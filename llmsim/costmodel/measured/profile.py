@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
@@ -16,15 +15,22 @@ from numpy.typing import NDArray
 from llmsim.core.errors import CardError, Fault, InputError, nearest
 from llmsim.core.paths import data_roots
 from llmsim.costmodel.measured.answers import Answer, Memory, identity_of
-from llmsim.costmodel.measured.choice import fastest_kernel, nearest_kernel, offered
+from llmsim.costmodel.measured.choice import (
+    fastest_kernel,
+    in_reach,
+    nearest_kernel,
+    offered,
+    unlike,
+    words_of,
+)
 from llmsim.costmodel.measured.families import (
     FAMILIES,
-    WEIGHT_BYTES,
     Device,
     Family,
     Shapes,
     Types,
     dealt_without_skew,
+    device_of,
 )
 from llmsim.costmodel.measured.means import Fit, Floats, MeanTerms, Work, mean_s
 from llmsim.costmodel.measured.tables import (
@@ -42,7 +48,7 @@ from llmsim.costmodel.measured.tables import (
     Latency,
 )
 from llmsim.costmodel.measured.usage import Usage
-from llmsim.specs import GpuCard, load_gpu
+from llmsim.specs import GpuCard
 from llmsim.specs.profile_meta import ProfileMeta, read_meta
 from llmsim.specs.profile_rows import ABSENT, BY_NAME, OPS, ProfileTable, find_rows, read_rows
 
@@ -267,6 +273,14 @@ class Profile:
 
         return bool(self.remembered(work_out, "covers", op, context).values[0])
 
+    def reaches(self, op: str, shape: Mapping[str, float], context: Context) -> bool:
+        """Say whether rows that answer for an operator are like a shape; see `in_reach`."""
+
+        def work_out() -> Answer:
+            return Answer(np.array([float(in_reach(self._ranked(op, context)[0], shape))]))
+
+        return bool(self.remembered(work_out, "reaches", op, shape, context).values[0])
+
     def terms(self, op: str, context: Context) -> MeanTerms:
         """Return the mean function that the rows of an operator gave; its prior without rows."""
 
@@ -306,8 +320,12 @@ class Profile:
             return [other], KERNEL_SIGMA, note
         if tables:
             asked = context.types
-            near = min(tables, key=lambda table: _unlike(table.types, asked))
-            return [near], DTYPE_SIGMA, f"{op}: {_words(near.types)} rows scaled to {_words(asked)}"
+            near = min(tables, key=lambda table: unlike(table.types, asked))
+            return (
+                [near],
+                DTYPE_SIGMA,
+                f"{op}: {words_of(near.types)} rows scaled to {words_of(asked)}",
+            )
         return [], 0.0, ""
 
     def _answer(
@@ -343,9 +361,9 @@ class Profile:
 
     def _refuse(self, op: str, context: Context) -> None:
         asked = ", ".join(
-            part for part in (context.kernel_id, context.libs, _words(context.types)) if part
+            part for part in (context.kernel_id, context.libs, words_of(context.types)) if part
         )
-        have = sorted({f"{t.kernel_id} ({_words(t.types)}; {t.libs})" for t in self.tables(op)})
+        have = sorted({f"{t.kernel_id} ({words_of(t.types)}; {t.libs})" for t in self.tables(op)})
         hint = f"It has: {'; '.join(have)}." if have else f"It has no rows of {op}."
         fault = Fault("", op, f"the profile has no rows for {asked}, and strict is set.", hint)
         raise InputError(f"profile '{self.name}'", [fault])
@@ -356,16 +374,6 @@ class Profile:
         beyond = int((answer.outside > 1e-9).sum())
         if beyond:
             self.usage.outside[op] += beyond
-
-
-def _words(types: Types) -> str:
-    return "/".join(dict.fromkeys((types.a, types.w, types.kv)))
-
-
-def _unlike(given: Types, asked: Types) -> float:
-    """Return how far apart two sets of formats are, in octaves of their bytes."""
-    pairs = ((given.w, asked.w), (given.a, asked.a), (given.kv, asked.kv))
-    return sum(abs(math.log2(WEIGHT_BYTES[a] / WEIGHT_BYTES[b])) for a, b in pairs)
 
 
 def _tables_of(
@@ -409,39 +417,6 @@ def _floats(rows: ProfileTable, name: str) -> Floats:
     values = np.asarray(rows[name], dtype=float)
     absent = np.isnan(values) if BY_NAME[name].kind == "float" else values == ABSENT
     return np.where(absent, _DEFAULTS.get(name, 1.0), values)
-
-
-def device_of(meta: ProfileMeta, card: GpuCard | None = None) -> Device:
-    """Return the device of a profile: its GPU card, or what its ceilings showed.
-
-    Parameters
-    ----------
-    meta : ProfileMeta
-    card : GpuCard or None
-        Given by the pool; otherwise the card that meta names.
-
-    Raises
-    ------
-    CardError
-        If meta names no card and has no ceilings.
-    """
-    name = meta.device.get("gpu_card")
-    if card is not None or name:
-        return Device.of_card(card or load_gpu(str(name)))
-    peaks = meta.ceilings.get("flops_per_s", {})
-    copy = meta.ceilings.get("copy_bytes_per_s", [])
-    if not peaks or not copy:
-        message = "neither device.gpu_card nor ceilings say how fast this device is."
-        raise CardError("meta.json", [Fault("", "device.gpu_card", message)])
-    best = {dtype: max(np.atleast_1d(values)) for dtype, values in peaks.items()}
-    best.setdefault("bf16", max(best.values()))
-    return Device(
-        str(meta.device["name"]),
-        {dtype: float(value) for dtype, value in best.items()},
-        float(max(np.atleast_1d(copy))),
-        float(meta.device.get("l2_bytes", 32e6)),
-        int(meta.device.get("sms", 1)),
-    )
 
 
 def find_profile(name_or_path: str, near: Path | None = None) -> Path:

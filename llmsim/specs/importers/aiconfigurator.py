@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llmsim.core.errors import CardError, Fault
 from llmsim.specs.importers.frames import Batch, Origin, rows_of, split_formats
+from llmsim.specs.importers.scales import without_scale_pass
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -26,7 +27,10 @@ _MS = 1e3
 TABLES = (
     *("gemm_perf", "context_attention_perf", "generation_attention_perf", "moe_perf"),
     *("context_mla_perf", "generation_mla_perf", "nccl_perf", "custom_allreduce_perf"),
+    "computescale_perf",
 )
+_OWN_SCALES = "trtllm"
+"""The engine whose per-tensor fp8 checkpoints bring the scales of their activations."""
 _COLLECTIVES = {
     "all_reduce": "all_reduce",
     "all_gather": "all_gather",
@@ -75,14 +79,20 @@ def _gpu(path: Path) -> str:
 def _batches(gpu: str, paths: list[Path]) -> Iterator[Batch]:
     batches: dict[str, Batch] = {}
     collectives: dict[str, list[Path]] = {}
+    passes = {path.parts[-3:-1]: path for path in paths if path.stem == "computescale_perf"}
     for path in paths:
         engine, version = path.parts[-3], path.parts[-2]
+        if path.stem == "computescale_perf":
+            continue
         if path.stem in ("nccl_perf", "custom_allreduce_perf"):
             collectives.setdefault(engine, []).append(path)
             continue
         name = f"{engine}-{version}"
         batch = batches.setdefault(name, Batch(gpu, name, libs={engine: version}))
-        add(batch, path.stem, _table(path), f"{engine} {version}")
+        table = _table(path)
+        if path.stem == "gemm_perf" and engine == _OWN_SCALES and (engine, version) in passes:
+            table = without_scale_pass(table, _table(passes[engine, version]), batch)
+        add(batch, path.stem, table, f"{engine} {version}")
     for batch in batches.values():
         ((engine, version),) = batch.libs.items()
         for library in ("nccl", engine):

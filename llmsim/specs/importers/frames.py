@@ -38,6 +38,7 @@ GPU_CARDS: Mapping[str, str] = {
     "l40s": "l40s",
     "rtx-pro-6000-96g": "rtx-pro-6000",
     "rtxpro6000": "rtx-pro-6000",
+    "rtx_pro_6000_server": "rtx-pro-6000",
     "rtx4090-24g": "rtx-4090",
     "rtx4090": "rtx-4090",
     "a40": "a40",
