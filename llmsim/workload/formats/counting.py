@@ -65,7 +65,7 @@ def _loaded(path: Path, label: str) -> Any:
         raise _wrong(label, MISSING, "Or leave it out: chars_per_token guesses.") from None
     try:
         found = package.Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001: the package raises Exception itself, of Rust
+    except Exception as error:  # the package raises Exception itself, of Rust
         raise _wrong(label, f"'{path}' is no tokenizer.json: {str(error)[:200]}") from None
     # Files may bring settings of training: a cut or padded text is not as long as it is.
     found.no_truncation()
