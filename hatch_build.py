@@ -34,6 +34,7 @@ COMPILED = (
     "llmsim/kvcache/store.py",
     "llmsim/policies/reports.py",
     "llmsim/policies/views.py",
+    "llmsim/results/bins.py",
     "llmsim/serving/admission.py",
     "llmsim/serving/beliefs.py",
     "llmsim/serving/board.py",

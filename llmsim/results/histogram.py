@@ -7,35 +7,24 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-RATIO = 1.004
-"""Upper over lower edge of a bin: a quantile is known to 0.4%."""
+from llmsim.results.bins import BINS, FLOOR_NS, LOG_RATIO, RATIO, bin_of
 
-_LOG_RATIO = math.log(RATIO)
-_FLOOR_NS = 1_000
-BINS = math.ceil(math.log(10**15 / _FLOOR_NS) / _LOG_RATIO)
-"""Bins from 1 microsecond to 10^6 seconds."""
-
-
-def bin_of(duration_ns: float) -> int:
-    """Return the bin a duration [ns] falls in; durations below 1 us fall in bin 0."""
-    if duration_ns <= _FLOOR_NS:
-        return 0
-    return min(int(math.log(duration_ns / _FLOOR_NS) / _LOG_RATIO), BINS - 1)
+__all__ = ["BINS", "RATIO", "LogHistogram", "bin_of", "upper_edge_ns"]
 
 
 def upper_edge_ns(index: int) -> float:
     """Return the upper edge of a bin [ns]."""
-    return _FLOOR_NS * math.exp((index + 1) * _LOG_RATIO)
+    return FLOOR_NS * math.exp((index + 1) * LOG_RATIO)
 
 
 def _middle_s(bins: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the geometric middles [s] of bins, at most 0.2% from anything inside them."""
-    middles: npt.NDArray[np.float64] = _FLOOR_NS * np.exp((bins + 0.5) * _LOG_RATIO) / 1e9
+    middles: npt.NDArray[np.float64] = FLOOR_NS * np.exp((bins + 0.5) * LOG_RATIO) / 1e9
     return middles
 
 
 def _bins_of(durations_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    ratio = np.log(np.maximum(durations_ns, _FLOOR_NS) / _FLOOR_NS) / _LOG_RATIO
+    ratio = np.log(np.maximum(durations_ns, FLOOR_NS) / FLOOR_NS) / LOG_RATIO
     bins: npt.NDArray[np.int64] = np.minimum(ratio.astype(np.int64), BINS - 1)
     return bins
 
@@ -87,7 +76,7 @@ class LogHistogram:
         pieces = high - low + 1
         owner = np.repeat(np.arange(len(low)), pieces)
         bins = low[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        edge = _FLOOR_NS * np.exp((bins + 1) * _LOG_RATIO)
+        edge = FLOOR_NS * np.exp((bins + 1) * LOG_RATIO)
         slope = np.maximum(last_ns - first_ns, 1)
         upto = np.floor((edge - first_ns[owner]) / slope[owner] * (steps[owner] - 1)) + 1
         upto = np.where(bins == high[owner], steps[owner], np.clip(upto, 1, steps[owner]))

@@ -109,10 +109,11 @@ class Flows:
         self._number = 0
         self._wake = Wake(self._fire)
         self._pending_ns = -1
+        self._firing = False  # what changes now is woken up for when all has been said
 
     def start(
         self,
-        path: Iterable[int],
+        path: tuple[int, ...],
         size_bytes: float,
         on_end: Callable[[Flow], None],
         *,
@@ -125,7 +126,7 @@ class Flows:
 
         Parameters
         ----------
-        path : iterable of int
+        path : tuple of int
             Resources; none for a transfer that shares nothing.
         size_bytes : float [bytes]
         on_end : callable
@@ -139,7 +140,9 @@ class Flows:
         tracked : bool
             Keep a `Flow.track`.
         """
-        flow = Flow(tuple(dict.fromkeys(path)), size_bytes, rank, cap_bytes_per_s, on_end)
+        if len(path) > 2 or (len(path) == 2 and path[0] == path[1]):
+            path = tuple(dict.fromkeys(path))
+        flow = Flow(path, size_bytes, rank, cap_bytes_per_s, on_end)
         if tracked:
             flow.track = []
         now = self._clock.now
@@ -147,7 +150,8 @@ class Flows:
             self._push(self._leads, now + lead_ns, flow)
         else:
             self._join(flow, now)
-        self._arm()
+        if not self._firing:
+            self._arm()
         return flow
 
     def cancel(self, flow: Flow) -> None:
@@ -157,7 +161,8 @@ class Flows:
         flow.done = True
         if flow.rate_bytes_per_s:
             self._leave([flow], self._clock.now)
-            self._arm()
+            if not self._firing:
+                self._arm()
 
     @property
     def resources(self) -> int:
@@ -193,7 +198,11 @@ class Flows:
             heappop(ends)
         while leads and leads[0][3].done:
             heappop(leads)
-        due = min(heap[0][0] for heap in (ends, leads) if heap) if ends or leads else -1
+        due = -1
+        if ends:
+            due = ends[0][0]
+        if leads and (due < 0 or leads[0][0] < due):
+            due = leads[0][0]
         if due >= 0 and due != self._pending_ns:
             self._pending_ns = due
             self._clock.at(self._wake, FLOW_PRIORITY, due)
@@ -216,8 +225,10 @@ class Flows:
             flow = heappop(leads)[3]
             if not flow.done:
                 self._join(flow, now)
+        self._firing = True
         for flow in ended:
             flow.on_end(flow)
+        self._firing = False
         self._arm()
 
     # --- sharing ----------------------------------------------------------------------------
@@ -248,9 +259,10 @@ class Flows:
             flow.rate_bytes_per_s = 0.0
             for resource in flow.path:
                 self._exit(flow, resource)
-        left = self._touching(freed)
-        if left:
-            self._share(left, now)
+        if freed:
+            left = self._touching(freed)
+            if left:
+                self._share(left, now)
 
     def _enter(self, flow: Flow, resource: int) -> None:
         self._users[resource][flow] = None
@@ -302,6 +314,15 @@ class Flows:
 
     def _share(self, flows: Sequence[Flow], now: int) -> None:
         """Give some flows, and nobody else on their resources, their fair rates."""
+        if len(flows) == 1:
+            flow = flows[0]
+            rate = flow.cap_bytes_per_s
+            for resource in flow.path:
+                rate = min(rate, self._capacities[resource])
+            if rate != flow.rate_bytes_per_s:
+                self._settle(flow, now)
+                self._set_rate(flow, rate, now)
+            return
         rates = fair_rates(
             [flow.path for flow in flows],
             [flow.cap_bytes_per_s for flow in flows],
@@ -344,45 +365,65 @@ def fair_rates(
     ----------
     Bertsekas and Gallager, Data Networks (2nd ed.), section 6.5.2.
     """
-    rates = [-1.0] * len(paths)
-    left: dict[int, float] = {}
-    users: dict[int, list[int]] = {}
-    for flow, path in enumerate(paths):
-        for resource in path:
-            left.setdefault(resource, capacities[resource])
-            users.setdefault(resource, []).append(flow)
-    open_users = {resource: len(found) for resource, found in users.items()}
-    todo = sorted(range(len(paths)), key=caps.__getitem__)
+    count = len(paths)
+    rates = [-1.0] * count
+    places, users = _users(paths)
+    left = [capacities[resource] for resource in places]  # by place of a resource
+    open_users = [len(found) for found in users]
+    todo = sorted(range(count), key=caps.__getitem__)
     first = 0  # of `todo` that may still be open
     share = -1.0
     while True:
-        while first < len(todo) and rates[todo[first]] >= 0:
+        while first < count and rates[todo[first]] >= 0:
             first += 1
-        if first == len(todo):
+        if first == count:
             return rates
         cap = caps[todo[first]]
         # shares grow while those go who want less: an old one will do for who wants clearly less
         if cap > share * LOOSE_FRAC:
-            share = min((left[r] / n for r, n in open_users.items() if n), default=math.inf)
+            share = math.inf
+            for place in range(len(left)):
+                if open_users[place]:
+                    share = min(share, left[place] / open_users[place])
+        full: list[int] = []
         if cap <= share:
             level = cap
-            full = []
-            for place in range(first, len(todo)):
-                flow = todo[place]
+            for at in range(first, count):
+                flow = todo[at]
                 if caps[flow] > cap:
                     break
                 if rates[flow] < 0:
                     full.append(flow)
+                    rates[flow] = level
         else:
             level = share
-            tight = [r for r, n in open_users.items() if n and left[r] / n == level]
-            full = sorted({flow for r in tight for flow in users[r] if rates[flow] < 0})
+            for place in range(len(left)):
+                if open_users[place] and left[place] / open_users[place] == level:
+                    for flow in users[place]:
+                        if rates[flow] < 0:
+                            full.append(flow)
+                            rates[flow] = level
             share = -1.0
         taken: dict[int, int] = {}
         for flow in full:
-            rates[flow] = level
             for resource in paths[flow]:
-                taken[resource] = taken.get(resource, 0) + 1
-        for resource, count in taken.items():
-            open_users[resource] -= count
-            left[resource] = max(0.0, left[resource] - count * level)
+                place = places[resource]
+                taken[place] = taken.get(place, 0) + 1
+        for place, much in taken.items():
+            open_users[place] -= much
+            left[place] = max(0.0, left[place] - much * level)
+
+
+def _users(paths: Sequence[tuple[int, ...]]) -> tuple[dict[int, int], list[list[int]]]:
+    """Return the place of each resource that flows use, and who uses it, by place."""
+    places: dict[int, int] = {}
+    users: list[list[int]] = []
+    for flow in range(len(paths)):
+        for resource in paths[flow]:
+            place = places.get(resource, -1)
+            if place < 0:
+                places[resource] = len(users)
+                users.append([flow])
+            else:
+                users[place].append(flow)
+    return places, users

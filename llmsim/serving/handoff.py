@@ -287,13 +287,20 @@ class Handoff:
         due = self._clock.now if self._layers else lease.due_ns
         passed = source.turn if due <= self._clock.now else -1  # up to it, all have had their call
         if self._layers:
-            self.hold_end(1)  # whatever becomes of it: the step that it was in is yet to be noted
-            self._clock.at(Wake(lambda _: self.hold_end(-1)), LAST_PRIORITY, lease.due_ns)
+            self._hold_for(lease)
         if request.generated >= request.output:  # nobody knows until the step has run
             ran = Wake(lambda _: self._last_token_out(request, lease))
             self._clock.at(ran, FLOW_PRIORITY, lease.due_ns)
         wake = Wake(lambda _: self._route(request, lease, passed))
         self._clock.at(wake, FLOW_PRIORITY, due)
+
+    def _hold_for(self, lease: Lease) -> None:
+        """Let the run not end, whatever becomes of a request, before its last step is noted."""
+        port = lease.source.port
+        if port.held_until_ns != lease.due_ns:  # once for everybody in it
+            port.held_until_ns = lease.due_ns
+            self.hold_end(1)
+            self._clock.at(Wake(lambda _: self.hold_end(-1)), LAST_PRIORITY, lease.due_ns)
 
     def _last_token_out(self, request: Request, lease: Lease) -> None:
         """Call a request back whose first token is the only one, as the next calls begin."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.integers import packed, packer
+from llmsim.results.bins import bin_of
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.timeline import Timeline, TimelineData
 from llmsim.serving.request import Request
@@ -236,7 +237,8 @@ class Meter:
 
     def lone_gap(self, request: Request, gap_ns: int) -> None:
         """Record a gap that belongs to one request, such as the one a preemption tore."""
-        self.itl.add(gap_ns)
+        index, counts = bin_of(gap_ns), self.itl.counts  # as `LogHistogram.add`, but compiled
+        counts[index] = counts.get(index, 0) + 1
         if gap_ns > request.itl_max_ns:
             request.itl_max_ns = gap_ns
         if gap_ns > self.slo:
