@@ -106,7 +106,7 @@ class Way:
     front_ns : int [ns]
         When nobody before it is in flight any more; known when its way is settled.
     times : list of int (stations,) [ns]
-        That each station works for it.
+        That each station works for it; empty where that goes by its slot's lines, at once.
     count : int [requests]
         Who decodes.
     rows : int [rows]
@@ -132,7 +132,6 @@ class Way:
         active_uj: int,
         used_blocks: int,
         running: int,
-        gates: tuple[Gate, ...],
     ) -> None:
         self.enters_ns = self.front_ns = enters_ns
         self.times = times
@@ -141,11 +140,14 @@ class Way:
         self.active_uj = active_uj
         self.used_blocks = used_blocks
         self.running = running
-        self.gates = gates
+        self.gates: tuple[Gate, ...] = ()
 
     def waits(self) -> bool:
         """Whether something has yet to come."""
-        return any(gate.ended_ns < 0 for gate in self.gates)
+        for gate in self.gates:  # noqa: SIM110  # not through a generator
+            if gate.ended_ns < 0:
+                return True
+        return False
 
 
 class Slot:
@@ -202,7 +204,7 @@ class Slot:
         self.meter = draft.meter
         self.end_ns = -1
         self.seen = -1
-        self.way = Way(0, [], 0, 0, 0, 0, 0, ())
+        self.way = Way(0, [], 0, 0, 0, 0, 0)
         self.lines: list[PriceLine] = []
         self.until_tokens = self.until_tick = 0
         self.fixed_uj = self.padded_uj = self.windowed_uj = 0.0
@@ -232,6 +234,24 @@ class Slot:
             for line in self.lines
         ]
 
+    def windows(self, free_ns: list[int], stage_of: list[int]) -> list[tuple[int, int]]:
+        """Return when each stage works on it [ns]: its way was settled last.
+
+        Parameters
+        ----------
+        free_ns : list of int (stations,) [ns]
+            When it has left each station.
+        stage_of : list of int (stations,)
+            -1 for stations that are none.
+        """
+        times = self.way.times
+        stages = [place for place, stage in enumerate(stage_of) if stage >= 0]
+        ends = [free_ns[place] for place in stages]
+        ends[-1] = self.end_ns  # nobody decodes before there is a first token
+        return [
+            (free_ns[place] - times[place], end) for place, end in zip(stages, ends, strict=True)
+        ]
+
     def emit(self) -> None:
         """Note which prompts give a token when it comes out."""
         for request, tokens, past in self.draft.chunks:
@@ -242,7 +262,9 @@ class Slot:
         """Let its decodes have their tokens, and log it: its way is settled."""
         draft, cohort, way, end = self.draft, self.cohort, self.way, self.end_ns
         count = members = way.count
-        total = sum(tokens for _, tokens, _ in draft.chunks)
+        total = 0
+        for _, tokens, _ in draft.chunks:
+            total += tokens
         logits = way.rows - count
         gap = end - way.enters_ns if count else 0
         if count:

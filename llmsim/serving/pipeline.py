@@ -387,12 +387,15 @@ class Pipeline(Replica):
                 active_uj += energy.priced_step_uj(count, padded, windowed, rows)
         else:
             slot.price(self._staged, self._energies)
-            times = slot.station_ns()
+            # by the lines, unless that has to wait
+            times = slot.station_ns() if self._held or draft.gates else []
             active_uj = slot.active_uj()
         used = self._kv_blocks - self.ledger.free
         running = draft.beside + len(draft.running_set)
-        slot.way = way = Way(now, times, count, rows, active_uj, used, running, tuple(draft.gates))
-        draft.gates.clear()
+        slot.way = way = Way(now, times, count, rows, active_uj, used, running)
+        if draft.gates:
+            way.gates = tuple(draft.gates)
+            draft.gates.clear()
         self._flying.append(slot)
         if self._held or way.waits():
             slot.end_ns = FOREVER
@@ -405,21 +408,16 @@ class Pipeline(Replica):
             self._record(now)
         if slot.end_ns < FOREVER:
             slot.account()
-            if slot.delivery.hands_early:
-                self.port.windows = self._windows(slot)
+            if slot.delivery.hands_early and slices:
+                self.port.windows = slot.windows(self._free_ns, self._stage_of)
                 slot.delivery.hand_early()
-
-    def _windows(self, slot: Slot) -> list[tuple[int, int]]:
-        """Return when each stage works on the micro-batch whose way was settled last [ns]."""
-        free, times = self._free_ns, slot.way.times
-        stages = [place for place, stage in enumerate(self._stage_of) if stage >= 0]
-        ends = [free[place] for place in stages]
-        ends[-1] = slot.end_ns  # nobody decodes before there is a first token
-        return [(free[place] - times[place], end) for place, end in zip(stages, ends, strict=True)]
 
     def _settle(self, slot: Slot, way: Way) -> None:
         """Settle when a micro-batch comes out, behind all others."""
-        slot.end_ns = end = self._pass(way.enters_ns, way.times, way.gates)
+        if way.times:
+            slot.end_ns = end = self._pass(way.enters_ns, way.times, way.gates)
+        else:
+            slot.end_ns = end = self._pass_decodes(slot, way.enters_ns)
         # it counts as in flight from when the one before it comes out
         way.front_ns = front = max(way.enters_ns, self._exec_end_ns)
         self.in_flight_ns += end - front
