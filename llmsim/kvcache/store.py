@@ -339,7 +339,10 @@ class TierStore:
     def _evict(self, chunks: int) -> None:
         """Forget the least of what nobody reads, the end of a run of chunks first."""
         queue = self._queue
-        while chunks > 0 and queue:
+        while chunks > 0:
+            self._draw()
+            if not queue:
+                return
             _, ticket, piece = queue[0]
             if piece.ticket != ticket:
                 heappop(queue)
@@ -358,6 +361,9 @@ class TierStore:
                 heappop(queue)
                 piece.ticket = 0
                 self._bury(piece)
+
+    def _draw(self) -> None:
+        """See to it that who leaves next stands first in the queue."""
 
     def _bury(self, piece: Piece) -> None:
         edge = piece.edge

@@ -82,7 +82,10 @@ def wrong_forecasts(fleet: Fleet, estimators: Estimators) -> dict[str, str]:
     if estimators.output_length is None:
         told.append("foresees nothing without estimators.output_length")
     clashes = ["several models"] if any(pool.model for pool in fleet.pools.values()) else []
-    clashes += [found for found in map(_pool_clash, fleet.pools.values()) if found]
+    hosts = {pool.beside for pool in fleet.pools.values()}
+    for name, pool in fleet.pools.items():
+        clash = _pool_clash(pool, lane=pool.beside is not None or name in hosts)
+        clashes += [clash] if clash else []
     clashes += [
         f"fleet.{key}" for key in ("gateway", "boot", "migration", "control") if getattr(fleet, key)
     ]
@@ -93,9 +96,9 @@ def wrong_forecasts(fleet: Fleet, estimators: Estimators) -> dict[str, str]:
     return wrong
 
 
-def _pool_clash(pool: Pool) -> str:
+def _pool_clash(pool: Pool, lane: bool) -> str:
     """Return what of a pool cannot be forked; empty if everything can."""
-    if pool.role != "mixed":
+    if pool.role != "mixed" and not lane:
         return f"a pool of role {pool.role}"
     if pool.pp > 1:
         return "pipeline stages"
@@ -103,8 +106,8 @@ def _pool_clash(pool: Pool) -> str:
         return "steps that can be stopped"
     if pool.retention.kind != "none":
         return f"retention {pool.retention.kind}"
-    if pool.kv is not None:
-        return "KV below the GPU"
+    if pool.kv is not None and pool.kv.swap is not None:
+        return "KV swapped to the host"
     if pool.allocation.kind != "paged":
         return f"allocation {pool.allocation.kind}"
     policy = registry("batching").get(pool.batching.kind)

@@ -41,6 +41,10 @@ class Flow:
         Still to move, as of the latest change of its rate.
     rate_bytes_per_s : float [bytes/s]
         Now; 0 before its bytes move and after they have.
+    due_ns : int [ns]
+        When its last byte arrives at this rate; before its bytes move, when they begin to.
+    number : int
+        Order of the latest change among all of a run.
     done : bool
         Ended or cancelled.
     track : list of (int, float), or None
@@ -52,6 +56,7 @@ class Flow:
         "done",
         "due_ns",
         "left_bytes",
+        "number",
         "on_end",
         "path",
         "rank",
@@ -76,6 +81,7 @@ class Flow:
         self.rate_bytes_per_s = 0.0
         self.since_ns = 0
         self.due_ns = 0
+        self.number = 0
         self.done = False
         self.track: list[tuple[int, float]] | None = None
 
@@ -147,7 +153,8 @@ class Flows:
             flow.track = []
         now = self._clock.now
         if lead_ns > 0:
-            self._push(self._leads, now + lead_ns, flow)
+            flow.due_ns = now + lead_ns
+            self._push(self._leads, flow.due_ns, flow)
         else:
             self._join(flow, now)
         if not self._firing:
@@ -163,6 +170,62 @@ class Flows:
             self._leave([flow], self._clock.now)
             if not self._firing:
                 self._arm()
+
+    def restart(self, number: int) -> None:
+        """Forget all transfers; count those to come from a number on."""
+        for users in self._users:
+            users.clear()
+        for resource in range(len(self._capacities)):
+            self._asked[resource], self._eager[resource] = 0.0, 0
+        self._leads.clear()
+        self._ends.clear()
+        self._number = number
+        self._pending_ns = -1
+
+    def adopt(self, flow: Flow, path: tuple[int, ...], on_end: Callable[[Flow], None]) -> Flow:
+        """Let a transfer that is under way elsewhere go on here, too, as it does there.
+
+        Parameters
+        ----------
+        flow : Flow
+            One that has not ended; it is left alone.
+        path : tuple of int
+            Its resources here.
+        on_end : callable
+            As for `start`.
+        """
+        copy = Flow(path, flow.left_bytes, flow.rank, flow.cap_bytes_per_s, on_end)
+        copy.rate_bytes_per_s = flow.rate_bytes_per_s
+        copy.since_ns, copy.due_ns, copy.number = flow.since_ns, flow.due_ns, flow.number
+        copy.track = None if flow.track is None else list(flow.track)
+        heap = self._leads
+        if flow.rate_bytes_per_s:
+            heap = self._ends
+            for resource in path:
+                self._enter(copy, resource)
+        heappush(heap, (copy.due_ns, copy.rank, copy.number, copy))
+        return copy
+
+    def go_on(self, alone: bool) -> None:
+        """Let what was adopted go on; if `alone`, as if nobody else had ever shared its way."""
+        if alone:
+            moving = [flow for _, _, _, flow in self._ends]
+            if moving:
+                self._share(moving, self._clock.now)
+        self._arm()
+
+    @property
+    def number(self) -> int:
+        """How often rates have changed so far, all transfers together."""
+        return self._number
+
+    def capacity(self, resource: int) -> float:
+        """Return how fast a resource is when it is used fully [bytes/s]."""
+        return self._capacities[resource]
+
+    def users(self, resource: int) -> int:
+        """Return how many transfers use a resource now."""
+        return len(self._users[resource])
 
     @property
     def resources(self) -> int:
@@ -188,7 +251,7 @@ class Flows:
     # --- the clock --------------------------------------------------------------------------
 
     def _push(self, heap: list[tuple[int, int, int, Flow]], time_ns: int, flow: Flow) -> None:
-        self._number += 1
+        flow.number = self._number = self._number + 1
         heappush(heap, (time_ns, flow.rank, self._number, flow))
 
     def _arm(self) -> None:

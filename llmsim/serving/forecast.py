@@ -98,9 +98,9 @@ class Forecasts:
             raise InputError("forecasts", faults)
         self._doors = doors
         self._called = called
-        self._work = [fork_of(each, self._beyond) for each in self._behind]
+        self._work = [fork_of(each, self._beyond, False) for each in self._behind]
         if self._age_ns:
-            self._seen = [fork_of(each, self._beyond) for each in self._behind]
+            self._seen = [fork_of(each, self._beyond, True) for each in self._behind]
         self._seen_ns = [-1] * len(doors)
         self._sent = [deque() for _ in doors]
 
@@ -138,17 +138,16 @@ class Forecasts:
 
     def _look(self, replica: int, work: Fork, now: int) -> bool:
         """Load what is known of a replica; return whether its turn at this instant has passed."""
-        door = self._doors[replica]
         there = self._behind[replica]
         if not self._age_ns:
-            called = self._called(door, now)
+            called = [self._called(each, now) for each in there]
             work.load(there, now, called)
-            return called and not self._decision_ns
+            return called[0] and not self._decision_ns
         seen = self._seen[replica]
         if self._seen_ns[replica] < 0 or now - self._seen_ns[replica] > self._age_ns:
-            seen.load(there, now, self._called(door, now))
+            seen.load(there, now, [self._called(each, now) for each in there])
             self._seen_ns[replica] = now
-        work.load(seen.members, seen.clock.now, False, believed=True)
+        work.load(seen.members, seen.clock.now, [False] * len(there), believed=True)
         return False
 
     def _send_again(self, replica: int, work: Fork) -> None:

@@ -14,7 +14,8 @@ from typing import Final
 from llmsim.kvcache import CountLedger
 from llmsim.policies.views import RequestView
 from llmsim.serving.clock import ARRIVAL_PRIORITY, FOREVER, Clock
-from llmsim.serving.likeness import Likeness
+from llmsim.serving.fork_tiers import ShadowTiers
+from llmsim.serving.likeness import Likeness, nobody_hears
 from llmsim.serving.meter import NEVER
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import FINISHING, Request
@@ -69,17 +70,37 @@ class Fork:
         Shadows of all replicas behind the door, the door's own first.
     beyond_tokens : int [tokens]
         Who has had all the tokens that it was believed to get is believed to get so many more.
+    likes : sequence of Replica
+        Whom the members are like, in the same order.
+    keeps : bool
+        They go on between a load and what is asked then: nothing of them may be looked up later.
     """
 
-    def __init__(self, clock: Clock, members: Sequence[Replica], beyond_tokens: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        members: Sequence[Replica],
+        likes: Sequence[Replica],
+        beyond_tokens: int,
+        keeps: bool,
+    ) -> None:
         self.clock = clock
         self.members = list(members)
         self.likenesses = [Likeness(member, beyond_tokens) for member in members]
+        keepers = [like.draft.keeper for like in likes if like.draft.keeper is not None]
+        self._tiers: ShadowTiers | None = None
+        if keepers:
+            self._tiers = ShadowTiers(clock, self.likenesses, keepers)
+        self._keeps = keeps
 
     # --- taking over ------------------------------------------------------------------------
 
     def load(
-        self, others: Sequence[Replica], now: int, called_now: bool, believed: bool = False
+        self,
+        others: Sequence[Replica],
+        now: int,
+        called_now: Sequence[bool],
+        believed: bool = False,
     ) -> None:
         """Be other replicas as they are now [ns], with believed lengths in place of true ones.
 
@@ -88,8 +109,8 @@ class Fork:
         others : sequence of Replica
             In the order of `members`.
         now : int [ns]
-        called_now : bool
-            Their turn to be called at this instant has passed.
+        called_now : sequence of bool
+            Whose turn to be called at this instant has passed.
         believed : bool
             They are shadows: their lengths are believed already.
         """
@@ -99,17 +120,20 @@ class Fork:
         self._mirror(others, called_now)
         for likeness, other in zip(self.likenesses, others, strict=True):
             likeness.settle(other, believed)
-        self._set_alarms(others)
+        if self._tiers is not None:
+            self._tiers.load(others, believed, self._keeps)
+        self._set_alarms()
 
-    def _mirror(self, others: Sequence[Replica], called_now: bool) -> None:
+    def _mirror(self, others: Sequence[Replica], called_now: Sequence[bool]) -> None:
         """Take over what is no replica's own, and commit to no more than is under way."""
-        self.members[0].cut(called_now)
+        for member, called in zip(self.members, called_now, strict=True):
+            member.cut(called)
 
-    def _set_alarms(self, others: Sequence[Replica]) -> None:
+    def _set_alarms(self) -> None:
         """Let everything happen that is due."""
-        member = self.members[0]
-        if not member._asleep:
-            member._call_at(member._call_ns)
+        for member in self.members:
+            if not member._asleep:
+                member._call_at(member._call_ns)
 
     def present(self) -> set[int]:
         """Return the numbers of the requests that were here when this was loaded."""
@@ -187,14 +211,10 @@ class ReplicaFork(Fork):
     Parameters
     ----------
     like : Replica
-    beyond_tokens : int [tokens]
+    beyond_tokens, keeps
         See `Fork`.
     """
 
-    def __init__(self, like: Replica, beyond_tokens: int) -> None:
+    def __init__(self, like: Replica, beyond_tokens: int, keeps: bool) -> None:
         clock = Clock()
-        super().__init__(clock, [Shadow(clock, like)], beyond_tokens)
-
-
-def nobody_hears(request: Request, outcome: str, time_ns: int) -> None:
-    """Tell nobody what happens in a fork."""
+        super().__init__(clock, [Shadow(clock, like)], [like], beyond_tokens, keeps)

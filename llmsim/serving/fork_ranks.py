@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from llmsim.core.errors import InvariantError
 from llmsim.serving.clock import Clock
-from llmsim.serving.fork import Fork, nobody_hears
+from llmsim.serving.fork import Fork
+from llmsim.serving.likeness import nobody_hears
 from llmsim.serving.meter import NEVER
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
@@ -70,22 +71,22 @@ class RankFork(Fork):
     Parameters
     ----------
     like : RankGroup
-    beyond_tokens : int [tokens]
+    beyond_tokens, keeps
         See `Fork`.
     """
 
-    def __init__(self, like: RankGroup, beyond_tokens: int) -> None:
+    def __init__(self, like: RankGroup, beyond_tokens: int, keeps: bool) -> None:
         clock = Clock()
         self._group = ShadowGroup(clock, like)
-        super().__init__(clock, self._group.members, beyond_tokens)
+        super().__init__(clock, self._group.members, like.members, beyond_tokens, keeps)
 
-    def _mirror(self, others: Sequence[Replica], called_now: bool) -> None:
+    def _mirror(self, others: Sequence[Replica], called_now: Sequence[bool]) -> None:
         group = others[0].ranks
         if group is None:
             raise InvariantError(f"replica {others[0].index} has no ranks")
-        self._group.mirror(group, called_now)
+        self._group.mirror(group, called_now[0])
 
-    def _set_alarms(self, others: Sequence[Replica]) -> None:
+    def _set_alarms(self) -> None:
         """Leave it to the group, which has one alarm."""
 
     def _taker(self) -> Replica:

@@ -6,32 +6,39 @@ from collections.abc import Sequence
 
 from llmsim.policies.ordering import ChoosesVictims, GuardsAdmission, HearsOfEnds, OrdersWaiting
 from llmsim.serving.fork import Fork, ReplicaFork
+from llmsim.serving.fork_lanes import LanesFork
 from llmsim.serving.fork_ranks import RankFork
+from llmsim.serving.lanes import Lane
 from llmsim.serving.ranks import Rank
 from llmsim.serving.replica import Replica
 
 
 def behind(door: Replica) -> list[Replica]:
-    """Return who is called behind a door of the fleet: a replica, or all of its ranks."""
+    """Return who is called behind a door of the fleet: it, its ranks, or all lanes beside it."""
     if door.ranks is not None:
         return list(door.ranks.members)
+    if isinstance(door, Lane):
+        return [door, *[lane for lane in door.device.lanes if lane is not door]]
     return [door]
 
 
-def fork_of(there: Sequence[Replica], beyond_tokens: int) -> Fork:
+def fork_of(there: Sequence[Replica], beyond_tokens: int, keeps: bool) -> Fork:
     """Return a fork of those who are behind a door.
 
     Parameters
     ----------
     there : sequence of Replica
         As `behind` returns them.
-    beyond_tokens : int [tokens]
+    beyond_tokens, keeps
         See `Fork`.
     """
     ranks = there[0].ranks
     if ranks is not None:
-        return RankFork(ranks, beyond_tokens)
-    return ReplicaFork(there[0], beyond_tokens)
+        return RankFork(ranks, beyond_tokens, keeps)
+    if isinstance(there[0], Lane):
+        lanes = [lane for lane in there if isinstance(lane, Lane)]
+        return LanesFork(lanes, beyond_tokens, keeps)
+    return ReplicaFork(there[0], beyond_tokens, keeps)
 
 
 def unforkable(replica: Replica) -> str:
@@ -39,14 +46,14 @@ def unforkable(replica: Replica) -> str:
     draft = replica.draft
     if isinstance(draft.policy, OrdersWaiting | ChoosesVictims | GuardsAdmission | HearsOfEnds):
         return "batching policies that keep more than the next step"
-    if type(replica) not in (Replica, Rank):
-        return "lanes, pipeline stages and steps that can be stopped"
+    if type(replica) not in (Replica, Rank, Lane):
+        return "pipeline stages and steps that can be stopped"
     if draft.claims is not None:
         return "promises of KV"
     if draft.together is not None:
         return "results that leave together"
-    if draft.keeper is not None or draft.swapper is not None:
-        return "KV below the GPU"
+    if draft.swapper is not None:
+        return "KV swapped to the host"
     if draft.retainer is not None:
         return "pinned KV"
     return ""

@@ -35,6 +35,12 @@ class Gate:
         self._size_bytes = size_bytes
         self._layers = layers
 
+    def of(self, flow: Flow) -> Gate:
+        """Return the same for a copy of the transfer."""
+        copy = Gate(flow, self._size_bytes, self._layers)
+        copy.ended_ns = self.ended_ns
+        return copy
+
     def end_ns(self, start_ns: int, duration_ns: int, stage: int = 0) -> int:
         """Return when a step ends that starts at `start_ns` and lasts `duration_ns` by itself.
 

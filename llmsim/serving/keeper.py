@@ -14,10 +14,10 @@ from llmsim.kvcache import Match
 from llmsim.kvcache.store import Run
 from llmsim.policies.tiering import LoadPolicy, LoadView
 from llmsim.serving.decisions import DROP
-from llmsim.serving.flows import Flow
+from llmsim.serving.flows import Flow, Flows
 from llmsim.serving.gate import Gate
 from llmsim.serving.request import FETCHING, WAITING, Request
-from llmsim.serving.storehouse import KvPlan, Reach, Storehouse
+from llmsim.serving.storehouse import KvPlan, Reach
 from llmsim.serving.writer import Writer
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Keeper:
     ----------
     replica : Replica
     plan : KvPlan
-    house : Storehouse
+    policy : LoadPolicy
+    flows : Flows
     reach : Reach
         The replica's ways to its tiers.
     on_end : callable
@@ -83,6 +84,11 @@ class Keeper:
         Under way.
     offered_tokens : int [tokens]
         Where the prefix ends that the latest request could load while it is computed.
+    gave_up : set of int
+        Who gave up what had been loaded, for another one, by number.
+    plan : KvPlan
+    flows : Flows
+    reach : Reach
     writer : Writer
         What goes the other way.
     tiers : tuple of Tier
@@ -93,23 +99,23 @@ class Keeper:
         self,
         replica: Replica,
         plan: KvPlan,
-        house: Storehouse,
+        flows: Flows,
         reach: Reach,
         on_end: Callable[[Request, str, int], None],
     ) -> None:
         self._replica = replica
-        self._plan = plan
-        self._flows = house.flows
-        self._reach = reach
+        self.plan = plan
+        self.flows = flows
+        self.reach = reach
         self.tiers = reach.tiers
         self._on_end = on_end
-        self._policy: LoadPolicy = plan.load()
+        self.policy: LoadPolicy = plan.load()
         self.by_layer = plan.by_layer
         self.loads: list[Load] = []
         self.offered_tokens = 0
-        self._gave_up: set[int] = set()  # who gave up what had been loaded, for another one
+        self.gave_up: set[int] = set()
         self._offered: list[Part] = []
-        self.writer = Writer(replica, house, reach)
+        self.writer = Writer(replica, flows, reach)
 
     # --- loading ----------------------------------------------------------------------------
 
@@ -129,12 +135,12 @@ class Keeper:
             `COMPUTE`, `ASIDE`, `STUCK`, or `GATED` with `offered_tokens`.
         """
         segments = request.view.segments
-        if segments is None or request.view.index in self._gave_up:
+        if segments is None or request.view.index in self.gave_up:
             return COMPUTE
         draft = self._replica.draft
         hit = match.blocks * draft.block_tokens
         # by layer, who loads is running, and what comes is found with the rest of its KV
-        joins = self._plan.joins_loads and not self.by_layer
+        joins = self.plan.joins_loads and not self.by_layer
         if joins and self.loads and request.path is not None:
             size = draft.block_tokens
             for load in self.loads:
@@ -176,7 +182,7 @@ class Keeper:
     def _lookup(self, request: Request, segments: Segments, hit: int, known: int) -> list[Part]:
         if request.generated:
             segments = (*segments, (-1 - request.view.index, request.generated))
-        tiers = self._reach.tiers
+        tiers = self.reach.tiers
         parts: list[Part] = []
         at = hit
         found = True
@@ -197,16 +203,16 @@ class Keeper:
         upto = parts[-1][3]
         load_s = 0.0
         for number, runs, lo, hi in parts:
-            plan = self._reach.tiers[number].plan
+            plan = self.reach.tiers[number].plan
             rate = plan.codec_bytes_per_s
-            for resource in self._reach.into[number]:
-                rate = min(rate, self._flows.share(resource))
+            for resource in self.reach.into[number]:
+                rate = min(rate, self.flows.share(resource))
             chunks = sum(stop - start for _, start, stop in runs)
             time_s = plan.lead_ns(chunks) / NS_PER_S + (hi - lo) * plan.bytes_per_token / rate
             load_s = max(load_s, time_s)
         whole = port.prompt_ns(known - hit, hit)
         rest = port.prompt_ns(known - upto, upto)
-        return self._policy.loads(LoadView(upto - hit, hit, load_s, (whole - rest) / NS_PER_S))
+        return self.policy.loads(LoadView(upto - hit, hit, load_s, (whole - rest) / NS_PER_S))
 
     def load_s(self, tokens: int) -> float:
         """Return what a prefix would take to come from the nearest tier now [s], if it is there.
@@ -215,10 +221,10 @@ class Keeper:
         ----------
         tokens : int [tokens]
         """
-        plan = self._reach.tiers[0].plan
+        plan = self.reach.tiers[0].plan
         rate = plan.codec_bytes_per_s
-        for resource in self._reach.into[0]:
-            rate = min(rate, self._flows.share(resource))
+        for resource in self.reach.into[0]:
+            rate = min(rate, self.flows.share(resource))
         lead_ns = plan.lead_ns(-(-tokens // plan.chunk_tokens))
         return lead_ns / NS_PER_S + tokens * plan.bytes_per_token / rate
 
@@ -227,19 +233,19 @@ class Keeper:
         load = Load(request, tokens, self._replica.clock.now)
         self.loads.append(load)
         held = [
-            (number, self._reach.tiers[number].store.hold(runs), lo, hi)
+            (number, self.reach.tiers[number].store.hold(runs), lo, hi)
             for number, runs, lo, hi in parts
         ]
         for number, runs, lo, hi in held:
-            tier = self._reach.tiers[number]
+            tier = self.reach.tiers[number]
             plan = tier.plan
             size = (hi - lo) * plan.bytes_per_token
             tier.loaded_tokens += hi - lo
             tier.read_bytes += size
-            flow = self._flows.start(
-                self._reach.into[number],
+            flow = self.flows.start(
+                self.reach.into[number],
                 size,
-                lambda flow: self._came(load, flow),
+                lambda flow: self.came(load, flow),
                 rank=request.view.index,
                 lead_ns=plan.lead_ns(sum(stop - start for _, start, stop in runs)),
                 cap_bytes_per_s=plan.codec_bytes_per_s,
@@ -247,13 +253,14 @@ class Keeper:
             )
             load.flows[flow] = (number, runs)
             if self.by_layer:
-                gate = Gate(flow, size, self._plan.layers)
+                gate = Gate(flow, size, self.plan.layers)
                 load.gates.append(gate)
                 self._replica.draft.gates.append(gate)
 
-    def _came(self, load: Load, flow: Flow) -> None:
+    def came(self, load: Load, flow: Flow) -> None:
+        """Let go on who has waited for what has come."""
         number, runs = load.flows.pop(flow)
-        self._reach.tiers[number].store.release(runs)
+        self.reach.tiers[number].store.release(runs)
         replica = self._replica
         for gate in load.gates:
             if gate.flow is flow:
@@ -303,8 +310,8 @@ class Keeper:
         replica = self._replica
         self.loads.remove(load)
         for flow, (number, runs) in load.flows.items():
-            self._flows.cancel(flow)
-            self._reach.tiers[number].store.release(runs)
+            self.flows.cancel(flow)
+            self.reach.tiers[number].store.release(runs)
         replica.port.expected -= 1
         request = load.request
         replica.port.note_peak()
@@ -334,7 +341,7 @@ class Keeper:
             return False
         for request in reversed(replica.line.requests()):
             if request.fetched_blocks and request is not head:
-                self._gave_up.add(request.view.index)
+                self.gave_up.add(request.view.index)
                 self.leave_line(request)
                 return True
         return False

@@ -77,10 +77,13 @@ class Device:
     ----------
     lanes : list of Lane
         In order of their indices.
+    control : SharesControl or None
+        Who changes their shares.
     """
 
     def __init__(self) -> None:
         self.lanes: list[Lane] = []
+        self.control: SharesControl | None = None
 
     def join(self, lane: Lane) -> None:
         """Add a lane, whose ledger is that of the lanes before it."""
@@ -402,21 +405,47 @@ def share_devices(
             target.source = source
             source.delivery.hand_over = source.hand_on
             if plan.sharing is not None:
-                _control(clock, plan, plan.sharing(), source, target)
+                device.control = SharesControl(clock, plan, plan.sharing(), source, target)
+                device.control.start()
 
 
-def _control(
-    clock: Clock, plan: LanePlan, policy: SharingPolicy, prefill: Lane, decode: Lane
-) -> None:
-    """Ask a policy for the shares of two lanes, again and again."""
-    period_ns = seconds_to_ns(policy.period_s)
-    if not period_ns:
-        return
+class SharesControl:
+    """Asks a policy for the shares of two lanes, again and again.
 
-    times = prefill.first_tokens_ns = []
+    Parameters
+    ----------
+    clock : Clock
+    plan : LanePlan
+    policy : SharingPolicy
+    prefill, decode : Lane
 
-    def look(wake: Wake) -> None:
-        told = tuple(time / NS_PER_S for time in times)
+    Attributes
+    ----------
+    policy : SharingPolicy
+    wake : Wake
+        When it is asked next.
+    """
+
+    def __init__(
+        self, clock: Clock, plan: LanePlan, policy: SharingPolicy, prefill: Lane, decode: Lane
+    ) -> None:
+        self._clock = clock
+        self.plan = plan
+        self.policy = policy
+        self._prefill, self._decode = prefill, decode
+        self._period_ns = seconds_to_ns(policy.period_s)
+        self.wake = Wake(self._look)
+
+    def start(self) -> None:
+        """Ask for the first time when the first period is over; never if there are no periods."""
+        if self._period_ns:
+            self._prefill.first_tokens_ns = []
+            self._clock.at(self.wake, ARRIVAL_PRIORITY, self._period_ns)
+
+    def _look(self, wake: Wake) -> None:
+        prefill, decode, plan = self._prefill, self._decode, self.plan
+        times = prefill.first_tokens_ns or []
+        told = tuple([time / NS_PER_S for time in times])
         times.clear()
         view = LanesView(
             prefill.share_frac,
@@ -428,8 +457,6 @@ def _control(
             plan.ttft_slo_s,
             plan.tpot_slo_s,
         )
-        for lane, share in zip((prefill, decode), policy.shares(view), strict=True):
+        for lane, share in zip((prefill, decode), self.policy.shares(view), strict=True):
             lane.change_share(share)
-        clock.at(wake, ARRIVAL_PRIORITY, clock.now + period_ns)
-
-    clock.at(Wake(look), ARRIVAL_PRIORITY, period_ns)
+        self._clock.at(wake, ARRIVAL_PRIORITY, self._clock.now + self._period_ns)

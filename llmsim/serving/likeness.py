@@ -70,7 +70,7 @@ class Likeness:
         draft, config = shadow.draft, shadow.config
         shadow.meter = draft.meter = QuietMeter()
         shadow.delivery = Delivery(
-            draft, shadow._stretch, config.block_tokens, config.lookahead, _nobody_hears
+            draft, shadow._stretch, config.block_tokens, config.lookahead, nobody_hears
         )
         self._beyond = beyond_tokens
         self.clones: dict[Request, Request] = {}
@@ -198,7 +198,7 @@ class Likeness:
         delivery.arrived.extend(clones[r] for r in theirs.arrived)
 
 
-def _nobody_hears(request: Request, outcome: str, time_ns: int) -> None:
+def nobody_hears(request: Request, outcome: str, time_ns: int) -> None:
     """Tell nobody what happens in a fork."""
 
 

@@ -411,7 +411,7 @@ def _build_tiers(
         if plan is None or reach is None:
             continue
         if plan.tiers:
-            keeper = Keeper(replica, plan, house, reach, fleet.on_end)
+            keeper = Keeper(replica, plan, house.flows, reach, fleet.on_end)
             for draft in drafts_of(replica):
                 draft.keeper = keeper
         if plan.swap is not None:

@@ -15,9 +15,9 @@ from llmsim.kvcache import Holder
 from llmsim.kvcache.content import Edge
 from llmsim.kvcache.store import Arrival, Run, segments_to
 from llmsim.policies.views import RequestView
-from llmsim.serving.flows import Flow
+from llmsim.serving.flows import Flow, Flows
 from llmsim.serving.request import Request
-from llmsim.serving.storehouse import Reach, Storehouse, Tier
+from llmsim.serving.storehouse import Reach, Tier
 
 if TYPE_CHECKING:
     from llmsim.serving.replica import Replica
@@ -80,13 +80,32 @@ class Write:
         self.held: list[Run] = []
 
 
+class Sending:
+    """A write under way.
+
+    Attributes
+    ----------
+    write : Write
+    arrival : Arrival
+        Its room in the tier.
+    flow : Flow or None
+    """
+
+    __slots__ = ("arrival", "flow", "write")
+
+    def __init__(self, write: Write, arrival: Arrival) -> None:
+        self.write = write
+        self.arrival = arrival
+        self.flow: Flow | None = None
+
+
 class Writer:
     """Writes of one replica.
 
     Parameters
     ----------
     replica : Replica
-    house : Storehouse
+    flows : Flows
     reach : Reach
         The replica's ways to its tiers.
 
@@ -94,14 +113,18 @@ class Writer:
     ----------
     keeps : dict of Keep
         GPU blocks that wait to be written.
+    queues : list of deque of Write
+        What waits for its turn, by tier.
+    sendings : list of Sending or None
+        What is written to each tier now.
     """
 
-    def __init__(self, replica: Replica, house: Storehouse, reach: Reach) -> None:
+    def __init__(self, replica: Replica, flows: Flows, reach: Reach) -> None:
         self._replica = replica
-        self._flows = house.flows
-        self._reach = reach
-        self._queues: list[deque[Write]] = [deque() for _ in reach.tiers]
-        self._busy = [False] * len(reach.tiers)
+        self._flows = flows
+        self.reach = reach
+        self.queues: list[deque[Write]] = [deque() for _ in reach.tiers]
+        self.sendings: list[Sending | None] = [None] * len(reach.tiers)
         self.keeps: dict[Keep, None] = {}
         self._through = reach.tiers[0].plan.write == "through"
         for number, tier in enumerate(reach.tiers):
@@ -141,7 +164,7 @@ class Writer:
 
     def _gaps(self, write: Write) -> list[tuple[int, int]]:
         """Return which chunks of what is at hand the tier lacks."""
-        tier = self._reach.tiers[write.tier]
+        tier = self.reach.tiers[write.tier]
         size = tier.plan.chunk_tokens
         lo, hi = -(-write.lo // size), write.hi // size
         if hi <= lo:
@@ -149,23 +172,23 @@ class Writer:
         return [(lo, hi)] if write.segments is None else tier.store.missing(write.segments, lo, hi)
 
     def _ask(self, write: Write) -> None:
-        self._queues[write.tier].append(write)
-        if not self._busy[write.tier]:
+        self.queues[write.tier].append(write)
+        if self.sendings[write.tier] is None:
             self._next(write.tier)
 
     def _next(self, number: int) -> None:
         """Start the next write to a tier that has something to write."""
-        queue = self._queues[number]
-        self._busy[number] = False
-        while queue and not self._busy[number]:
+        queue = self.queues[number]
+        self.sendings[number] = None
+        while queue and self.sendings[number] is None:
             write = queue.popleft()
-            tier = self._reach.tiers[number]
+            tier = self.reach.tiers[number]
             arrival = self._room(tier, write)
             if not arrival.chunks:
                 self._done(write)
                 continue
-            self._busy[number] = True
-            self._send(tier, write, arrival)
+            sending = self.sendings[number] = Sending(write, arrival)
+            self._send(tier, sending)
 
     def _room(self, tier: Tier, write: Write) -> Arrival:
         gaps = self._gaps(write)
@@ -173,33 +196,34 @@ class Writer:
         tier.refused_chunks += sum(hi - lo for lo, hi in gaps) - arrival.chunks
         return arrival
 
-    def _send(self, tier: Tier, write: Write, arrival: Arrival) -> None:
-        plan = tier.plan
-        size = arrival.chunks * plan.chunk_tokens * plan.bytes_per_token
+    def _send(self, tier: Tier, sending: Sending) -> None:
+        plan, write, chunks = tier.plan, sending.write, sending.arrival.chunks
+        size = chunks * plan.chunk_tokens * plan.bytes_per_token
         tier.written_bytes += size
-        path = self._reach.down[write.tier]
+        path = self.reach.down[write.tier]
         if write.tier:
-            self._reach.tiers[write.tier - 1].read_bytes += size
-
-        def landed(_: Flow) -> None:
-            tier.store.publish(arrival)
-            self._pass_on(write)
-            self._done(write)
-            self._next(write.tier)
-
+            self.reach.tiers[write.tier - 1].read_bytes += size
         now = self._replica.clock.now
-        self._flows.start(
+        sending.flow = self._flows.start(
             path,
             size,
-            landed,
+            lambda _: self.landed(sending),
             rank=self._replica.index,
-            lead_ns=max(0, write.due_ns - now) + plan.lead_ns(arrival.chunks),
+            lead_ns=max(0, write.due_ns - now) + plan.lead_ns(chunks),
             cap_bytes_per_s=plan.codec_bytes_per_s,
         )
 
+    def landed(self, sending: Sending) -> None:
+        """Let what has come be found, and go on with the next."""
+        write = sending.write
+        self.reach.tiers[write.tier].store.publish(sending.arrival)
+        self._pass_on(write)
+        self._done(write)
+        self._next(write.tier)
+
     def _done(self, write: Write) -> None:
         if write.held:
-            self._reach.tiers[write.tier - 1].store.release(write.held)
+            self.reach.tiers[write.tier - 1].store.release(write.held)
         keep = write.keep
         if keep is None:
             return
@@ -213,7 +237,7 @@ class Writer:
     def _pass_on(self, write: Write) -> None:
         """Write what has come to one tier on to the next."""
         below = write.tier + 1
-        tiers = self._reach.tiers
+        tiers = self.reach.tiers
         if below == len(tiers) or tiers[below].plan.write == "evict":
             return
         above = tiers[below - 1]
@@ -233,7 +257,7 @@ class Writer:
 
     def _spill(self, below: int) -> Callable[[Edge | None, int, int], None]:
         """Return what takes in what the tier above `below` forgets, through a staging buffer."""
-        size = self._reach.tiers[below - 1].plan.chunk_tokens
+        size = self.reach.tiers[below - 1].plan.chunk_tokens
 
         def spill(edge: Edge | None, lo: int, hi: int) -> None:
             lo, hi = lo * size, hi * size

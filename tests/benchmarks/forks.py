@@ -91,6 +91,41 @@ def whole_runs() -> list[tuple[str, float, int, float]]:
     return found
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "ranks": {"traffic.arrivals.rate_rps": 5, "traffic.requests": 500},
+    "tiers": {"traffic.arrivals.rate_rps": 4, "traffic.requests": 1000},
+    "lanes": {
+        "traffic.arrivals.rate_rps": 8,
+        "traffic.requests": 1000,
+        "fleet.pools.prefill.replicas": 1,
+        "fleet.pools.decode.replicas": 1,
+    },
+}
+"""Scenarios with one replica each, so that who is asked changes nothing but the time it takes."""
+
+
+def of_each_kind() -> list[tuple[str, float, int, float]]:
+    """Return what forks of ranks, tiers and lanes add to a run: (case, CPU s, forks, us a fork)."""
+    import llmsim as ls
+
+    found = []
+    for name, changes in KINDS.items():
+        base = {"traffic.duration_s": None, "traffic.warmup_s": 0.0, "fleet.view_age_s": 0.0}
+        base |= {"estimators.output_length": "oracle", **changes}
+        digests, times = [], []
+        for routing in ("least-loaded", "block"):
+            ls.run(name, base | {"traffic.requests": 20, "fleet.routing": routing})
+            began = time.process_time()
+            ran = ls.run(name, base | {"fleet.routing": routing})
+            times.append(time.process_time() - began)
+            digests.append(ran.facts.digest)
+        if len(set(digests)) > 1:
+            raise SystemExit(f"{name}: forks have changed the run")
+        forks = int(changes["traffic.requests"])
+        found.append((f"{name}, last token", times[1], forks, (times[1] - times[0]) / forks * 1e6))
+    return found
+
+
 def main() -> None:
     from llmsim.cli.looking import engine_is_compiled
 
@@ -101,7 +136,7 @@ def main() -> None:
         print(
             f"{RUNNING} running, to the {name} token: {middle:,.0f} us a fork, {low:,.0f} at best"
         )
-    for name, cpu_s, forks, each_us in whole_runs():
+    for name, cpu_s, forks, each_us in [*whole_runs(), *of_each_kind()]:
         print(f"{name}: {cpu_s:.2f} CPU s, {forks:,} forks, {each_us:,.0f} us a fork on top")
 
 

@@ -48,7 +48,13 @@ class Silent(Asks):
         return request.index % self.fleet.replicas
 
 
-KINDS = {"alone": {}, "ranks": {"ranks": True}}
+KINDS = {
+    "alone": {},
+    "ranks": {"ranks": True},
+    "tiers": {"tiers": True},
+    "tiers of ranks": {"tiers": True, "ranks": True},
+    "lanes": {"lanes": True},
+}
 """What may stand behind a door that is forked, as worlds are asked for it."""
 
 
@@ -57,6 +63,8 @@ def alone(draw, believed: str, kind: str = "alone", **given) -> World:
     """A world in which a fork can know everything but what arrives later."""
     given = {"routing": "block", "batching": "vllm", **KINDS[kind], **given}
     world = draw(worlds(**given))
+    if world.replicas > 1:  # else what others send shares its links
+        world = replace(world, tier_scopes=("replica", "replica"))
     return replace(
         world, believed=believed, prefix_caching=False, routing="round-robin", in_flight=0
     )

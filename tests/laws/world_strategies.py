@@ -199,10 +199,10 @@ def worlds(
     replicas = draw(st.sampled_from([2, 2, 3] if shuffled else [1, 1, 1, 2, 4]))
     ports = st.sampled_from([1e12, 1e9, 2e8, 3e7])
     below = draw(st.integers(0, 2)) == 2 if tiers is None else tiers
-    below = below and not apart
+    below = below and not together(kind)
     split = lanes or stops or (draw(st.integers(0, 2)) == 2 if handoff is None else handoff)
     shares = st.sampled_from([0.2, 0.5, 0.8, 1.0])
-    split = split and not apart
+    split = lanes or (split and not apart)
     # by layer only where each step goes through all layers at once, in order
     whole_steps = not (lanes or stops or ranks or kind == "layered-prefill")
     caching = draw(st.booleans())
@@ -258,6 +258,8 @@ def worlds(
         world = replace(world, **draw(tiers_below()))
         if ranks:  # a step that waits for nobody's layers, and nobody is swapped out
             world = replace(world, by_layer=False, swap_blocks=0)
+        if foresees(router):
+            world = replace(world, swap_blocks=0)
     if turns and not closed:
         extra = draw(
             st.lists(
