@@ -70,7 +70,7 @@ def wrong_seeing(scenario: Scenario) -> dict[str, str]:
 def _looks_at_replicas(scenario: Scenario) -> bool:
     """Whether the router of arrivals asks what goes on in replicas, or moves who waits."""
     kind = registry("routing").get(scenario.fleet.routing.kind)
-    return any(hasattr(kind, name) for name in ("foresees", "reads_caches", "review"))
+    return any(hasattr(kind, name) for name in ("forecasts", "reads_caches", "review"))
 
 
 def _pool_clashes(pool: Pool, encodes_itself: bool) -> list[str]:

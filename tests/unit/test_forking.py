@@ -1,0 +1,51 @@
+"""Which fleets a router that foresees goes with: asked of scenarios, and shown by running them."""
+
+from __future__ import annotations
+
+import pytest
+
+import llmsim as ls
+from llmsim.core.errors import ScenarioError
+
+BLOCK = {"fleet.routing": "block", "estimators.output_length": "oracle", "fleet.view_age_s": 0.0}
+SILENT = {"fleet.routing": "round-robin"}
+SHORT = {"traffic.duration_s": None, "traffic.warmup_s": 0.0, "traffic.requests": 60}
+ALONE = {
+    "ranks": {},
+    "tiers": {},
+    "lanes": {"fleet.pools.prefill.replicas": 1, "fleet.pools.decode.replicas": 1},
+}
+"""Scenarios with one door each: who is asked what would happen behind it changes nothing."""
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_asking_the_only_door_changes_nothing(name):
+    changes = BLOCK | SHORT | ALONE[name]
+    asked = ls.run(name, changes)
+    assert (
+        asked.facts.digest == ls.run(name, changes | {"fleet.routing": "round-robin"}).facts.digest
+    )
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_look_that_is_old_will_do(name):
+    changes = BLOCK | SHORT | ALONE[name] | {"fleet.view_age_s": 0.2, "fleet.count_own_sends": True}
+    asked, quiet = ls.run(name, changes), ls.run(name, changes | SILENT)
+    assert asked.facts.digest == quiet.facts.digest
+
+
+REFUSED = {
+    "pipeline": ("pipeline", {}, "pipeline stages"),
+    "disaggregated": ("disaggregated", {}, "a pool of role prefill, a pool of role decode"),
+    "swapped": ("quickstart", {"fleet.pools.main.kv": {"swap": {}}}, "KV swapped to the host"),
+    "pinned": ("pinned", {}, "retention"),
+    "images": ("images", {"fleet.pools.encode": None}, "does not go with routing block"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_rest_is_refused_with_the_reason(name):
+    scenario, changes, told = REFUSED[name]
+    with pytest.raises(ScenarioError) as error:
+        ls.Scenario.load(scenario, BLOCK | changes)
+    assert told in str(error.value)
