@@ -106,8 +106,6 @@ def _pool_clash(pool: Pool, lane: bool) -> str:
         return "steps that can be stopped"
     if pool.retention.kind != "none":
         return f"retention {pool.retention.kind}"
-    if pool.kv is not None and pool.kv.swap is not None:
-        return "KV swapped to the host"
     if pool.allocation.kind != "paged":
         return f"allocation {pool.allocation.kind}"
     policy = registry("batching").get(pool.batching.kind)

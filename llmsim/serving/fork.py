@@ -87,10 +87,10 @@ class Fork:
         self.clock = clock
         self.members = list(members)
         self.likenesses = [Likeness(member, beyond_tokens) for member in members]
-        keepers = [like.draft.keeper for like in likes if like.draft.keeper is not None]
         self._tiers: ShadowTiers | None = None
-        if keepers:
-            self._tiers = ShadowTiers(clock, self.likenesses, keepers)
+        first = likes[0].draft
+        if first.keeper is not None or first.swapper is not None:
+            self._tiers = ShadowTiers(clock, self.likenesses, likes)
         self._keeps = keeps
 
     # --- taking over ------------------------------------------------------------------------

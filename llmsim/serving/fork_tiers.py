@@ -7,6 +7,7 @@ others have yet to write never comes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from llmsim.core.errors import InvariantError
@@ -20,55 +21,64 @@ from llmsim.serving.likeness import Likeness, copied, nobody_hears
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import Request
 from llmsim.serving.storehouse import Reach, Tier
+from llmsim.serving.swap import Copying, Return, Swapper
 from llmsim.serving.writer import Keep, Sending, Write, Writer
 
 
 class ShadowTiers:
-    """The tiers of a fork's members, and their transfers.
+    """What lies below the GPUs of a fork's members, and what is under way there.
 
     Parameters
     ----------
     clock : Clock
     likenesses : sequence of Likeness
-        Of the members; each gets a keeper.
-    keepers : sequence of Keeper
-        Of those whom they are like.
+        Of the members.
+    likes : sequence of Replica
+        Whom they are like: all of them have tiers, or all swap, or both.
     """
 
     def __init__(
-        self, clock: Clock, likenesses: Sequence[Likeness], keepers: Sequence[Keeper]
+        self, clock: Clock, likenesses: Sequence[Likeness], likes: Sequence[Replica]
     ) -> None:
         self._likenesses = list(likenesses)
         self._ways: dict[int, int] = {}  # their resources here, by number there
         self._tiers: dict[Tier, Tier] = {}
-        capacities: list[float] = []
-        reaches = [self._reach(keeper, capacities) for keeper in keepers]
-        self._flows = Flows(clock, capacities)
-        self._keepers: list[Keeper] = []
-        for likeness, like, reach in zip(likenesses, keepers, reaches, strict=True):
-            shadow = likeness.shadow
-            keeper = Keeper(shadow, like.plan, self._flows, reach, nobody_hears)
-            shadow.draft.keeper = keeper
-            self._keepers.append(keeper)
+        self._capacities: list[float] = []
+        self._gates: dict[Gate, Gate] = {}  # of the member that is being loaded
+        there = _flows_of(likes[0])
+        reaches: list[Reach | None] = []
+        swaps: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        for like in likes:
+            keeper, swapper = like.draft.keeper, like.draft.swapper
+            reaches.append(None if keeper is None else self._reach(keeper.reach, there))
+            if swapper is not None:
+                swaps.append((self._way(swapper.out, there), self._way(swapper.into, there)))
+        self._flows = flows = Flows(clock, self._capacities)
+        for likeness, like, reach in zip(likenesses, likes, reaches, strict=True):
+            shadow, keeper, swapper = likeness.shadow, like.draft.keeper, like.draft.swapper
+            if keeper is not None and reach is not None:
+                shadow.draft.keeper = Keeper(shadow, keeper.plan, flows, reach, nobody_hears)
+            if swapper is not None:
+                out, into = swaps.pop(0)
+                shadow.draft.swapper = Swapper(shadow, swapper.plan, flows, out, into, nobody_hears)
 
-    def _reach(self, like: Keeper, capacities: list[float]) -> Reach:
+    def _way(self, path: tuple[int, ...], there: Flows) -> tuple[int, ...]:
+        """Return resources in the numbers of this world."""
+        for resource in path:
+            if resource not in self._ways:
+                self._ways[resource] = len(self._capacities)
+                self._capacities.append(there.capacity(resource))
+        return tuple([self._ways[resource] for resource in path])
+
+    def _reach(self, reach: Reach, there: Flows) -> Reach:
         """Return a replica's ways to its tiers, in the numbers of this world."""
-        reach = like.reach
-
-        def way(path: tuple[int, ...]) -> tuple[int, ...]:
-            for resource in path:
-                if resource not in self._ways:
-                    self._ways[resource] = len(capacities)
-                    capacities.append(like.flows.capacity(resource))
-            return tuple([self._ways[resource] for resource in path])
-
         return Reach(
             tuple([self._tier(tier) for tier in reach.tiers]),
-            tuple([way(path) for path in reach.out]),
-            tuple([way(path) for path in reach.into]),
-            tuple([way(path) for path in reach.down]),
-            way(reach.to_host),
-            way(reach.from_host),
+            tuple([self._way(path, there) for path in reach.out]),
+            tuple([self._way(path, there) for path in reach.into]),
+            tuple([self._way(path, there) for path in reach.down]),
+            self._way(reach.to_host, there),
+            self._way(reach.from_host, there),
         )
 
     def _tier(self, like: Tier) -> Tier:
@@ -90,36 +100,39 @@ class ShadowTiers:
         whole : bool
             They go on before this fork is used.
         """
-        theirs = [_keeper_of(other) for other in others]
-        seen: set[Tier] = set()
-        for own, keeper in zip(self._keepers, theirs, strict=True):
-            for tier, like in zip(own.reach.tiers, keeper.reach.tiers, strict=True):
-                if tier not in seen:
-                    seen.add(tier)
-                    _mirrored(tier.store).mirror(like.store, whole)
-        flows = theirs[0].flows
+        flows = _flows_of(others[0])
         self._flows.restart(flows.number)
-        for likeness, own, keeper, other in zip(
-            self._likenesses, self._keepers, theirs, others, strict=True
-        ):
-            self._copy_loads(likeness, own, keeper, other, believed)
-            self._copy_writes(own.writer, keeper.writer, believed)
-        pairs = self._ways.items()
+        seen: set[Tier] = set()
+        for likeness, other in zip(self._likenesses, others, strict=True):
+            draft = likeness.shadow.draft
+            self._gates = {}
+            own, theirs = draft.keeper, other.draft.keeper
+            if own is not None and theirs is not None:
+                for tier, like in zip(own.reach.tiers, theirs.reach.tiers, strict=True):
+                    if tier not in seen:
+                        seen.add(tier)
+                        _mirrored(tier.store).mirror(like.store, whole)
+                self._copy_loads(likeness, own, theirs, believed)
+                self._copy_writes(own.writer, theirs.writer, believed)
+            mine, his = draft.swapper, other.draft.swapper
+            if mine is not None and his is not None:
+                self._copy_swaps(likeness, mine, his, believed)
+            gates = self._gates  # what has come while others had yet to is left in the step
+            draft.gates = [
+                gates[gate] if gate in gates else gate.of(gate.flow) for gate in other.draft.gates
+            ]
         shared = not believed and any(
-            flows.users(there) != self._flows.users(here) for there, here in pairs
+            flows.users(there) != self._flows.users(here) for there, here in self._ways.items()
         )
         self._flows.go_on(shared)
 
     def _path(self, flow: Flow, believed: bool) -> tuple[int, ...]:
         return flow.path if believed else tuple([self._ways[each] for each in flow.path])
 
-    def _copy_loads(
-        self, likeness: Likeness, own: Keeper, theirs: Keeper, other: Replica, believed: bool
-    ) -> None:
+    def _copy_loads(self, likeness: Likeness, own: Keeper, theirs: Keeper, believed: bool) -> None:
         own.policy = copied(theirs.policy)
         own.gave_up = set(theirs.gave_up)
         own.loads = []
-        gates: dict[Gate, Gate] = {}
         for load in theirs.loads:
             aside = [load.request, *load.waiters]
             likeness.add([r for r in aside if r not in likeness.clones], believed)
@@ -133,10 +146,34 @@ class ShadowTiers:
                 store = own.reach.tiers[number].store
                 copy.flows[here] = (number, _mirrored(store).runs(runs))
             for gate in load.gates:
-                gates[gate] = gate.of(flows.get(gate.flow, gate.flow))
-                copy.gates.append(gates[gate])
-        draft = likeness.shadow.draft
-        draft.gates = [gates[g] if g in gates else g.of(g.flow) for g in other.draft.gates]
+                self._gates[gate] = gate.of(flows.get(gate.flow, gate.flow))
+                copy.gates.append(self._gates[gate])
+
+    def _copy_swaps(
+        self, likeness: Likeness, own: Swapper, theirs: Swapper, believed: bool
+    ) -> None:
+        copy_of = likeness.copy_of
+        likeness.add(theirs.swapped, believed)
+        own.swapped = deque([copy_of(request) for request in theirs.swapped])
+        own.outside = {request.view.index: request for request in own.swapped}
+        own.leaving = {copy_of(request): None for request in theirs.leaving}
+        own.there = {copy_of(request): blocks for request, blocks in theirs.there.items()}
+        own.copies = {copy_of(request): blocks for request, blocks in theirs.copies.items()}
+        own.kept_back = {copy_of(request): blocks for request, blocks in theirs.kept_back.items()}
+        own.free, own.rank, own.aside = theirs.free, theirs.rank, False
+        own.under_way = {}
+        for flow, copying in theirs.under_way.items():
+            here = self._flows.adopt(flow, self._path(flow, believed), own.copied)
+            copy = own.under_way[here] = Copying(copy_of(copying.request), copying.aside)
+            if copying.gate is not None:
+                copy.gate = self._gates[copying.gate] = copying.gate.of(here)
+        own.coming = {}
+        for request, back in theirs.coming.items():
+            mine = own.coming[copy_of(request)] = Return(back.blocks)
+            mine.came = back.came
+            if back.flow is not None and not back.came:
+                path = self._path(back.flow, believed)
+                mine.flow = self._flows.adopt(back.flow, path, _returning(own, mine))
 
     def _copy_writes(self, own: Writer, theirs: Writer, believed: bool) -> None:
         own.keeps.clear()
@@ -183,8 +220,14 @@ def _mirrored(store: TierStore) -> StoreMirror:
     return store
 
 
-def _keeper_of(replica: Replica) -> Keeper:
-    keeper = replica.draft.keeper
-    if keeper is None:
+def _returning(swapper: Swapper, back: Return) -> Callable[[Flow], None]:
+    return lambda _: swapper.came(back)
+
+
+def _flows_of(replica: Replica) -> Flows:
+    keeper, swapper = replica.draft.keeper, replica.draft.swapper
+    if keeper is not None:
+        return keeper.flows
+    if swapper is None:
         raise InvariantError(f"replica {replica.index} has nothing below its GPUs")
-    return keeper
+    return swapper.flows

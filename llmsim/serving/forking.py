@@ -52,8 +52,6 @@ def unforkable(replica: Replica) -> str:
         return "promises of KV"
     if draft.together is not None:
         return "results that leave together"
-    if draft.swapper is not None:
-        return "KV swapped to the host"
     if draft.retainer is not None:
         return "pinned KV"
     return ""

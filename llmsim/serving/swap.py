@@ -97,6 +97,27 @@ class Return:
         self.came = False
 
 
+class Copying:
+    """A copy to the host, or one from there that a step waits for.
+
+    Attributes
+    ----------
+    request : Request
+        Whose KV it is.
+    aside : bool
+        It runs beside the steps of others.
+    gate : Gate
+        Of the step that waits for it, if one does.
+    """
+
+    __slots__ = ("aside", "gate", "request")
+
+    def __init__(self, request: Request, aside: bool) -> None:
+        self.request = request
+        self.aside = aside
+        self.gate: Gate | None = None
+
+
 class Swapper:
     """Who is swapped out on one replica, and the copies under way.
 
@@ -122,6 +143,15 @@ class Swapper:
         Who is more important, the least first; None where the first comes back first.
     aside : bool
         Victims are copied beside the steps of others now.
+    under_way : dict of Flow to Copying
+        Copies, other than those of `coming`.
+    leaving : dict of Request
+        Who is being copied to the host.
+    there, copies : dict of Request to int [blocks]
+        In host memory: of who is out, and of who is back, the oldest first.
+    coming : dict of Request to Return
+    kept_back : dict of Request to int [blocks]
+        GPU blocks that are still being copied.
     refused : int
         Victims that found no room.
     out_blocks, in_blocks : int [blocks]
@@ -139,16 +169,17 @@ class Swapper:
     ) -> None:
         self._replica = replica
         self.plan = plan
-        self._flows = flows
-        self._out = out
-        self._into = into
+        self.flows = flows
+        self.out = out
+        self.into = into
         self._on_end = on_end
-        self._leaving: dict[Request, None] = {}
-        self._there: dict[Request, int] = {}  # blocks in host memory, of who is out
-        self._copies: dict[Request, int] = {}  # of who is back, the oldest first
+        self.under_way: dict[Flow, Copying] = {}
+        self.leaving: dict[Request, None] = {}
+        self.there: dict[Request, int] = {}
+        self.copies: dict[Request, int] = {}
         self.swapped: deque[Request] = deque()
-        self._coming: dict[Request, Return] = {}
-        self._kept_back: dict[Request, int] = {}  # GPU blocks that are still being copied
+        self.coming: dict[Request, Return] = {}
+        self.kept_back: dict[Request, int] = {}
         self.outside: dict[int, Request] = {}
         self.rank: Callable[[RequestView], int | float] | None = None
         self.aside = False
@@ -166,61 +197,69 @@ class Swapper:
         """
         size = self._replica.draft.block_tokens
         blocks = -(-victim.computed // size)
-        copied = self._copies.pop(victim, 0)
+        copied = self.copies.pop(victim, 0)
         self.free += copied
         kept = min(copied, victim.computed // size)  # the last block may have been half full
         if not self._make_room(blocks):
             self.refused += 1
             return False
         self.free -= blocks
-        self._there[victim] = blocks
+        self.there[victim] = blocks
         self.swapped.append(victim)
         self.outside[victim.view.index] = victim
-        self._leaving[victim] = None
+        self.leaving[victim] = None
         self.out_blocks += blocks - kept
-        self._copy(victim, blocks - kept, self._out)
+        self._copy(victim, blocks - kept, self.out)
         return True
 
     def _make_room(self, blocks: int) -> bool:
         """Give up copies that are only kept, of who has ended first, then the oldest."""
         if blocks > self.free:
-            for each in [request for request in self._copies if request.ended]:
-                self.free += self._copies.pop(each)
-        while blocks > self.free and self._copies:
-            self.free += self._copies.pop(next(iter(self._copies)))
+            for each in [request for request in self.copies if request.ended]:
+                self.free += self.copies.pop(each)
+        while blocks > self.free and self.copies:
+            self.free += self.copies.pop(next(iter(self.copies)))
         return blocks <= self.free
 
     def keep_back(self, victim: Request, blocks: int) -> None:
         """Keep as many blocks from others as a victim has given back, until it is copied."""
-        if blocks and victim in self._leaving:
+        if blocks and victim in self.leaving:
             self._replica.ledger.take(blocks)
-            self._kept_back[victim] = blocks
+            self.kept_back[victim] = blocks
 
     def _copy(self, request: Request, blocks: int, path: tuple[int, ...]) -> None:
         replica = self._replica
         plan = self.plan
         replica.port.expected += 1
         size = blocks * plan.block_bytes
-        aside = self.aside
-
-        def ended(flow: Flow) -> None:
-            replica.port.expected -= 1
-            self._leaving.pop(request, None)
-            if aside:
-                replica.port.give_back(self._kept_back.pop(request, 0))
-                replica.port.room_made()
-                return
-            gate.ended_ns = replica.clock.now
-            replica.open_gate()
-            if self.swapped:
-                replica.look_again()
-
-        flow = self._flows.start(
-            path, size, ended, rank=request.view.index, lead_ns=plan.lead_ns(blocks), tracked=True
+        flow = self.flows.start(
+            path,
+            size,
+            self.copied,
+            rank=request.view.index,
+            lead_ns=plan.lead_ns(blocks),
+            tracked=True,
         )
-        gate = Gate(flow, size)
-        if not aside:
+        copying = self.under_way[flow] = Copying(request, self.aside)
+        copying.gate = gate = Gate(flow, size)
+        if not self.aside:
             replica.draft.gates.append(gate)
+
+    def copied(self, flow: Flow) -> None:
+        """Let go on who has waited for a copy."""
+        copying = self.under_way.pop(flow)
+        replica, request, gate = self._replica, copying.request, copying.gate
+        replica.port.expected -= 1
+        self.leaving.pop(request, None)
+        if copying.aside:
+            replica.port.give_back(self.kept_back.pop(request, 0))
+            replica.port.room_made()
+            return
+        if gate is not None:
+            gate.ended_ns = replica.clock.now
+        replica.open_gate()
+        if self.swapped:
+            replica.look_again()
 
     # --- back -------------------------------------------------------------------------------
 
@@ -237,18 +276,18 @@ class Swapper:
             if not ranked and (draft.running_set or draft.line.count):
                 return  # the policy is called, and will ask
             self._sort(self.rank)
-        for request in [each for each, back in self._coming.items() if back.came]:
+        for request in [each for each, back in self.coming.items() if back.came]:
             if not self._replica.draft.has_seat():
                 break
-            del self._coming[request]
+            del self.coming[request]
             self._arrive(request)
         first = self._replica.draft.line.head() if self.rank is not None else None
         for request in list(self.swapped):
-            if request in self._coming:
+            if request in self.coming:
                 continue
             if first is not None and self._before(first, request):
                 return  # who waits gets in first
-            if request in self._leaving or not self._has_room(request):
+            if request in self.leaving or not self._has_room(request):
                 return
             self._begin(request)
 
@@ -259,7 +298,7 @@ class Swapper:
     def _has_room(self, request: Request) -> bool:
         """Whether a request that is out fits now, its next token included."""
         draft = self._replica.draft
-        if len(draft.running_set) + len(self._coming) >= draft.max_seqs:
+        if len(draft.running_set) + len(self.coming) >= draft.max_seqs:
             return False
         needed = -(-(request.computed + 1) // draft.block_tokens)
         while True:
@@ -279,33 +318,34 @@ class Swapper:
         self.in_blocks += blocks
         if not self.plan.overlaps:
             self._arrive(request)
-            self._copy(request, blocks, self._into)
+            self._copy(request, blocks, self.into)
             return
         replica, back = self._replica, Return(blocks)
-        self._coming[request] = back
+        self.coming[request] = back
         replica.port.expected += 1
 
-        def came(_: Flow) -> None:
-            replica.port.expected -= 1
-            back.came = True
-            replica.look_again()
-
-        back.flow = self._flows.start(
-            self._into,
+        back.flow = self.flows.start(
+            self.into,
             blocks * self.plan.block_bytes,
-            came,
+            lambda _: self.came(back),
             rank=request.view.index,
             lead_ns=self.plan.lead_ns(blocks),
         )
+
+    def came(self, back: Return) -> None:
+        """Let a request be seated whose KV has come back beside the steps of others."""
+        self._replica.port.expected -= 1
+        back.came = True
+        self._replica.look_again()
 
     def _arrive(self, request: Request) -> None:
         """Let a request run again; its blocks are taken."""
         draft = self._replica.draft
         self.swapped.remove(request)
         del self.outside[request.view.index]
-        there = self._there.pop(request)
+        there = self.there.pop(request)
         if self.plan.keeps_copies:
-            self._copies[request] = there
+            self.copies[request] = there
         else:
             self.free += there
         request.seat = draft.seats
@@ -336,15 +376,15 @@ class Swapper:
         replica = self._replica
         now = replica.clock.now
         request.ended = True
-        back = self._coming.pop(request, None)
+        back = self.coming.pop(request, None)
         if back is not None:
             if back.flow is not None and not back.came:
-                self._flows.cancel(back.flow)
+                self.flows.cancel(back.flow)
                 replica.port.expected -= 1
             replica.port.give_back(back.blocks)
         self.swapped.remove(request)
         del self.outside[request.view.index]
-        self.free += self._there.pop(request)
+        self.free += self.there.pop(request)
         if request.queued_ns < now:
             replica.meter.waited(request.queued_ns, now)
         replica.ledger.forget(request)
@@ -354,8 +394,8 @@ class Swapper:
 
     def blocks_aside(self) -> int:
         """Return the GPU blocks of those who come or leave beside the steps of others [blocks]."""
-        coming = sum(back.blocks for back in self._coming.values())
-        return coming + sum(self._kept_back.values())
+        coming = sum(back.blocks for back in self.coming.values())
+        return coming + sum(self.kept_back.values())
 
     def facts(self, pool: str) -> TierFacts:
         """Return what the results say of it, as of a store of the replica's own."""
@@ -375,10 +415,10 @@ class Swapper:
 
     def check(self) -> None:
         """Prove that no block in host memory is lost or counted twice; raises InvariantError."""
-        taken = sum(self._there.values()) + sum(self._copies.values())
+        taken = sum(self.there.values()) + sum(self.copies.values())
         if taken + self.free != self.plan.blocks or self.free < 0:
             raise InvariantError(
                 f"{taken} blocks swapped, {self.free} free of {self.plan.blocks} in host memory"
             )
-        if set(self._there) != set(self.swapped):
+        if set(self.there) != set(self.swapped):
             raise InvariantError("who is swapped out and whose KV is on the host differ")

@@ -268,7 +268,6 @@ class World:
         changes = self.spare or self.refuse_at or self.shuffle_ns or self.retention
         apart = self.decoders and self.lanes is None
         changes = changes or apart or self.stages or self.stop_points is not None
-        changes = changes or self.swap_blocks
         keeps = any(hasattr(BATCHING.get(self.batching), each) for each in KEEPS)
         changes = changes or keeps or self.together or self.flip_drains is not None
         aside = foresees(self.routing) and changes
