@@ -83,6 +83,11 @@ class ShadowLane(Lane):
         target.port.expected += 1
         target.port.kv_arrived(request, target.index < self.index)
 
+    def drop_handed(self, request: Request, outcome: str) -> None:
+        """Let a request go that was handed on in the very call that learns of its client."""
+        request.ended = True
+        self.port.give_up(request)
+
 
 class LanesFork(Fork):
     """A copy of lanes that share GPUs.
@@ -111,6 +116,7 @@ class LanesFork(Fork):
                 target = lane.target = copies[like.target]
                 target.source = lane
                 lane.delivery.hand_over = lane.hand_on
+                lane.delivery.drop_handed = lane.drop_handed
                 control = likes[0].device.control
                 if control is not None:
                     policy = control.policy

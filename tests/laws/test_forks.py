@@ -172,3 +172,13 @@ def test_no_further_than_asked():
     asks = Bounded()
     run(World((Job(0, 10, 8), Job(0, 10, 30)), cost="flat", believed="oracle"), router=asks)
     assert asks.told == [NEVER, NEVER]
+
+
+def test_whose_client_left_during_its_prompt_is_given_up_in_a_lane_too():
+    """Found by a law: it is handed on in the call that hears of its client, and has no port."""
+    jobs = (Job(0, 10, 8, abort_ns=2 * MS), Job(3 * MS, 10, 2))
+    world = World(jobs, cost="flat", decoders=1, lanes=(0.5, 0.5), believed="oracle")
+    asks = Asks()
+    ran = run(world, router=asks)
+    assert ran.rows[0].ended_as == "aborted"
+    assert asks.told[1] == (ran.rows[1].first_token_ns, ran.rows[1].end_ns)
