@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from llmsim.costmodel.popularity import loads
 from llmsim.specs import (
     MXFP4_MARLIN,
+    TRITON,
     DenseMlp,
     GpuCard,
     LatentAttention,
@@ -267,7 +268,8 @@ def moe_family(form: WeightFormat, gpu: GpuCard) -> tuple[str, str]:
     if dtype == "bf16" and form.bytes_per_weight < 1.0:
         return ("mxfp4_marlin" if form.name == MXFP4_MARLIN else "w4a16"), dtype
     if dtype == "fp8" and _by_block(form):
-        return "fp8_block", dtype
+        apart = form.name.endswith(TRITON) and "fp8_block_triton" in gpu.kernels.moe
+        return ("fp8_block_triton" if apart else "fp8_block"), dtype
     return ("fp8" if dtype == "int8" else dtype), dtype
 
 

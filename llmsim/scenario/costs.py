@@ -35,6 +35,7 @@ from llmsim.specs import (
     OperatorScales,
     ParallelPlan,
     by_marlin,
+    by_triton,
     load_calibration,
     load_gpu,
     skewed,
@@ -126,8 +127,9 @@ class KernelPrices:
     fused_norm : bool
         All-reduces do the residual and norm behind them; absent: as the engine's version does.
     expert_kernel : str
-        Whose kernel multiplies experts of 4-bit weights by 16-bit activations: ``marlin`` (vLLM's
-        ``--moe-backend marlin``); absent: that of the weights' own format.
+        Whose kernel multiplies experts: ``marlin`` those of 4-bit weights by 16-bit activations
+        (vLLM's ``--moe-backend marlin``), ``triton`` those in 8-bit blocks where the GPU's card has
+        its terms (B200); absent: the format's own.
     expert_skew : float
         Power by which the popularity of experts falls with their rank, 0 when all are alike. More
         tokens share the popular ones, so that fewer are read; with expert parallelism all ranks
@@ -150,7 +152,7 @@ class KernelPrices:
     host_scale: Annotated[float, Gt(0)] = 1.0
     calibration: str = ""
     fused_norm: bool | None = None
-    expert_kernel: Literal["marlin"] | None = None
+    expert_kernel: Literal["marlin", "triton"] | None = None
     expert_skew: Annotated[float, Ge(0), Le(2)] = 0.0
 
     def placed(self, place: Placement) -> Placement:
@@ -164,6 +166,8 @@ class KernelPrices:
 
     def held(self, model: ModelSpec) -> ModelSpec:
         """Return a model as these kernels hold it in memory."""
+        if self.expert_kernel == "triton":
+            return by_triton(model)
         return by_marlin(model) if self.expert_kernel == "marlin" else model
 
     def scales(self) -> OperatorScales:

@@ -32,8 +32,8 @@ from llmsim.specs.link import CollectiveLine, LinkCard, link_names, load_link
 from llmsim.specs.load import load_model, model_names
 from llmsim.specs.model import KV_BYTES, ModelSpec
 from llmsim.specs.price import PriceCard, load_prices, offers_of, price_of
-from llmsim.specs.quantisation import MXFP4_MARLIN
-from llmsim.specs.requantise import SCHEMES, by_marlin, requantise, skewed
+from llmsim.specs.quantisation import MXFP4_MARLIN, TRITON
+from llmsim.specs.requantise import SCHEMES, by_marlin, by_triton, requantise, skewed
 from llmsim.specs.serving_engine import EngineCard, engine_names, load_engine, newest_engine
 from llmsim.specs.stages import layers_by_stage, stage_of
 
@@ -41,6 +41,7 @@ __all__ = [
     "KV_BYTES",
     "MXFP4_MARLIN",
     "SCHEMES",
+    "TRITON",
     "UNSCALED",
     "CalibrationCard",
     "CardRow",
@@ -66,6 +67,7 @@ __all__ = [
     "SoftmaxAttention",
     "WeightFormat",
     "by_marlin",
+    "by_triton",
     "calibration_names",
     "engine_names",
     "gpu_names",

@@ -226,7 +226,8 @@ _MOE_FAMILIES: Mapping[str, str] = {
 
 _Family = TypeVar("_Family")
 
-_OPTIONAL_MOE = "mxfp4_fp8"
+_OPTIONAL_MOE = ("mxfp4_fp8", "fp8_block_triton")
+"""Families of experts that not every chip was measured with."""
 
 _MXFP4_BY_MARLIN: Final = 0.88
 """Compute share that Marlin's experts reach with MXFP4 weights, over theirs with integers: 0.821
@@ -306,8 +307,9 @@ class _Terms:
 
     def experts(self) -> dict[str, MoeTerms]:
         found = self.families("moe", _MOE_FAMILIES, self.moe)
-        if self.has(f"moe.{_OPTIONAL_MOE}"):
-            found[_OPTIONAL_MOE] = self.moe(f"moe.{_OPTIONAL_MOE}")
+        for family in _OPTIONAL_MOE:
+            if self.has(f"moe.{family}"):
+                found[family] = self.moe(f"moe.{family}")
         marlin = found["w4a16"]
         share = _MXFP4_BY_MARLIN * marlin.roofline.compute_frac
         found["mxfp4_marlin"] = replace(

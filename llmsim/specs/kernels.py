@@ -142,7 +142,7 @@ class KernelTerms:
     moe : mapping of str to MoeTerms
         By family: bf16, fp8 (int8 shares it), fp8_block, fp4, w4a16 and mxfp4 (4-bit weights,
         16-bit products), mxfp4_marlin (the same, by Marlin); where the chip has such kernels
-        mxfp4_fp8, with 8-bit activations.
+        mxfp4_fp8, with 8-bit activations, and fp8_block_triton, by Triton.
     recurrent : SmoothRoofline
     elementwise_floor_s : float [s]
         Least time of a norm, rotary embedding or activation kernel.

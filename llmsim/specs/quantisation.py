@@ -178,6 +178,10 @@ MXFP4_MARLIN: Final = "mxfp4-marlin"
 """Name of the OCP 4-bit format where Marlin multiplies it, which has prices of its own."""
 
 
+TRITON: Final = "-triton"
+"""What the name of a format ends with where Triton multiplies it, and others usually do."""
+
+
 def mxfp4(compute: str = "bf16") -> WeightFormat:
     """Return the OCP 4-bit float format: an 8-bit scale per 32 weights."""
     return WeightFormat("mxfp4", 0.5 + 1.0 / 32, compute)

@@ -26,7 +26,7 @@ from llmsim.specs.layers import (
     WeightFormat,
 )
 from llmsim.specs.model import ModelSpec
-from llmsim.specs.quantisation import INT8, MXFP4_MARLIN, fp8, integer, mxfp4, nvfp4
+from llmsim.specs.quantisation import INT8, MXFP4_MARLIN, TRITON, fp8, integer, mxfp4, nvfp4
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +180,31 @@ def by_marlin(model: ModelSpec) -> ModelSpec:
         for layer in model.layers
     ]
     return replace(model, layers=tuple(layers))
+
+
+def by_triton(model: ModelSpec) -> ModelSpec:
+    """Return a model whose experts in 8-bit blocks are multiplied by Triton's kernel.
+
+    Parameters
+    ----------
+    model : ModelSpec
+
+    Notes
+    -----
+    It is what vLLM takes on Hopper, so that GPU cards have it as the format's own; on Blackwell,
+    where TensorRT-LLM's kernel is, Triton's takes twice as long with a hundred tokens.
+    """
+    layers = [
+        replace(layer, mlp=replace(layer.mlp, format=_by_triton(layer.mlp.format)))
+        if isinstance(layer.mlp, MoeMlp) and layer.mlp.format.name.startswith("fp8-block")
+        else layer
+        for layer in model.layers
+    ]
+    return replace(model, layers=tuple(layers))
+
+
+def _by_triton(form: WeightFormat) -> WeightFormat:
+    return replace(form, name=f"{form.name.removesuffix(TRITON)}{TRITON}")
 
 
 def skewed(model: ModelSpec, skew: float) -> ModelSpec:

@@ -107,6 +107,16 @@ def test_recipes_say_which_kernels_ran_and_how_prompts_were_admitted():
     assert found.cost == {"fused_norm": True, "expert_kernel": "marlin"} | skew
     assert assume(case_of(**hopper | {"engine_version": "0.15.1"})).cost == skew
 
+    minimax = {"source": "aic-silicon-inferencex", "engine": "vllm", "gpu": "B200", "quant": "fp8"}
+    early, late = (
+        assume(case_of(**minimax, model_key="minimax-m2.5", engine_version=version))
+        for version in ("0.17.0", "0.19.0")
+    )
+    assert early.cost["expert_kernel"] == "triton"
+    assert early.expert_rows[0].startswith("vllm_fused_moe")
+    assert "expert_kernel" not in late.cost
+    assert late.expert_rows == ["*fp8moe_flashinfer_trtllm*"]
+
     llama = {
         "source": "aic-silicon-inferencex",
         "engine": "trtllm",

@@ -29,6 +29,7 @@ from llmsim.costmodel.operators import (
 )
 from llmsim.specs import (
     MXFP4_MARLIN,
+    TRITON,
     GpuCard,
     LayerSpec,
     Linear,
@@ -91,6 +92,9 @@ def expert_rows(form: WeightFormat, gpu: GpuCard) -> Iterator[tuple[Types, str]]
     if form.name == MXFP4_MARLIN:
         yield Types("bf16", "mxfp4"), "*marlin*"
         yield Types("bf16", "int4"), "*marlin*"
+    elif form.name.endswith(TRITON):
+        yield types_of(form, gpu), "*triton*"
+        yield types_of(form, gpu), "vllm_fused_moe*"  # its name in tables of vLLM before 0.24
     elif moe_family(form, gpu)[0] == "mxfp4_fp8":
         yield Types("fp8", "mxfp4"), ""
     else:
