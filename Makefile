@@ -58,7 +58,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): | $(BIN)/python
-	@echo "Installing llmsim and compiling its engine, three or four minutes ..."
+	@echo "Installing llmsim$(if $(LLMSIM_PURE),, and compiling its engine; three or four minutes) ..."
 	@rm -f $(VENV)/.llmsim-*
 	$(PIP) .
 	@$(BIN)/llmsim version

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -83,7 +82,7 @@ def run(
     quiet: Annotated[bool, typer.Option(help="Print the name of the run folder only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     trace: Annotated[
-        Path | None, typer.Option(help="The trace file: --set traffic.trace.path=FILE.")
+        Path | None, typer.Option(help="Replay this file instead of the scenario's trace or laws.")
     ] = None,
     on_bad_row: Annotated[
         OnBadRow | None,
@@ -116,7 +115,7 @@ def run(
     Example: llmsim run --from-vllm "vllm serve Qwen/Qwen3-8B" --gpu h100-sxm --trace t.csv
     """
     with exit_code_for_errors():
-        from llmsim.cli.originating import MakeOrder, make_scenario
+        from llmsim.cli.originating import MakeOrder, make_scenario, replaying
         from llmsim.cli.running import RunOrder, run_scenario
 
         given = list(set_ or ())
@@ -124,7 +123,7 @@ def run(
         make = MakeOrder(scenario, *commands, gpu, trace, save_scenario, force, tuple(given))
         scenario = make_scenario(make)
         if trace is not None and not make.command:
-            given.append(f"traffic.trace.path={json.dumps(str(trace))}")
+            given += replaying(scenario, trace, tuple(given))
         if on_bad_row is not None:
             given.append(f"traffic.trace.on_bad_row={on_bad_row.value}")
         order = RunOrder(scenario, tuple(given), seed, out, force, quiet, as_json, draws, perfetto)

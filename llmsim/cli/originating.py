@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 
@@ -84,6 +85,46 @@ def make_scenario(order: MakeOrder) -> str:
             typer.echo(f"{title}: {each}", err=True)
     typer.echo(f"scenario: {path}", err=True)
     return str(path.resolve())
+
+
+def replaying(scenario: str, trace: Path, assignments: tuple[str, ...]) -> list[str]:
+    """Return the assignments that let a scenario replay a file, whatever its traffic was.
+
+    Parameters
+    ----------
+    scenario : str
+        A file or a shipped name. If it is wrong, so is the run: that is said there.
+    trace : Path
+    assignments : tuple of str
+        Texts of ``--set``; a kind that is said there is not looked for.
+
+    Raises
+    ------
+    TraceError
+        If the scenario has no trace, and the file's kind cannot be told.
+    """
+    from llmsim.scenario import Scenario
+    from llmsim.workload import TRACES
+    from llmsim.workload.detect import detect_kind
+
+    path = f"traffic.trace.path={json.dumps(str(trace))}"
+    try:
+        traffic = Scenario.load(scenario).traffic
+    except InputError:
+        return [path]
+    if traffic.trace is not None:
+        return [path]
+    drawn = [key for key in _DRAWN if getattr(traffic, key) not in (None, False)]
+    if "kind" in _of_trace(assignments):
+        kind = []
+    else:
+        kind = [f"traffic.trace.kind={detect_kind(trace.expanduser(), TRACES.names())}"]
+    typer.echo(f"traffic: {trace}, in place of what the scenario draws", err=True)
+    return [*kind, path, *(f"traffic.{key}=null" for key in drawn)]
+
+
+_DRAWN: Final = ("arrivals", "lengths", "prompts", "programs", "requests", "duration_s", "clients")
+"""Keys of traffic that do not go with a trace."""
 
 
 def _of_trace(assignments: tuple[str, ...]) -> dict[str, Any]:

@@ -152,6 +152,14 @@ def _fact_table(result: Result) -> Table:
     return table
 
 
+def _busy(value: Mapping[str, float], replicas: int) -> str:
+    told = f"{share(value['busy_mean_frac'])} of the time"
+    if replicas < 2:
+        return told
+    least, most = (share(value[f"busy_{end}_frac"]) for end in ("min", "max"))
+    return f"{told}; {least} to {most} by replica"
+
+
 def fact_rows(summary: Summary, facts: RunFacts) -> list[tuple[str, str]]:
     """Return what is said besides latencies, as (name, text), for a terminal and for a page."""
     value = summary.values()
@@ -184,11 +192,7 @@ def fact_rows(summary: Summary, facts: RunFacts) -> list[tuple[str, str]]:
             f"{number(value['preemptions'])}; {number(value['recomputed_tokens'])} tokens "
             "computed again",
         ),
-        (
-            "busy",
-            f"{share(value['busy_mean_frac'])} of the time; {share(value['busy_min_frac'])} to "
-            f"{share(value['busy_max_frac'])} by replica",
-        ),
+        ("busy", _busy(value, len(facts.replicas))),
         (
             "power",
             NONE

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmsim.report.figures import ABOVE, COLOURS, inline_svg
 from llmsim.report.html import fill
-from llmsim.report.trace_text import binned, fact_rows
+from llmsim.report.trace_text import all_at_once, binned, fact_rows
 from llmsim.results.wording import duration
 from llmsim.workload.traceprofile import LengthProfile, TraceProfile
 
@@ -37,15 +37,16 @@ def render_trace(profile: TraceProfile, name: str) -> str:
         rows=fact_rows(profile),
         heads=heads,
         lengths=[("prompt", _cells(profile.prompt)), ("output", _cells(profile.output))],
-        arrivals=_arrivals(profile),
-        bursts=_bursts(profile),
+        arrivals="" if all_at_once(profile) else _arrivals(profile),
+        bursts="" if all_at_once(profile) else _bursts(profile),
         cdf=_cdf(profile),
         clients=_clients(profile) if profile.clients else "",
     )
 
 
 def _headline(profile: TraceProfile) -> str:
-    text = f"{profile.requests:,} requests in {duration(profile.span_s)}"
+    when = " at once" if all_at_once(profile) else f" in {duration(profile.span_s)}"
+    text = f"{profile.requests:,} requests{when}"
     if math.isfinite(profile.rate_rps):
         text += f", {profile.rate_rps:.4g} a second"
     told = f"{profile.prompt.mean:,.0f} tokens in and {profile.output.mean:,.0f} out on average"

@@ -39,8 +39,10 @@ def profile_lines(profile: TraceProfile) -> list[str]:
     for name, lengths in (("prompt", profile.prompt), ("output", profile.output)):
         cells = "".join(f"{q:>9,}" for q in lengths.quantiles.values())
         lines.append(f"{name:<10}{lengths.mean:>10,.1f}{cells}{lengths.longest:>11,}")
-    lines += ["", f"requests per minute, most {profile.busiest_minute:,}"]
-    lines.append(bars(binned(profile.per_minute, WIDTH)))
+    lines.append("")
+    if not all_at_once(profile):
+        lines.append(f"requests per minute, most {profile.busiest_minute:,}")
+        lines.append(bars(binned(profile.per_minute, WIDTH)))
     for name, lengths in (("prompt", profile.prompt), ("output", profile.output)):
         edges, counts = by_length(lengths)
         lines += [f"{name} lengths, {edges[0]:,} to {edges[-1]:,} tokens, each bar 1/3 octave"]
@@ -55,14 +57,17 @@ def fact_rows(profile: TraceProfile) -> list[tuple[str, str]]:
         rows.append(("failed", f"{profile.failed:,} ({share(profile.failed / profile.requests)})"))
     if profile.skipped_rows:
         rows.append(("skipped", f"{profile.skipped_rows:,} damaged rows"))
-    rows.append(("span", duration(profile.span_s)))
+    if all_at_once(profile):
+        rows.append(("times", "none: all requests come at once"))
+    else:
+        rows.append(("span", duration(profile.span_s)))
     if math.isfinite(profile.rate_rps):
         rows.append(("rate", f"{profile.rate_rps:.4g}/s"))
     if math.isfinite(profile.gap_cv):
         rows.append(("CV of gaps", f"{profile.gap_cv:.2f} (1: Poisson)"))
     if math.isfinite(profile.minute_cv):
         rows.append(("CV of minutes", f"{profile.minute_cv:.2f}"))
-    if profile.same_time_frac > 0:
+    if profile.same_time_frac > 0 and not all_at_once(profile):
         rows.append(("same time", f"{share(profile.same_time_frac)} as the request before"))
     if profile.repeated:
         rows.append(("repeated", f"{profile.repeated:,} rows like the one before; all are kept"))
@@ -76,6 +81,11 @@ def fact_rows(profile: TraceProfile) -> list[tuple[str, str]]:
     told = "not recorded" if reused is None else f"{share(reused)} of prompt tokens at best"
     rows.append(("prefix reuse", told))
     return rows
+
+
+def all_at_once(profile: TraceProfile) -> bool:
+    """Whether no request comes later than another, as in a table of lengths alone."""
+    return profile.requests > 1 and profile.span_s == 0
 
 
 def profile_json(profile: TraceProfile) -> dict[str, Any]:

@@ -115,11 +115,15 @@ def judge(
     if growth is None:
         return verdict(
             "too short to tell",
-            f"the last half of the arrival period holds {late_arrivals:,} arrivals in "
+            f"the last half of the arrival period holds {_arrivals(late_arrivals)} in "
             f"{max(last_s - start_s, 0.0):.3g} s; a verdict needs {MIN_ARRIVALS} in "
             f"{BATCHES} bins of the timeline or more.",
         )
     return verdict(*_by_growth(facts, growth, last_s - start_s, late_arrivals))
+
+
+def _arrivals(count: int) -> str:
+    return f"{count:,} arrival" if count == 1 else f"{count:,} arrivals"
 
 
 def _growth(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from llmsim.cli.app import app
@@ -67,3 +68,27 @@ def test_what_set_says_of_the_trace_is_saved_with_the_scenario(table):
     told = ("--set", columns, "--set", "traffic.trace.time_unit=s", "--save-scenario", "odd.yaml")
     assert call(*words, *told, "--json")[0] == 0
     assert call("odd.yaml", "--quiet")[0] == 0
+
+
+def test_a_trace_takes_the_place_of_what_a_scenario_draws(table):
+    code, stdout, stderr = call("quickstart", "--trace", "t.csv", "--json", "--out", "r")
+    assert code == 0, stderr
+    assert "traffic: t.csv, in place of what the scenario draws" in stderr
+    rows = (table / "t.csv").read_text().splitlines()[1:]
+    assert json.loads(stdout)["metrics"]["requests"]["value"] == len(rows)
+    saved = yaml.safe_load((table / "r/scenario.yaml").read_text())["traffic"]
+    assert saved["trace"]["kind"] == "csv"
+    assert saved.get("arrivals") is None
+    (table / "odd.csv").write_text("when,in,out\n0,10,2\n1,20,3\n")
+    columns = "traffic.trace.columns={arrival: when, prompt_tokens: in, output_tokens: out}"
+    told = (
+        "--set",
+        "traffic.trace.kind=csv",
+        "--set",
+        columns,
+        "--set",
+        "traffic.trace.time_unit=s",
+    )
+    assert call("quickstart", "--trace", "odd.csv", *told, "--quiet")[0] == 0
+    code, _, stderr = call("quickstart", "--trace", "none.csv")
+    assert (code, "no such file" in stderr) == (2, True)

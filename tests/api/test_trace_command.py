@@ -57,6 +57,18 @@ def test_inspect_fits_a_terminal_and_has_json_and_a_page(table):
     assert (told["requests"], told["prompt_p50_tokens"], told["reused_frac"]) == (40, 119, None)
 
 
+def test_a_table_without_times_is_said_to_have_none(table, tmp_path):
+    (tmp_path / "lengths.csv").write_text("prompt_tokens,output_tokens\n10,2\n20,3\n")
+    (tmp_path / "one.csv").write_text("arrival_s,prompt_tokens,output_tokens\n5,10,2\n")
+    _, told, _ = call("inspect", tmp_path / "lengths.csv", "--html", "page.html")
+    assert re.search("^times +none: all requests come at once$", told, re.MULTILINE)
+    assert "per minute" not in told
+    assert "2 requests at once" in (tmp_path / "page.html").read_text()
+    _, told, _ = call("inspect", tmp_path / "one.csv")
+    assert "span" in told
+    assert "at once" not in told
+
+
 def test_long_names_of_clients_are_wrapped_not_cut(table):
     rows = [f"{n},9,9,{'client ' * 5}{n % 4}" for n in range(40)]
     table.write_text("\n".join(["arrival_ms,prompt_tokens,output_tokens,client", *rows]))
