@@ -166,7 +166,7 @@ def _cells(line: Line) -> dict[str, Any]:
         "difference": signed(line.metric, line.difference),
         "relative": f"{line.difference / line.first:+.1%}" if line.first else NONE,
         "interval": spanned(line.metric, line.low, line.high),
-        "better": "alike" if line.tied else share(line.first_better_frac),
+        "better": NONE if line.tied else share(line.first_better_frac),
         "verdict": line.verdict,
     }
 

@@ -74,7 +74,7 @@ def mean_interval(values: Floats | npt.NDArray[np.bool_]) -> Interval:
     starts = _starts(len(values))
     sums = np.add.reduceat(values.astype(np.float64, copy=False), starts)
     half = _half_width(sums / np.diff([*starts, len(values)]), mean)
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, _least(mean - half, values), mean + half)
 
 
 def quantile_interval(values: Floats, fraction: float) -> Interval:
@@ -101,7 +101,7 @@ def quantile_interval(values: Floats, fraction: float) -> Interval:
         return Interval(whole, math.nan, math.nan)
     parts = np.array([np.quantile(part, fraction) for part in _split(values)])
     half = _half_width(parts, whole)
-    return Interval(whole, whole - half, whole + half)
+    return Interval(whole, _least(whole - half, values), whole + half)
 
 
 def share_interval(hits: npt.NDArray[np.bool_]) -> Interval:
@@ -159,7 +159,12 @@ def rate_interval(
     inside = np.clip(times_s, start_s, end_s)  # a time rounded past an edge still counts
     parts = np.histogram(inside, edges, weights=weights)[0] / (width / BATCHES)
     half = _half_width(parts, rate)
-    return Interval(rate, rate - half, rate + half)
+    return Interval(rate, _least(rate - half, parts), rate + half)
+
+
+def _least(low: float, values: Floats | npt.NDArray[np.bool_]) -> float:
+    """Return a lower bound, no less than 0 of what is never negative: a time, a count."""
+    return max(low, 0.0) if low < 0.0 and not (values < 0).any() else low
 
 
 def slope_interval(parts: Floats, width_s: float) -> Interval:

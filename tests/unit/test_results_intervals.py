@@ -113,6 +113,18 @@ def test_batch_means_by_hand():
     assert found.high == pytest.approx(2 + half)
 
 
+def test_what_is_never_negative_has_no_negative_bound():
+    queue = 500.0 * np.linspace(0.0, 1.0, 2000) ** 3  # waits of a queue that grows: batches are far apart
+    steps = np.full(2000, -0.1)
+    for made in (mean_interval, lambda values: quantile_interval(values, 0.5)):
+        assert made(queue).low == 0.0
+        below = made(queue + steps)  # some below 0: they may be so in the mean
+        assert below.low < 0.0
+        assert below.high == pytest.approx(made(queue).high - 0.1)
+    late = np.concatenate([np.linspace(0, 9, 10), np.linspace(9, 10, 1990)])
+    assert rate_interval(late, None, 0, 10).low == 0.0
+
+
 def test_all_hits_are_not_certainty():
     found = share_interval(np.ones(300, dtype=bool))
     assert found.value == found.high == 1.0
