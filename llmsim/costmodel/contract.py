@@ -300,3 +300,33 @@ class JointCost(Protocol):
         loads : sequence of RankLoad (ranks,)
         """
         ...
+
+
+class StagedJointCost(JointCost, Protocol):
+    """The price of micro-batches in which several attention ranks have a share each.
+
+    A station serves the shares of all ranks at once; see `StagedCost`. Of a micro-batch alone,
+    `step_ns` is the sum.
+
+    Attributes
+    ----------
+    stages : int
+    names : tuple of str (stations,)
+    """
+
+    stages: int
+    names: tuple[str, ...]
+
+    def station_ns(self, loads: Sequence[RankLoad]) -> list[int]:
+        """Price a micro-batch of any composition at each station.
+
+        Parameters
+        ----------
+        loads : sequence of RankLoad (ranks,)
+
+        Returns
+        -------
+        list of int (stations,) [ns]
+            At least 0, the stages at least 1.
+        """
+        ...

@@ -129,18 +129,23 @@ class PipelineCost:
         tokens = decode
         for new, _ in chunks:
             tokens += new
-        times = [rounded(self._host_ns + self._request_ns * (decode + len(chunks)))]
-        hops = self._hop_ns
+        times = [self.host_ns(decode + len(chunks))]
         for number, part in enumerate(self.parts):
             if number:
-                table = hops[number - 1]
-                if tokens < len(table):
-                    times.append(table[tokens])
-                else:
-                    link = self.links[number - 1]
-                    times.append(self._sent_ns(link, np.array([float(tokens)]))[0])
+                times.append(self.hop_ns(number - 1, tokens))
             times.append(part.step_ns(chunks, decode, padded_tokens, windowed_tokens, logits))
         return times
+
+    def host_ns(self, requests: int) -> int:
+        """Return what the scheduler's host does for a micro-batch of some requests [ns]."""
+        return rounded(self._host_ns + self._request_ns * requests)
+
+    def hop_ns(self, number: int, tokens: int) -> int:
+        """Return what sending some tokens over a link takes, counted from the first one [ns]."""
+        table = self._hop_ns[number]
+        if tokens < len(table):
+            return table[tokens]
+        return self._sent_ns(self.links[number], np.array([float(tokens)]))[0]
 
     def station_lines(self, batch: int, padded_tokens: int) -> list[PriceLine]:
         """Price decodes alone at each station; see `StagedCost.station_lines`."""

@@ -13,7 +13,7 @@ from llmsim.kvcache.looking import cached_tokens
 from llmsim.policies.routing import FleetView, Reroute, RoutingPolicy
 from llmsim.policies.views import RequestView
 from llmsim.serving.board import LoadBoard
-from llmsim.serving.pipeline import drafts_of, prompts_begun
+from llmsim.serving.parts import drafts_of, prompts_begun
 from llmsim.serving.replica import Replica
 from llmsim.serving.rerouting import Rerouting
 

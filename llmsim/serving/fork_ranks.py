@@ -27,15 +27,13 @@ class ShadowGroup(RankGroup):
     """
 
     def __init__(self, clock: Clock, like: RankGroup) -> None:
-        first = like.members[0]
+        first = like.ranks[0]
         # a prompt counts whole in a fork
         config = replace(first.config, prefix_caching=False)
         super().__init__(clock, like.index, like._cost, config, like._round_robin)
-        for rank in like.members:
+        for rank in like.ranks:
             policy = rank.draft.policy
-            self.members.append(
-                Rank(self, rank.index, rank.pool, config, policy, NEVER, nobody_hears)
-            )
+            self.add(Rank(self, rank.index, rank.pool, config, policy, NEVER, nobody_hears))
 
     def mirror(self, other: RankGroup, called_now: bool) -> None:
         """Be where another group is, whose ranks have been mirrored; commit to one step."""
@@ -51,7 +49,7 @@ class ShadowGroup(RankGroup):
         self._counts = list(other._counts)
         self._counted = other._counted
         self.price.duration_ns = other.price.duration_ns
-        self.stretch.follow(self.members[self._lead].cohort)
+        self.stretch.follow(self.ranks[self._lead].cohort)
         self.stretch.mirror(other.stretch)
         if not self._asleep:
             self._set_alarm(self._call_ns)
@@ -82,8 +80,8 @@ class RankFork(Fork):
 
     def _mirror(self, others: Sequence[Replica], called_now: Sequence[bool]) -> None:
         group = others[0].ranks
-        if group is None:
-            raise InvariantError(f"replica {others[0].index} has no ranks")
+        if not isinstance(group, RankGroup):
+            raise InvariantError(f"replica {others[0].index} has no ranks that step together")
         self._group.mirror(group, called_now[0])
 
     def _set_alarms(self) -> None:

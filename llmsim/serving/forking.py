@@ -9,7 +9,7 @@ from llmsim.serving.fork import Fork, ReplicaFork
 from llmsim.serving.fork_lanes import LanesFork
 from llmsim.serving.fork_ranks import RankFork
 from llmsim.serving.lanes import Lane
-from llmsim.serving.ranks import Rank
+from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
 
 
@@ -33,7 +33,7 @@ def fork_of(there: Sequence[Replica], beyond_tokens: int, keeps: bool) -> Fork:
         See `Fork`.
     """
     ranks = there[0].ranks
-    if ranks is not None:
+    if isinstance(ranks, RankGroup):
         return RankFork(ranks, beyond_tokens, keeps)
     if isinstance(there[0], Lane):
         lanes = [lane for lane in there if isinstance(lane, Lane)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmsim.costmodel.contract import Chunk, JointCost, PriceLine
+from llmsim.core.errors import InvariantError
+from llmsim.costmodel.contract import Chunk, JointCost, PriceLine, StagedJointCost
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.stretch import Stretch
 
@@ -39,6 +40,36 @@ class JointPrice:
         """Return what the step costs that all ranks take together [ns]."""
         del chunks, decode, padded_tokens, windowed_tokens, logits
         return self.duration_ns
+
+
+class StagedJointPrice(JointPrice):
+    """What a pipeline's rank is told of prices; implements `StagedCost`.
+
+    Attributes
+    ----------
+    stages : int
+    names : tuple of str (stations,)
+    """
+
+    def __init__(self, cost: StagedJointCost) -> None:
+        super().__init__(cost)
+        self.stages: int = cost.stages
+        self.names: tuple[str, ...] = cost.names
+
+    def station_ns(
+        self,
+        chunks: Sequence[Chunk],
+        decode: int,
+        padded_tokens: int,
+        windowed_tokens: int,
+        logits: int,
+    ) -> list[int]:
+        """Say that no rank has a price of its own."""
+        raise InvariantError("the share of one rank has no price")
+
+    def station_lines(self, batch: int, padded_tokens: int) -> list[PriceLine]:
+        """Say that no rank has a price of its own."""
+        raise InvariantError("the share of one rank has no price")
 
 
 class RankStretch(Stretch):

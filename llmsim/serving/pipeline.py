@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
-from llmsim.costmodel.contract import Chunk, StagedCost
+from llmsim.costmodel.contract import StagedCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.admission import admit_waiting
@@ -107,7 +107,7 @@ class Pipeline(Replica):
         self.loose: dict[Request, None] = {}
         self._leaving: list[tuple[Request, str]] = []  # of all who run, in order of leaving
         self._changes = 0  # whatever may let the scheduler decide otherwise
-        self._enter(self.slots[0])
+        self.enter(self.slots[0])
 
     def _make_slot(self, number: int, on_end: Callable[[Request, str, int], None]) -> Slot:
         config, cost = self.config, self._staged
@@ -183,7 +183,7 @@ class Pipeline(Replica):
 
     # --- the call ---------------------------------------------------------------------------
 
-    def _enter(self, slot: Slot) -> None:
+    def enter(self, slot: Slot) -> None:
         """Make a micro-batch the one that is planned, together with who is in none."""
         draft = slot.draft
         self.draft, self.cohort = draft, slot.cohort
@@ -212,8 +212,9 @@ class Pipeline(Replica):
             running.clear()
             running.update(dict.fromkeys(ordered))
 
-    def _exit(self, slot: Slot) -> None:
+    def leave(self, slot: Slot) -> None:
         """Let go who is not in flight with a micro-batch: the next one may take them."""
+        slot.seen = self._seen(slot)
         draft = slot.draft
         self._seats = draft.seats
         running = draft.running_set
@@ -249,50 +250,54 @@ class Pipeline(Replica):
         flying = self._flying
         if flying and flying[0].end_ns <= now:
             slot = flying.popleft()
-            slot.end_ns = -1
-            if slot.delivery.completing or slot.cohort.due <= slot.cohort.tick:
-                self._changes += 1
+            self.come_out(slot)
         else:
             slot = self._idle_slot()
-        self._enter(slot)
+        self.enter(slot)
         slot.delivery.settle(now, now)
         while True:
-            planned = self._plan(slot, now)
+            planned = self.plan(slot, now)
+            if planned:
+                self._send(slot, now)
             again = not planned and len(slot.draft.preempted) > 0
-            slot.seen = self._seen(slot)
             if again and self.recorder is not None:
                 self._record(now)
-            self._exit(slot)
+            self.leave(slot)
             if not planned and not again:
                 break
             if len(flying) == self._most:
                 break
             if planned:
                 slot = self._idle_slot()
-            self._enter(slot)
+            self.enter(slot)
             if again:  # seats that were lost may go to those whose KV has come
                 slot.delivery.settle(now, now)
         if flying:
             self._call_ns = flying[0].end_ns
-        elif self.running and not self._expects():
+        else:
+            self.rest()
+
+    def rest(self) -> None:
+        """Sleep: nothing was planned, and nothing is in flight."""
+        if (self.running or self.port.somebody_waits()) and not self._expects():
             raise InvariantError(
                 f"replica {self.index} has {self.running} running and {self.waiting} waiting "
                 "requests but its batching policy planned nothing"
             )
-        elif self.port.somebody_waits() and not self._expects():
-            raise InvariantError(
-                f"replica {self.index} has {self.waiting} waiting requests, nothing runs, but its "
-                "batching policy planned nothing"
-            )
-        else:
-            self._asleep = True
+        self._asleep = True
+
+    def come_out(self, slot: Slot) -> None:
+        """Note that a micro-batch has come out of the last stage."""
+        slot.end_ns = -1
+        if slot.delivery.completing or slot.cohort.due <= slot.cohort.tick:
+            self._changes += 1
 
     def _seen(self, slot: Slot) -> int:
         """Return which changes the scheduler knows of, if it would plan the same again."""
         draft = slot.draft
         if draft.chunks or draft.preempted:
             self._changes += 1
-        quiet = self._steady and 0 <= slot.end_ns < FOREVER and self.recorder is None
+        quiet = self._steady and 0 <= slot.end_ns < FOREVER
         if draft.blocked_on_writer or self.loose:
             quiet = False
         # of these ticks, the one that has been planned has run
@@ -310,43 +315,48 @@ class Pipeline(Replica):
         int [ns]
             When the scheduler must be called; -1 if something else in the world comes first.
         """
-        flying, clock, ledger = self._flying, self.clock, self.ledger
-        size = self.config.block_tokens
+        flying, clock = self._flying, self.clock
         while flying:
             slot = flying[0]
-            cohort = slot.cohort
-            tick = cohort.tick
-            if slot.seen != self._changes or cohort.due <= tick or self.loose or self._held:
+            if self._held or not self.repeats(slot):
                 return now
-            if tick >= slot.until_tick:
-                return now
-            need = cohort.block_ring[tick % size]
-            if need > ledger.free:
-                return now
-            if need:
-                ledger.take(need)
             flying.popleft()
-            slot.end_ns = end = self._pass_decodes(slot, now)
+            end = self._pass_decodes(slot, now)
+            self.repeat(slot, now, end, slot.active_uj())
             flying.append(slot)
-            gap = end - now
-            slot.tick(gap)
-            active_uj = slot.active_uj()
-            cohort.padded_sum(1)
-            cohort.advance(1, cohort.grown)
-            draft = slot.draft
-            draft.tick_end_ns = end
-            front = self._exec_end_ns if self._exec_end_ns > now else now
-            self.in_flight_ns += end - front
-            self._exec_end_ns = end
-            used = self._kv_blocks - ledger.free
-            running = draft.beside + len(draft.running_set)
-            row = (front, end, 1, cohort.count, running, used, used, 0, 0, gap, gap, active_uj)
-            slot.meter.log(row)
             self._call_ns = now = flying[0].end_ns
             if clock.next_ns() <= now:
                 return -1
             clock.jump(now)
         return now
+
+    def repeats(self, slot: Slot) -> bool:
+        """Whether the scheduler would plan the decodes of a micro-batch again, and has room."""
+        cohort = slot.cohort
+        tick = cohort.tick
+        if slot.seen != self._changes or not cohort.due > tick < slot.until_tick or self.loose:
+            return False
+        return cohort.block_ring[tick % self.config.block_tokens] <= self.ledger.free
+
+    def repeat(self, slot: Slot, now: int, end: int, active_uj: int) -> None:
+        """Let decodes enter again as they are, now, to come out at `end` [ns]."""
+        cohort, draft = slot.cohort, slot.draft
+        need = cohort.block_ring[cohort.tick % self.config.block_tokens]
+        if need:
+            self.ledger.take(need)
+        slot.end_ns = end
+        gap = end - now
+        slot.tick(gap)
+        cohort.padded_sum(1)
+        cohort.advance(1, cohort.grown)
+        draft.tick_end_ns = end
+        front = self._exec_end_ns if self._exec_end_ns > now else now
+        self.in_flight_ns += end - front
+        self._exec_end_ns = end
+        used = self._kv_blocks - self.ledger.free
+        running = draft.beside + len(draft.running_set)
+        row = (front, end, 1, cohort.count, running, used, used, 0, 0, gap, gap, active_uj)
+        slot.meter.log(row)
 
     def _idle_slot(self) -> Slot:
         for slot in self.slots:
@@ -354,8 +364,8 @@ class Pipeline(Replica):
                 return slot
         raise InvariantError(f"replica {self.index} has no micro-batch left")
 
-    def _plan(self, slot: Slot, now: int) -> bool:
-        """Let the policy fill a micro-batch, and launch it; return whether there is anything."""
+    def plan(self, slot: Slot, now: int) -> bool:
+        """Let the policy fill a micro-batch; return whether there is anything in it."""
         draft = slot.draft
         draft.begin(now)
         if draft.swapper is not None and draft.swapper.swapped:
@@ -367,18 +377,15 @@ class Pipeline(Replica):
                 self._policy.plan(slot.step)
             elif draft.advance_running() and self.line.count:
                 admit_waiting(draft, False)  # as `VllmBatching.plan`, but not through Python
-        decoding = draft.decoding and slot.cohort.count > 0
-        if not draft.chunks and not decoding:
-            return False
-        count = slot.cohort.count if decoding else 0
-        slices = [(tokens, past) for _, tokens, past in draft.chunks]
-        self._send(slot, now, count, slices, count + draft.logits)
-        return True
+        return len(draft.chunks) > 0 or (draft.decoding and slot.cohort.count > 0)
 
-    def _send(self, slot: Slot, now: int, count: int, slices: list[Chunk], rows: int) -> None:
+    def _send(self, slot: Slot, now: int) -> None:
         """Send a micro-batch into the pipeline; its way is settled now, unless it waits for KV."""
         draft, cohort = slot.draft, slot.cohort
-        if slices:
+        if draft.chunks:
+            count = cohort.count if draft.decoding else 0
+            slices = [(tokens, past) for _, tokens, past in draft.chunks]
+            rows = count + draft.logits
             padded = cohort.padded if count else 0
             windowed = cohort.windowed if count else 0
             times = self._staged.station_ns(slices, count, padded, windowed, rows)
@@ -390,9 +397,7 @@ class Pipeline(Replica):
             # by the lines, unless that has to wait
             times = slot.station_ns() if self._held or draft.gates else []
             active_uj = slot.active_uj()
-        used = self._kv_blocks - self.ledger.free
-        running = draft.beside + len(draft.running_set)
-        slot.way = way = Way(now, times, count, rows, active_uj, used, running)
+        way = self._way(slot, now, times, active_uj)
         if draft.gates:
             way.gates = tuple(draft.gates)
             draft.gates.clear()
@@ -400,24 +405,43 @@ class Pipeline(Replica):
         if self._held or way.waits():
             slot.end_ns = FOREVER
             self._held.append(slot)
-            self._front_ns = now
         else:
             self._settle(slot, way)
-            self._front_ns = now
+        self._front_ns = now
         if self.recorder is not None:
             self._record(now)
         if slot.end_ns < FOREVER:
             slot.account()
-            if slot.delivery.hands_early and slices:
+            if slot.delivery.hands_early and draft.chunks:
                 self.port.windows = slot.windows(self._free_ns, self._stage_of)
                 slot.delivery.hand_early()
 
+    def sent(self, slot: Slot, now: int, end: int, active_uj: int) -> None:
+        """Account for a micro-batch that enters now and is known to come out at `end` [ns]."""
+        self._settle_until(slot, self._way(slot, now, [], active_uj), end)
+        self._front_ns = now
+        if self.recorder is not None:
+            self._record(now)
+        slot.account()
+
+    def _way(self, slot: Slot, now: int, times: list[int], active_uj: int) -> Way:
+        """Begin the way of a micro-batch that has been planned."""
+        draft = slot.draft
+        count = slot.cohort.count if draft.decoding else 0
+        used = self._kv_blocks - self.ledger.free
+        running = draft.beside + len(draft.running_set)
+        slot.way = Way(now, times, count, count + draft.logits, active_uj, used, running)
+        return slot.way
+
     def _settle(self, slot: Slot, way: Way) -> None:
         """Settle when a micro-batch comes out, behind all others."""
-        if way.times:
-            slot.end_ns = end = self._pass(way.enters_ns, way.times, way.gates)
-        else:
-            slot.end_ns = end = self._pass_decodes(slot, way.enters_ns)
+        now, times = way.enters_ns, way.times
+        end = self.pass_stations(now, times, way.gates) if times else self._pass_decodes(slot, now)
+        self._settle_until(slot, way, end)
+
+    def _settle_until(self, slot: Slot, way: Way, end: int) -> None:
+        """Note when a micro-batch comes out."""
+        slot.end_ns = end
         # it counts as in flight from when the one before it comes out
         way.front_ns = front = max(way.enters_ns, self._exec_end_ns)
         self.in_flight_ns += end - front
@@ -436,7 +460,7 @@ class Pipeline(Replica):
             self._call_at(max(flying[0].end_ns, self.clock.now))
 
     def _pass_decodes(self, slot: Slot, now: int) -> int:
-        """Return when a micro-batch of decodes comes out that enters now [ns]; see `_pass`."""
+        """Return when decodes come out that enter now [ns]; see `pass_stations`."""
         cohort = slot.cohort
         padded, windowed = cohort.padded, cohort.windowed
         if padded > slot.until_tokens:
@@ -454,7 +478,7 @@ class Pipeline(Replica):
             busy[station] += takes
         return time
 
-    def _pass(self, now: int, times: list[int], gates: tuple[Gate, ...]) -> int:
+    def pass_stations(self, now: int, times: list[int], gates: tuple[Gate, ...] = ()) -> int:
         """Return when a micro-batch comes out that enters now, behind all others [ns]."""
         free, busy = self._free_ns, self.busy_ns
         time = now
@@ -473,24 +497,3 @@ class Pipeline(Replica):
 
 def _seat_of(request: Request) -> int:
     return request.seat
-
-
-def drafts_of(replica: Replica) -> list[Draft]:
-    """Return the drafts that make up a replica: of a pipeline, one for each micro-batch."""
-    if isinstance(replica, Pipeline):
-        return [slot.draft for slot in replica.slots]
-    return [replica.draft]
-
-
-def prompts_begun(replica: Replica) -> list[Request]:
-    """Return whose prompts are in progress on a replica, in a micro-batch or between two."""
-    begun = [request for draft in drafts_of(replica) for request in draft.prefilling]
-    if isinstance(replica, Pipeline):
-        begun += [request for request in replica.loose if request.state == PREFILL]
-    return begun
-
-
-def spread_connection(replica: Replica) -> None:
-    """Let all micro-batches of a pipeline hand requests over, or take them in."""
-    if isinstance(replica, Pipeline):
-        replica.connect()

@@ -9,28 +9,19 @@ first rank has something to decide or another rank's attention becomes the slowe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import JointCost, PriceLine, RankLoad
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.serving.clock import CALL_PRIORITY, Clock
+from llmsim.serving.clock import Clock
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.joint import JointPrice, RankStretch, never_passes
+from llmsim.serving.lockstep import Lockstep
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import Request
 from llmsim.serving.stretch import Stretch
-from llmsim.serving.wake import Wake
-
-COUNTS_EVERY_NS: Final = 100_000_000
-"""How often the front door hears of its ranks' queues [ns]: vLLM's coordinator publishes counts
-that have changed every 100 ms (``stats_update_interval_ms`` of ``vllm/v1/engine/coordinator.py``).
-"""
-
-_WAITING_WEIGHT: Final = 4
-"""A request that waits counts as four that run (vLLM ``DPLBAsyncMPClient``, since 0.10)."""
 
 
 class Rank(Replica):
@@ -160,24 +151,21 @@ class Rank(Replica):
             self._record(self.draft.now)
 
 
-class RankGroup:
-    """The attention ranks of one replica, in lock-step.
+class RankGroup(Lockstep):
+    """The attention ranks of one replica, which take one step after another.
 
     Parameters
     ----------
-    clock : Clock
-    index : int
-        Index of its first rank within the fleet.
+    clock, index, round_robin
+        As for `Lockstep`.
     cost : JointCost
     config : EngineConfig
         Of each rank.
-    round_robin : bool
-        Requests go to the ranks in turn; otherwise to the one with the shortest queue, as the
-        front door knows it.
 
     Attributes
     ----------
-    members : list of Rank
+    ranks : list of Rank
+        Its members.
     stretch : Stretch
         Of all ranks; it follows the cohort of the slowest.
     """
@@ -185,9 +173,8 @@ class RankGroup:
     def __init__(
         self, clock: Clock, index: int, cost: JointCost, config: EngineConfig, round_robin: bool
     ) -> None:
-        self.clock = clock
-        self.index = index
-        self.members: list[Rank] = []
+        super().__init__(clock, index, round_robin)
+        self.ranks: list[Rank] = []
         self._cost = cost
         self._lookahead = config.lookahead
         self._block_tokens = config.block_tokens
@@ -198,18 +185,15 @@ class RankGroup:
         self._idle = idle
         self._lead = 0
         self._attention: list[PriceLine | None] = []
-        self._alarm = Wake(self._wake)
-        self._priority = CALL_PRIORITY + index
-        self._asleep = True
         self._merged = False
-        self._call_ns = -1
         self._exec_end_ns = 0
         self._ticks = 0
         self._gap = 0
-        self._round_robin = round_robin
-        self._turn = 0
-        self._counts: list[int] = []
-        self._counted = -1
+
+    def add(self, rank: Rank) -> None:
+        """Take in one more rank, in order of index."""
+        self.ranks.append(rank)
+        self.members.append(rank)
 
     def view(self) -> RankStretch:
         """Return what one more rank sees of the joint stretch."""
@@ -217,54 +201,10 @@ class RankGroup:
 
     # --- from outside -----------------------------------------------------------------------
 
-    def choose(self) -> Rank:
-        """Return the rank that the next request goes to.
-
-        Notes
-        -----
-        The counts of requests that wait and run are those of the latest report, and the requests
-        sent since then. A report comes with the first request of each interval.
-        """
-        members = self.members
-        if self._round_robin:
-            rank = members[self._turn]
-            self._turn = (self._turn + 1) % len(members)
-            return rank
-        counts = self._counts = self._known_counts()
-        self._counted = self.clock.now // COUNTS_EVERY_NS
-        best = counts.index(min(counts))
-        counts[best] += _WAITING_WEIGHT
-        return members[best]
-
-    def _known_counts(self) -> list[int]:
-        """Return what the front door knows of the queues now: an old report, or a new one."""
-        if self.clock.now // COUNTS_EVERY_NS == self._counted:
-            return self._counts
-        return [_WAITING_WEIGHT * rank.waiting + rank.running for rank in self.members]
-
-    def next_place(self) -> int:
-        """Return the number of the rank that `choose` would return; changes nothing."""
-        if self._round_robin:
-            return self._turn
-        counts = self._known_counts()
-        return counts.index(min(counts))
-
     def alone_ns(self, tokens: int, past: int) -> int:
         """Return what a joint step takes with some tokens of one prompt on one rank [ns]."""
-        idle = [RankLoad([], 0, 0, 0, 0) for _ in self.members[1:]]
+        idle = [RankLoad([], 0, 0, 0, 0) for _ in self.ranks[1:]]
         return self._cost.step_ns([RankLoad([(tokens, past)], 0, 0, 0, 1), *idle])
-
-    def call_at(self, time_ns: int) -> None:
-        """Have all ranks called at `time_ns` [ns]."""
-        if self._asleep:
-            self._asleep = False
-            for rank in self.members:
-                rank.doze(False)
-        self._call_ns = time_ns
-        self._set_alarm(time_ns)
-
-    def _set_alarm(self, time_ns: int) -> None:
-        self.clock.at(self._alarm, self._priority, time_ns)
 
     def cut(self, called_now: bool) -> None:
         """End the stretch under way at the first call that can see what has just happened."""
@@ -280,21 +220,15 @@ class RankGroup:
 
     # --- the call ---------------------------------------------------------------------------
 
-    def _wake(self, alarm: Wake) -> None:
-        clock = self.clock
-        if clock.now != self._call_ns or self._asleep:
-            return
-        self._call(self._call_ns)
-        while not self._asleep and clock.next_ns() > self._call_ns:
-            clock.jump(self._call_ns)
-            self._call(self._call_ns)
-        if not self._asleep:
-            self._set_alarm(self._call_ns)
+    def _doze(self, asleep: bool) -> None:
+        """Tell all ranks that they sleep, or no longer do."""
+        for rank in self.ranks:
+            rank.doze(asleep)
 
     def _call(self, now: int) -> None:
         """One call of all schedulers at time `now` [ns]."""
         self._merged = False
-        members = self.members
+        members = self.ranks
         last = self.stretch.run(self._ticks) if self._ticks else self._gap
         self._ticks = 0
         lead = members[self._lead]
@@ -325,7 +259,7 @@ class RankGroup:
     def _rest(self, now: int) -> None:
         """Nothing was planned: wait for work in flight, or sleep."""
         self.stretch.anchored = False
-        members = self.members
+        members = self.ranks
         preempted = any(rank.draft.preempted for rank in members)
         if self._exec_end_ns > now:
             self._call_ns = self._exec_end_ns
@@ -339,15 +273,14 @@ class RankGroup:
                         "waiting requests but its batching policy planned nothing"
                     )
             self._asleep = True
-            for rank in members:
-                rank.doze(True)
+            self._doze(True)
             return
         for rank in members:
             rank.record()
 
     def _launch_step(self, front: int) -> None:
         """One joint step with prefill chunks, or one that was put together request by request."""
-        duration = self._cost.step_ns([rank.load() for rank in self.members])
+        duration = self._cost.step_ns([rank.load() for rank in self.ranks])
         drag = self._drag_frac()
         if drag:
             duration = rounded(duration * (1 + drag))
@@ -356,13 +289,13 @@ class RankGroup:
         self._gap = duration
         self._exec_end_ns = end = front + duration
         self._call_ns = front if self._lookahead else end
-        for rank in self.members:
+        for rank in self.ranks:
             rank.start_step(front)
 
     def _launch_stretch(self, front: int) -> None:
         """Joint decode steps, as many as can run before something changes."""
         stretch = self.stretch
-        members = self.members
+        members = self.ranks
         cohort = members[self._lead].cohort
         if (
             not stretch.anchored
@@ -390,7 +323,7 @@ class RankGroup:
         self._call_ns = end
         if self._lookahead:
             self._call_ns = stretch.start_of_last_ns() if ticks > 1 else stretch.front_ns
-        for rank in self.members:
+        for rank in self.ranks:
             rank.run_to(ticks, end, self._call_ns, self._merged)
 
     # --- who is the slowest -----------------------------------------------------------------
@@ -399,7 +332,7 @@ class RankGroup:
         """Find the slowest rank and price the steps by its contexts."""
         self._attention = []
         slowest = -1.0
-        for number, rank in enumerate(self.members):
+        for number, rank in enumerate(self.ranks):
             cohort = rank.cohort
             if not cohort.count:
                 self._attention.append(None)
@@ -410,25 +343,25 @@ class RankGroup:
             if time > slowest:
                 slowest = time
                 self._lead = number
-        cohort = self.members[self._lead].cohort
+        cohort = self.ranks[self._lead].cohort
         self.stretch.follow(cohort)
-        batches = [rank.cohort.count for rank in self.members]
+        batches = [rank.cohort.count for rank in self.ranks]
         line = self._cost.decode_line(batches, self._lead, cohort.padded)
         drag = self._drag_frac()
         self.stretch.anchor(front, line.slower(drag) if drag else line)
 
     def _drag_frac(self) -> float:
         """Return by how much transfers lengthen a step: all wait for the rank with most of them."""
-        return max([rank.drag_frac for rank in self.members])
+        return max([rank.drag_frac for rank in self.ranks])
 
     def _still_slowest(self) -> bool:
         """Whether no rank's attention has become slower than that of the one in the lead."""
         lead = self._attention[self._lead]
         if lead is None:
             return False
-        cohort = self.members[self._lead].cohort
+        cohort = self.ranks[self._lead].cohort
         slowest = lead.at_ns(cohort.padded, cohort.windowed)
-        for line, rank in zip(self._attention, self.members, strict=True):
+        for line, rank in zip(self._attention, self.ranks, strict=True):
             cohort = rank.cohort
             if line is not None and (
                 cohort.padded > line.until_tokens
@@ -440,9 +373,9 @@ class RankGroup:
     def _longest(self) -> int:
         """Return how many ticks can run before a rank must decide, or another is the slowest."""
         size = self._block_tokens
-        lead = self.members[self._lead]
+        lead = self.ranks[self._lead]
         ticks = self.stretch.longest(lead.ledger.free + lead.draft.first_need, size)
-        for rank in self.members:
+        for rank in self.ranks:
             cohort = rank.cohort
             ticks = min(ticks, rank.draft.most_ticks)  # until its policy wants to be asked again
             if rank is lead or not cohort.count:
@@ -453,7 +386,7 @@ class RankGroup:
             room = rank.ledger.free + rank.draft.first_need
             if (ticks // size + 1) * cohort.count > room:
                 ticks = cohort.ticks_within(room, ticks)
-        for line, rank in zip(self._attention, self.members, strict=True):
+        for line, rank in zip(self._attention, self.ranks, strict=True):
             if rank is not lead and line is not None and ticks > 1:
                 ticks = self._ahead_of(lead.cohort, rank.cohort, line, ticks)
         return ticks

@@ -35,7 +35,7 @@ from llmsim.serving.tape import Tape, cohort_for
 from llmsim.serving.wake import Wake
 
 if TYPE_CHECKING:
-    from llmsim.serving.ranks import RankGroup
+    from llmsim.serving.lockstep import Lockstep
 
 
 class Replica:
@@ -112,7 +112,7 @@ class Replica:
         )
         self.board: LoadBoard | None = None
         self.slot = self.turn = index  # on its board; among the calls of one instant
-        self.ranks: RankGroup | None = None  # of which it is one
+        self.ranks: Lockstep | None = None  # of which it is one
         self.port = Port(self)
         self._energy, self._active_uj = energy, 0  # of a step under way that is not a stretch
         self.events = self._prefill_tokens = self._kv_used = 0

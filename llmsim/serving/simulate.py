@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmsim.core.errors import Fault, InputError, InvariantError
 from llmsim.core.rng import stream
-from llmsim.costmodel.contract import JointCost, StagedCost, StepCost
+from llmsim.costmodel.contract import JointCost, StagedCost, StagedJointCost, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.images import ImageCost
 from llmsim.costmodel.layer_ranges import LayerCost
@@ -43,7 +43,9 @@ from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.layered import LayeredReplica, use_layers
 from llmsim.serving.leases import keep_pins
 from llmsim.serving.meter import NEVER
-from llmsim.serving.pipeline import Pipeline, drafts_of
+from llmsim.serving.parts import drafts_of
+from llmsim.serving.pipeline import Pipeline
+from llmsim.serving.ranked_pipeline import PipelineGroup, PipelineRank
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
 from llmsim.serving.stations import station_facts
@@ -98,6 +100,8 @@ class PoolPlan:
         What micro-batches of a pipeline cost; None where a replica is one stage.
     stage_energy : tuple of ActiveEnergy
         Of each stage; empty where that is not known.
+    staged_joint : StagedJointCost or None
+        What micro-batches of several attention ranks cost; None where there are no such.
     retention : callable or None
         Returns a fresh policy of pins; called once per replica. None where nothing is pinned.
     stop : StopPlan or None
@@ -125,6 +129,7 @@ class PoolPlan:
     allocator: Allocator | None = None
     staged: StagedCost | None = None
     stage_energy: tuple[ActiveEnergy, ...] = ()
+    staged_joint: StagedJointCost | None = None
     retention: Callable[[], RetentionPolicy] | None = None
     stop: StopPlan | None = None
     by_layers: LayerCost | None = None
@@ -376,16 +381,21 @@ def _pipeline(
 
 def _ranks(
     clock: Clock, pool: PoolPlan, number: int, first: int, itl_slo_ns: int, fleet: Fleet
-) -> list[Rank]:
+) -> list[Replica]:
     """Return the attention ranks of one replica, from index `first` on."""
+    span = range(first, first + pool.facts.ranks)
+    if pool.staged_joint is not None:
+        piped = PipelineGroup(clock, first, pool.staged_joint, pool.ranks_in_turn)
+        for index in span:
+            given = (index, number, pool.config, pool.batching(), itl_slo_ns, fleet.on_end)
+            piped.add(PipelineRank(piped, *given))
+        return list(piped.members)
     if pool.joint is None:
         raise InvariantError(f"pool {pool.facts.name} has no price of joint steps")
     group = RankGroup(clock, first, pool.joint, pool.config, pool.ranks_in_turn)
-    for index in range(first, first + pool.facts.ranks):
-        policy = pool.batching()
-        group.members.append(
-            Rank(group, index, number, pool.config, policy, itl_slo_ns, fleet.on_end)
-        )
+    for index in span:
+        given = (index, number, pool.config, pool.batching(), itl_slo_ns, fleet.on_end)
+        group.add(Rank(group, *given))
     return list(group.members)
 
 

@@ -12,7 +12,8 @@ from llmsim.serving.encoding import Encoding, EncodingPlan
 from llmsim.serving.flows import Flows
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.heartbeats import HeartbeatBoard, Heartbeats
-from llmsim.serving.pipeline import Pipeline, spread_connection
+from llmsim.serving.parts import spread_connection
+from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.replica import Replica
 
 if TYPE_CHECKING:

@@ -196,6 +196,40 @@ class Staged(Like):
         return lines
 
 
+class StagedJoint(Like):
+    """Ranks of a pipeline: of a joint step, each stage takes its share of the time.
+
+    What is sent between stages is as much as the largest rank has.
+    """
+
+    def __init__(
+        self, joint: Joint, shares: Sequence[float], hop_ns: float = 0.0, host_ns: int = 0
+    ) -> None:
+        self.cost = joint.cost
+        self._joint = joint
+        self.stages = len(shares)
+        self._shares, self._hop_ns, self._host_ns = tuple(shares), hop_ns, host_ns
+        pairs = [(f"stage {number}", f"link {number}") for number in range(len(shares))]
+        self.names = ("host", *(name for pair in pairs for name in pair))
+
+    def attention_line(self, batch: int, padded_tokens: int) -> PriceLine:
+        return self._joint.attention_line(batch, padded_tokens)
+
+    def decode_line(self, batches: Sequence[int], lead: int, padded_tokens: int) -> PriceLine:
+        return self._joint.decode_line(batches, lead, padded_tokens)
+
+    def step_ns(self, loads: Sequence[RankLoad]) -> int:
+        return sum(self.station_ns(loads))
+
+    def station_ns(self, loads: Sequence[RankLoad]) -> list[int]:
+        whole = self._joint.step_ns(loads)
+        most = max(load.new + load.decode for load in loads)
+        times = [self._host_ns]
+        for share in self._shares:
+            times += [max(1, round(whole * share)), round(self._hop_ns * most)]
+        return times
+
+
 COSTS: dict[str, Cost] = {
     "round": Cost(),
     "flat": Cost(per_request_ns=0.0, per_token_ns=0.0, per_new_ns=0.0, per_pair_ns=0.0),

@@ -45,11 +45,12 @@ class Restless:
 @laws(100)
 @given(data=st.data())
 def test_every_request_ends_once_and_every_block_comes_back(data):
-    kind = data.draw(st.sampled_from(["plain", "ranks", "stages", "life"]))
+    kind = data.draw(st.sampled_from(["plain", "ranks", "stages", "both", "life"]))
     if kind == "life":
         world = restless(data)  # nothing boots beside prefill pools; scenarios refuse that
     else:
-        world = data.draw(worlds(handoff=None, ranks=kind == "ranks", stages=kind == "stages"))
+        ranks, stages = kind in ("ranks", "both"), kind in ("stages", "both")
+        world = data.draw(worlds(handoff=None, ranks=ranks, stages=stages))
     assert_all_ended(run(world, router=Restless()))
 
 

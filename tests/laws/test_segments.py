@@ -55,8 +55,9 @@ def reusing(data, frac=None, **given):
 @laws(100)
 @given(data=st.data())
 def test_every_request_ends_once_and_every_block_comes_back(data):
-    kind = data.draw(st.sampled_from(["plain", "ranks", "stages", "moves"]))
+    kind = data.draw(st.sampled_from(["plain", "ranks", "stages", "both", "moves"]))
     given = {} if kind == "plain" else {kind: True}
+    given = {"ranks": True, "stages": True} if kind == "both" else given
     world = reusing(data, handoff=None, **given)
     assert_all_ended(run(world))
 

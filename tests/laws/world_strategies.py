@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from jobs import Job, Segments
 from prices import COSTS, MS
-from worlds import World, with_turns
+from worlds import World, run
 
 from llmsim.policies import ALLOCATION, BATCHING, PRECEDENCE, ROUTING
 from llmsim.policies.tiering import EVICTION, LOADING
@@ -267,3 +268,28 @@ def worlds(
         )
         return with_turns(world, extra)
     return world
+
+
+def with_turns(world: World, extra: Sequence[tuple[int, int, int]], gap_ns: int = MS) -> World:
+    """Add second turns whose prompts hold the text that earlier requests generated.
+
+    Each of `extra` is (parent, new prompt tokens, output). The turns come when everything else
+    has ended, so a parent's text is known: the first run says how long it got.
+    """
+    first = run(world)
+    jobs = list(world.jobs)
+    at = first.facts.end_ns + gap_ns
+    for parent, fresh, output in extra:
+        base, row = world.jobs[parent], first.rows[parent]
+        spoken = row.output_tokens
+        segments = base.segments or ((10_000 + parent, base.prompt),)
+        segments = (*segments, (-1 - parent, spoken), (20_000 + len(jobs), fresh))
+        prompt = base.prompt + spoken + fresh
+        jobs.append(Job(at, prompt, output, tuple(s for s in segments if s[1]), base.priority))
+    longest = max(job.prompt + job.output for job in jobs)
+    return replace(
+        world,
+        jobs=tuple(jobs),
+        kv_blocks=max(world.kv_blocks, -(-longest // world.block_tokens) + world.watermark_blocks),
+        budget_tokens=world.budget_tokens if world.chunked_prefill else 8192,
+    )

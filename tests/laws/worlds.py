@@ -8,8 +8,8 @@ ties, preemptions and evictions happen in almost every run.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -18,7 +18,7 @@ from abilities import KEEPS, asks_lengths, foresees, together
 from image_plans import encoder_pool, encoding_plan, seeing
 from jobs import Job, Turn, short
 from lane_plans import lane_plan
-from prices import MS, PRICES, ByLayers, Joint, Staged
+from prices import MS, PRICES, ByLayers, Joint, Staged, StagedJoint
 from progress import guard
 from shuffle import Shuffle
 from stop_plans import stop_plan
@@ -59,6 +59,7 @@ from llmsim.serving.life import BootPlan
 from llmsim.serving.meter import NEVER
 from llmsim.serving.migration import MigrationPlan
 from llmsim.serving.pipeline import Pipeline
+from llmsim.serving.ranked_pipeline import PipelineRank
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.record import CallRecord
 from llmsim.serving.replica import Replica
@@ -142,6 +143,7 @@ class World:
     gives_way: str = "deadlock"
     ranks: int = 1
     ranks_in_turn: bool = False
+    per_expert_ns: float = 3_000.3
     stages: tuple[float, ...] = ()
     hop_ns: float = 0.0
     stage_host_ns: int = 0
@@ -293,6 +295,11 @@ class World:
         """What the stages of a pipeline cost."""
         return Staged(PRICES[self.cost], self.stages, self.hop_ns, self.stage_host_ns)
 
+    def staged_joint(self) -> StagedJoint:
+        """What the stages of a pipeline cost whose micro-batches have a share for each rank."""
+        joint = Joint(PRICES[self.cost], self.per_expert_ns)
+        return StagedJoint(joint, self.stages, self.hop_ns, self.stage_host_ns)
+
     def allocator(self) -> Any:
         """What requests are promised; granules are small, and steps wait for them."""
         kind = ALLOCATION.get(self.allocation)
@@ -393,7 +400,7 @@ def run(
     def watch(*given: Any, kind: Any = None) -> Replica:
         if kind is None:
             kind = Rank if isinstance(given[0], RankGroup) else Lane if world.lanes else Replica
-        kind = Pipeline if world.stages else kind
+        kind = (PipelineRank if world.ranks > 1 else Pipeline) if world.stages else kind
         kind = LayeredReplica if by_layers is not None else kind
         kind = StoppingReplica if len(given) > 5 and isinstance(given[5], Planner) else kind
         replica = kind(*given)
@@ -434,9 +441,10 @@ def run(
             lane=world.lane(role, cost or PRICES[world.cost]),
             spare=world.spare,
             weights_bytes=1e6,
-            joint=Joint(PRICES[world.cost]) if world.ranks > 1 else None,
+            joint=Joint(PRICES[world.cost], world.per_expert_ns) if world.ranks > 1 else None,
             ranks_in_turn=world.ranks_in_turn,
             staged=world.staged() if world.stages else None,
+            staged_joint=world.staged_joint() if world.stages and world.ranks > 1 else None,
             allocator=world.allocator(),
             retention=world.pins(),
         )
@@ -451,6 +459,7 @@ def run(
         patch.object(simulate_module, "Lane", watch),
         patch.object(simulate_module, "Rank", watch),
         patch.object(simulate_module, "Pipeline", watch),
+        patch.object(simulate_module, "PipelineRank", watch),
         patch.object(simulate_module, "StoppingReplica", watch),
         patch.object(simulate_module, "LayeredReplica", watch),
         patch.object(simulate_module, "SeeingReplica", partial(watch, kind=SeeingReplica)),
@@ -478,28 +487,3 @@ def run(
         )
     rows = tuple(Row(tuple(values)) for values in sorted(sink.raw().tolist()))
     return Ran(world, told, rows, tuple(kept), tuple(watched))
-
-
-def with_turns(world: World, extra: Sequence[tuple[int, int, int]], gap_ns: int = MS) -> World:
-    """Add second turns whose prompts hold the text that earlier requests generated.
-
-    Each of `extra` is (parent, new prompt tokens, output). The turns come when everything else
-    has ended, so a parent's text is known: the first run says how long it got.
-    """
-    first = run(world)
-    jobs = list(world.jobs)
-    at = first.facts.end_ns + gap_ns
-    for parent, fresh, output in extra:
-        base, row = world.jobs[parent], first.rows[parent]
-        spoken = row.output_tokens
-        segments = base.segments or ((10_000 + parent, base.prompt),)
-        segments = (*segments, (-1 - parent, spoken), (20_000 + len(jobs), fresh))
-        prompt = base.prompt + spoken + fresh
-        jobs.append(Job(at, prompt, output, tuple(s for s in segments if s[1]), base.priority))
-    longest = max(job.prompt + job.output for job in jobs)
-    return replace(
-        world,
-        jobs=tuple(jobs),
-        kv_blocks=max(world.kv_blocks, -(-longest // world.block_tokens) + world.watermark_blocks),
-        budget_tokens=world.budget_tokens if world.chunked_prefill else 8192,
-    )
