@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from llmsim.core.errors import Fault, InputError
 from llmsim.core.units import NS_PER_S
 from llmsim.costmodel import Chunk, RooflineCost, StepBreakdown, check_layout, padded_sums
+from llmsim.costmodel.contract import RankLoad
 from llmsim.costmodel.pipeline import PipelineCost, stage_host, stage_links
+from llmsim.costmodel.ranked_pipeline import RankedPipelineCost
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.scenario import Scenario
 from llmsim.serving.build import placement, staged_cost
@@ -197,21 +199,34 @@ def _on_ranks(cost: Any, asked: _Asked) -> StepPrice:
     _, _, plan, batch, context, chunks = asked
     contexts = [context] * batch
     if plan.dp > 1:
-        ranks = [(chunks, contexts), *[([], contexts)] * (plan.dp - 1)]
-        found = RankedCost(cost).explain(ranks)
+        found = RankedCost(cost).explain(_ranks(plan, chunks, contexts))
     else:
         found = cost.explain(chunks, contexts)
     return StepPrice(*asked, found, warnings=tuple(cost.warnings()))
 
 
+def _ranks(
+    plan: ParallelPlan, chunks: Sequence[Chunk], contexts: Sequence[int]
+) -> list[tuple[Sequence[Chunk], Sequence[int]]]:
+    """Return what each rank computes: prompt slices on the first one, decodes on all."""
+    return [(chunks, contexts), *[((), contexts)] * (plan.dp - 1)]
+
+
 def _through_stages(cost: PipelineCost, asked: _Asked) -> StepPrice:
     """Price a micro-batch of a pipeline, station by station."""
-    _, _, _, batch, context, chunks = asked
+    _, _, plan, batch, context, chunks = asked
     contexts = [context] * batch
     padded, windowed = padded_sums(contexts, cost.context_tile, cost.window_tokens)
-    times = cost.station_ns(chunks, batch, padded, windowed, batch + len(chunks))
+    if plan.dp > 1:
+        joint = RankedPipelineCost(cost)
+        first = RankLoad(list(chunks), batch, padded, windowed, batch + len(chunks))
+        others = [RankLoad([], batch, padded, windowed, batch)] * (plan.dp - 1)
+        times = joint.station_ns([first, *others])
+        found = joint.explain(_ranks(plan, chunks, contexts))
+    else:
+        times = cost.station_ns(chunks, batch, padded, windowed, batch + len(chunks))
+        found = cost.explain(chunks, contexts)
     stations = zip(cost.names, (time / NS_PER_S for time in times), strict=True)
-    found = cost.explain(chunks, contexts)
     return StepPrice(*asked, found, tuple(stations), tuple(cost.warnings()))
 
 

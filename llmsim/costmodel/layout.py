@@ -13,6 +13,7 @@ from llmsim.specs import (
     ParallelPlan,
     RecurrentMixer,
     SoftmaxAttention,
+    stage_of,
 )
 from llmsim.specs.layers import Mixer, Mlp
 
@@ -31,7 +32,7 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
     or a divisor of it. Experts are a multiple of `ep` and their width is one of ``tp dp / ep``.
     Attention ranks need experts to share: without any, vLLM runs them as replicas of their own.
     Beyond one node the GPUs fill whole nodes, joined by the card's `scale_out` link; of a pipeline,
-    whole stages do.
+    whole stages do. Stages of attention ranks have experts each, or their ranks would not meet.
     """
     tp = plan.tp
     faults: list[Fault] = []
@@ -52,8 +53,20 @@ def check_layout(model: ModelSpec, gpu: GpuCard, plan: ParallelPlan) -> None:
         if plan.dp > 1:
             hint = f"Use replicas: {plan.dp}."
             faults.append(Fault("", "dp", f"{plan.dp}, but {model.name} has no experts.", hint))
+    elif not faults and plan.dp > 1 and plan.pp > 1:
+        faults += _stage_faults(model, plan)
     if faults:
         raise InputError(f"tp {tp}", faults)
+
+
+def _stage_faults(model: ModelSpec, plan: ParallelPlan) -> list[Fault]:
+    """Return a fault if some stage has no experts that its attention ranks would share."""
+    for stage in range(plan.pp):
+        part = stage_of(model, stage, plan.pp)
+        if not any(isinstance(layer.mlp, MoeMlp) for layer in part.layers):
+            message = f"stage {stage} of {plan.pp} has no experts for its {plan.dp} ranks to share."
+            return [Fault("", "pp", message, "Use fewer stages.")]
+    return []
 
 
 def _node_faults(gpu: GpuCard, plan: ParallelPlan) -> list[Fault]:
@@ -70,6 +83,9 @@ def _node_faults(gpu: GpuCard, plan: ParallelPlan) -> list[Fault]:
     if plan.tp <= gpu.node_gpus and gpu.node_gpus % plan.tp:
         of = "stage" if plan.pp > 1 else "rank"
         return [Fault("", "tp", f"{plan.tp} GPUs of a {of} would lie on two nodes: {size}.")]
+    if plan.pp > 1 and plan.stage_gpus < gpu.node_gpus and gpu.node_gpus % plan.stage_gpus:
+        message = f"{plan.stage_gpus} GPUs of a stage would lie on two nodes: {size}."
+        return [Fault("", "dp", message)]
     return []
 
 

@@ -143,7 +143,6 @@ class Space:
             for choice in made
             if choice.gpus <= self.most_gpus
             and choice.tp * choice.dp % choice.ep == 0
-            and (choice.dp == 1 or choice.pp == 1)  # the engine has ranks or stages
             and choice.max_num_seqs <= choice.max_num_batched_tokens
         ]
 

@@ -20,6 +20,7 @@ from llmsim.costmodel.contract import Chunk
 from llmsim.costmodel.explain import StepBreakdown
 from llmsim.costmodel.measured.cost import MeasuredCost
 from llmsim.costmodel.pipeline import PipelineCost
+from llmsim.costmodel.ranked_pipeline import RankedPipelineCost
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.costmodel.roofline import RooflineCost
 from llmsim.planner.candidates import Candidate
@@ -134,7 +135,7 @@ Explain = Callable[[Sequence[Chunk], Sequence[int]], StepBreakdown]
 def _explaining(plan: PoolPlan) -> Explain | None:
     """Return what splits the price of a step, of all ranks alike where there are several."""
     joint, cost = plan.joint, plan.cost
-    if isinstance(joint, RankedCost):
+    if isinstance(joint, RankedCost | RankedPipelineCost):
         return lambda chunks, contexts: joint.explain([(chunks, contexts)] * plan.facts.ranks)
     if isinstance(cost, RooflineCost | MeasuredCost | PipelineCost):
         return cost.explain

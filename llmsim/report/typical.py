@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from llmsim.core.errors import LlmsimError
 from llmsim.costmodel import Chunk, StepBreakdown
+from llmsim.costmodel.ranked_pipeline import RankedPipelineCost
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.results.facts import ReplicaFacts
 from llmsim.results.result import Result
@@ -92,7 +93,7 @@ def _steps_of(result: Result, scenario: Scenario, name: str, pool: Pool) -> list
     place = placement(pool, load_model(scenario.model_of(pool)), None)
     cost: Any = staged_cost(pool, place) if pool.pp > 1 else pool.cost.build().bind(place)
     if pool.dp > 1:
-        cost = RankedCost(cost)
+        cost = RankedPipelineCost(cost) if pool.pp > 1 else RankedCost(cost)
     if not hasattr(cost, "explain"):
         return []
     found = []

@@ -62,8 +62,8 @@ class Pool(Section):
     """Copies and places of experts are chosen so that groups have equal loads, of a popularity that
     is known and stands still (vLLM, SGLang: `--enable-eplb`); else they come by number."""
     pp: Count = 1
-    """[stages] Pipeline stages per replica, each with a part of the layers on `tp` GPUs of its own;
-    up to as many micro-batches are in flight (vLLM: `--pipeline-parallel-size`)."""
+    """[stages] Pipeline stages per replica, each with a part of the layers on `tp dp` GPUs of its
+    own; up to as many micro-batches are in flight (vLLM: `--pipeline-parallel-size`)."""
     stage_link: str | None = None
     """Link card of each GPU to the next stage; absent: the node's, or what joins the nodes."""
     rank_routing: Literal["least-loaded", "round-robin"] = "least-loaded"

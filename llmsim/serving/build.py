@@ -17,6 +17,7 @@ from llmsim.costmodel.lanes import RooflineUse
 from llmsim.costmodel.layer_ranges import LayerCost, RooflineLayers
 from llmsim.costmodel.measured import MeasuredCost
 from llmsim.costmodel.pipeline import PipelineCost, stage_links
+from llmsim.costmodel.ranked_pipeline import RankedPipelineCost
 from llmsim.costmodel.ranks import RankedCost
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
@@ -155,7 +156,8 @@ def _build_pool(
     cost = kind.bind(place) if staged is None else staged
     joint = _joint(name, pool, cost)
     energy = _energy(cost) if joint is None else None
-    stage_energy = () if staged is None else tuple(map(_of_stage, staged.parts))
+    parts = () if staged is None or joint is not None else staged.parts
+    stage_energy = tuple(map(_of_stage, parts))
     config = _engine_config(pool, place, memory.kv_blocks)
     usd_per_hour, source = _price(pool)
     facts = PoolFacts(
@@ -190,6 +192,7 @@ def _build_pool(
         ranks_in_turn=pool.rank_routing == "round-robin",
         staged=staged,
         stage_energy=stage_energy,
+        staged_joint=joint if isinstance(joint, RankedPipelineCost) else None,
         stop=_stop(pool, cost),
         by_layers=_by_layers(pool, cost),
     ), _told(pool, cost)
@@ -235,10 +238,12 @@ def _stop(pool: Pool, cost: StepCost) -> StopPlan | None:
     return StopPlan(asked.precedence.build, points, seconds_to_ns(asked.agree_s))
 
 
-def _joint(name: str, pool: Pool, cost: StepCost) -> RankedCost | None:
+def _joint(name: str, pool: Pool, cost: StepCost) -> RankedCost | RankedPipelineCost | None:
     """Return what joint steps of a pool's attention ranks cost; None where there is one."""
     if pool.dp == 1:
         return None
+    if isinstance(cost, PipelineCost):
+        return RankedPipelineCost(cost)
     if not isinstance(cost, RooflineCost | MeasuredCost):
         fault = Fault("", "cost", f"{pool.cost.kind} has no price of several ranks.")
         raise InputError(f"pool {name}", [fault])

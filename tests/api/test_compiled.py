@@ -69,6 +69,7 @@ RUNS = {
         },
     ),
     "stages": ("pipeline", {"traffic.requests": 200, "fleet.pools.main.engine.kv_blocks": 2000}),
+    "stages of ranks": ("two-nodes", {"traffic.duration_s": 20, "traffic.warmup_s": 0}),
     "whole prompts": (
         "assistants",
         {"traffic.duration_s": 90, "fleet.pools.main.batching": "prefill-first"},

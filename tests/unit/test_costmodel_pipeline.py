@@ -133,7 +133,7 @@ def test_plans_with_stages():
 
 
 WRONG = [
-    ({"dp": 2}, "attention ranks"),
+    ({"dp": 2}, "has no experts"),
     ({"engine.lookahead": 1}, "must be 0 or absent"),
     ({"kv.tiers": [{"name": "host", "medium": "host", "capacity_gb": 1}]}, "tiers"),
     ({"batching": "static-batching"}, "batching static"),
