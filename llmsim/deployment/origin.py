@@ -233,6 +233,7 @@ class _Vllm(_Reader):
         if self.take("--enable-expert-parallel"):
             pool["ep"] = pool["tp"] * pool["dp"]
             self._copies(pool)
+        self._placed(pool["tp"] * pool["pp"] * pool["dp"], pool)
         if self.take("--enforce-eager"):
             self.engine["cuda_graphs"] = False
         self.word("--kv-cache-dtype", "kv_dtype", vllm.KV_WORDS)
@@ -245,6 +246,12 @@ class _Vllm(_Reader):
         self._defaults()
         self.rest()
         return {key: value for key, value in pool.items() if value is True or value != 1}
+
+    def _placed(self, gpus: int, pool: dict[str, Any]) -> None:
+        """Say where GPUs are taken to lie that vLLM would number otherwise."""
+        if pool["pp"] > 1 and pool["dp"] > 1 and gpus > self.gpu.node_gpus:
+            text = "each stage on nodes of its own (vLLM puts those of a rank side by side, so that"
+            self.assumed.append(f"{text} experts talk across nodes: slower than simulated)")
 
     def _copies(self, pool: dict[str, Any]) -> None:
         if self.take("--enable-eplb"):

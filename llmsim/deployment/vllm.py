@@ -42,7 +42,14 @@ def faults_for_vllm(site: Site) -> list[Fault]:
         message = "vLLM copies only what it balances."
         hint = "Set expert_balancing: true, or use --engine sglang."
         faults.append(Fault("", f"{at}.spare_experts", message, hint))
-    if pool.dp > 1 and site.nodes > 1 and site.node_gpus % (pool.tp * pool.pp):
+    if pool.dp > 1 and pool.pp > 1 and site.nodes > 1:
+        # it numbers GPUs by rank, then stage: parallel_state.py, "DP x PP x PCP x TP"
+        message = (
+            f"vLLM puts the {pool.pp} stages of an attention rank side by side, so that the "
+            f"experts of a stage would lie on all {site.nodes} nodes, not as simulated."
+        )
+        faults.append(Fault("", f"{at}.pp", message, "Use --engine sglang."))
+    elif pool.dp > 1 and site.nodes > 1 and site.node_gpus % (pool.tp * pool.pp):
         message = f"an attention rank of {pool.tp * pool.pp} GPUs would lie on two nodes."
         faults.append(Fault("", f"{at}.dp", message, "Use --engine sglang."))
     return faults

@@ -58,6 +58,37 @@ def test_ranks_and_experts_come_back(program):
     assert command_of(deploy(scenario, engine=program)) == command_of(made)
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ranks_on_stages_come_back(program):
+    changes = {ENGINE + "version": "sglang-0.5"} if program == "sglang" else {}
+    changes |= {"model": "qwen3-30b-a3b", MAIN + "dp": 4, MAIN + "ep": 4, MAIN + "pp": 2}
+    made = deploy("quickstart", changes, engine=program)
+    words = "--pipeline-parallel-size 2 --data-parallel-size 4"
+    words = words if program == "vllm" else "--tp-size 4 --pp-size 2 --attn-dp-size 4"
+    assert words in command_of(made)
+    scenario, origin = again(program, command_of(made))
+    pool = scenario.fleet.pools["main"]
+    assert (pool.tp, pool.dp, pool.ep, pool.pp) == (1, 4, 4, 2)
+    assert command_of(deploy(scenario, engine=program)) == command_of(made)
+    assert not any("each stage on nodes of its own" in each for each in origin.assumed)
+
+
+def test_beyond_a_node_vllm_lays_ranks_and_stages_out_otherwise():
+    """SGLang has a stage on each node, as simulated; vLLM would have half of every stage there."""
+    with pytest.raises(InputError, match="experts of a stage would lie on all 2 nodes"):
+        deploy("two-nodes", engine="vllm")
+    made = deploy("two-nodes", {ENGINE + "version": "sglang-0.5"}, engine="sglang")
+    assert "--tp-size 8 --pp-size 2 --attn-dp-size 8" in command_of(made)
+    assert "--nnodes 2" in command_of(made)
+    command = "vllm serve deepseek-ai/DeepSeek-V3 -dp 8 -pp 2 --enable-expert-parallel"
+    origin = from_command("vllm", command, "h100-sxm")
+    assert origin.data["fleet"]["pools"]["main"] == {
+        "gpu": "h100-sxm", "dp": 8, "ep": 8, "pp": 2
+    }  # fmt: skip
+    (told,) = [each for each in origin.assumed if each.startswith("each stage on nodes of its own")]
+    assert "slower than simulated" in told
+
+
 def test_a_command_of_vllm_in_its_many_spellings():
     told = [
         "vllm serve Qwen/Qwen3-8B --tensor-parallel-size 2 --max-model-len 32768",
