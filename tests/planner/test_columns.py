@@ -114,6 +114,27 @@ def test_ranks_are_for_mixtures():
     assert made["h200-sxm-dp8-ep8"].column.gpus == 8
 
 
+def test_ranks_on_stages_are_searched():
+    """DeepSeek-V3 does not fit eight H100; on sixteen, two stages of ranks are one of the ways."""
+    mixture = scenario().override(RANKS)
+    space = Space(("h100-sxm",), tp=(1,), dp=(8, 16), ep=(8, 16), pp=(1, 2), most_gpus=16)
+    limits = Limits(ttft_s=3.0, tpot_s=0.08)
+    found = search(mixture, space, {"chat": CHAT}, limits, prune=False)
+    made = {each.choice.name: each for each in found.kept}
+    assert made["h100-sxm-dp8-pp2-ep8"].column.gpus == 16
+    lost = {each.choice.name: each.reason for each in found.lost}
+    assert "too large" in lost["h100-sxm-dp8-ep8"]
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_ranks_does_better_than_its_bound():
+    layout = {"fleet.pools.main.pp": 2, "fleet.pools.main.gpu": "h100-sxm"}
+    asked, plan = ranked(**{**layout, "engine.max_model_len": 8192})
+    found = capacity(plan.cost, plan.config, CHAT, Limits(tpot_s=0.1), "mixed", plan.joint, 8)
+    change = {"traffic.arrivals.rate_rps": found.rate_rps, "traffic.requests": 1000}
+    assert simulate_scenario(asked.override(change)).requests.tpot_s.mean() < found.tpot_s
+
+
 @pytest.mark.slow
 def test_a_pipeline_does_better_than_its_bound():
     found, _ = closed(CHAT, Limits(tpot_s=0.03), pp=2)
