@@ -74,7 +74,7 @@ def wrong_ranks(fleet: Fleet) -> dict[str, str]:
             "fleet.flip": fleet.flip is not None,
         }
         clashes = [what for what, there in other.items() if there]
-        if pool.dp > 1 and clashes:
+        if pool.dp > 1 and pool.pp == 1 and clashes:  # of stages, too, they say it
             wrong[f"{name}.dp"] = f"{pool.dp} does not go together with {', '.join(clashes)} yet"
     return wrong
 
@@ -102,6 +102,7 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
             "spare_replicas": pool.spare_replicas > 0,
             "fleet.gateway": fleet.gateway is not None,
             "fleet.boot": fleet.boot is not None,
+            "fleet.flip": fleet.flip is not None,
             "fleet.migration": fleet.migration is not None,
             "fleet.control": bool(fleet.control),
         }
