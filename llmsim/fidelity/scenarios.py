@@ -180,8 +180,6 @@ def _pool(case: Case, known: Assumptions) -> dict[str, Any]:
     if stages > 1:
         pool["pp"] = stages
     if experts > 1 and pool["replicas"] > 1:
-        if stages > 1:
-            raise NotSimulatedError("attention ranks in a pipeline")
         ranks, pool["replicas"] = pool["replicas"], 1
         return pool | ranks_of(ranks, experts, tp, case.text("engine"))
     if experts > 1:

@@ -87,7 +87,6 @@ def test_poisson_where_the_files_say_so():
         ({"tp": ""}, "layout"),
         ({"n_gpu": "8"}, "8 GPUs do not make"),
         ({"pp": "2", "n_gpu": "8"}, "8 GPUs do not make 1 x tp 2, pp 2"),
-        ({"pp": "2", "n_gpu": "", "dp": "2", "ep": "4"}, "attention ranks in a pipeline"),
         ({"disagg": "1p1d"}, "prefill and decode workers are not counted"),
         ({"engine": "s-lora"}, "no model here"),
         ({"concurrency": ""}, "concurrency"),
@@ -102,6 +101,13 @@ def test_why_a_case_is_not_simulated(changed, reason):
 def test_stages_become_a_pipeline():
     pool = Scenario.parse(scenario_data(case(pp="2", n_gpu="4"))).fleet.pools["main"]
     assert (pool.tp, pool.pp, pool.plan.gpus) == (2, 2, 4)
+
+
+def test_ranks_may_stand_on_stages():
+    given = case(model_key="qwen3-30b-a3b", pp="2", n_gpu="8", dp="2", ep="4")
+    pool = Scenario.parse(scenario_data(given)).fleet.pools["main"]
+    assert (pool.tp, pool.dp, pool.ep, pool.pp, pool.replicas) == (2, 2, 4, 2, 1)
+    assert pool.plan.gpus == 8
 
 
 def test_options_change_every_case_alike():
