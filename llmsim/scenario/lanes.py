@@ -102,7 +102,7 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
             "spare_replicas": pool.spare_replicas > 0,
             "fleet.gateway": fleet.gateway is not None,
             "fleet.boot": fleet.boot is not None,
-            "fleet.flip": fleet.flip is not None,
+            "fleet.flip": pool.dp > 1 and fleet.flip is not None,
             "fleet.migration": fleet.migration is not None,
             "fleet.control": bool(fleet.control),
         }
