@@ -10,34 +10,43 @@ from llmsim.core.errors import ScenarioError
 BLOCK = {"fleet.routing": "block", "estimators.output_length": "oracle", "fleet.view_age_s": 0.0}
 SILENT = {"fleet.routing": "round-robin"}
 SHORT = {"traffic.duration_s": None, "traffic.warmup_s": 0.0, "traffic.requests": 60}
+SWAPS = {"capacity_bytes": 1e10}
 ALONE = {
-    "ranks": {},
-    "tiers": {},
-    "lanes": {"fleet.pools.prefill.replicas": 1, "fleet.pools.decode.replicas": 1},
+    "ranks": ("ranks", {}),
+    "tiers": ("tiers", {}),
+    "lanes": ("lanes", {"fleet.pools.prefill.replicas": 1, "fleet.pools.decode.replicas": 1}),
+    "swaps": (
+        "predictive",
+        {
+            "fleet.pools.main.replicas": 1,
+            "fleet.pools.main.engine.kv_blocks": 600,
+            "fleet.pools.main.engine.max_model_len": 4096,
+            "fleet.pools.main.kv": {"swap": SWAPS},
+        },
+    ),
 }
 """Scenarios with one door each: who is asked what would happen behind it changes nothing."""
 
 
 @pytest.mark.parametrize("name", ALONE)
 def test_asking_the_only_door_changes_nothing(name):
-    changes = BLOCK | SHORT | ALONE[name]
-    asked = ls.run(name, changes)
-    assert (
-        asked.facts.digest == ls.run(name, changes | {"fleet.routing": "round-robin"}).facts.digest
-    )
+    scenario, own = ALONE[name]
+    changes = BLOCK | SHORT | own
+    asked, quiet = ls.run(scenario, changes), ls.run(scenario, changes | SILENT)
+    assert asked.facts.digest == quiet.facts.digest
 
 
 @pytest.mark.parametrize("name", ALONE)
 def test_a_look_that_is_old_will_do(name):
-    changes = BLOCK | SHORT | ALONE[name] | {"fleet.view_age_s": 0.2, "fleet.count_own_sends": True}
-    asked, quiet = ls.run(name, changes), ls.run(name, changes | SILENT)
+    scenario, own = ALONE[name]
+    changes = BLOCK | SHORT | own | {"fleet.view_age_s": 0.2, "fleet.count_own_sends": True}
+    asked, quiet = ls.run(scenario, changes), ls.run(scenario, changes | SILENT)
     assert asked.facts.digest == quiet.facts.digest
 
 
 REFUSED = {
     "pipeline": ("pipeline", {}, "pipeline stages"),
     "disaggregated": ("disaggregated", {}, "a pool of role prefill, a pool of role decode"),
-    "swapped": ("quickstart", {"fleet.pools.main.kv": {"swap": {}}}, "KV swapped to the host"),
     "pinned": ("pinned", {}, "retention"),
     "images": ("images", {"fleet.pools.encode": None}, "does not go with routing block"),
 }
