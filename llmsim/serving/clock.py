@@ -95,6 +95,10 @@ class Clock:
             due = min(due, other)
         return due
 
+    def due(self) -> int:
+        """Return how many of the engine's events are due, sooner or later."""
+        return len(self._wakes) - self._hole
+
     def jump(self, time_ns: int) -> None:
         """Let it be `time_ns` [ns] at once; nothing may be due before."""
         self.now = time_ns

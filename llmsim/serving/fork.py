@@ -198,11 +198,8 @@ class Fork:
             if now > before_ns or now == FOREVER:
                 return FOREVER
             clock.fire()
-            if which == FIRST_TOKEN:
-                if target.first_token_ns >= 0:
-                    return target.first_token_ns
-            elif target.ended or target.state == FINISHING:
-                return target.last_token_ns
+            if has_token(target, which):
+                return target.first_token_ns if which == FIRST_TOKEN else target.last_token_ns
 
 
 class ReplicaFork(Fork):
@@ -218,3 +215,25 @@ class ReplicaFork(Fork):
     def __init__(self, like: Replica, beyond_tokens: int, keeps: bool) -> None:
         clock = Clock()
         super().__init__(clock, [Shadow(clock, like)], [like], beyond_tokens, keeps)
+
+    def token_ns(self, target: Request, which: int, before_ns: int) -> int:
+        """Return when a request gets a token; see `Fork.token_ns`."""
+        member = self.members[0]
+        if self._tiers is not None or member._asleep or self.clock.due() > 1:
+            return super().token_ns(target, which, before_ns)
+        while not member._asleep:  # nothing but its calls can happen: they need no queue
+            now = member._call_ns
+            if now > before_ns:
+                return FOREVER
+            self.clock.jump(now)
+            member._call(now)
+            if has_token(target, which):
+                return target.first_token_ns if which == FIRST_TOKEN else target.last_token_ns
+        return FOREVER
+
+
+def has_token(target: Request, which: int) -> bool:
+    """Whether it is settled when a request gets its first or its last token."""
+    if which == FIRST_TOKEN:
+        return target.first_token_ns >= 0
+    return target.ended or target.state == FINISHING

@@ -185,7 +185,7 @@ class ShadowTiers:
             own.keeps[keeps[keep]] = None
         for number, queue in enumerate(theirs.queues):
             own.queues[number].clear()
-            own.queues[number].extend(self._write(own, each, keeps) for each in queue)
+            own.queues[number].extend([self._write(own, each, keeps) for each in queue])
             own.sendings[number] = None
             sending = theirs.sendings[number]
             if sending is None or sending.flow is None:

@@ -195,7 +195,7 @@ class Likeness:
         delivery.unticked = [clones[r] for r in theirs.unticked if r in clones]
         delivery.stalled = theirs.stalled
         delivery.arrived.clear()
-        delivery.arrived.extend(clones[r] for r in theirs.arrived)
+        delivery.arrived.extend([clones[r] for r in theirs.arrived])
 
 
 def nobody_hears(request: Request, outcome: str, time_ns: int) -> None:
