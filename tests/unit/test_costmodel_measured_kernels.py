@@ -23,7 +23,6 @@ from llmsim.specs import (
 )
 
 CARD = load_gpu("h100-sxm")
-MIXTRAL = {"tokens": 64, "hidden": 4096, "inter": 7168, "topk": 2, "experts": 8}
 
 
 def base_of(model="mixtral-8x7b", tp=2):
@@ -71,15 +70,29 @@ def test_another_profile_may_price_a_single_operator(tmp_path):
     assert rest[0] == pytest.approx(rest[1])
 
 
+def told(profile, **changed: float) -> bool:
+    shape = {"hidden": 4096.0, "experts": 8.0, "inter": 7168.0, **changed}
+    return profile.reaches("moe", shape, Context())
+
+
 def test_experts_unlike_all_that_were_measured_are_the_rooflines(tmp_path):
     profile = load_profile(write_profile(tmp_path, rows()), CARD)
-    asked = Context()
-    assert profile.reaches("moe", {"hidden": 4096.0, "inter": 7168.0}, asked)
-    assert profile.reaches("moe", {"hidden": 4096.0, "inter": 3584.0}, asked)
-    assert not profile.reaches("moe", {"hidden": 4096.0, "inter": 3000.0}, asked)
-    assert not profile.reaches("moe", {"hidden": 1024.0, "inter": 7168.0}, asked)
+    assert told(profile)
+    assert told(profile, hidden=2048.0, experts=16.0)
+    assert not told(profile, hidden=2000.0)
+    assert not told(profile, experts=32.0)
     far = MeasuredCost(base_of(tp=8), profile)
     assert experts_s(far) == pytest.approx(experts_s(base_of(tp=8)))
+
+
+def test_rows_of_one_width_say_nothing_of_others_and_rows_of_two_tell_what_is_between(tmp_path):
+    made = rows()
+    one = load_profile(write_profile(tmp_path / "one", made), CARD)
+    assert not told(one, inter=3584.0)
+    wider = [{**row, "inter": 1024} for row in made if row["op"] == "moe"]
+    two = load_profile(write_profile(tmp_path / "two", made + wider), CARD)
+    assert told(two, inter=3584.0)
+    assert not told(two, inter=1000.0)
 
 
 def test_mxfp4_experts_ask_for_the_activations_and_the_kernel_that_the_roofline_has():

@@ -16,9 +16,9 @@ from llmsim.costmodel.measured.tables import Context, KernelTable, Latencies
 
 _VERSION: Final = re.compile(r"(.+)\.v(\d+)")
 
-REACH_OCTAVES: Final = 1.0
-"""Rows of experts say nothing of others more than twice as wide or as narrow: where all rows have
-whole experts, what an expert costs and what its bytes cost cannot be told apart."""
+ALIKE_OCTAVES: Final = 1.0
+"""Rows of experts say something of a model whose own width and number of experts are up to twice or
+half theirs."""
 
 
 def offered(tables: list[KernelTable], op: str, context: Context) -> tuple[list[KernelTable], str]:
@@ -61,17 +61,25 @@ def _version(table: KernelTable) -> int:
 
 
 def in_reach(tables: list[KernelTable], shape: Mapping[str, float]) -> bool:
-    """Say whether any row is like a shape in all its sides, up to `REACH_OCTAVES` each.
+    """Say whether rows tell what experts of a shape cost.
 
     Parameters
     ----------
     tables : list of KernelTable
     shape : mapping of str to float
-        Sides that count, such as ``hidden`` and ``inter``.
+        ``hidden``, ``experts`` and ``inter``.
+
+    Notes
+    -----
+    Rows must be of a model that is alike, and of experts as wide as these, or of wider and of
+    narrower ones: where all have one width, what an expert costs and what its bytes cost cannot be
+    told apart, and any other width is a guess.
     """
     for table in tables:
-        apart = [np.abs(np.log2(table.columns[side] / size)) for side, size in shape.items()]
-        if bool((np.max(apart, axis=0) <= REACH_OCTAVES).any()):
+        columns = table.columns
+        apart = [np.abs(np.log2(columns[side] / shape[side])) for side in ("hidden", "experts")]
+        widths = columns["inter"][np.max(apart, axis=0) <= ALIKE_OCTAVES]
+        if len(widths) and widths.min() <= shape["inter"] <= widths.max():
             return True
     return False
 

@@ -204,7 +204,7 @@ class TokenOperators:
             "experts_local": (moe.experts + plan.spare_experts) // plan.ep,
             "skew": LOAD_SKEW,
         }
-        sides = {side: float(shape[side]) for side in ("hidden", "inter")}
+        sides = {side: float(shape[side]) for side in ("hidden", "experts", "inter")}
         for types, kernel in expert_rows(moe.format, self.gpu):
             context = self._asking("moe", types, kernel)
             if self.profiles.of("moe").reaches("moe", sides, context):
