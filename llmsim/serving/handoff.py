@@ -238,6 +238,8 @@ class Handoff:
         self._layers = plan.layers
         self._refuses = plan.refuses
         self._release = Wake(self._try_held)
+        self._closing = Wake(self._let_end)
+        self._open_until_ns = 0
         self.came_from: dict[int, int] = {}
         self.refusals = 0
         self.called: Callable[[Replica, int], bool] | None = None
@@ -296,11 +298,17 @@ class Handoff:
 
     def _hold_for(self, lease: Lease) -> None:
         """Let the run not end, whatever becomes of a request, before its last step is noted."""
-        port = lease.source.port
-        if port.held_until_ns != lease.due_ns:  # once for everybody in it
-            port.held_until_ns = lease.due_ns
+        self._open_until_ns = max(self._open_until_ns, lease.due_ns)
+        if self._closing.place < 0:  # else it is held, for as long as that takes
             self.hold_end(1)
-            self._clock.at(Wake(lambda _: self.hold_end(-1)), LAST_PRIORITY, lease.due_ns)
+            self._clock.at(self._closing, LAST_PRIORITY, self._open_until_ns)
+
+    def _let_end(self, _: Wake) -> None:
+        """Let the run end, unless somebody has left whose last step ends later."""
+        if self._open_until_ns > self._clock.now:
+            self._clock.at(self._closing, LAST_PRIORITY, self._open_until_ns)
+        else:
+            self.hold_end(-1)
 
     def _last_token_out(self, request: Request, lease: Lease) -> None:
         """Call a request back whose first token is the only one, as the next calls begin."""

@@ -31,8 +31,6 @@ class Port:
         Those that requests which leave in the middle of decoding are under way with.
     stage_resources : tuple of int
         What leaves each stage of a pipeline goes through, beside what leaves the replica.
-    held_until_ns : int [ns]
-        When the last step ends that the run waits for, as it has handed over somebody early.
     windows : list of (int, int) [ns]
         When each stage works on what was launched last; empty where all layers are one stage.
     sharers : list of Replica
@@ -40,8 +38,8 @@ class Port:
     """
 
     __slots__ = (
-        "_gives", "_handoff", "_replica", "_transfers", "expected", "held_until_ns", "moves",
-        "sharers", "stage_resources", "windows",
+        "_gives", "_handoff", "_replica", "_transfers", "expected", "moves", "sharers",
+        "stage_resources", "windows",
     )  # fmt: skip
 
     def __init__(self, replica: Replica) -> None:
@@ -51,7 +49,6 @@ class Port:
         self._handoff: Handoff | None = None
         self._gives = False
         self.expected = 0
-        self.held_until_ns = -1
         self.sharers = [replica]
         self.stage_resources: tuple[int, ...] = ()
         self.windows: list[tuple[int, int]] = []
