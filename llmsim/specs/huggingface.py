@@ -99,7 +99,8 @@ def _tied(text: ConfigReader) -> bool:
         return bool(stated)
     if text.model_type in DECODERS:
         return text.decoder.tied
-    text.fault("tie_word_embeddings", f"missing, no default for '{text.model_type}'.")
+    of = f"for '{text.model_type}'" if text.model_type else "without a model_type"
+    text.fault("tie_word_embeddings", f"missing, no default {of}.")
     return False
 
 

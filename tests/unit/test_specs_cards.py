@@ -89,6 +89,9 @@ MEASURED = {
     "B300": "b300",
     "GB200": "gb200",
     "GB300": "gb300",
+    "NVIDIA H100 80GB HBM3": "h100-sxm",  # as the driver calls it
+    "NVIDIA A100-SXM4-80GB": "a100-80gb-sxm",
+    "Tesla T4": "t4",
     "GH200-96G": "gh200-96gb",
     "Gaudi2": "gaudi2",
     "H100-80G-SXM": "h100-sxm",
