@@ -114,9 +114,8 @@ def test_batch_means_by_hand():
 
 
 def test_what_is_never_negative_has_no_negative_bound():
-    queue = (
-        500.0 * np.linspace(0.0, 1.0, 2000) ** 3
-    )  # waits of a queue that grows: batches are far apart
+    # waits of a queue that grows: batches are far apart
+    queue = 500.0 * np.linspace(0.0, 1.0, 2000) ** 3
     steps = np.full(2000, -0.1)
     for made in (mean_interval, lambda values: quantile_interval(values, 0.5)):
         assert made(queue).low == 0.0
