@@ -194,7 +194,8 @@ def _placed(fault: Fault, axes: Sequence[Axis], base: Scenario) -> Fault:
     near = [a for a in axes if a.path.startswith(fault.path) or fault.path.startswith(a.path)]
     place = near[0].place if near else OVER
     hint = fault.hint
-    if fault.message.startswith("unknown") and not hint.startswith("Did"):
+    # a pool is named by the path, a GPU or a model by the value
+    if fault.message.startswith(("unknown key", "unknown pool")) and not hint.startswith("Did"):
         hint = f"{_meant(near[0].path if near else fault.path, base)}{hint}"
     elif fault.message.startswith("unknown key") and near:
         hint = _meant(near[0].path, base) or hint

@@ -137,6 +137,7 @@ def test_values_that_do_not_go_together_are_points_that_cannot_be():
         (["engine.max_num_seq=1,2"], "unknown key. Did you mean 'max_num_seqs'?"),
         (["fleet.pools.main.tp=1,3"], "3 does not divide the 32 attention heads"),
         (["fleet.pools.main.gpu=h100-sxm,l40"], "unknown gpu 'l40'. Did you mean 'l40s'?"),
+        (["fleet.pools.main.gpu=h100-sxm,nothing"], "unknown gpu 'nothing'. Known: a10,"),
         (["engine.max_num_seqs=64,many"], "(got 'many')"),
     ],
 )
