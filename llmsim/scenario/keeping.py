@@ -104,10 +104,12 @@ def wrong_moves(fleet: Fleet) -> dict[str, str]:
 
 
 def wrong_record(fleet: Fleet) -> dict[str, str]:
-    """Return why token times cannot be taken down, if they cannot: results leave whole."""
+    """Return why token times cannot be taken down, if they cannot."""
     for pool in fleet.pools.values():
+        if pool.dp > 1 or pool.pp > 1:
+            return {"record": "tokens do not go with attention ranks (dp) or stages (pp) yet"}
         if getattr(registry("batching").get(pool.batching.kind), "releases_together", False):
-            return {
+            return {  # results leave whole
                 "record": f"tokens have no times of their own with batching {pool.batching.kind}"
             }
     return {}

@@ -128,7 +128,7 @@ REFUSED = [
     ({"fleet.pools.main.kv": {"swap": {}}}, "kv.swap"),
     ({"fleet.pools.main.spare_replicas": 1}, "spare_replicas"),
     ({"fleet.pools.main.engine.lookahead": 1}, "must be 0 or absent with pp"),
-    ({"record.tokens": True}, "attention ranks or pipeline stages"),
+    ({"record.tokens": True}, r"attention ranks \(dp\) or stages \(pp\)"),
 ]
 
 

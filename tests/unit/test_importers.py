@@ -116,6 +116,17 @@ def test_products_of_tensorrt_llm_lose_the_pass_that_finds_scales(tmp_path):
     assert found["vllm-1.3"] == pytest.approx([20.0, 30.0])
 
 
+def test_a_table_may_hold_a_single_row(tmp_path):
+    """Or the same one again: nothing tells its rows apart then."""
+    row = "VLLM,0.24.0,NVIDIA H200,gemm,torch.nn.functional.linear,bfloat16,8,4096,1024,"
+    data = tmp_path / "systems" / "data" / "h200_sxm"
+    names = HEAD + "gemm_dtype,m,n,k,latency"
+    write(data / "gemm" / "vllm" / "0.24.0" / "gemm_perf.txt", names, row + "0.01", row + "0.03")
+    (folder,) = import_tables("aiconfigurator", tmp_path, tmp_path / "out")
+    (gemm,) = one(folder)
+    assert gemm["t_median_us"] == pytest.approx(20.0)
+
+
 def test_csv_and_parquet_hold_the_same_rows(aiconfigurator, tmp_path):
     (parquet,) = import_tables("aiconfigurator", aiconfigurator, tmp_path / "a")
     (text,) = import_tables("aiconfigurator", aiconfigurator, tmp_path / "b", as_csv=True)

@@ -224,7 +224,7 @@ def _joined(batch: Batch) -> DataFrame:
         else:
             table[column.name] = values.fillna(ABSENT).astype("int64")
     table["split"], table["status"] = "fit", "ok"
-    key = [name for name in KEY if table[name].nunique(dropna=False) > 1]
+    key = [name for name in KEY if table[name].nunique(dropna=False) > 1] or list(KEY[:1])
     medians = table.groupby(key, dropna=False, sort=False)["t_median_us"].transform("median")
     repeats = int(table.duplicated(key).sum())
     if repeats:
