@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import Job
 from prices import MS
+from test_tiers import SWAP
 from world_strategies import laws, worlds
 from worlds import World, run
 
@@ -182,3 +183,21 @@ def test_whose_client_left_during_its_prompt_is_given_up_in_a_lane_too():
     ran = run(world, router=asks)
     assert ran.rows[0].ended_as == "aborted"
     assert asks.told[1] == (ran.rows[1].first_token_ns, ran.rows[1].end_ns)
+
+
+@pytest.mark.parametrize(("asked", "out", "kept"), [(7, 1, 0), (13, 0, 1), (17, 1, 1), (25, 0, 2)])
+def test_who_is_swapped_out_comes_back_in_a_fork_too(asked, out, kept):
+    """The last of some requests is asked for while others are out, or have copies on the host."""
+    jobs = (*SWAP.jobs, *[Job(number * 20 * MS, 10, 6) for number in range(1, 25)])[:asked]
+    world = replace(SWAP, jobs=jobs, keeps_copies=True, believed="oracle", prefix_caching=False)
+
+    class Looks(Asks):
+        def choose(self, request):
+            swapper = self.fleet._doors[0].draft.swapper
+            self.found = len(swapper.swapped), len(swapper.copies)
+            return super().choose(request)
+
+    asks = Looks()
+    last = run(world, router=asks).rows[-1]
+    assert asks.found == (out, kept)
+    assert asks.told[-1] == (last.first_token_ns, last.end_ns)
