@@ -107,7 +107,11 @@ def _things(what: str) -> list[tuple[str, str]]:
     found = registry(what)
     rows = []
     for name in found.names():
-        cls = found.get(name)
+        try:
+            cls = found.get(name)
+        except RegistryError as error:
+            rows.append((name, str(error)))  # of a package that is broken; the others are there
+            continue
         line = (getdoc(cls) or "").split("\n")[0]
         keys = ", ".join(parameters_of(cls).model_fields)
         rows.append((name, f"{line} [{keys}]" if keys else line))

@@ -67,7 +67,8 @@ class Registry(Generic[T]):
         Raises
         ------
         RegistryError
-            If nobody registered the name; the message gives the nearest one.
+            If nobody registered the name; the message gives the nearest one. Or if the package that
+            publishes it cannot be imported.
         """
         found = self._classes.get(name)
         if found is not None:
@@ -79,7 +80,11 @@ class Registry(Generic[T]):
                 hint += f" One of your own is an entry point of llmsim.{self.seam}"
                 hint += " (docs/bring-your-own.md)."
             raise RegistryError(f"unknown {self.seam} '{name}'. {hint}")
-        cls: type[T] = published.load()
+        try:
+            cls: type[T] = published.load()
+        except Exception as error:  # whatever goes wrong in somebody's module is told, not raised
+            what = f"{self.seam} '{name}' is published as {published.value}, which cannot be loaded"
+            raise RegistryError(f"{what}: {type(error).__name__}: {error}") from error
         self._classes[name] = cls
         return cls
 

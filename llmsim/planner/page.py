@@ -146,7 +146,8 @@ def headline(plan: Plan) -> str:
     parts = [f"{each.replicas} x {each.name}" for each in plan.used]
     gpus = sum(each.replicas * each.gpus for each in plan.used)
     rate = f"{number(plan.rate_rps)} requests/s of {plan.model}"
-    return f"Buy {' + '.join(parts)} ({gpus} GPUs, {_usd(plan.usd_per_hour)}/h) for {rate}."
+    count = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+    return f"Buy {' + '.join(parts)} ({count}, {_usd(plan.usd_per_hour)}/h) for {rate}."
 
 
 def savings(plan: Plan) -> list[str]:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
@@ -192,6 +193,19 @@ def test_list_names_everything_and_one_sort():
     told = " ".join(" ".join(routing).split())
     for row in json.loads(call("list", "routing", "--json").stdout)["routing"]:
         assert row["about"] in told
+
+
+def test_a_policy_of_a_broken_package_is_told_and_the_others_are_there(monkeypatch):
+    broken = EntryPoint("broken", "nowhere.at_all:Nothing", "llmsim.routing")
+    monkeypatch.setattr("llmsim.core.registry._installed", lambda path: (broken,))
+    found = call("list", "routing")
+    assert found.exit_code == 0
+    told = " ".join(found.stdout.split())
+    assert "published as nowhere.at_all:Nothing, which cannot be loaded: ModuleNotFound" in told
+    assert "round-robin" in told
+    found = call("run", "quickstart", "--set", "fleet.routing=broken")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "fleet.routing: routing 'broken' is published as" in found.stderr
 
 
 def test_show_gives_unit_and_source_of_each_number():
