@@ -58,7 +58,7 @@ def fact_rows(profile: TraceProfile) -> list[tuple[str, str]]:
     if profile.skipped_rows:
         rows.append(("skipped", f"{profile.skipped_rows:,} damaged rows"))
     if all_at_once(profile):
-        rows.append(("times", "none: all requests come at once"))
+        rows.append(("times", "none: all requests come at once; rate_rps draws times for a table"))
     else:
         rows.append(("span", duration(profile.span_s)))
     if math.isfinite(profile.rate_rps):
@@ -70,7 +70,8 @@ def fact_rows(profile: TraceProfile) -> list[tuple[str, str]]:
     if profile.same_time_frac > 0 and not all_at_once(profile):
         rows.append(("same time", f"{share(profile.same_time_frac)} as the request before"))
     if profile.repeated:
-        rows.append(("repeated", f"{profile.repeated:,} rows like the one before; all are kept"))
+        count = "1 row" if profile.repeated == 1 else f"{profile.repeated:,} rows"
+        rows.append(("repeated", f"{count} like the one before; all are kept"))
     if profile.in_session_frac > 0:
         rows.append(("in sessions", share(profile.in_session_frac)))
     if profile.clients:

@@ -37,6 +37,8 @@ UNITS_NS = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _WHOLE = re.compile(r"-?\d+")
+_TOKENS = re.compile(r"-?\d+(\.0*)?")
+"""Whole, also as tables write whole numbers of a column that had gaps: 100.0."""
 _STAMP = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?", re.ASCII
 )
@@ -45,8 +47,9 @@ LATEST_S = 9.2e9
 
 
 def _tokens(cell: str) -> int:
-    if not _WHOLE.fullmatch(cell) or not cell.isascii():
+    if not _TOKENS.fullmatch(cell) or not cell.isascii():
         raise ValueError("expected a whole number of tokens")
+    cell = cell.partition(".")[0]
     if int(cell) < 0:
         raise ValueError("expected no less than 0 tokens")
     if int(cell) > MOST_TOKENS:

@@ -50,6 +50,11 @@ def detect_kind(path: Path, known: tuple[str, ...] = ()) -> str:
     line = next((line for line in first_lines(path, 3) if line.strip()), "")
     kind = looks_like(line) or _json_kind(text, line) or _text_kind(text, line)
     if not kind:
+        if not text:
+            raise TraceError(str(path), [Fault(str(path), "", "is empty.")])
+        if top.startswith(b"PK\x03\x04"):
+            message = "is a zip archive, as Excel's workbooks are, and no trace."
+            raise TraceError(str(path), [Fault(str(path), "", message, "Save it as CSV.")])
         shown = line if len(line) <= 100 else f"{line[:97]}..."
         message = f"no known kind of trace begins with {shown!r}."
         hint = f"Say which kind it is: {', '.join(known)}." if known else ""
@@ -60,7 +65,11 @@ def detect_kind(path: Path, known: tuple[str, ...] = ()) -> str:
 
 def _json_kind(text: str, line: str) -> str:
     if text.startswith("["):
-        return "sharegpt"
+        try:
+            first: Any = json.JSONDecoder().raw_decode(text[1:].lstrip())[0]
+        except (ValueError, RecursionError):
+            first = None  # longer than what was read: a text
+        return "jsonl" if isinstance(first, dict) and _is_table(first) else "sharegpt"
     if not text.startswith("{"):
         return ""
     if '"total_input_tokens"' in text and '"completed"' in text:
@@ -80,11 +89,15 @@ def _json_kind(text: str, line: str) -> str:
         return "openai-log"
     if "attributes" in row:
         return "otel-spans"
-    # texts under names such as prompt and response are what a benchmark asks, not lengths
-    if _has_roles(row, [key for key, value in row.items() if not isinstance(value, str | list)]):
+    if _is_table(row):
         return "jsonl"
     texts = ("conversations", "conversation", "messages", "prompt", "turns")
     return "bench-dataset" if any(key in row for key in texts) else ""
+
+
+def _is_table(row: dict[str, Any]) -> bool:
+    # texts under names such as prompt and response are what a benchmark asks, not lengths
+    return _has_roles(row, [key for key, value in row.items() if not isinstance(value, str | list)])
 
 
 def _text_kind(text: str, line: str) -> str:

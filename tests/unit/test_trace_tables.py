@@ -11,6 +11,7 @@ from pyarrow import parquet
 import llmsim as ls
 from llmsim.core.errors import InputError, OutputError, TraceError
 from llmsim.workload import TRACES
+from llmsim.workload.detect import detect_kind
 from llmsim.workload.writing import ENDINGS
 
 COLUMNS = ("arrival_ns", "prompt_tokens", "output_tokens", "session", "failed")
@@ -255,6 +256,40 @@ def test_only_json_lines_keep_what_prompts_share(tmp_path):
     assert read(kept.path, "jsonl")[0]["segments"] == read(path, "mooncake")[0]["segments"]
     assert ls.trace.inspect(kept.path).reused_frac == 1024 / 2566
     assert ls.trace.inspect(lost.path).reused_frac is None
+
+
+def test_a_json_list_of_records_is_a_table(tmp_path):
+    rows = [{"arrival_s": n / 2, "prompt_tokens": n + 1, "output_tokens": 3} for n in range(5)]
+    path = tmp_path / "list.json"
+    for indent in (None, 1):  # as programs write it, and as people do
+        path.write_text(json.dumps(rows, indent=indent))
+        assert detect_kind(path) == "jsonl"
+        found, _ = read(path, "jsonl")
+        assert found["arrival_ns"] == [n * 500_000_000 for n in range(5)]
+        assert found["prompt_tokens"] == [1, 2, 3, 4, 5]
+    path.write_text(json.dumps([*rows, rows[0] | {"prompt_tokens": -1}]).replace("}, ", "},\n"))
+    (fault,) = faults_of(path, "jsonl")
+    assert "list.json:6: prompt_tokens: expected" in fault
+    path.write_text(json.dumps([{"conversations": []}]))
+    assert detect_kind(path) == "sharegpt"
+
+
+def test_whole_numbers_may_be_written_with_a_point(tmp_path):
+    lines = ["arrival_s,prompt_tokens,output_tokens", "0,100.0,20", "1,7.,0.00", "2,5,5.5"]
+    found, _ = read(write(tmp_path, lines[:3]), "csv")
+    assert (found["prompt_tokens"], found["output_tokens"]) == (
+        [100, 7],
+        [20, 1],
+    )  # 0 is replayed as 1
+    (fault,) = faults_of(write(tmp_path, lines), "csv")
+    assert "t.csv:4: output_tokens: expected a whole number of tokens, read '5.5'" in fault
+
+
+def test_what_is_no_table_at_all_is_told(tmp_path):
+    for content, said in ((b"", "is empty"), (b"PK\x03\x04...", "a zip archive, as Excel's")):
+        (tmp_path / "x.csv").write_bytes(content)
+        with pytest.raises(TraceError, match=said):
+            detect_kind(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize("last", ["12", "conv-1"])  # the first guess of what the others are

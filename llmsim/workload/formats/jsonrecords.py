@@ -24,6 +24,7 @@ from llmsim.workload.tracefile import (
     first_lines,
     line_blocks,
     open_trace,
+    read_some,
 )
 
 LIST_ROWS = 4096
@@ -91,7 +92,7 @@ class RecordReader:
             If the list is damaged: behind such a place nothing can be read.
         """
         held: list[tuple[int, Any]] = []
-        for found in _listed(self.path):
+        for found in listed(self.path):
             held.append(found)
             if len(held) >= LIST_ROWS:
                 yield self._gather(iter(held))
@@ -175,7 +176,12 @@ def _objects(block: Block) -> Iterator[tuple[int, Any]]:
             yield line, ValueError(f"not a line of JSON ({json_fault(error)}): {shown(raw)}")
 
 
-def _listed(path: Path) -> Iterator[tuple[int, Any]]:
+def is_list(path: Path) -> bool:
+    """Return whether a file begins as a JSON list does."""
+    return read_some(path, 64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def listed(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line, value) of each element of a JSON list, holding one element at a time."""
     decoder = json.JSONDecoder()
     text, at, line, begun, over = "", 0, 1, False, False

@@ -20,6 +20,8 @@ from llmsim.workload.csvrows import Table as Cells
 from llmsim.workload.formats.jsonrecords import (
     Record,
     RecordReader,
+    is_list,
+    listed,
     shown,
     time_of,
     tokens_of,
@@ -164,7 +166,7 @@ class ParquetTable(TableFile):
 
 @dataclass(frozen=True, kw_only=True)
 class JsonTable(TableFile):
-    """JSON lines with an object per request.
+    """JSON lines with an object per request, or one JSON list of them.
 
     Notes
     -----
@@ -182,11 +184,15 @@ class JsonTable(TableFile):
         rare = {key: key for key in ("session", "client", "failed") if not getattr(roles, key)}
         roles = replace(roles, **rare)
         reader = RecordReader(path, lambda row: self._record(row, roles), clients, classes)
-        return roles, classes, reader.lines
+        return roles, classes, reader.listed if is_list(path) else reader.lines
 
     def _first(self, path: Path) -> dict[str, Any]:
         import json
 
+        if is_list(path):
+            first = next(listed(path), (1, None))[1]
+            if isinstance(first, dict):
+                return first
         top = first_lines(path, 1)
         try:
             first = json.loads(top[0]) if top else None
