@@ -61,7 +61,11 @@ def test_a_table_without_times_is_said_to_have_none(table, tmp_path):
     (tmp_path / "lengths.csv").write_text("prompt_tokens,output_tokens\n10,2\n20,3\n")
     (tmp_path / "one.csv").write_text("arrival_s,prompt_tokens,output_tokens\n5,10,2\n")
     _, told, _ = call("inspect", tmp_path / "lengths.csv", "--html", "page.html")
-    assert re.search("^times +none: all requests come at once; rate_rps draws times for a table$", told, re.MULTILINE)
+    assert re.search(
+        "^times +none: all requests come at once; rate_rps draws times for a table$",
+        told,
+        re.MULTILINE,
+    )
     assert "per minute" not in told
     assert "2 requests at once" in (tmp_path / "page.html").read_text()
     _, told, _ = call("inspect", tmp_path / "one.csv")
