@@ -363,7 +363,8 @@ class Replica:
         self._front_ns = front
         if draft.preempted:
             self._stretch.anchored = False
-        if draft.chunks or (draft.first_need < 0 and draft.decoding):
+        alone = draft.first_need < 0 or (len(draft.gates) > 0 and draft.holds_step())
+        if draft.chunks or (alone and draft.decoding):
             self._launch_step(front)
         elif draft.decoding:
             self._launch_stretch(front)

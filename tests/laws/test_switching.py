@@ -13,6 +13,7 @@ from test_fast_forward import assert_same
 from world_strategies import laws, worlds
 from worlds import Job, World, run
 
+from llmsim.policies.batching import VllmBatching
 from llmsim.systems.fastswitch import FastSwitch
 
 
@@ -94,6 +95,30 @@ def test_others_run_beside_the_copies():
         gaps[overlaps] = rows[2].itl_max_ns
     assert gaps[False] > 128 * MS  # two blocks of 640 kB at 10 MB/s
     assert gaps[True] < 20 * MS
+
+
+class Sheds(VllmBatching):
+    """The second request makes way once, before a step of decodes alone."""
+
+    every_step = True
+    steps = 0
+
+    def plan(self, step):
+        self.steps += 1
+        if self.steps == 10:
+            step.displace(1)
+        super().plan(step)
+
+
+def test_a_step_of_decodes_alone_waits_for_the_copy_of_who_has_made_way():
+    """Nobody needs the blocks that are copied; as in vLLM v0 the step waits all the same."""
+    jobs = (Job(0, 30, 30), Job(0, 30, 30))
+    base = replace(TWO, jobs=jobs, batching="vllm", kv_blocks=10, port_bytes_per_s=1e7)
+    (first, _), (plain, second) = (run(base, policy=kind).rows for kind in (Sheds, VllmBatching))
+    assert second.preemptions == plain.preemptions == first.preemptions == 0
+    there_and_back_ns = 2 * 48 * MS  # three blocks of 160 kB at 10 MB/s
+    later_ns = first.end_ns - plain.end_ns
+    assert there_and_back_ns - 10 * MS < later_ns < there_and_back_ns
 
 
 def test_a_kept_copy_spares_what_it_holds():
