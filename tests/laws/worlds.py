@@ -268,12 +268,11 @@ class World:
     def router(self) -> Any:
         """Who routes; where nothing can be foreseen, somebody who does not try."""
         changes = self.spare or self.refuse_at or self.shuffle_ns or self.retention
-        apart = self.decoders and self.lanes is None
-        changes = changes or apart or self.stages or self.stop_points is not None
+        changes = changes or self.stages or (self.decoders and not self.lanes)
         keeps = any(hasattr(BATCHING.get(self.batching), each) for each in KEEPS)
-        changes = changes or keeps or self.together or self.flip_drains is not None
-        aside = foresees(self.routing) and changes
-        return ROUTING.get("least-loaded" if aside else self.routing)()
+        set_up = self.flip_drains is not None or self.stop_points is not None
+        changes = changes or keeps or self.together or set_up
+        return ROUTING.get("least-loaded" if foresees(self.routing) and changes else self.routing)()
 
     def estimates(self) -> BeliefPlan | None:
         """What policies are told of output lengths; a router that foresees is told something."""
