@@ -64,8 +64,6 @@ def alone(draw, believed: str, kind: str = "alone", **given) -> World:
     """A world in which a fork can know everything but what arrives later."""
     given = {"routing": "block", "batching": "vllm", **KINDS[kind], **given}
     world = draw(worlds(**given))
-    if world.replicas > 1:  # else what others send shares its links
-        world = replace(world, tier_scopes=("replica", "replica"))
     return replace(
         world, believed=believed, prefix_caching=False, routing="round-robin", in_flight=0
     )
@@ -79,6 +77,8 @@ def test_with_true_lengths_and_no_later_arrival_what_is_foreseen_happens(kind, b
     world = data.draw(alone("oracle", kind, batching=batching, clients_leave=False))
     decision_s = data.draw(st.sampled_from([0.0, 0.007, 0.1]))
     world = replace(world, view_age_ns=0, own_sends=decision_s > 0)
+    if world.replicas > 1:  # else what others send shares its links
+        world = replace(world, tier_scopes=("replica", "replica"))
     asks = Asks(decision_s)
     ran = run(world, data.draw(st.booleans()), router=asks)
     last = ran.rows[-1]
@@ -201,3 +201,20 @@ def test_who_is_swapped_out_comes_back_in_a_fork_too(asked, out, kept):
     last = run(world, router=asks).rows[-1]
     assert asks.found == (out, kept)
     assert asks.told[-1] == (last.first_token_ns, last.end_ns)
+
+
+def test_a_fork_has_shared_links_to_itself():
+    """Ten kB a token, 100 MB/s for all: two loads are under way when a third request asks."""
+    text = ((1, 160),)
+    jobs = [Job(0, 160, 1, text), Job(0, 10, 1), Job(100 * MS, 160, 1, text)]
+    jobs += [Job(101 * MS, 160, 1, text), Job(102 * MS, 160, 1, text)]
+    tier = {"tier_chunks": (100,), "tier_scopes": ("pool",), "tier_writes": ("through",)}
+    world = World(tuple(jobs), cost="flat", replicas=2, tier_bytes_per_s=1e8, **tier)
+    asks = Asks()
+    ran = run(replace(world, believed="oracle"), router=asks)
+    # nine chunks of 16 tokens are 14.4 ms alone; the first load has had a millisecond alone and
+    # one of half the link, so its last 12.9 ms take 25.8 beside the newcomer's, who then has
+    # 1.5 ms to go and finds a step of 5 ms under way
+    told = round((102 + 25.8 + 5 + 5) * MS)
+    assert asks.told[4] == (told, told)
+    assert ran.rows[4].first_token_ns > told  # for the other replica's load is there, too
