@@ -114,9 +114,9 @@ class ShadowTiers:
                         _mirrored(tier.store).mirror(like.store, whole)
                 self._copy_loads(likeness, own, theirs, believed)
                 self._copy_writes(own.writer, theirs.writer, believed)
-            mine, his = draft.swapper, other.draft.swapper
-            if mine is not None and his is not None:
-                self._copy_swaps(likeness, mine, his, believed)
+            own_swaps, their_swaps = draft.swapper, other.draft.swapper
+            if own_swaps is not None and their_swaps is not None:
+                self._copy_swaps(likeness, own_swaps, their_swaps, believed)
             gates = self._gates  # what has come while others had yet to is left in the step
             draft.gates = [
                 gates[gate] if gate in gates else gate.of(gate.flow) for gate in other.draft.gates
