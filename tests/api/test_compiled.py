@@ -23,6 +23,15 @@ LITTLE_KV = {
 
 BUCKETS = {"estimators.output_length": {"kind": "bucket", "bucket_tokens": 200}}
 
+FORKS = {
+    "traffic.requests": 100,
+    "traffic.duration_s": None,
+    "traffic.warmup_s": 0,
+    "fleet.routing": "block",
+    "estimators.output_length": {"kind": "noisy", "sigma": 0.5},
+}
+"""A router that asks forks, in scenarios of several replicas."""
+
 RUNS = {
     "quickstart": ("quickstart", {}),
     "prefixes, timeouts, aborts": ("assistants", {"fleet.view_age_s": 0.2}),
@@ -47,6 +56,9 @@ RUNS = {
         },
     ),
     "forks": ("predictive", {"traffic.requests": 300, "traffic.arrivals.rate_rps": 45}),
+    "forks of ranks": ("ranks", FORKS | {"fleet.pools.main.replicas": 2}),
+    "forks with tiers": ("tiers", FORKS | {"fleet.pools.main.replicas": 2}),
+    "forks of lanes": ("lanes", FORKS),
     "least left first": ("shortest-first", {"traffic.requests": 200}),
     "buckets": (
         "quickstart",
