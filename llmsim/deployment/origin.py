@@ -248,7 +248,9 @@ class _Vllm(_Reader):
         return {key: value for key, value in pool.items() if value is True or value != 1}
 
     def _placed(self, gpus: int, pool: dict[str, Any]) -> None:
-        """Say where GPUs are taken to lie that vLLM would number otherwise."""
+        """Say where GPUs are taken to lie that vLLM would number otherwise, and who runs ahead."""
+        if pool["pp"] > 1 and self.engine.pop("lookahead", 0):
+            self.ignore("--async-scheduling", True, "micro-batches in flight take its place (pp)")
         if pool["pp"] > 1 and pool["dp"] > 1 and gpus > self.gpu.node_gpus:
             text = "each stage on nodes of its own (vLLM puts those of a rank side by side, so that"
             self.assumed.append(f"{text} experts talk across nodes: slower than simulated)")

@@ -59,12 +59,17 @@ def _flat(errors: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
             continue
         for inner in context["errors"]:
             known = context.get("known", ())
-            yield {"known": known, **inner, "loc": (*error["loc"], *inner["loc"])}
+            place = (*error["loc"], *inner["loc"])
+            yield {"known": known, **inner, "loc": place, "found_at": error["loc"]}
 
 
 def _keys(error: Mapping[str, Any], data: Any) -> Keys:
     """Return the path as the file has it, without pydantic's own marks."""
     path = [str(part) for part in error["loc"] if part != "[key]"]
+    if _between(error) and len(path) > 4:
+        own = data["fleet"]["pools"][path[2]].get("engine") or {}
+        if path[4] not in own and path[4] in (data.get("engine") or {}):
+            path = path[3:]  # said once, for all pools
     kept: list[str] = []
     for part in path:
         if isinstance(data, dict) and part in data:
@@ -80,7 +85,7 @@ def _keys(error: Mapping[str, Any], data: Any) -> Keys:
 def _inherited(error: Mapping[str, Any], data: Any) -> bool:
     """Say whether this is a fault of the top-level engine, met again in a pool."""
     path = [str(part) for part in error["loc"]]
-    if path[:2] != ["fleet", "pools"] or path[3:4] != ["engine"] or "engine" not in data:
+    if not _in_an_engine(path) or "engine" not in data or _between(error):
         return False
     own = data["fleet"]["pools"][path[2]].get("engine")
     if own is None:
@@ -88,6 +93,19 @@ def _inherited(error: Mapping[str, Any], data: Any) -> bool:
     # Keys that clash may stand one here and one there: that is no repetition.
     inside = isinstance(own, dict) and len(path) > 4
     return error["type"] != "cross" and inside and path[4] not in own
+
+
+def _between(error: Mapping[str, Any]) -> bool:
+    """Say whether a pool's engine clashes with something outside of it."""
+    return (
+        "found_at" in error
+        and _in_an_engine(error["loc"])
+        and not _in_an_engine(error["found_at"])
+    )
+
+
+def _in_an_engine(path: Sequence[str]) -> bool:
+    return tuple(path[:2]) == ("fleet", "pools") and tuple(path[3:4]) == ("engine",)
 
 
 def _words(error: Mapping[str, Any], keys: Keys, root: type[BaseModel]) -> tuple[str, str]:

@@ -220,8 +220,8 @@ class Fleet(Section):
     @model_validator(mode="after")
     def _lanes_go_together(self) -> Self:
         wrong = wrong_lanes(self.pools) | wrong_ranks(self) | wrong_pipelines(self)
-        for name, message in (wrong | wrong_stops(self) | wrong_layers(self)).items():
-            _complain({f"pools.{name}": message})
+        wrong |= wrong_stops(self) | wrong_layers(self)
+        _complain({f"pools.{name}": message for name, message in wrong.items()})
         return self
 
     @model_validator(mode="after")

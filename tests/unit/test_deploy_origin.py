@@ -73,6 +73,17 @@ def test_ranks_on_stages_come_back(program):
     assert not any("each stage on nodes of its own" in each for each in origin.assumed)
 
 
+def test_stages_do_not_run_ahead():
+    command = "vllm serve meta-llama/Llama-3.1-70B -tp 4 -pp 2 --async-scheduling"
+    origin = from_command("vllm", command, "h100-sxm")
+    assert "lookahead" not in origin.data["engine"]
+    (ignored,) = origin.ignored
+    assert str(ignored) == "--async-scheduling: micro-batches in flight take its place (pp)"
+    traffic = {"arrivals": {"kind": "poisson", "rate_rps": 1.0}, "requests": 1}
+    traffic["lengths"] = {"kind": "fixed", "prompt_tokens": 10, "output_tokens": 10}
+    assert Scenario.parse(origin.data | {"traffic": traffic}).fleet.pools["main"].pp == 2
+
+
 def test_beyond_a_node_vllm_lays_ranks_and_stages_out_otherwise():
     """SGLang has a stage on each node, as simulated; vLLM would have half of every stage there."""
     with pytest.raises(InputError, match="experts of a stage would lie on all 2 nodes"):

@@ -293,6 +293,20 @@ def test_an_inherited_engine_fault_is_told_once(tmp_path):
     ]
 
 
+def test_what_an_inherited_setting_does_not_go_with_is_told_where_it_is_written(tmp_path):
+    text = spoil(
+        ("max_num_seqs: 128", "lookahead: 1"),
+        ("      gpu: h100-sxm", "      gpu: h100-sxm\n      pp: 2"),
+    )
+    own = text + "    other: {gpu: h100-sxm, pp: 2, engine: {lookahead: 1}}\n"
+    told = "must be 0 or absent with pp: micro-batches in flight take its place"
+    assert faults(tmp_path, text) == [f"bad.yaml:11  engine.lookahead: {told}"]
+    assert faults(tmp_path, own) == [
+        f"bad.yaml:11  engine.lookahead: {told}",
+        f"bad.yaml:19  fleet.pools.other.engine.lookahead: {told}",
+    ]
+
+
 def test_a_clash_between_the_two_engines_is_a_fault_of_the_pool(tmp_path):
     text = spoil(
         ("max_num_seqs: 128", "max_num_batched_tokens: 300"),
