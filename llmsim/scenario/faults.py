@@ -98,9 +98,7 @@ def _inherited(error: Mapping[str, Any], data: Any) -> bool:
 def _between(error: Mapping[str, Any]) -> bool:
     """Say whether a pool's engine clashes with something outside of it."""
     return (
-        "found_at" in error
-        and _in_an_engine(error["loc"])
-        and not _in_an_engine(error["found_at"])
+        "found_at" in error and _in_an_engine(error["loc"]) and not _in_an_engine(error["found_at"])
     )
 
 
