@@ -233,3 +233,7 @@ class Fleet(Section):
     def hands_over(self) -> bool:
         """Whether some replicas compute prompts for others."""
         return any(pool.role == "prefill" for pool in self.pools.values())
+
+    def spares(self, pool: Pool) -> int:
+        """Return how many replicas a pool may get: none where nothing adds any."""
+        return pool.spare_replicas if self.control and self.boot is not None else 0

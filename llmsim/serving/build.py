@@ -84,7 +84,8 @@ def build_pools(scenario: Scenario) -> tuple[list[PoolPlan], list[str]]:
             told = [*told, "images: weights of the encoder are not counted in memory"]
         if several:
             plan = replace(plan, facts=replace(plan.facts, model=scenario.model_of(pool)))
-        plans.append(replace(plan, lane=_lane(scenario, name, model)))
+        spare = scenario.fleet.spares(pool)
+        plans.append(replace(plan, lane=_lane(scenario, name, model), spare=spare))
         warnings = list(dict.fromkeys((*warnings, *model.warnings, *told)))
     return plans, warnings
 
@@ -101,14 +102,15 @@ def _router(scenario: Scenario, asked: Component, roles: tuple[str, ...]) -> Rou
         only: RoutingPolicy = asked.build()
         meet = getattr(only, "meet", None)
         if meet is not None:
-            pools = scenario.fleet.pools.items()
-            meet({n: p.replicas + p.spare_replicas for n, p in pools if p.role in roles})
+            fleet = scenario.fleet
+            pools = fleet.pools.items()
+            meet({name: p.replicas + fleet.spares(p) for name, p in pools if p.role in roles})
         return only
     places: list[list[int]] = [[] for _ in models]
     place = 0
     for pool in scenario.fleet.pools.values():
         if pool.role in roles:
-            count = pool.replicas + pool.spare_replicas
+            count = pool.replicas + scenario.fleet.spares(pool)
             places[models.index(scenario.model_of(pool))] += range(place, place + count)
             place += count
     return ByModel([asked.build() for _ in models], places)
@@ -186,7 +188,6 @@ def _build_pool(
         kv,
         allocator=allocator,
         retention=None if pool.retention.kind == "none" else retention,
-        spare=pool.spare_replicas,
         weights_bytes=memory.weights_bytes * place.plan.gpus,
         joint=joint,
         ranks_in_turn=pool.rank_routing == "round-robin",

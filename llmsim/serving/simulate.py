@@ -414,7 +414,8 @@ def _build_tiers(
     """Give replicas their part in the tiers below their GPUs, where there are some."""
     if all(pool.kv is None for pool in pools):
         return None
-    plans = [(pool.facts.name, pool.kv, pool.facts.replicas * pool.facts.ranks) for pool in pools]
+    many = [pool.facts.replicas * pool.facts.ranks + pool.spare for pool in pools]
+    plans = [(pool.facts.name, pool.kv, count) for pool, count in zip(pools, many, strict=True)]
     house = Storehouse(clock, plans)
     for replica in replicas:
         plan, reach = pools[replica.pool].kv, house.reach(replica.index)

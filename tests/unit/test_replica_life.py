@@ -83,3 +83,23 @@ def test_a_failure_loses_kv_and_no_request():
 def test_what_comes_and_goes_must_say_at_what_price():
     with pytest.raises(ls.LlmsimError, match="boot: is missing"):
         fleet({}, **{"fleet.boot": None})
+
+
+MOVES = {"fleet.migration": {}, "fleet.control": [{"kind": "llumnix"}]}
+
+
+@pytest.mark.parametrize("changes", [{}, {"fleet.boot": {}}, MOVES])
+def test_nobody_adds_spare_replicas_by_themselves(changes):
+    """Without anything that adds them they are as if they were not there: they took requests."""
+    asked = {"traffic.requests": 200} | changes
+    plain = ls.run("quickstart", asked)
+    spared = ls.run("quickstart", asked | {"fleet.pools.main.spare_replicas": 2})
+    assert spared.facts.digest == plain.facts.digest
+    assert set(spared.requests["replica"]) == {0, 1}
+
+
+def test_spare_replicas_beside_tiers_change_no_store():
+    asked = {"traffic.requests": 40}
+    plain = ls.run("tiers", asked)
+    spared = ls.run("tiers", asked | {"fleet.pools.main.spare_replicas": 1})
+    assert spared.tiers.equals(plain.tiers)
