@@ -1,7 +1,10 @@
-"""What a replica is made of, pipeline or not: its drafts, and whose prompts they hold."""
+"""What a replica is made of, pipeline or not: its drafts, whose prompts they hold, its stations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from llmsim.results.stations import StationFacts
 from llmsim.serving.draft import Draft
 from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.replica import Replica
@@ -27,3 +30,20 @@ def spread_connection(replica: Replica) -> None:
     """Let all micro-batches of a pipeline hand requests over, or take them in."""
     if isinstance(replica, Pipeline):
         replica.connect()
+
+
+def station_facts(names: Sequence[str], replicas: Sequence[Replica]) -> tuple[StationFacts, ...]:
+    """Return how busy the stations of all pipelines were.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of each replica's pool.
+    replicas : sequence of Replica
+    """
+    return tuple(
+        StationFacts(pool, each.index, name, busy, each.in_flight_ns)
+        for pool, each in zip(names, replicas, strict=True)
+        if isinstance(each, Pipeline)
+        for name, busy in zip(each.station_names, each.busy_ns, strict=True)
+    )

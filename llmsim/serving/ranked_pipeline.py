@@ -75,8 +75,7 @@ class PipelineRank(Pipeline):
 
     def note(self, now: int) -> None:
         """Tell the recorder of a call in which nothing was planned, if there is one."""
-        if self.recorder is not None:
-            self._record(now)
+        self._record(now)
 
     def load(self, slot: Slot) -> RankLoad:
         """Return this rank's share in a micro-batch that has been planned."""

@@ -43,12 +43,11 @@ from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.layered import LayeredReplica, use_layers
 from llmsim.serving.leases import keep_pins
 from llmsim.serving.meter import NEVER
-from llmsim.serving.parts import drafts_of
+from llmsim.serving.parts import drafts_of, station_facts
 from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.ranked_pipeline import PipelineGroup, PipelineRank
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
-from llmsim.serving.stations import station_facts
 from llmsim.serving.stops import StoppingReplica, StopPlan, allow_stops, stop_facts
 from llmsim.serving.storehouse import KvPlan, Storehouse
 from llmsim.serving.swap import Swapper
