@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -238,6 +239,7 @@ class _Ray:
         import ray
 
         self._ray: Any = ray
+        self._executor = executor
         self._entered = not ray.is_initialized()  # else somebody else's, who will leave it
         self._folder = ""  # where calls are made that may name files
         address = executor.scheduler
@@ -246,29 +248,41 @@ class _Ray:
         quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
         if address is None:
             self._folder = os.getcwd()
-            with (
-                _environment(
-                    # workers import what is asked of them from where it is found here ...
-                    PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)),
-                    RAY_USAGE_STATS_ENABLED="0",
-                    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # else it warns of what there is not
-                ),
-                # ... and before that, Ray has them look in the folder that it was started in
-                chdir(_PACKAGE.parent),
-            ):
-                ray.init(
-                    "local",
-                    num_cpus=(os.cpu_count() or 1) if executor.jobs == -1 else executor.jobs,
-                    include_dashboard=False,
-                    object_store_memory=_RAY_STORE_BYTES,
-                    **quiet,
-                )
+            self._start(quiet)
             return
         try:
             _knock(address)
             ray.init(address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             raise _silent("Ray cluster", address, error) from error
+
+    def _start(self, quiet: dict[str, Any]) -> None:
+        """Start a cluster on this machine: some servers, and `jobs` workers."""
+        jobs = self._executor.jobs
+        with (
+            _environment(
+                # workers import what is asked of them from where it is found here ...
+                PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)),
+                RAY_USAGE_STATS_ENABLED="0",
+                RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # else it warns of what there is not
+            ),
+            # ... and before that, Ray has them look in the folder that it was started in
+            chdir(_PACKAGE.parent),
+        ):
+            try:
+                self._ray.init(
+                    "local",
+                    num_cpus=(os.cpu_count() or 1) if jobs == -1 else jobs,
+                    include_dashboard=False,
+                    object_store_memory=_RAY_STORE_BYTES,
+                    **quiet,
+                )
+            except (OSError, RuntimeError) as error:
+                # the machine's fault: Ray forks this process for each server, and that asks for as
+                # much memory as the process has
+                why = getattr(error, "strerror", None) or error
+                number = getattr(error, "errno", None) or errno.EAGAIN
+                raise OSError(number, f"Ray did not start on this machine: {why}") from error
 
     def completed(
         self, call: Callable[..., T], tasks: Sequence[Task]

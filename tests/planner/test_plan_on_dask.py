@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from clusters import need_cluster
+from clusters import apart, need_cluster
 from test_plan import ASKED
 
 import llmsim as ls
@@ -39,18 +39,22 @@ def test_a_worker_that_dies_loses_nothing_of_a_plan(tmp_path, monkeypatch):
         far = ls.plan(ASKED, FAST, executor=executor, progress=kill_half_way)
     assert killed
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "near"))
-    near = ls.plan(ASKED, FAST, executor=Executor("local", 1))
+    near = plan_on(Executor("local", 1))
     assert far.replicas == near.replicas
     assert far.evidence == near.evidence  # the digest of every run included
     assert far.corrected == near.corrected
+
+
+def plan_on(executor):
+    return ls.plan(ASKED, FAST, executor=executor)
 
 
 @pytest.mark.slow
 def test_a_plan_on_ray_is_the_same(tmp_path, monkeypatch):
     need_cluster("ray")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "far"))
-    far = ls.plan(ASKED, FAST, executor=Executor("ray", 2))
+    far = apart(plan_on, Executor("ray", 2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "near"))
-    near = ls.plan(ASKED, FAST, executor=Executor("local", 1))
+    near = plan_on(Executor("local", 1))
     assert far.replicas == near.replicas
     assert far.evidence == near.evidence  # the digest of every run included

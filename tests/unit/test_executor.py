@@ -1,5 +1,6 @@
 """Where runs are made: processes of this machine, Dask or Ray; nothing lost, nothing twice."""
 
+import errno
 import os
 import pickle
 import re
@@ -7,7 +8,7 @@ import signal
 import time
 
 import pytest
-from clusters import MODULES, need_cluster
+from clusters import MODULES, apart, need_cluster
 
 from llmsim.core.errors import Fault, InputError, ScenarioError
 from llmsim.study.executor import Executor, in_order, open_workers, run_in_order
@@ -99,10 +100,7 @@ def slow_square(number):
     return os.getpid(), number**2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["dask", "ray"])
-def test_a_worker_that_dies_takes_nothing_with_it(kind):
-    need_cluster(kind)
+def squares_with_a_death(kind):
     with open_workers(Executor(kind, 2)) as workers:
         made = {}
         killed = 0
@@ -113,7 +111,14 @@ def test_a_worker_that_dies_takes_nothing_with_it(kind):
                 os.kill(process, signal.SIGKILL)
                 killed = process
     assert killed
-    assert made == {number: number**2 for number in range(60)}
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_a_worker_that_dies_takes_nothing_with_it(kind):
+    need_cluster(kind)
+    assert apart(squares_with_a_death, kind) == {number: number**2 for number in range(60)}
 
 
 @pytest.mark.slow
@@ -134,24 +139,29 @@ def test_a_cluster_that_does_not_answer_is_named(kind, address, who, monkeypatch
         pass
 
 
+def errors_of_far_tasks(kind):
+    """Return what comes out of a task that raises, and of workers of another version."""
+    with open_workers(Executor(kind, 1)) as workers:
+        with pytest.raises(ScenarioError) as raised:
+            list(workers.completed(bad_at_two, [(number,) for number in range(4)]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("llmsim.study.executor.code_hash", lambda: "another")
+            with pytest.raises(InputError) as refused:
+                list(workers.completed(pow, [(2, 2), (2, 3)]))
+    return raised.value, str(refused.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dask", "ray"])
-def test_what_a_far_task_raises_comes_out_and_workers_of_another_version_are_refused(
-    kind, monkeypatch
-):
+def test_what_a_far_task_raises_comes_out_and_workers_of_another_version_are_refused(kind):
     need_cluster(kind)
-    with open_workers(Executor(kind, 1)) as workers:
-        with pytest.raises(ScenarioError, match=r"two\.yaml:3  fleet") as caught:
-            list(workers.completed(bad_at_two, [(number,) for number in range(4)]))
-        assert caught.value.faults[0].hint == "Mend it."
-        monkeypatch.setattr("llmsim.study.executor.code_hash", lambda: "another")
-        with pytest.raises(InputError, match="a worker has another llmsim, or other cards"):
-            list(workers.completed(pow, [(2, 2), (2, 3)]))
+    raised, refused = apart(errors_of_far_tasks, kind)
+    assert re.search(r"two\.yaml:3  fleet", str(raised))
+    assert raised.faults[0].hint == "Mend it."
+    assert "a worker has another llmsim, or other cards" in refused
 
 
-@pytest.mark.slow
-def test_a_ray_cluster_of_somebody_else_s_is_used_and_left_as_it_was():
-    need_cluster("ray")
+def two_users_of_one_ray():
     import ray
 
     with open_workers(Executor("ray", 1)) as outer:
@@ -159,5 +169,25 @@ def test_a_ray_cluster_of_somebody_else_s_is_used_and_left_as_it_was():
             assert list(inner.completed(pow, [(2, 5)])) == [(0, 32)]
         assert ray.is_initialized()
         more = list(outer.completed(pow, [(2, power) for power in range(600)]))  # in several goes
-        assert sorted(more) == [(power, 2**power) for power in range(600)]
-    assert not ray.is_initialized()
+    return sorted(more), ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_somebody_else_s_is_used_and_left_as_it_was():
+    need_cluster("ray")
+    made, left_on = apart(two_users_of_one_ray)
+    assert made == [(power, 2**power) for power in range(600)]
+    assert not left_on
+
+
+def test_a_machine_without_the_memory_for_ray_is_told_so(monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def no_memory(*_words, **_more):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(ray, "init", no_memory)
+    words = "Ray did not start on this machine: Cannot allocate memory"
+    with pytest.raises(OSError, match=words) as caught, open_workers(Executor("ray", 1)):
+        pass
+    assert caught.value.errno == errno.ENOMEM
