@@ -61,6 +61,8 @@ def test_what_a_run_records_wins_over_what_is_assumed():
 def test_a_recipe_makes_the_budget_from_the_load():
     engine = scenario_data(case(source="aic-silicon-internal"))["engine"]
     assert (engine["max_num_seqs"], engine["max_num_batched_tokens"]) == (8, 8 + 1000 + 1500)
+    older = case(source="aic-silicon-internal", engine="trtllm", engine_version="1.0.0rc3")
+    assert scenario_data(older)["engine"]["max_num_batched_tokens"] == 8 + 1000 + 1000
 
 
 def test_every_scenario_is_a_valid_one_and_a_closed_loop_has_all_its_requests():
@@ -210,12 +212,17 @@ def test_a_checkpoint_has_the_weights_that_its_name_says(model_key, quant, model
     assert (found["model"], found["engine"].get("quantisation")) == (model, scheme)
 
 
-def test_encoding_random_text_delays_a_prompt_by_its_tokens():
-    def way_s(**changed):
-        return scenario_data(case(**changed))["traffic"]["arrivals"]["think_s"]
+@pytest.mark.parametrize(
+    ("engine", "way", "turn"), [("vllm", 5.3e-6, 1.2e-6), ("trtllm", 0.0, 6.5e-6)]
+)
+def test_encoding_random_text_delays_a_prompt_by_its_tokens_some_of_it_in_turn(engine, way, turn):
+    def front_s(**changed):
+        arrivals = scenario_data(case(engine=engine, **changed))["traffic"]["arrivals"]
+        return arrivals["think_s"], arrivals["ingest_s"]
 
-    assert way_s(isl="5000") == way_s()  # what other clients send is not described
+    assert front_s(isl="5000") == front_s()  # what other clients send is not described
     random = {"source": "aic-silicon-inferencex", "workload": "InferenceX random (...)"}
+    more, less = front_s(isl="5000", **random), front_s(**random)
     # The mean of lengths between 0.8 and 1.0 of the nominal.
-    more = way_s(isl="5000", **random) - way_s(**random)
-    assert more == pytest.approx(0.9 * 4000 * 6.5e-6)
+    assert more[0] - less[0] == pytest.approx(0.9 * 4000 * way)
+    assert more[1] - less[1] == pytest.approx(0.9 * 4000 * turn)

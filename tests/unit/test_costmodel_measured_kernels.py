@@ -47,6 +47,16 @@ def test_a_glob_admits_the_kernels_that_it_matches_and_no_others(tmp_path):
     assert not profile.covers("gemm", replace(other, kernels=(("gemm", "*triton*"),)))
 
 
+def test_rows_of_wider_activations_say_nothing_of_products_in_four_bits(tmp_path):
+    profile = load_profile(write_profile(tmp_path, rows(("gemm",))), CARD)
+    assert profile.covers("gemm", Context(types=Types("fp8", "fp8")))
+    assert profile.covers("gemm", Context(types=Types("bf16", "int4")))  # weights alone are narrow
+    four = Context(types=Types("nvfp4", "nvfp4"))
+    assert not profile.covers("gemm", four)
+    found = profile.latency("gemm", {"m": 32, "n": 4096, "k": 4096}, four)
+    assert found.source == "roofline"
+
+
 def test_experts_without_rows_of_their_kernel_cost_what_the_roofline_says(tmp_path):
     profile = load_profile(write_profile(tmp_path, rows(factor=3.0)), CARD)
     base = base_of()

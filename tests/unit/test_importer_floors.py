@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from llmsim.specs.importers.floors import without_host_bound
+from llmsim.specs.importers.floors import without_host_bound, without_untuned
 from llmsim.specs.importers.frames import Batch
 
 
@@ -35,3 +35,12 @@ def test_other_kernels_keep_all_rows(batch, op, floor_us):
     table = rows(op, "quick", floor_us)
     assert len(without_host_bound(table, batch)) == len(table)
     assert batch.notes == []
+
+
+def test_products_that_were_never_tuned_are_left_out_of_their_engine_s_tables_alone(batch):
+    gemms = pd.DataFrame({"gemm_dtype": ["bfloat16", "nvfp4", "nvfp4", "fp8"], "latency": 0.02})
+    assert without_untuned(gemms, "trtllm", batch)["gemm_dtype"].tolist() == ["bfloat16", "fp8"]
+    (note,) = batch.notes
+    assert note.startswith("2 GEMM rows of nvfp4 left out: they were timed with the tile")
+    assert len(without_untuned(gemms, "vllm", batch)) == 4
+    assert len(batch.notes) == 1

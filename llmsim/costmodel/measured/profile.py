@@ -20,6 +20,7 @@ from llmsim.costmodel.measured.choice import (
     in_reach,
     nearest_kernel,
     offered,
+    scales_to,
     unlike,
     words_of,
 )
@@ -321,6 +322,8 @@ class Profile:
         if tables:
             asked = context.types
             near = min(tables, key=lambda table: unlike(table.types, asked))
+            if not scales_to(near.types, asked):
+                return [], 0.0, ""
             return (
                 [near],
                 DTYPE_SIGMA,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmsim.core.errors import CardError, Fault
+from llmsim.specs.importers.floors import without_untuned
 from llmsim.specs.importers.frames import Batch, Origin, rows_of, split_formats
 from llmsim.specs.importers.scales import without_scale_pass
 
@@ -92,6 +93,8 @@ def _batches(gpu: str, paths: list[Path]) -> Iterator[Batch]:
         table = _table(path)
         if path.stem == "gemm_perf" and engine == _OWN_SCALES and (engine, version) in passes:
             table = without_scale_pass(table, _table(passes[engine, version]), batch)
+        if path.stem == "gemm_perf":
+            table = without_untuned(table, engine, batch)
         add(batch, path.stem, table, f"{engine} {version}")
     for batch in batches.values():
         ((engine, version),) = batch.libs.items()

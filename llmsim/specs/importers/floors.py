@@ -1,10 +1,18 @@
-"""Rows of public tables that show how long a launch took, not how long its kernel ran.
+"""Rows of public tables that show something else than the kernel that serves.
 
-A kernel timed outside of a CUDA graph cannot be seen to be faster than the host that launches it.
+**A launch.** A kernel timed outside of a CUDA graph cannot be seen to be faster than the host that launches it.
 Where the host is slow (an operator of several Python calls), all small shapes share one time; an
 engine that replays a graph never pays it. The larger shapes of such a kernel do not help: what is
 fitted to them carries the host's share down to the small ones (MiniMax-M2.5 on B200: +249% in TPOT
 with only the shapes at the floor left out, -9% by the roofline).
+
+**A kernel that nobody has tuned.** TensorRT-LLM's products in NVFP4 ask its tuner which tile and
+split of k to use. The server tunes when it starts; out of a tuning context the tuner answers with a
+fallback and says so in the log (NVIDIA/TensorRT-LLM, pull request 8873). aiconfigurator's collector
+(``collector/trtllm/collect_gemm.py``) calls the layer out of one, where that of experts
+(``collect_moe.py``) tunes first. It shows: on B200, 2560 x 8192 for one token takes 21.5 us, twice
+what the 16-bit product with four times the bytes takes (10.9 us) and what FlashInfer's takes in
+vLLM's table (11.1 us), and it goes by k alone (10240 x 8192: 22.4 us; 8192 x 2048: 10.4 us).
 """
 
 from __future__ import annotations
@@ -47,3 +55,26 @@ def without_host_bound(table: DataFrame, batch: Batch) -> DataFrame:
             f"{shortest:.0f} us, which is the host's launch and not the kernel"
         )
     return table[~drop]
+
+
+UNTUNED: Final = {"trtllm": "nvfp4"}
+"""Engine, and ``gemm_dtype`` of the products that its collector times without tuning."""
+
+
+def without_untuned(gemms: DataFrame, engine: str, batch: Batch) -> DataFrame:
+    """Leave out products that were timed before the engine's tuner had run; noted in the batch.
+
+    Parameters
+    ----------
+    gemms : DataFrame
+        With a column ``gemm_dtype``.
+    engine : str
+    batch : Batch
+    """
+    untuned = (gemms["gemm_dtype"] == UNTUNED.get(engine)).to_numpy()
+    if untuned.any():
+        batch.notes.append(
+            f"{int(untuned.sum())} GEMM rows of {UNTUNED[engine]} left out: they were timed with "
+            "the tile of a product that has not been tuned, and the engine tunes when it starts"
+        )
+    return gemms[~untuned]
