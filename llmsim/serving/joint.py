@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from llmsim.core.errors import InvariantError
 from llmsim.costmodel.contract import Chunk, JointCost, PriceLine, StagedJointCost
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.stretch import Stretch
+
+_FAR: Final = 2**40
+"""More tiles than any context has."""
 
 
 class JointPrice:
@@ -104,8 +108,8 @@ class RankStretch(Stretch):
         return self.last_gap_ns
 
 
-def never_passes(own: PriceLine, lead: Cohort, line: PriceLine, other: Cohort, ticks: int) -> bool:
-    """Whether bounds alone say that `other` stays the faster for `ticks` ticks.
+def ticks_ahead(own: PriceLine, lead: Cohort, line: PriceLine, other: Cohort) -> int:
+    """Return for how many ticks bounds alone say that `other` stays the faster.
 
     Over n ticks of a tile of t the padded sum of B contexts grows by at least ``t B floor(n / t)``
     and at most ``t B ceil(n / t)``; the clipped sum by none to as much. The gap between two
@@ -116,6 +120,9 @@ def never_passes(own: PriceLine, lead: Cohort, line: PriceLine, other: Cohort, t
     slack = 1e-6 * (1.0 + abs(own.base_ns) + own.per_token_ns * lead.padded)
     gain = own.per_token_ns * tile * lead.count
     loss = (line.per_token_ns + line.per_windowed_ns) * tile * other.count
-    cycles = (ticks - 1) // tile
-    least = min(ahead - loss, ahead + cycles * gain - (cycles + 1) * loss)
-    return least > slack
+    spare = ahead - loss - slack
+    if spare <= 0:
+        return 0
+    if spare >= (loss - gain) * _FAR:
+        return _FAR * tile
+    return (int(spare / (loss - gain)) + 1) * tile

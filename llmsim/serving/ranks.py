@@ -17,7 +17,7 @@ from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.clock import Clock
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.config import EngineConfig
-from llmsim.serving.joint import JointPrice, RankStretch, never_passes
+from llmsim.serving.joint import JointPrice, RankStretch, ticks_ahead
 from llmsim.serving.lockstep import Lockstep
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import Request
@@ -323,8 +323,12 @@ class RankGroup(Lockstep):
         self._call_ns = end
         if self._lookahead:
             self._call_ns = stretch.start_of_last_ns() if ticks > 1 else stretch.front_ns
+        self._tell(end)
+
+    def _tell(self, end: int) -> None:
+        """Let all ranks know how long the stretch is that ends at `end` [ns]."""
         for rank in self.ranks:
-            rank.run_to(ticks, end, self._call_ns, self._merged)
+            rank.run_to(self._ticks, end, self._call_ns, self._merged)
 
     # --- who is the slowest -----------------------------------------------------------------
 
@@ -386,18 +390,19 @@ class RankGroup(Lockstep):
             room = rank.ledger.free + rank.draft.first_need
             if (ticks // size + 1) * cohort.count > room:
                 ticks = cohort.ticks_within(room, ticks)
+        own = self._attention[self._lead]
         for line, rank in zip(self._attention, self.ranks, strict=True):
-            if rank is not lead and line is not None and ticks > 1:
-                ticks = self._ahead_of(lead.cohort, rank.cohort, line, ticks)
+            if rank is not lead and line is not None and own is not None and ticks > 1:
+                ticks = self._ahead_of(own, lead.cohort, line, rank.cohort, ticks)
         return ticks
 
-    def _ahead_of(self, lead: Cohort, other: Cohort, line: PriceLine, ticks: int) -> int:
+    def _ahead_of(
+        self, own: PriceLine, lead: Cohort, line: PriceLine, other: Cohort, ticks: int
+    ) -> int:
         """Return for how many of the next `ticks` ticks the lead stays the slower of two."""
-        own = self._attention[self._lead]
-        if own is None:
-            return ticks
-        if other.padded + other.growth(ticks - 1) <= line.until_tokens and never_passes(
-            own, lead, line, other, ticks
+        if (
+            other.padded + other.growth(ticks - 1) <= line.until_tokens
+            and ticks_ahead(own, lead, line, other) >= ticks
         ):
             return ticks
         first, second = lead.padded, other.padded

@@ -107,6 +107,21 @@ def test_asking_changes_nothing(kind, data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@laws(40)
+@given(data=st.data())
+def test_merged_and_single_steps_say_the_same(kind, data):
+    """Every answer, also where ranks of a fork on which nothing happens are not called."""
+    believed = data.draw(st.sampled_from(["oracle", "noisy", "mean", "constant"]))
+    world = data.draw(alone(believed, kind))
+    world = replace(world, own_sends=data.draw(st.booleans()))
+    decision_s = data.draw(st.sampled_from([0.0, 0.03]))
+    merged, single = Asks(decision_s), Asks(decision_s)
+    run(world, True, router=merged)
+    run(world, False, router=single)
+    assert merged.told == single.told
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @laws(30)
 @given(data=st.data())
 def test_a_fork_cannot_tell_true_lengths_from_others(kind, data):
