@@ -86,7 +86,7 @@ class Fork:
     ) -> None:
         self.clock = clock
         self.members = list(members)
-        self.likenesses = [Likeness(member, beyond_tokens) for member in members]
+        self.likenesses = [self._likeness(member, beyond_tokens) for member in members]
         self._tiers: ShadowTiers | None = None
         first = likes[0].draft
         if first.keeper is not None or first.swapper is not None:
@@ -94,6 +94,10 @@ class Fork:
         self._keeps = keeps
 
     # --- taking over ------------------------------------------------------------------------
+
+    def _likeness(self, member: Replica, beyond_tokens: int) -> Likeness:
+        """Return a member's way to the state of whom it is like."""
+        return Likeness(member, beyond_tokens)
 
     def load(
         self,

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from llmsim.policies.ordering import ChoosesVictims, GuardsAdmission, HearsOfEnds, OrdersWaiting
 from llmsim.serving.fork import Fork, ReplicaFork
 from llmsim.serving.fork_lanes import LanesFork
+from llmsim.serving.fork_pipeline import PipelineFork
 from llmsim.serving.fork_ranks import RankFork
 from llmsim.serving.lanes import Lane
+from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
 
@@ -38,6 +40,8 @@ def fork_of(there: Sequence[Replica], beyond_tokens: int, keeps: bool) -> Fork:
     if isinstance(there[0], Lane):
         lanes = [lane for lane in there if isinstance(lane, Lane)]
         return LanesFork(lanes, beyond_tokens, keeps)
+    if isinstance(there[0], Pipeline):
+        return PipelineFork(there[0], beyond_tokens, keeps)
     return ReplicaFork(there[0], beyond_tokens, keeps)
 
 
@@ -46,8 +50,10 @@ def unforkable(replica: Replica) -> str:
     draft = replica.draft
     if isinstance(draft.policy, OrdersWaiting | ChoosesVictims | GuardsAdmission | HearsOfEnds):
         return "batching policies that keep more than the next step"
-    if type(replica) not in (Replica, Rank, Lane):
-        return "pipeline stages and steps that can be stopped"
+    if type(replica) not in (Replica, Rank, Lane, Pipeline):
+        return "pipeline stages of attention ranks and steps that can be stopped"
+    if isinstance(replica, Pipeline) and (draft.keeper is not None or draft.swapper is not None):
+        return "KV below the GPUs of a pipeline"
     if draft.claims is not None:
         return "promises of KV"
     if draft.together is not None:

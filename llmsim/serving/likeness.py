@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from llmsim.results.histogram import LogHistogram
 from llmsim.serving.delivery import Delivery
+from llmsim.serving.draft import Draft
 from llmsim.serving.equipment import make_line
 from llmsim.serving.meter import NEVER, Meter
 from llmsim.serving.replica import Replica
@@ -105,35 +106,63 @@ class Likeness:
         believed : bool
             Its lengths are believed already.
         """
-        self._settle_requests(other, believed)
-        self._settle_draft(other)
-        self._settle_delivery(other)
-
-    def _settle_requests(self, other: Replica, believed: bool) -> None:
         own, clones = self.shadow, self.clones
         clones.clear()
         tick = own.cohort.tick
-        committed = tick + own._ticks  # the cohort's ticks that are planned whatever one believes
-        completing = other.delivery.completing
-        for request in other.running_set:
+        # the cohort's ticks that are planned take place whatever one believes
+        self._add_running(other.draft, other.delivery, tick, own._ticks, tick + 1, believed)
+        self.add(other.delivery.arrived, believed)
+        line = own.line
+        for clone in self.add(other.line.requests(), believed):
+            line.push(clone)
+        own.cohort.adopt(other.cohort, clones)
+        self._settle_draft(own.draft, other.draft)
+        own.running_set = own.draft.running_set
+        self._settle_delivery(own.delivery, other.delivery)
+
+    def _add_running(
+        self,
+        theirs: Draft,
+        delivery: Delivery,
+        tick: int,
+        ticks: int,
+        earliest_tick: int,
+        believed: bool,
+    ) -> dict[Request, Request]:
+        """Copy requests that run; return the copies.
+
+        Parameters
+        ----------
+        theirs, delivery
+            With whom they run.
+        tick : int
+            Of their cohort.
+        ticks : int
+            That are planned from there on.
+        earliest_tick : int
+            No member can have ended before.
+        believed : bool
+            Their lengths are believed already.
+        """
+        earliest = max(tick + ticks, earliest_tick)
+        completing = delivery.completing
+        clones = {}
+        for request in theirs.running_set:
             clone = _clone(request)
             clones[request] = clone
             if request.state == DECODE:
                 if not believed:
                     had = request.output - (request.finish_tick - tick)
                     finish = tick + self.within(request, request.view.believed_tokens) - had
-                    if finish < committed or finish == tick:
-                        outlived = had + own._ticks + self._beyond
+                    if finish < earliest:
+                        outlived = had + ticks + self._beyond
                         finish = tick + self.within(request, outlived) - had
                     clone.finish_tick = finish
                     clone.output = had + finish - tick
             elif not believed and request.state != FINISHING:
                 clone.output = self._believed(request, request in completing)
-        self.add(other.delivery.arrived, believed)
-        line = own.line
-        for clone in self.add(other.line.requests(), believed):
-            line.push(clone)
-        own.cohort.adopt(other.cohort, clones)
+        self.clones.update(clones)
+        return clones
 
     def add(self, requests: Iterable[Request], believed: bool) -> list[Request]:
         """Copy requests that do not run; return the copies."""
@@ -173,10 +202,9 @@ class Likeness:
             found = self.clones[request] = _clone(request)
         return found
 
-    def _settle_draft(self, other: Replica) -> None:
-        own, draft, theirs = self.shadow, self.shadow.draft, other.draft
+    def _settle_draft(self, draft: Draft, theirs: Draft) -> None:
         clones = self.clones
-        own.running_set = draft.running_set = {clones[r]: None for r in theirs.running_set}
+        draft.running_set = {clones[r]: None for r in theirs.running_set}
         draft.prefilling = {clones[r]: None for r in theirs.prefilling}
         draft.parked = {clones[r]: None for r in theirs.parked}
         draft.late = [clones[r] for r in theirs.late]
@@ -186,8 +214,7 @@ class Likeness:
         draft.decoding = theirs.decoding
         draft.decisions.clear()
 
-    def _settle_delivery(self, other: Replica) -> None:
-        delivery, theirs = self.shadow.delivery, other.delivery
+    def _settle_delivery(self, delivery: Delivery, theirs: Delivery) -> None:
         clones = self.clones
         delivery.completing = [self.copy_of(r) for r in theirs.completing]
         delivery.pending = [self.copy_of(r) for r in theirs.pending]

@@ -55,6 +55,7 @@ KINDS = {
     "tiers": {"tiers": True},
     "tiers of ranks": {"tiers": True, "ranks": True},
     "lanes": {"lanes": True},
+    "stages": {"stages": True},
 }
 """What may stand behind a door that is forked, as worlds are asked for it."""
 

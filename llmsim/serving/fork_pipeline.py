@@ -1,0 +1,167 @@
+"""A copy of a pipeline: its micro-batches in flight are in flight there, too."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+from llmsim.core.errors import InvariantError
+from llmsim.policies.views import RequestView
+from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
+from llmsim.serving.delivery import Delivery
+from llmsim.serving.equipment import make_line
+from llmsim.serving.fork import Fork
+from llmsim.serving.likeness import Likeness, QuietMeter, copied, nobody_hears
+from llmsim.serving.meter import NEVER
+from llmsim.serving.microbatch import Slot
+from llmsim.serving.pipeline import Pipeline
+from llmsim.serving.replica import Replica
+from llmsim.serving.request import Request
+from llmsim.serving.wake import Wake
+
+
+class ShadowPipeline(Pipeline):
+    """A pipeline that can be loaded, again and again, with the state of another.
+
+    Parameters
+    ----------
+    clock : Clock
+        Of its own world.
+    like : Pipeline
+        Whose engine, price and policy it has.
+    """
+
+    def __init__(self, clock: Clock, like: Pipeline) -> None:
+        # a prompt counts whole in a fork
+        config = replace(like.config, prefix_caching=False)
+        policy = like.draft.policy
+        super().__init__(
+            clock, like.index, like.pool, like._staged, config, policy, NEVER, nobody_hears
+        )
+        arrived: deque[Request] = deque()  # whoever is planned next seats those
+        for slot in self.slots:
+            slot.meter = slot.draft.meter = QuietMeter()
+            slot.delivery = Delivery(slot.draft, slot.stretch, config.block_tokens, 0, nobody_hears)
+            slot.delivery.arrived = arrived
+        self.enter(self.slots[0])
+
+    def mirror(self, other: Pipeline) -> None:
+        """Be where another pipeline is, requests apart; the alarm is not set yet."""
+        self._asleep = other._asleep
+        self._call_ns = other._call_ns
+        self._front_ns = other._front_ns
+        self._exec_end_ns = other._exec_end_ns
+        self.ledger.free = other.ledger.free
+        self.port.expected = other.port.expected
+        self._free_ns = other._free_ns.copy()
+        self._seats = other._seats
+        self._changes = other._changes
+        self._policy = policy = copied(other._policy)
+        self.line = line = make_line(policy)
+        for slot, theirs in zip(self.slots, other.slots, strict=True):
+            slot.draft.policy, slot.draft.line = policy, line
+            slot.draft.first_need = theirs.draft.first_need
+            slot.cohort.mirror(theirs.cohort)
+            slot.end_ns = theirs.end_ns
+            slot.seen = theirs.seen
+            slot.until_tick = theirs.until_tick
+            slot.lines = theirs.lines  # made anew where they change
+            slot.until_tokens = theirs.until_tokens
+        places = {slot: place for place, slot in enumerate(other.slots)}
+        self._flying = deque([self.slots[places[slot]] for slot in other._flying])
+
+    def _wake(self, alarm: Wake) -> None:
+        """Call the scheduler once: who asks may know enough then."""
+        if self.clock.now == self._call_ns and not self._asleep:
+            self._call(self._call_ns)
+            if not self._asleep:
+                self._call_at(self._call_ns)
+
+
+class PipelineLikeness(Likeness):
+    """A shadow's way to the state of another pipeline, micro-batch by micro-batch.
+
+    Parameters
+    ----------
+    shadow : ShadowPipeline
+    beyond_tokens : int [tokens]
+        See `Likeness`.
+    """
+
+    def __init__(self, shadow: ShadowPipeline, beyond_tokens: int) -> None:
+        super().__init__(shadow, beyond_tokens)
+        self._pipeline = shadow
+        shadow.enter(shadow.slots[0])
+
+    def mirror(self, other: Replica) -> None:
+        """Take over everything but requests; the shadow's alarm is not set yet."""
+        self._pipeline.mirror(_pipeline(other))
+
+    def settle(self, other: Replica, believed: bool) -> None:
+        """Take over who is there; what is in flight, and no more than that, is planned."""
+        own, theirs = self._pipeline, _pipeline(other)
+        self.clones.clear()
+        pairs: list[tuple[Slot, Slot]] = list(zip(own.slots, theirs.slots, strict=True))
+        members = []
+        for slot, like in pairs:
+            # the token that is in flight has been counted, and may be the last one
+            tick = slot.cohort.tick
+            members.append(self._add_running(like.draft, like.delivery, tick, 0, tick, believed))
+        loose = self.add(theirs.loose, believed)
+        own.loose = dict.fromkeys(loose)
+        for clone in self.add(theirs.line.requests(), believed):
+            own.line.push(clone)
+        for (slot, like), copies in zip(pairs, members, strict=True):
+            slot.cohort.adopt(like.cohort, copies)
+            self._settle_draft(slot.draft, like.draft)
+            self._settle_delivery(slot.delivery, like.delivery)
+        own.running_set = own.draft.running_set
+        own._leaving = [(self.copy_of(r), why) for r, why in theirs._leaving if not r.ended]
+
+
+class PipelineFork(Fork):
+    """A copy of a pipeline.
+
+    Parameters
+    ----------
+    like : Pipeline
+    beyond_tokens, keeps
+        See `Fork`.
+    """
+
+    def __init__(self, like: Pipeline, beyond_tokens: int, keeps: bool) -> None:
+        clock = Clock()
+        self._shadow = ShadowPipeline(clock, like)
+        self._sending = Wake(_nothing_happens)
+        super().__init__(clock, [self._shadow], [like], beyond_tokens, keeps)
+
+    def _likeness(self, member: Replica, beyond_tokens: int) -> Likeness:
+        return PipelineLikeness(self._shadow, beyond_tokens)
+
+    def send(
+        self, view: RequestView, time_ns: int, delay_ns: int, called_now: bool, place: int = -1
+    ) -> Request | None:
+        """Let a request be sent; see `Fork.send`.
+
+        Notes
+        -----
+        Decodes that the scheduler need not see go on until something else in the world comes first:
+        here that is who sends.
+        """
+        clock = self.clock
+        if time_ns > clock.now:
+            clock.at(self._sending, ARRIVAL_PRIORITY, time_ns)
+            while clock.next_ns() < time_ns:
+                clock.fire()
+            clock.fire()  # the first of this instant
+        return super().send(view, time_ns, delay_ns, called_now, place)
+
+
+def _pipeline(replica: Replica) -> Pipeline:
+    if not isinstance(replica, Pipeline):
+        raise InvariantError(f"replica {replica.index} has no stages")
+    return replica
+
+
+def _nothing_happens(wake: Wake) -> None:
+    """Let a request be sent."""
