@@ -57,6 +57,7 @@ COMPILED = (
     "llmsim/serving/forecast.py",
     "llmsim/serving/fork.py",
     "llmsim/serving/fork_lanes.py",
+    "llmsim/serving/fork_pipeline.py",
     "llmsim/serving/fork_ranks.py",
     "llmsim/serving/fork_tiers.py",
     "llmsim/serving/forking.py",

@@ -122,8 +122,11 @@ class RankedCost:
         padded_tokens : int [tokens]
             Its padded context sum: selects the straight piece.
         """
-        most = max(batches)
-        total = sum(max(1, batch) for batch in batches)
+        most = total = 0
+        for batch in batches:  # not through a generator: asked whenever somebody joins or leaves
+            total += batch or 1
+            if batch > most:
+                most = batch
         own = self.base.attention_line(batches[lead], padded_tokens)
         gpu_ns = own.base_ns + self._rest_ns(most, total, most)
         added, beside = self._roofline.host_ns(most, most, 0)

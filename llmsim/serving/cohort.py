@@ -321,9 +321,15 @@ class Cohort:
         tile = self.tile
         if tile == 1:
             return ticks * self.count
-        cycles, rest = divmod(ticks, tile)
+        cycles = ticks // tile
+        rest = ticks - cycles * tile
         crossed = cycles * self.count
-        if rest:
+        if rest > 3 * len(self._spots):
+            start = self.tick + 1
+            for spot, members in self._spots.items():
+                if (spot - start) % tile < rest:
+                    crossed += members
+        elif rest:
             crossed += sum(_ahead(self._tile_ring, self.tick + 1, rest))
         return crossed * tile
 

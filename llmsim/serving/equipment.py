@@ -28,6 +28,15 @@ def make_line(policy: BatchingPolicy) -> FcfsQueue | OrderedQueue | UrgencyQueue
     return FcfsQueue() if policy.urgency(PROBE) is None else UrgencyQueue(policy.urgency)
 
 
+def empty_line(
+    like: FcfsQueue | OrderedQueue | UrgencyQueue, policy: BatchingPolicy
+) -> FcfsQueue | OrderedQueue | UrgencyQueue:
+    """Return a line as `make_line` does, of the kind of another one: no policy is looked at."""
+    if isinstance(like, FcfsQueue):
+        return FcfsQueue()
+    return UrgencyQueue(policy.urgency) if isinstance(like, UrgencyQueue) else make_line(policy)
+
+
 def claim_ledger(
     config: EngineConfig, allocator: Allocator, clock: Clock, cohorts: int = 1
 ) -> ClaimLedger | None:

@@ -9,7 +9,7 @@ from llmsim.core.errors import InvariantError
 from llmsim.policies.views import RequestView
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.delivery import Delivery
-from llmsim.serving.equipment import make_line
+from llmsim.serving.equipment import empty_line
 from llmsim.serving.fork import Fork
 from llmsim.serving.likeness import Likeness, QuietMeter, copied, nobody_hears
 from llmsim.serving.meter import NEVER
@@ -57,7 +57,7 @@ class ShadowPipeline(Pipeline):
         self._seats = other._seats
         self._changes = other._changes
         self._policy = policy = copied(other._policy)
-        self.line = line = make_line(policy)
+        self.line = line = empty_line(other.line, policy)
         for slot, theirs in zip(self.slots, other.slots, strict=True):
             slot.draft.policy, slot.draft.line = policy, line
             slot.draft.first_need = theirs.draft.first_need

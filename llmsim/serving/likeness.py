@@ -10,7 +10,7 @@ from typing import TypeVar
 from llmsim.results.histogram import LogHistogram
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
-from llmsim.serving.equipment import make_line
+from llmsim.serving.equipment import empty_line
 from llmsim.serving.meter import NEVER, Meter
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, FINISHING, Request
@@ -95,7 +95,7 @@ class Likeness:
         own._stretch.mirror(other._stretch)
         policy = copied(other.draft.policy)
         own._policy = own.draft.policy = policy
-        own.line = own.draft.line = make_line(policy)
+        own.line = own.draft.line = empty_line(other.line, policy)
 
     def settle(self, other: Replica, believed: bool) -> None:
         """Take over who is there; what is under way, and no more than that, is planned.

@@ -81,11 +81,6 @@ class Rank(Replica):
         """Whether other requests decode here than when the price was last fixed."""
         return not self._view.anchored or len(self.draft.preempted) > 0
 
-    @property
-    def drag_frac(self) -> float:
-        """By how much transfers from and to this rank lengthen every step."""
-        return self._drag
-
     def _price_step(
         self, slices: list[tuple[int, int]], decode: int, padded: int, windowed: int, rows: int
     ) -> int:
@@ -356,7 +351,11 @@ class RankGroup(Lockstep):
 
     def _drag_frac(self) -> float:
         """Return by how much transfers lengthen a step: all wait for the rank with most of them."""
-        return max([rank.drag_frac for rank in self.ranks])
+        most = 0.0
+        for rank in self.ranks:
+            if rank._drag > most:
+                most = rank._drag
+        return most
 
     def _still_slowest(self) -> bool:
         """Whether no rank's attention has become slower than that of the one in the lead."""
