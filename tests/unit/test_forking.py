@@ -13,6 +13,7 @@ SHORT = {"traffic.duration_s": None, "traffic.warmup_s": 0.0, "traffic.requests"
 SWAPS = {"capacity_bytes": 1e10}
 ALONE = {
     "ranks": ("ranks", {}),
+    "pipeline": ("pipeline", {}),
     "tiers": ("tiers", {}),
     "lanes": ("lanes", {"fleet.pools.prefill.replicas": 1, "fleet.pools.decode.replicas": 1}),
     "swaps": (
@@ -45,7 +46,16 @@ def test_a_look_that_is_old_will_do(name):
 
 
 REFUSED = {
-    "pipeline": ("pipeline", {}, "pipeline stages"),
+    "ranks of a pipeline": (
+        "ranks",
+        {"fleet.pools.main.dp": 4, "fleet.pools.main.ep": 4, "fleet.pools.main.pp": 2},
+        "pipeline stages of attention ranks",
+    ),
+    "tiers of a pipeline": (
+        "pipeline",
+        {"fleet.pools.main.kv": {"swap": SWAPS}},
+        "KV below the GPUs of pipeline stages",
+    ),
     "disaggregated": ("disaggregated", {}, "a pool of role prefill, a pool of role decode"),
     "pinned": ("pinned", {}, "retention"),
     "images": ("images", {"fleet.pools.encode": None}, "does not go with routing block"),
