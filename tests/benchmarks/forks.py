@@ -93,6 +93,7 @@ def whole_runs() -> list[tuple[str, float, int, float]]:
 
 KINDS: dict[str, dict[str, Any]] = {
     "ranks": {"traffic.arrivals.rate_rps": 5, "traffic.requests": 500},
+    "pipeline": {"traffic.requests": 300},
     "tiers": {"traffic.arrivals.rate_rps": 4, "traffic.requests": 1000},
     "lanes": {
         "traffic.arrivals.rate_rps": 8,
@@ -105,7 +106,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def of_each_kind() -> list[tuple[str, float, int, float]]:
-    """Return what forks of ranks, tiers and lanes add to a run: (case, CPU s, forks, us a fork)."""
+    """Return what forks of ranks, pipelines, tiers and lanes add to a run: (case, CPU s, forks, us a fork)."""
     import llmsim as ls
 
     found = []
