@@ -49,24 +49,17 @@ class ShadowPipeline(Pipeline):
         """Be where another pipeline is, requests apart; the alarm is not set yet."""
         self._asleep = other._asleep
         self._call_ns = other._call_ns
-        self._front_ns = other._front_ns
-        self._exec_end_ns = other._exec_end_ns
         self.ledger.free = other.ledger.free
         self.port.expected = other.port.expected
         self._free_ns = other._free_ns.copy()
         self._seats = other._seats
-        self._changes = other._changes
         self._policy = policy = copied(other._policy)
         self.line = line = empty_line(other.line, policy)
         for slot, theirs in zip(self.slots, other.slots, strict=True):
             slot.draft.policy, slot.draft.line = policy, line
-            slot.draft.first_need = theirs.draft.first_need
             slot.cohort.mirror(theirs.cohort)
             slot.end_ns = theirs.end_ns
-            slot.seen = theirs.seen
-            slot.until_tick = theirs.until_tick
-            slot.lines = theirs.lines  # made anew where they change
-            slot.until_tokens = theirs.until_tokens
+            slot.seen = -1  # it is planned, and priced, when it has come out
         places = {slot: place for place, slot in enumerate(other.slots)}
         self._flying = deque([self.slots[places[slot]] for slot in other._flying])
 

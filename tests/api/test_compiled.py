@@ -59,6 +59,7 @@ RUNS = {
     "forks of ranks": ("ranks", FORKS | {"fleet.pools.main.replicas": 2}),
     "forks with tiers": ("tiers", FORKS | {"fleet.pools.main.replicas": 2}),
     "forks of lanes": ("lanes", FORKS),
+    "forks of pipelines": ("pipeline", FORKS | {"fleet.pools.main.replicas": 2}),
     "least left first": ("shortest-first", {"traffic.requests": 200}),
     "buckets": (
         "quickstart",

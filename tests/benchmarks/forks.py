@@ -106,7 +106,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def of_each_kind() -> list[tuple[str, float, int, float]]:
-    """Return what forks of ranks, pipelines, tiers and lanes add to a run: (case, CPU s, forks, us a fork)."""
+    """Return what forks of each kind add to a run: (case, CPU s, forks, us a fork)."""
     import llmsim as ls
 
     found = []
