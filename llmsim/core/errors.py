@@ -10,6 +10,7 @@
     ├── RegistryError           a name nobody registered, or one registered twice
     ├── ModelDoesNotFitError    weights or KV do not fit the GPUs; says by how much
     ├── OutputError             the run folder cannot be used
+    ├── PolicyError             a policy answered what cannot be
     └── InvariantError          a law of the simulation broke: a bug in a policy or in llmsim
 """
 
@@ -114,6 +115,10 @@ class ModelDoesNotFitError(LlmsimError):
 
 class OutputError(LlmsimError):
     """The output folder cannot be used."""
+
+
+class PolicyError(LlmsimError):
+    """A policy answered what cannot be; says which one, what it was asked and what it answered."""
 
 
 class InvariantError(LlmsimError):

@@ -169,8 +169,9 @@ class BatchingPolicy(Protocol):
     def urgency(self, request: RequestView) -> tuple[int, ...] | None:
         """Rank a request in the queue (least first) and among victims (greatest first).
 
-        None, for all requests alike, means first come first served: a preempted request returns
-        to the front and the victim is the one admitted last.
+        A rank ends in the request's index, so that no two are equal. None, for all requests alike,
+        means first come first served: a preempted request returns to the front and the victim is
+        the one admitted last.
         """
         ...
 

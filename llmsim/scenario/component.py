@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from llmsim.core.errors import LlmsimError, RegistryError, nearest
 from llmsim.core.registry import Registry
+from llmsim.policies.answers import held
 
 SEAMS: Final[Mapping[str, tuple[str, str]]] = {
     "trace": ("llmsim.workload", "TRACES"),
@@ -96,16 +97,19 @@ class Component:
         return found
 
     def build(self) -> Any:
-        """Return a fresh instance of the class behind the kind.
+        """Return a fresh instance of the class behind the kind, its answers checked.
 
         Raises
         ------
         RegistryError
             If the kind is no longer registered.
+        PolicyError
+            If the class lacks what its seam asks for.
         """
         cls = registry(self.seam).get(self.kind)
         values = parameters_of(cls).model_validate_json(self.text or "{}")
-        return cls(**{name: getattr(values, name) for name in type(values).model_fields})
+        made = cls(**{name: getattr(values, name) for name in type(values).model_fields})
+        return held(self.seam, self.kind, made)
 
     def __str__(self) -> str:
         inner = ", ".join(f"{name}: {value}" for name, value in self.params.items())

@@ -39,6 +39,8 @@ def wrong_lanes(pools: Mapping[str, Pool]) -> dict[str, str]:
         if shares and hasattr(registry("batching").get(kind), "admits"):
             wrong[f"{name}.batching"] = f"{kind} keeps memory as if no other pool shared its GPUs"
         if pool.beside is None:
+            if pool.sharing.kind != "fixed":
+                wrong[f"{name}.sharing"] = "is said by the pool that has `beside`"
             continue
         host = pools[pool.beside]
         if (host.role, pool.role) != ("prefill", "decode"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from llmsim.core.errors import InvariantError
+from llmsim.core.errors import InvariantError, PolicyError
 from llmsim.core.rng import stream
 from llmsim.core.units import seconds_to_ns
+from llmsim.policies.answers import told
 from llmsim.policies.control import Action, Add, ControlPolicy, Drain, Migrate, SetRole
 from llmsim.results.changes import FleetChange
 from llmsim.results.facts import RunFacts
@@ -157,7 +159,7 @@ class Controls:
             self._roles = self.roles.roles
         for number, policy in enumerate(plan.policies):
             policy.start(stream(seed, f"control-{number}"))
-            Controller(clock, policy, self._look, self._carry_out)
+            Controller(clock, policy, self._look, partial(self._carry_out, policy))
 
     def added_to(self, facts: RunFacts) -> RunFacts:
         """Return the facts of the run with what was done about its fleet."""
@@ -176,20 +178,22 @@ class Controls:
             states = self.roles.states(states)
         return FleetSnapshot(self._replicas, self._roles, states, at_once)
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, policy: ControlPolicy, action: Action) -> None:
         if isinstance(action, Migrate):
-            self._migrate(action)
+            if self._migrations is None:
+                raise _impossible(policy, action, "nothing migrates: say fleet.migration")
+            self._migrate(action, self._migrations)
             return
         if isinstance(action, SetRole):
             if self.roles is None:
-                raise InvariantError(f"{action} is asked for where every replica keeps its role")
+                raise _impossible(policy, action, "replicas keep their roles: say fleet.flip")
             refusal = self.roles.set_role(action.replica, action.role)
             if refusal:
                 what = f"to {action.role} refused: {refusal}"
                 self.log.append(FleetChange(self._clock.now, what, action.replica))
             return
         if self.life is None:
-            raise InvariantError(f"{action} is asked for where no replica comes or goes")
+            raise _impossible(policy, action, "no replica comes or goes: say fleet.boot")
         if isinstance(action, Add):
             what, at, refusal = "add", -1, self.life.add(action.pool)
         elif isinstance(action, Drain):
@@ -199,9 +203,7 @@ class Controls:
         if refusal:
             self.log.append(FleetChange(self._clock.now, f"{what} refused: {refusal}", at))
 
-    def _migrate(self, action: Migrate) -> None:
-        if self._migrations is None:
-            raise InvariantError(f"{action} is asked for where nothing migrates")
+    def _migrate(self, action: Migrate, migrations: Migrations) -> None:
         if self.life is not None and self.life.states[action.target] != "up":
             return
         if self.roles is not None and action.target in self.roles.changing:
@@ -209,8 +211,12 @@ class Controls:
         source = self._replicas[action.source]
         for request in source.running_set:
             if request.view.index == action.request:
-                self._migrations.start(request, source, self._replicas[action.target])
+                migrations.start(request, source, self._replicas[action.target])
                 return
+
+
+def _impossible(policy: ControlPolicy, action: Action, why: str) -> PolicyError:
+    return PolicyError(f"{told(policy)}: act returned {action}, but {why}")
 
 
 def _roles(

@@ -43,7 +43,7 @@ class Draft:
     Attributes
     ----------
     fcfs : bool
-        The queue is first come, first served: the victim is who was admitted last.
+        The queue is first come, first served, and the victim is who was admitted last.
     scheduled : set of Request
         Who `preemption.scan` has given tokens so far.
     chunks : list of (Request, int, int)
@@ -163,9 +163,9 @@ class Draft:
     ) -> None:
         self.config = config
         self.policy = policy
-        self.fcfs = isinstance(line, FcfsQueue)
         self.guard = policy if isinstance(policy, GuardsAdmission) else None
         self.chooser = policy if isinstance(policy, ChoosesVictims) else None
+        self.fcfs = isinstance(line, FcfsQueue) and self.chooser is None
         self.displaces = bool(getattr(policy, "displaces", False))
         self.claims: ClaimLedger | None = None
         self.guarded = False

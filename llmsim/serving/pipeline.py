@@ -22,6 +22,7 @@ from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import StagedCost
 from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.policies.answers import nothing_planned
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.claims import ClaimLedger
@@ -280,10 +281,8 @@ class Pipeline(Replica):
     def rest(self) -> None:
         """Sleep: nothing was planned, and nothing is in flight."""
         if (self.running or self.port.somebody_waits()) and not self._expects():
-            raise InvariantError(
-                f"replica {self.index} has {self.running} running and {self.waiting} waiting "
-                "requests but its batching policy planned nothing"
-            )
+            who = f"replica {self.index}"
+            raise nothing_planned(self._policy, who, self.running, self.waiting)
         self._asleep = True
 
     def come_out(self, slot: Slot) -> None:

@@ -114,10 +114,11 @@ class UrgencyQueue:
 class OrderedQueue:
     """A line that the batching policy keeps; here are the requests behind its views."""
 
-    __slots__ = ("_order", "_waiting", "count")
+    __slots__ = ("_next", "_order", "_waiting", "count")
 
     def __init__(self) -> None:
         self._order: WaitingOrder | None = None
+        self._next: Request | None = None
         self._waiting: dict[int, Request] = {}
         self.count = 0
 
@@ -146,14 +147,16 @@ class OrderedQueue:
     def head(self) -> Request | None:
         """Return the next request without removing it."""
         view = self._keeper().head()
-        return None if view is None else self._waiting[view.index]
+        self._next = None if view is None else self._waiting[view.index]
+        return self._next
 
     def pop(self) -> Request:
-        """Remove the request that `head` returned."""
-        view = self._keeper().head()
-        if view is None:
+        """Remove the request that `head` returned, whoever would be next by now."""
+        request = self._next
+        if request is None:
             raise InvariantError("nobody waits")
-        return self._remove(view, True)
+        self._next = None
+        return self._remove(request.view, True)
 
     def withdraw(self, request: Request) -> None:
         """Take out a request that has ended."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import JointCost, PriceLine, RankLoad
+from llmsim.policies.answers import nothing_planned
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.clock import Clock
 from llmsim.serving.cohort import Cohort
@@ -263,10 +263,8 @@ class RankGroup(Lockstep):
         else:
             for rank in members:
                 if (rank.running or rank.waiting) and not rank.port.expected:
-                    raise InvariantError(
-                        f"rank {rank.index} has {rank.running} running and {rank.waiting} "
-                        "waiting requests but its batching policy planned nothing"
-                    )
+                    who = f"rank {rank.index}"
+                    raise nothing_planned(rank.draft.policy, who, rank.running, rank.waiting)
             self._asleep = True
             self._doze(True)
             return

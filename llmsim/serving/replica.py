@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmsim.core.errors import InvariantError
 from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import PriceLine, StepCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.costmodel.roofline import RooflineCost
 from llmsim.kvcache import CountLedger, PrefixLedger
+from llmsim.policies.answers import nothing_planned
 from llmsim.policies.batching import BatchingPolicy, VllmBatching
 from llmsim.serving.admission import admit_waiting
 from llmsim.serving.board import LoadBoard
@@ -384,10 +384,8 @@ class Replica:
         elif self.draft.preempted:
             self._call_ns = now  # everybody lost their KV; the queue is looked at next
         elif (self.running_set or self.port.somebody_waits()) and not self._expects():
-            raise InvariantError(
-                f"replica {self.index} has {self.running} running and {self.waiting} waiting "
-                "requests but its batching policy planned nothing"
-            )
+            who = f"replica {self.index}"
+            raise nothing_planned(self._policy, who, self.running, self.waiting)
         else:
             self._asleep = True
 
