@@ -90,16 +90,17 @@ class RankedLedger(PrefixLedger):
         while blocks > 0:
             victim = self._below(self._least())
             size = victim.hi - victim.lo
+            most = min(blocks, victim.hi - self._needed(victim))
             if victim.edge is not None:
-                self.evicted += min(size, blocks)
-            if size <= blocks:
+                self.evicted += most
+            if size <= most:
                 self._unlink(victim)
                 self._bury(victim)
                 self._uses.pop(victim, None)
                 blocks -= size
             else:
-                victim.hi -= blocks
-                blocks = 0
+                victim.hi -= most
+                blocks -= most
 
     def _least(self) -> Extent:
         """Return what ranks least of all that nobody holds."""
@@ -134,11 +135,22 @@ class RankedLedger(PrefixLedger):
         if after is not None:
             return after
         for (start, _), child in edge.children.items():
-            if start // self.block_tokens > extent.lo:
+            if start // self.block_tokens >= hi:
                 found = self._first_on(child)
                 if found is not None:
                     return found
         return None
+
+    def _needed(self, extent: Extent) -> int:
+        """Return up to which block of an extent something is cached that branches off inside."""
+        edge, needed = extent.edge, extent.lo
+        if edge is None or edge is self._unfindable:
+            return needed
+        for (start, _), child in edge.children.items():
+            at = start // self.block_tokens
+            if needed < at < extent.hi and self._first_on(child) is not None:
+                needed = at
+        return needed
 
     def _first_on(self, edge: Edge) -> Extent | None:
         for extent in edge.extents:

@@ -98,9 +98,8 @@ def wrong_retention(fleet: Fleet, programs: bool) -> dict[str, str]:
 def wrong_moves(fleet: Fleet) -> dict[str, str]:
     """Return why requests cannot change replicas, if they cannot, by key."""
     keepers = [found for found in map(_keeper, fleet.pools.values()) if found]
-    if not keepers or not (fleet.migration or fleet.boot or fleet.gateway or fleet.flip):
-        return {}
-    return {"control": f"does not go with {keepers[0]}"}
+    movers = [key for key in ("migration", "boot", "gateway", "flip") if getattr(fleet, key)]
+    return {key: f"does not go with {keepers[0]}" for key in movers[:1] if keepers}
 
 
 def wrong_record(fleet: Fleet) -> dict[str, str]:

@@ -14,6 +14,11 @@ def together(batching: str) -> bool:
     return getattr(BATCHING.get(batching), "releases_together", False)
 
 
+def movable() -> list[str]:
+    """Return the batching policies whose requests may be moved, handed over and pinned."""
+    return [name for name in BATCHING.names() if not together(name)]
+
+
 def keeps_line(batching: str) -> bool:
     """Whether a policy keeps the waiting line itself, for one batch at a time."""
     return hasattr(BATCHING.get(batching), "waiting_order")

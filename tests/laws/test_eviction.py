@@ -33,6 +33,15 @@ def test_merged_and_single_steps_are_the_same_in_any_order(lookahead, data):
     assert_same(replace(world, evicts=kind))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@laws(20)
+@given(data=st.data())
+def test_merged_and_single_steps_are_the_same_in_any_order_for_every_batching(kind, data):
+    world = data.draw(worlds(turns=True, tiers=None, moves=None))
+    world = replace(world, prefix_caching=True, allocation="paged", stages=(), evicts=kind)
+    assert_same(world)
+
+
 @laws(12)
 @given(world=pinning_worlds(tiers=None), kind=st.sampled_from(KINDS))
 def test_any_order_loses_no_block(world, kind):
@@ -73,3 +82,20 @@ def test_nothing_goes_before_what_was_computed_from_it():
     )
     ran = run(World(jobs, block_tokens=4, kv_blocks=11, prefix_caching=True, evicts="fifo"))
     assert ran.rows[-1].cached_tokens == 24
+
+
+@pytest.mark.parametrize("evicts", ["", "lru", "fifo"])
+def test_what_branches_off_inside_does_not_need_what_is_behind_the_branch(evicts):
+    """Blocks of one token, 12 of them. Four of a text of 4, then the first of them and an answer.
+
+    A prompt of 6 takes the 3 that are empty and the last 3 of the text: the answer was computed
+    from the first alone, and is found whole, but for its last token.
+    """
+    jobs = (
+        Job(0, 4, 1, ((1, 4),)),
+        Job(10**9, 1, 5, ((1, 1),)),
+        Job(2 * 10**9, 6, 1),
+        Job(3 * 10**9, 7, 1, ((1, 1), (-2, 5), (50, 1))),
+    )
+    world = World(jobs, block_tokens=1, kv_blocks=12, prefix_caching=True, evicts=evicts)
+    assert [row.cached_tokens for row in run(world).rows] == [0, 0, 0, 5]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+from abilities import movable
 from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,10 +29,11 @@ def restless(data, **given):
     )
 
 
-@laws(120)
+@pytest.mark.parametrize("batching", movable())
+@laws(10)
 @given(data=st.data())
-def test_every_request_ends_once_and_every_block_comes_back(data):
-    world = restless(data, turns=False)
+def test_every_request_ends_once_and_every_block_comes_back(batching, data):
+    world = restless(data, turns=False, batching=batching)
     ran = run(world)
     assert_all_ended(ran)
     gaps = sum(row.output_tokens - 1 for row in ran.rows if row.output_tokens)
@@ -38,7 +41,8 @@ def test_every_request_ends_once_and_every_block_comes_back(data):
         assert sum(ran.facts.itl.counts.values()) == gaps
 
 
-@laws(120)
+@pytest.mark.parametrize("batching", movable())
+@laws(10)
 @given(data=st.data())
-def test_merging_steps_changes_nothing(data):
-    assert_same(restless(data))
+def test_merging_steps_changes_nothing(batching, data):
+    assert_same(restless(data, batching=batching))

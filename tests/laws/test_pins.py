@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from abilities import foresees
+from abilities import foresees, movable
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
@@ -49,9 +49,11 @@ def check(ran):
         assert pins.block_ns >= 0
 
 
-@laws(25)
-@given(world=pinning_worlds(tiers=None))
-def test_every_pin_ends_and_every_block_comes_back(world):
+@pytest.mark.parametrize("batching", movable())
+@laws(4)
+@given(data=st.data())
+def test_every_pin_ends_and_every_block_comes_back(batching, data):
+    world = data.draw(pinning_worlds(tiers=None, batching=batching))
     ran = run(world)
     check(ran)
     assert ran.facts.digest == run(world).facts.digest
@@ -59,11 +61,11 @@ def test_every_pin_ends_and_every_block_comes_back(world):
         assert [row.turn for row in rows] == list(range(len(rows)))
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
-@laws(25)
+@pytest.mark.parametrize("batching", movable())
+@laws(6)
 @given(data=st.data())
-def test_merged_and_single_steps_are_the_same_with_pins(lookahead, data):
-    world = data.draw(pinning_worlds(lookahead=lookahead, handoff=None, tiers=None))
+def test_merged_and_single_steps_are_the_same_with_pins(batching, data):
+    world = data.draw(pinning_worlds(batching=batching, handoff=None, tiers=None))
     if world.decoders:
         world = replace(world, decoders=0)
     assert_same(world)

@@ -1,13 +1,20 @@
-"""Orders by predicted lengths: timelines that can be checked on paper. A step lasts 5 ms."""
+"""Orders by predicted lengths, whoever predicts; on paper, where a step lasts 5 ms."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
+from abilities import asks_lengths
+from hypothesis import given
+from hypothesis import strategies as st
 from prices import MS
+from test_fast_forward import assert_same
+from world_strategies import laws, worlds
 from worlds import Job, World, run
 
+from llmsim.policies import BATCHING, OUTPUT_LENGTH
 from llmsim.policies.shortest import ShortestFirst
 from llmsim.policies.views import RequestView
 from llmsim.systems.past_future import PastFuture, RecentLengths, chance_of
@@ -26,6 +33,15 @@ def begun_ms(ran):
 
 def ended_ms(ran):
     return [row.end_ns // MS for row in ran.rows]
+
+
+@pytest.mark.parametrize("believed", OUTPUT_LENGTH.names())
+@pytest.mark.parametrize("batching", [each for each in BATCHING.names() if asks_lengths(each)])
+@laws(8)
+@given(data=st.data())
+def test_whatever_is_believed_merging_steps_changes_nothing(batching, believed, data):
+    world = data.draw(worlds(batching=batching, handoff=None, tiers=None, turns=True))
+    assert_same(replace(world, believed=believed))
 
 
 @pytest.mark.parametrize("fast_forward", [True, False])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+from abilities import movable
 from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,20 +31,22 @@ def changeable(data, **given):
     )
 
 
-@laws(80)
+@pytest.mark.parametrize("batching", movable())
+@laws(7)
 @given(data=st.data())
-def test_every_request_ends_once_and_every_block_comes_back(data):
-    ran = run(changeable(data))
+def test_every_request_ends_once_and_every_block_comes_back(batching, data):
+    ran = run(changeable(data, batching=batching))
     assert_all_ended(ran)
     gaps = sum(row.output_tokens - 1 for row in ran.rows if row.output_tokens)
     if all(row.ended_as == "finished" for row in ran.rows):
         assert sum(ran.facts.itl.counts.values()) == gaps
 
 
-@laws(80)
+@pytest.mark.parametrize("batching", movable())
+@laws(7)
 @given(data=st.data())
-def test_merging_steps_changes_nothing(data):
-    assert_same(changeable(data))
+def test_merging_steps_changes_nothing(batching, data):
+    assert_same(changeable(data, batching=batching))
 
 
 class Script:

@@ -281,9 +281,9 @@ class World:
         return BeliefPlan(OUTPUT_LENGTH.get(kind)(), 3) if kind else None
 
     def tool_times(self) -> Callable[[], Any] | None:
-        """What is believed of pauses, in every second world that pins."""
-        kinds = {0: None, 1: "history", 2: None, 3: "noisy"}
-        kind = kinds[len(self.jobs) % 4] if self.retention else None
+        """What is believed of pauses in worlds that pin: nothing, or by each kind in turn."""
+        kinds = (None, *TOOL_TIME.names())
+        kind = kinds[len(self.jobs) % len(kinds)] if self.retention else None
         return None if kind is None else TOOL_TIME.get(kind)
 
     def lane(self, role: str, cost: StepCost) -> LanePlan | None:

@@ -410,3 +410,12 @@ def test_parsing_a_mapping_gives_paths_without_places():
         "traffic: is missing",
         "fleet.pools: is missing",
     ]
+
+
+@pytest.mark.parametrize("key", ["gateway", "boot"])
+def test_what_would_move_requests_is_named_itself(key):
+    """There is no `fleet.control` here that could be wrong."""
+    asked = {f"fleet.{key}": {}, "engine.prefix_caching": False}
+    asked["fleet.pools.main.allocation"] = "contiguous-max"
+    with pytest.raises(ScenarioError, match=rf"fleet\.{key}: does not go with allocation cont"):
+        load_scenario("quickstart", asked)
