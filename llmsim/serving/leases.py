@@ -242,8 +242,9 @@ class Retainer:
         bool
             Whether there is more room now.
         """
-        replica = self._replica
-        if blocks + match.unreferenced - match.blocks <= self._ledger.free:
+        replica, draft = self._replica, self._replica.draft
+        aside = draft.watermark_blocks if replica.running_set or draft.beside else 0
+        if blocks + match.unreferenced - match.blocks <= self._ledger.free - aside:
             return False  # it is not memory that it lacks
         if self._policy.gives_way != "admission" and (replica.running_set or replica.port.expected):
             return False
@@ -252,6 +253,10 @@ class Retainer:
     def make_room(self) -> bool:
         """Release a pin before a running request loses its KV, if the policy wants that."""
         return self._policy.gives_way != "deadlock" and self._give_way()
+
+    def unblock(self) -> bool:
+        """Release a pin, whatever the policy wants, where nothing else would get any further."""
+        return self._give_way()
 
     def _give_way(self) -> bool:
         first = self._first

@@ -47,6 +47,8 @@ def scan(draft: Draft) -> bool:
             victim = _victim(draft)
             if victim is request and draft.keeper is not None and draft.keeper.relieve(request):
                 continue
+            if victim is request and _pin_gives_way(draft):
+                continue
             preempt(draft, victim)
             if victim is request:
                 kept = False
@@ -72,6 +74,16 @@ def scan(draft: Draft) -> bool:
     draft.first_need = -1  # already taken, request by request
     scheduled.clear()
     return not draft.preempted
+
+
+def _pin_gives_way(draft: Draft) -> bool:
+    """Whether a pin gave way to one who is alone, and let in chunk by chunk.
+
+    It would lose its KV, fit again with its first chunk, and get as far as before, for ever.
+    """
+    if draft.retainer is None or draft.reserve_prompt or len(draft.running_set) > 1:
+        return False
+    return draft.retainer.unblock()
 
 
 def _park_unscheduled(draft: Draft) -> None:

@@ -157,3 +157,48 @@ def test_who_comes_when_a_pin_ends_is_in_time():
     for ttl_ns, kept in ((99 * MS, 0), (100 * MS, 1)):
         pins = run(replace(world, ttl_ns=ttl_ns)).facts.replicas[0].pins
         assert pins.kept == kept
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_a_pin_gives_way_to_one_whom_the_watermark_keeps_out(fast_forward):
+    """Ten blocks: three pinned, two of who decodes, five free, of which one is kept aside.
+
+    Who needs five comes after 21 ms and is let in when the step ends, at 25 ms.
+    """
+    jobs = (Job(0, 48, 1, ((1, 48),)), Job(0, 16, 30), Job(21 * MS, 80, 1))
+    world = World(
+        jobs,
+        cost="flat",
+        kv_blocks=10,
+        watermark_blocks=1,
+        prefix_caching=True,
+        turns=((Turn(own=16, output=1, after_ns=10**9),), (), ()),
+        retention="fixed",
+        gives_way="admission",
+    )
+    ran = run(world, fast_forward)
+    assert [row.scheduled_ns for row in ran.rows[:3]] == [0, 0, 25 * MS]
+    assert sum(facts.pins.gave_way for facts in ran.facts.replicas) == 1
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_a_pin_gives_way_to_one_who_would_come_and_go_for_ever(fast_forward):
+    """Six blocks, three of them pinned for good; a prompt of five comes in chunks of one.
+
+    Nothing is reserved, so that it is let in with its first chunk, and again whenever it has lost
+    its KV at the fourth. Chunks end at 105, 110, ..., and the last one at 125 ms.
+    """
+    jobs = (Job(0, 48, 1, ((1, 48),)), Job(100 * MS, 80, 1))
+    world = World(
+        jobs,
+        cost="flat",
+        kv_blocks=6,
+        budget_tokens=16,
+        reserve_prompt=False,
+        prefix_caching=True,
+        turns=((Turn(own=16, output=1, after_ns=10**9),), ()),
+        retention="fixed",
+    )
+    ran = run(world, fast_forward)
+    assert (ran.rows[1].first_token_ns, ran.rows[1].preemptions) == (125 * MS, 0)
+    assert sum(facts.pins.gave_way for facts in ran.facts.replicas) == 1
