@@ -61,6 +61,10 @@ class Registry(Generic[T]):
         """Return all names, registered here or published by an installed package, sorted."""
         return tuple(sorted({*self._classes, *self._published()}))
 
+    def registered(self) -> dict[str, type[T]]:
+        """Return the classes that are registered in this process, by name."""
+        return dict(self._classes)
+
     def get(self, name: str) -> type[T]:
         """Return the class behind a name.
 

@@ -32,6 +32,7 @@ from llmsim.scenario.component import Component
 from llmsim.scenario.costs import Measured, Placement, Roofline, held_model
 from llmsim.scenario.fleet import Pool
 from llmsim.scenario.operations import Gateway
+from llmsim.scenario.owncode import own_code
 from llmsim.scenario.stopping import groups_layers
 from llmsim.serving.beliefs import BeliefPlan
 from llmsim.serving.config import EngineConfig
@@ -471,9 +472,9 @@ def itl_objective_ns(scenario: Scenario, default_ns: int) -> int:
 
 
 def fingerprint(scenario: Scenario) -> dict[str, str]:
-    """Return hashes of what the run is made from: resolved scenario, trace and tokenizer."""
+    """Return hashes of what the run is made from: resolved scenario, trace, tokenizer, own code."""
     text = scenario.resolved_yaml().encode()
-    found = {"scenario": hashlib.blake2b(text, digest_size=16).hexdigest()}
+    found = {"scenario": hashlib.blake2b(text, digest_size=16).hexdigest()} | own_code(scenario)
     trace = scenario.traffic.trace
     for key, name in (("path", "trace"), ("tokenizer", "tokenizer")):
         path = trace.params.get(key) if trace is not None else None

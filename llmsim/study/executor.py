@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
 from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.scenario.component import registry
+from llmsim.scenario.owncode import OwnKind, own_kinds
 from llmsim.study.points import code_hash
 
 T = TypeVar("T")
@@ -168,10 +170,16 @@ class _Local:
 
         # single runs take from milliseconds to minutes: no batches of them
         pool = Parallel(n_jobs=self.jobs, return_as="generator_unordered", batch_size=1)
-        yield from pool(delayed(_numbered)(index, call, task) for index, task in enumerate(tasks))
+        own = own_kinds()
+        yield from pool(delayed(_numbered)(own, i, call, task) for i, task in enumerate(tasks))
 
 
-def _numbered(index: int, call: Callable[..., T], task: Task) -> tuple[int, T]:
+def _numbered(
+    own: Sequence[OwnKind], index: int, call: Callable[..., T], task: Task
+) -> tuple[int, T]:
+    """Make a call in another process, which gets to know what was registered in this one."""
+    for seam, name, cls in own:
+        registry(seam).register(name)(cls)
     return index, call(*task)
 
 

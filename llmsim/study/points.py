@@ -115,11 +115,14 @@ class PointStore:
 
         Notes
         -----
-        Made from the resolved scenario and the content of its trace, which is read for it.
+        Made from the resolved scenario, the content of its trace, which is read for it, and the
+        code of policies that do not come with llmsim. What cannot be read is not kept.
         """
         if self.folder is None:
             return None
         parts = fingerprint(scenario)
+        if not all(parts.values()):
+            return None
         text = "|".join(f"{name}={parts[name]}" for name in sorted(parts))
         return self.folder / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.json"
 
