@@ -186,13 +186,13 @@ def check(
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(help="gpus, models, links, scenarios, routing, batching, arrivals, ..."),
+        typer.Argument(help="gpus, models, links, prices, scenarios, routing, trace, ..."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what exists: cards, shipped scenarios, and the kinds of every seam.
+    """List what exists: cards, prices, shipped scenarios, the kinds of every seam.
 
-    Example: llmsim list gpus
+    Example: llmsim list prices
     """
     with exit_code_for_errors():
         from llmsim.cli.looking import list_things

@@ -66,7 +66,7 @@ def list_things(what: str | None, as_json: bool = False) -> None:
     Parameters
     ----------
     what : str or None
-        A folder of cards, ``scenarios``, or a seam.
+        A folder of cards, ``prices``, ``scenarios``, or a seam.
     as_json : bool
 
     Raises
@@ -76,23 +76,45 @@ def list_things(what: str | None, as_json: bool = False) -> None:
     """
     from llmsim.scenario.component import SEAMS
 
-    sorts = (*CARDS, "scenarios", *SEAMS)
+    sorts = (*CARDS, "prices", "scenarios", *SEAMS)
     if what is not None and what not in sorts:
         raise RegistryError(f"cannot list '{what}'. {nearest(what, sorts)}")
     if as_json:
         asked = sorts if what is None else (what,)
-        print_json({each: records(("name", "about"), _things(each)) for each in asked})
+        print_json({each: _records(each) for each in asked})
         return
     if what is not None:
         print_rows(_things(what), wrap=True)
-        return
-    for each in sorts:
-        typer.echo(each)
-        print_rows(_things(each), indent="  ", wrap=True)
+    else:
+        for each in sorts:
+            typer.echo(each)
+            print_rows(_things(each), indent="  ", wrap=True)
+    if what in (None, "prices"):
+        _say_reach_of_prices()
 
 
-def _things(what: str) -> list[tuple[str, str]]:
-    """Return (name, one line about it)."""
+def _records(what: str) -> list[dict[str, object]]:
+    """Return what exists of one sort, for scripts."""
+    if what != "prices":
+        return records(("name", "about"), _things(what))
+    from llmsim.cli.pricing import price_records
+
+    return price_records()
+
+
+def _say_reach_of_prices() -> None:
+    from llmsim.cli.pricing import reach_of_prices
+
+    for note in reach_of_prices():
+        typer.echo(f"note: {note}", err=True)
+
+
+def _things(what: str) -> list[tuple[str, ...]]:
+    """Return (name, one line about it), or the table of prices."""
+    if what == "prices":
+        from llmsim.cli.pricing import price_table
+
+        return price_table()
     if what in CARDS:
         return [
             (name, _card_line(what, name))
@@ -105,7 +127,7 @@ def _things(what: str) -> list[tuple[str, str]]:
     from llmsim.scenario.component import parameters_of, registry
 
     found = registry(what)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in found.names():
         try:
             cls = found.get(name)
@@ -184,6 +206,8 @@ def show_card(what: str, name: str, as_json: bool = False) -> None:
         rows = specs.load_engine(name).rows()
     else:
         rows = specs.load_link(name).rows()
+    if what == "price":
+        _say_reach_of_prices()
     if as_json:
         print_json([{name: getattr(row, name) for name in _ROW} for row in rows])
         return

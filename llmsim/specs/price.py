@@ -89,7 +89,8 @@ class PriceCard:
     def rows(self) -> list[CardRow]:
         """Return the offer as (field, value, unit, source)."""
         field = f"{self.whose}.{self.instance}"
-        where = f"{self.source}, read {self.date}"
+        place = f", {self.region}" if self.region else ""
+        where = f"{self.source}{place}, read {self.date}"
         return [CardRow(field, self.usd_per_gpu_hour, "USD/(GPU h)", where)]
 
 
