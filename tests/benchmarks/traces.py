@@ -20,13 +20,15 @@ BURSTGPT_ROWS = 10_310_000
 """Rows of the published BurstGPT collection."""
 
 INSPECT = """
-import resource, sys, time
+import sys, time
+from pathlib import Path
 import llmsim as ls
 ls.trace
 start = time.process_time()
 profile = ls.trace.inspect(sys.argv[1], sys.argv[2])
 took = time.process_time() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+status = Path("/proc/self/status").read_text()  # what getrusage says goes on from the parent's
+peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
 print(profile.requests, took, peak)
 """
 
@@ -40,6 +42,28 @@ def made(folder: Path) -> dict[str, Path]:
         path = folder / f"million{ending}"
         ls.trace.convert("", path, "burstgpt-like", {"requests": ROWS}, force=True)
         found[ending] = path
+    return found
+
+
+def with_named_sessions(folder: Path) -> dict[str, Path]:
+    """Write a million rows whose sessions are 200,000 texts, most of what such a table costs."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    random = np.random.default_rng(1)
+    sessions = random.integers(0, 200_000, ROWS).tolist()
+    table = pa.table(
+        {
+            "arrival_s": np.cumsum(random.exponential(0.01, ROWS)),
+            "prompt_tokens": random.integers(1, 4000, ROWS),
+            "output_tokens": random.integers(1, 900, ROWS),
+            "session": [f"session-{n * 0x9E3779B9:032x}" for n in sessions],
+        }
+    )
+    found = {ending: folder / f"named{ending}" for ending in (".csv", ".parquet")}
+    csv.write_csv(table, found[".csv"])
+    parquet.write_table(table, found[".parquet"])
     return found
 
 
@@ -73,6 +97,8 @@ def main() -> None:
     print(f"{'file':<16}{'requests':>12}{'CPU [s]':>9}{'rows/s':>12}{'peak [MiB]':>12}")
     with tempfile.TemporaryDirectory() as name:
         files = [(path, end.split(".")[1]) for end, path in made(Path(name)).items()]
+        named = with_named_sessions(Path(name))
+        files += [(path, end.removeprefix(".")) for end, path in named.items()]
         if not quick:
             files.append((long_file(Path(name)), "burstgpt"))
         for path, kind in files:
