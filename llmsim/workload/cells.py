@@ -35,7 +35,8 @@ class Kind:
 UNITS_NS = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
 """What a number of each unit of time stands for [ns]."""
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+"""A finite number as text."""
 _WHOLE = re.compile(r"-?\d+")
 _TOKENS = re.compile(r"-?\d+(\.0*)?")
 """Whole, also as tables write whole numbers of a column that had gaps: 100.0."""
@@ -62,7 +63,7 @@ def _time(unit: str) -> Callable[[str], int]:
     words = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "whole nanoseconds"}
 
     def parse(cell: str) -> int:
-        pattern = _NUMBER if unit_ns > 1 else _WHOLE
+        pattern = NUMBER if unit_ns > 1 else _WHOLE
         if not pattern.fullmatch(cell) or not cell.isascii():
             raise ValueError(f"expected a time in {words[unit]}")
         if not 0 <= float(cell) < LATEST_S * (NS_PER_S // unit_ns):

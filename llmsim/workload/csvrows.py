@@ -24,7 +24,8 @@ from llmsim.workload.tracefile import Block, newlines
 Column = npt.NDArray[Any]
 
 DELIMITERS: Final = (",", ";", "\t", "|")
-"""What may separate cells; spreadsheets write semicolons where a comma is a decimal point."""
+"""What may separate cells; spreadsheets write semicolons where a comma is a decimal point: times
+such as ``0,37`` are read so where no comma separates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +92,14 @@ class CsvReader:
     def read(self, block: Block) -> Table:
         """Return the rows of a block."""
         # Hexadecimal numbers are some that only one of the two paths would take.
-        fast = None if _may_be_hexadecimal(block.data) else self._fast(block)
+        fast = None
+        if not _may_be_hexadecimal(block.data):
+            fast = self._fast(block, ".")
+            if fast is None and self.delimiter != "," and b"," in block.data:
+                fast = self._fast(block, ",")
         return fast if fast is not None else self._exact(block)
 
-    def _fast(self, block: Block) -> Table | None:
+    def _fast(self, block: Block, decimal_point: str) -> Table | None:
         """Return the rows, or None if any line is damaged or blank."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
@@ -119,6 +124,7 @@ class CsvReader:
                     include_columns=list(self.kinds),
                     null_values=[""],
                     strings_can_be_null=False,
+                    decimal_point=decimal_point,
                 ),
             )
         except pa.ArrowInvalid:
@@ -182,7 +188,9 @@ class CsvReader:
         if len(cells) != len(self.header):
             short = text if len(text) <= 80 else f"{text[:77]}..."
             expected = f"{len(self.header)} columns ({', '.join(self.header)})"
-            return {}, f"expected {expected}, read {len(cells)}: {short!r}"
+            broken = ". A quoted cell with a line break? Leave that column out"
+            why = broken if text.count('"') % 2 else ""
+            return {}, f"expected {expected}, read {len(cells)}: {short!r}{why}"
         row: dict[str, Any] = {}
         wrong: list[str] = []
         for name, cell in zip(self.header, cells, strict=True):
@@ -190,7 +198,11 @@ class CsvReader:
             if kind is None:
                 continue
             try:
-                row[name] = kind.parse(cell if kind is TEXT else cell.strip(" \t"))
+                if kind is not TEXT:
+                    cell = cell.strip(" \t")
+                if kind.unit_ns and self.delimiter != "," and "." not in cell:
+                    cell = cell.replace(",", ".", 1)
+                row[name] = kind.parse(cell)
             except ValueError as error:
                 wrong.append(f"{name}: {error}, read {cell!r}")
         return row, "; ".join(wrong) or self.require(row)

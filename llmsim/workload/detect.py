@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from typing import Any, Final
@@ -48,13 +49,11 @@ def detect_kind(path: Path, known: tuple[str, ...] = ()) -> str:
         return "parquet"
     text = top.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").lstrip()
     line = next((line for line in first_lines(path, 3) if line.strip()), "")
-    kind = looks_like(line) or _json_kind(text, line) or _text_kind(text, line)
+    said = _json_kind if text.startswith(("{", "[")) else _text_kind
+    kind = looks_like(line) or said(text, line)
     if not kind:
         if not text:
             raise TraceError(str(path), [Fault(str(path), "", "is empty.")])
-        if top.startswith(b"PK\x03\x04"):
-            message = "is a zip archive, as Excel's workbooks are, and no trace."
-            raise TraceError(str(path), [Fault(str(path), "", message, "Save it as CSV.")])
         shown = line if len(line) <= 100 else f"{line[:97]}..."
         message = f"no known kind of trace begins with {shown!r}."
         hint = f"Say which kind it is: {', '.join(known)}." if known else ""
@@ -64,24 +63,34 @@ def detect_kind(path: Path, known: tuple[str, ...] = ()) -> str:
 
 
 def _json_kind(text: str, line: str) -> str:
-    if text.startswith("["):
-        try:
-            first: Any = json.JSONDecoder().raw_decode(text[1:].lstrip())[0]
-        except (ValueError, RecursionError):
-            first = None  # longer than what was read: a text
-        return "jsonl" if isinstance(first, dict) and _is_table(first) else "sharegpt"
-    if not text.startswith("{"):
-        return ""
     if '"total_input_tokens"' in text and '"completed"' in text:
         return "bench-result"
-    if '"resultType"' in text:
+    if '"resourceSpans"' in text and '"gen_ai.' in text:
+        return "otel-spans"
+    if '"resultType"' in text or '"resourceMetrics"' in text:
         return "vllm-metrics"
     if '"resourceSpans"' in text:
         return "otel-spans"
+    kind = _record_kind(_first_record(text, line))
+    if text.startswith("["):  # where the first is longer than what was read, it is a text
+        return "sharegpt" if kind in ("", "bench-dataset") else kind
+    return kind
+
+
+def _first_record(text: str, line: str) -> dict[str, Any]:
+    """Return the first object of a file: its first line, or what begins there, or in a list."""
+    found: Any = None
     try:
-        row: Any = json.loads(line)
+        found = json.loads(line)
     except (ValueError, RecursionError):
-        return ""
+        with suppress(ValueError, RecursionError):
+            found = json.JSONDecoder().raw_decode(text.removeprefix("[").lstrip())[0]
+    if isinstance(found, list):
+        found = found[0] if found else None
+    return found if isinstance(found, dict) else {}
+
+
+def _record_kind(row: dict[str, Any]) -> str:
     inner = row.get("response")
     if "usage" in row or "usage" in (inner if isinstance(inner, dict) else {}):
         return "openai-log"
@@ -91,7 +100,7 @@ def _json_kind(text: str, line: str) -> str:
         return "otel-spans"
     if _is_table(row):
         return "jsonl"
-    texts = ("conversations", "conversation", "messages", "prompt", "turns")
+    texts = ("conversations", "conversation", "items", "messages", "prompt", "turns")
     return "bench-dataset" if any(key in row for key in texts) else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -355,7 +355,12 @@ def _unchanged(rows: Rows) -> Rows:
 
 
 def _listed(faults: list[Fault], path: str) -> list[Fault]:
+    """Return some of them, with what else can be done than to mend the file."""
     if len(faults) <= MOST_FAULTS:
-        return faults
+        last = faults[-1]
+        if "max_disorder_s" in last.message:  # says by itself what else can be done
+            return faults
+        told = f"{last.message}; `on_bad_row: skip` leaves such rows out and counts them"
+        return [*faults[:-1], replace(last, message=told)]
     more = "and more; `on_bad_row: skip` leaves damaged rows out and counts them"
     return [*faults[:MOST_FAULTS], Fault(path, "", more)]

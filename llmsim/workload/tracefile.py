@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,20 @@ LONGEST_LINE_BYTES = 16 * 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 """First bytes of a Zstandard frame (RFC 8878, section 3.1.1)."""
+_ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""Those of a frame to be passed over, such as pzstd begins with (section 3.1.2)."""
 _BOM = b"\xef\xbb\xbf"
+_FOREIGN = (
+    (b"PK\x03\x04", "is a zip archive, as Excel's workbooks are, and no trace.", "Save it as CSV."),
+    (b"\xfd7zXZ\x00", "is packed by xz, which is not read.", "Unpack it: xz -d."),
+    (b"BZh", "is packed by bzip2, which is not read.", "Unpack it: bzip2 -d."),
+    (b"\x04\x22\x4d\x18", "is packed by lz4, which is not read.", "Unpack it: lz4 -d."),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive, and no trace.", "Unpack it."),
+    (b"ARROW1", "is an Arrow (Feather) file, which is not read.", "Save it as Parquet."),
+    (b"\xff\xfe", "is UTF-16, which is not read.", "Save it as UTF-8."),
+    (b"\xfe\xff", "is UTF-16, which is not read.", "Save it as UTF-8."),
+)
+"""First bytes of files that people have and that are no traces, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +103,15 @@ def open_trace(path: Path) -> BinaryIO:
     Raises
     ------
     TraceError
-        If the file cannot be read.
+        If the file cannot be read, or is packed or written in a way that is not.
     """
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
-        if magic == _ZSTD_MAGIC:
+            magic = file.read(8)
+        for begins, message, hint in _FOREIGN:
+            if magic.startswith(begins):
+                raise TraceError(str(path), [Fault(str(path), "", message, hint)])
+        if magic.startswith(_ZSTD_MAGIC) or _ZSTD_SKIPPED.match(magic):
             return io.BufferedReader(_Unzstd(path))
         zipped = magic.startswith(_GZIP_MAGIC)
         return cast(BinaryIO, gzip.open(path, "rb")) if zipped else path.open("rb")

@@ -102,7 +102,7 @@ def test_sharegpt_keeps_conversations_of_two_messages(tmp_path, indent):
 
 
 def test_a_long_list_is_read_element_by_element_with_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmsim.workload.formats.jsonrecords._READ_BYTES", 1000)
+    monkeypatch.setattr("llmsim.workload.formats.jsonvalues._READ_BYTES", 1000)
     turns = [[{"value": "p" * (4 * n)}, {"value": "a"}] for n in range(1, 300)]
     rows = [json.dumps({"conversations": each}) for each in turns]
     text = "[\n" + ",\n".join(rows) + "\n]"

@@ -162,7 +162,7 @@ def test_every_damaged_row_of_csv_is_named_by_line(tmp_path):
 def test_every_damaged_record_of_json_lines_is_named_by_line(tmp_path):
     bad = [
         ('{"arrival_s":NaN,"prompt_tokens":5,"output_tokens":5}', "arrival_s: expected a time"),
-        ('{"arrival_s":"1","prompt_tokens":5,"output_tokens":5}', "expected a number of s"),
+        ('{"arrival_s":"soon","prompt_tokens":5,"output_tokens":5}', "expected a number of s"),
         ('{"arrival_s":1,"prompt_tokens":true,"output_tokens":5}', "whole number of tokens"),
         ('{"arrival_s":1,"prompt_tokens":0,"output_tokens":5}', "expected 1 to"),
         ('{"arrival_s":1,"prompt_tokens":5}', "no output_tokens"),

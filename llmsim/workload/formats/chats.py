@@ -21,7 +21,7 @@ from llmsim.workload.parameters import check_parameters
 from llmsim.workload.replay import ReplayWorkload
 from llmsim.workload.tracefile import find_trace, first_lines
 
-_TURNS = ("conversations", "conversation", "messages")
+_TURNS = ("conversations", "conversation", "items", "messages")
 _PROMPT_LENGTHS = ("prompt_tokens", "prompt_len", "input_tokens", "input_len", "input_length")
 _OUTPUT_LENGTHS = ("output_tokens", "output_len", "completion_tokens", "output_length")
 
@@ -46,7 +46,8 @@ class Chats(PacedFile):
     Notes
     -----
     One JSON list (ShareGPT) or one JSON object a line. Of a conversation the first two messages
-    count, as the benchmark clients read it; one with fewer is left out, as they do. Otherwise a
+    count, as the benchmark clients read it; one with fewer is left out, as they do. Where a
+    system's message is among them, all up to the first answer are the prompt. Otherwise a
     record has a ``prompt``, or ``turns`` whose first counts, and may say how many tokens.
     """
 
@@ -85,7 +86,7 @@ class Chats(PacedFile):
         return ReplayWorkload(
             path,
             self,
-            reader.listed if begins == "[" else reader.lines,
+            reader.read,
             classes=lambda: tuple(classes.names),
             transform=pace(seed, self.rate_rps),
         )
@@ -94,10 +95,10 @@ class Chats(PacedFile):
         turns = next((row[key] for key in _TURNS if key in row), None)
         named = row.get(self.slo_class_column or "", "")
         if turns is not None:
-            texts = _messages(turns)
-            if len(texts) < 2:
+            said = _exchange(turns)
+            if said is None:
                 return None
-            asked, answer = texts
+            asked, answer = said
         else:
             asked, answer = _asked(row), None
         prompt = _said(row, _PROMPT_LENGTHS, 1)
@@ -127,10 +128,23 @@ def _said(row: dict[str, Any], keys: tuple[str, ...], least: int) -> int | None:
     return None if key is None else tokens_of(key, row[key], least)
 
 
-def _messages(turns: Any) -> list[str]:
+def _exchange(turns: Any) -> tuple[str, str | None] | None:
+    """Return what is asked and what is answered; None of fewer than two messages.
+
+    Messages with the roles of the OpenAI API are asked up to the first of an assistant, with the
+    system's; of others the first two count.
+    """
     if not isinstance(turns, list):
         raise ValueError(f"expected a list of messages, read {shown(turns)}")
-    return [content(message) for message in turns[:2]]
+    roles = [turn.get("role") if isinstance(turn, dict) else None for turn in turns]
+    if "system" in roles or "developer" in roles:
+        end = roles.index("assistant") if "assistant" in roles else len(roles)
+        if end:
+            answer = content(turns[end]) if end < len(turns) else None
+            return "".join(map(content, turns[:end])), answer
+    if len(turns) < 2:
+        return None
+    return content(turns[0]), content(turns[1])
 
 
 def content(message: Any) -> str:

@@ -1,4 +1,4 @@
-"""JSON lines and JSON lists to rows: one record at a time, each with its line."""
+"""JSON objects of a file to rows: one record at a time, each with its line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,15 @@ from llmsim.core.errors import Fault, TraceError
 from llmsim.core.files import json_fault
 from llmsim.workload.cells import LATEST_S, UNITS_NS, read_stamp, whole_ns
 from llmsim.workload.classcolumn import ClassColumn
+from llmsim.workload.formats.jsonvalues import shape_of, values
 from llmsim.workload.formats.naming import Clients, session_number
 from llmsim.workload.headers import wrong_format
 from llmsim.workload.replay import Damage, ReplayWorkload, TraceFile
 from llmsim.workload.rows import MOST_TOKENS, Rows
-from llmsim.workload.tracefile import (
-    LONGEST_LINE_BYTES,
-    Block,
-    first_lines,
-    line_blocks,
-    open_trace,
-    read_some,
-)
+from llmsim.workload.tracefile import Block, first_lines, line_blocks
 
 LIST_ROWS = 4096
-"""Records of a JSON list that are handed on together."""
-
-_READ_BYTES = 1 << 20
-_SPACE = " \t\r\n"
+"""Records that are handed on together where they do not stand on lines."""
 
 
 class Record(NamedTuple):
@@ -78,21 +69,21 @@ class RecordReader:
     clients: Clients
     classes: ClassColumn
 
-    def lines(self) -> Iterator[tuple[Rows, Damage]]:
-        """Yield the rows of a file with one object a line."""
-        for block in line_blocks(self.path):
-            yield self._gather(_objects(block))
-
-    def listed(self) -> Iterator[tuple[Rows, Damage]]:
-        """Yield the rows of a file that is one JSON list of objects.
+    def read(self) -> Iterator[tuple[Rows, Damage]]:
+        """Yield the rows of a file: an object a line, a list of them, or objects over lines.
 
         Raises
         ------
         TraceError
-            If the list is damaged: behind such a place nothing can be read.
+            If what is not on lines is damaged: behind such a place nothing can be read.
         """
+        shape = shape_of(self.path)
+        if shape == "lines":
+            for block in line_blocks(self.path):
+                yield self._gather(_objects(block))
+            return
         held: list[tuple[int, Any]] = []
-        for found in listed(self.path):
+        for found in values(self.path, shape == "list"):
             held.append(found)
             if len(held) >= LIST_ROWS:
                 yield self._gather(iter(held))
@@ -136,8 +127,8 @@ class RecordReader:
         )
 
 
-def open_lines(path: Path, options: TraceFile, parse: Parse, expected: str) -> ReplayWorkload:
-    """Return the workload of a file with one JSON object a line.
+def open_records(path: Path, options: TraceFile, parse: Parse, expected: str) -> ReplayWorkload:
+    """Return the workload of a file of JSON objects.
 
     Parameters
     ----------
@@ -150,16 +141,16 @@ def open_lines(path: Path, options: TraceFile, parse: Parse, expected: str) -> R
     Raises
     ------
     TraceError
-        If the first line is no JSON object.
+        If it does not begin with a JSON object or a list.
     """
     top = first_lines(path, 1)
-    if not top or not top[0].lstrip().startswith("{"):
+    if not top or not top[0].lstrip().startswith(("{", "[")):
         raise TraceError(str(path), [wrong_format(path, expected, top[0] if top else "")])
     clients, classes = Clients(), ClassColumn(path, options.slo_class_column)
     return ReplayWorkload(
         path,
         options,
-        RecordReader(path, parse, clients, classes).lines,
+        RecordReader(path, parse, clients, classes).read,
         clients=lambda: tuple(clients.names),
         classes=lambda: tuple(classes.names),
         drop_failed=getattr(options, "failed", "inject") == "drop",
@@ -176,72 +167,6 @@ def _objects(block: Block) -> Iterator[tuple[int, Any]]:
             yield line, ValueError(f"not a line of JSON ({json_fault(error)}): {shown(raw)}")
 
 
-def is_list(path: Path) -> bool:
-    """Return whether a file begins as a JSON list does."""
-    return read_some(path, 64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-
-
-def listed(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) of each element of a JSON list, holding one element at a time."""
-    decoder = json.JSONDecoder()
-    text, at, line, begun, over = "", 0, 1, False, False
-    with open_trace(path) as file:
-        more = _texts(path, file)
-        while True:
-            skipped = at
-            while at < len(text) and text[at] in _SPACE + ("," if begun else ""):
-                at += 1
-            line += text.count("\n", skipped, at)
-            if at == len(text):
-                text, at = next(more, ""), 0
-                if not text:
-                    break
-                continue
-            if not begun:
-                if text[at] != "[":
-                    raise _damaged(path, line, f"expected a JSON list, read {text[at : at + 40]!r}")
-                begun, at = True, at + 1
-                continue
-            if text[at] == "]":
-                over = True
-                break
-            try:
-                value, end = decoder.raw_decode(text, at)
-            except (ValueError, RecursionError) as error:
-                fresh = next(more, "")
-                endless = isinstance(error, RecursionError) or len(text) - at > LONGEST_LINE_BYTES
-                if endless or not fresh:
-                    raise _damaged(path, line, f"not JSON: {json_fault(error)}") from None
-                text, at = text[at:] + fresh, 0
-                continue
-            yield line, value
-            line += text.count("\n", at, end)
-            at = end
-    if not over:
-        raise _damaged(path, line, "the list has no end: the file is cut off")
-
-
-def _texts(path: Path, file: Any) -> Iterator[str]:
-    """Yield a file as text, whole characters at a time."""
-    import codecs
-    import zlib
-
-    decode = codecs.getincrementaldecoder("utf-8-sig")(errors="strict").decode
-    try:
-        while read := file.read(_READ_BYTES):
-            if text := decode(read):
-                yield text
-        decode(b"", True)
-    except UnicodeDecodeError as error:
-        raise _damaged(path, 1, f"not UTF-8: {error}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(path, 1, f"the file is cut off or damaged: {error}") from None
-
-
-def _damaged(path: Path, line: int, message: str) -> TraceError:
-    return TraceError(str(path), [Fault(f"{path}:{line}", "", message)])
-
-
 def shown(value: Any) -> str:
     """Return a value as it is quoted in a message, cut after 80 characters."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
@@ -256,7 +181,7 @@ def tokens_of(name: str, value: Any, least: int = 0) -> int:
     name : str
         What the file calls it.
     value : Any
-        A whole number; 12.0 is one, true is not.
+        A whole number; 12.0 is one, and "12", as exports of 64-bit columns have it; true is not.
     least : int [tokens]
 
     Raises
@@ -264,6 +189,8 @@ def tokens_of(name: str, value: Any, least: int = 0) -> int:
     ValueError
         If it is no whole number, below `least` or above 2^31 - 1.
     """
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
     whole = isinstance(value, float) and value.is_integer()
     if not (whole or isinstance(value, int)) or isinstance(value, bool):
         raise ValueError(f"{name}: expected a whole number of tokens, read {shown(value)}")

@@ -104,7 +104,7 @@ def _table(path: Path, batch: Any, kinds: Mapping[str, Kind], prompt: str, row: 
     for name, kind in kinds.items():
         column = batch.column(name)
         if kind is TEXT:
-            texts[name] = _text(column)
+            texts[name] = _text(path, name, column)
             continue
         values, sound, expected = _numbers(path, name, column, kind)
         if name == prompt:
@@ -134,10 +134,14 @@ def _filled(column: Any, value: object) -> Any:
     return column.fill_null(value) if column.null_count else column
 
 
-def _text(column: Any) -> Text:
+def _text(path: Path, name: str, column: Any) -> Text:
     import pyarrow as pa
 
-    coded = _filled(column.cast(pa.string()), "").dictionary_encode()
+    try:
+        coded = _filled(column.cast(pa.string()), "").dictionary_encode()
+    except pa.ArrowException as error:
+        message = f"cannot be read as text ({column.type}): {error}"
+        raise TraceError(str(path), [Fault(str(path), name, message)]) from None
     return Text(as_numpy(coded.indices), coded.dictionary.to_pylist())
 
 

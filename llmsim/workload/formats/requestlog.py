@@ -13,7 +13,7 @@ from llmsim.workload.cells import UNITS_NS
 from llmsim.workload.chunk import Workload
 from llmsim.workload.formats.chats import content
 from llmsim.workload.formats.counting import CHARS_PER_TOKEN, Count, counter
-from llmsim.workload.formats.jsonrecords import Record, open_lines, shown, time_of, tokens_of
+from llmsim.workload.formats.jsonrecords import Record, open_records, shown, time_of, tokens_of
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.replay import TraceFile
 from llmsim.workload.tracefile import find_trace
@@ -78,7 +78,7 @@ class OpenAILog(TraceFile):
         if self.tokenizer is not None or self.chars_per_token is not None:
             guess = self.chars_per_token or CHARS_PER_TOKEN
             count = counter(self.tokenizer, near, guess, label)
-        return open_lines(path, self, partial(self._record, count), expected)
+        return open_records(path, self, partial(self._record, count), expected)
 
     def _record(self, count: Count | None, row: dict[str, Any]) -> Record:
         places = _places(row)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "arrival": (
         "arrival", "arrival_s", "arrival_ms", "arrival_us", "arrival_ns", "arrived_at",
         "arrival_time", "timestamp", "timestamp_s", "timestamp_ms", "time", "time_s", "t_s",
-        "start_time", "created_at", "request_time", "datetime",
+        "start_time", "starttime", "created_at", "request_time", "datetime", "ts",
     ),
     "prompt_tokens": (
         "prompt_tokens", "input_tokens", "input_length", "input_len", "prompt_len",
@@ -123,6 +124,8 @@ class Roles:
         plain = {name.strip().lower(): name for name in reversed(names)}
         for role, usual in USUAL.items():
             match = next((plain[name] for name in usual if name in plain), None)
+            if match is None and role == "arrival":
+                match = _with_unit(usual, plain)
             if role not in told and match is not None:
                 told[role] = match
         # Without arrivals all would come at once: not to be had by forgetting to name a column.
@@ -133,7 +136,10 @@ class Roles:
             unit = unit or _unit_of(told["arrival"], first.get(told["arrival"]))
             if unit is None:
                 message = f"in which unit is '{told['arrival']}'? Say s, ms, us, ns or stamp."
-                hint = "On the command line: --set time_unit=s."
+                likely, day = _since_1970(first.get(told["arrival"]))
+                hint = f"On the command line: --set traffic.trace.time_unit={likely}."
+                if day:
+                    hint = f"{first[told['arrival']]} {likely} after 1970 began is {day}. {hint}"
                 faults.append(Fault(where, "time_unit", message, hint))
         if faults:
             raise TraceError(str(path), faults)
@@ -193,6 +199,30 @@ def _unit_of(name: str, value: Any) -> str | None:
     except ValueError:
         return None
     return "stamp"
+
+
+def _with_unit(usual: Sequence[str], plain: Mapping[str, str]) -> str | None:
+    """Return a column that a usual name and a unit call, such as ``ts_us``."""
+    found = (plain.get(f"{name}_{unit}") for name in usual for unit in UNITS_NS)
+    return next((name for name in found if name is not None), None)
+
+
+_RECENT_S: Final = (1.4e9, 2.2e9)
+"""From 2014 to 2039: what clocks have said while there were such servers, and say for long."""
+
+
+def _since_1970(value: Any) -> tuple[str, str]:
+    """Return the unit in which a number is a time of these years, and the day; else s and none."""
+    try:
+        number = float(str(value).strip())
+    except ValueError:
+        return "s", ""
+    low, high = _RECENT_S
+    for unit, unit_ns in UNITS_NS.items():
+        at_s = number * unit_ns / UNITS_NS["s"]
+        if low <= at_s <= high:
+            return unit, f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d}"
+    return "s", ""
 
 
 def _few(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from llmsim.workload.chunk import Workload
-from llmsim.workload.formats.jsonrecords import Record, open_lines, shown, time_of, tokens_of
+from llmsim.workload.formats.jsonrecords import Record, open_records, shown, time_of, tokens_of
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.replay import TraceFile
 from llmsim.workload.tracefile import find_trace
@@ -18,13 +18,16 @@ _OUTPUT: Final = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"
 """Attributes of the GenAI semantic conventions, and what they were called before v1.27 (vLLM and
 older instrumentation still write these)."""
 
+_OLD_SCOPE: Final = "instrumentationLibrarySpans"
+"""What OTLP called ``scopeSpans`` before v0.19."""
+
 _CALLS: Final = ("chat", "text_completion", "generate_content", "completion")
 """``gen_ai.operation.name`` of a call to a model; agents and tools sum up those inside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenAISpans(TraceFile):
-    """Spans with GenAI attributes, JSON lines.
+    """Spans with GenAI attributes, as JSON.
 
     Parameters
     ----------
@@ -33,7 +36,7 @@ class GenAISpans(TraceFile):
 
     Notes
     -----
-    A line is an OTLP/JSON export (``resourceSpans``), or one span with ``attributes`` and
+    An object is an OTLP/JSON export (``resourceSpans``), or one span with ``attributes`` and
     ``start_time``. A span without token usage, or of an agent or a tool, is no request. The
     session is ``gen_ai.conversation.id``, the client the resource's ``service.name``. A span is
     written when it ends, so `max_disorder_s` is an hour here.
@@ -50,14 +53,16 @@ class GenAISpans(TraceFile):
         InputError
             If a parameter is out of its limits.
         TraceError
-            If the file is missing or its first line is no JSON object.
+            If the file is missing or is no JSON.
         """
         check_parameters(self, "trace 'otel-spans'")
         path = find_trace(self.path, near)
         expected = "JSON lines of OpenTelemetry spans (resourceSpans, or attributes)"
-        return open_lines(path, self, self._records, expected)
+        return open_records(path, self, self._records, expected)
 
     def _records(self, row: dict[str, Any]) -> list[Record]:
+        if "resourceMetrics" in row or "resourceLogs" in row:
+            return []  # the collector's exporter writes all signals into one file
         if not ("resourceSpans" in row or "attributes" in row):
             raise ValueError(f"no resourceSpans or attributes in {shown(row)}")
         found = (self._record(span, service) for span, service in _spans(row))
@@ -100,7 +105,7 @@ def _spans(row: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         resource = group.get("resource")
         inner = resource.get("attributes") if isinstance(resource, dict) else None
         service = str(_attributes(inner).get("service.name", ""))
-        for scope in _objects(group.get("scopeSpans", [])):
+        for scope in _objects(group.get("scopeSpans", group.get(_OLD_SCOPE, []))):
             for span in _objects(scope.get("spans", [])):
                 yield span, service
 

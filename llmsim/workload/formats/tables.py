@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmsim.core.errors import TraceError
-from llmsim.workload.cells import FLAG, STAMP, STAMP_UTC, TEXT, TIMES, TOKENS, Kind
+from llmsim.workload.cells import FLAG, NUMBER, STAMP, STAMP_UTC, TEXT, TIMES, TOKENS, Kind
 from llmsim.workload.chunk import Workload
 from llmsim.workload.classcolumn import ClassColumn
 from llmsim.workload.csvrows import CsvReader, cells_of, delimiter_of
@@ -20,12 +20,11 @@ from llmsim.workload.csvrows import Table as Cells
 from llmsim.workload.formats.jsonrecords import (
     Record,
     RecordReader,
-    is_list,
-    listed,
     shown,
     time_of,
     tokens_of,
 )
+from llmsim.workload.formats.jsonvalues import first_value
 from llmsim.workload.formats.naming import Clients, session_ids
 from llmsim.workload.formats.paced import PacedFile, pace
 from llmsim.workload.formats.parquetrows import parquet_columns, parquet_tables
@@ -184,21 +183,12 @@ class JsonTable(TableFile):
         rare = {key: key for key in ("session", "client", "failed") if not getattr(roles, key)}
         roles = replace(roles, **rare)
         reader = RecordReader(path, lambda row: self._record(row, roles), clients, classes)
-        return roles, classes, reader.listed if is_list(path) else reader.lines
+        return roles, classes, reader.read
 
     def _first(self, path: Path) -> dict[str, Any]:
-        import json
-
-        if is_list(path):
-            first = next(listed(path), (1, None))[1]
-            if isinstance(first, dict):
-                return first
-        top = first_lines(path, 1)
-        try:
-            first = json.loads(top[0]) if top else None
-        except (ValueError, RecursionError):
-            first = None
+        first = first_value(path)
         if not isinstance(first, dict):
+            top = first_lines(path, 1)
             expected = "JSON lines, an object per request"
             raise TraceError(str(path), [wrong_format(path, expected, top[0] if top else "")])
         return first
@@ -212,7 +202,7 @@ class JsonTable(TableFile):
             raise ValueError(f"no {', '.join(missing)} in {shown(row)}")
         time_ns = 0
         if roles.arrival is not None:
-            value = row[roles.arrival]
+            value = _number(row[roles.arrival]) if roles.unit != "stamp" else row[roles.arrival]
             if isinstance(value, str) != (roles.unit == "stamp"):
                 expected = "a date" if roles.unit == "stamp" else f"a number of {roles.unit}"
                 raise ValueError(f"{roles.arrival}: expected {expected}, read {shown(value)}")
@@ -231,6 +221,13 @@ class JsonTable(TableFile):
             slo_class=_named(row, self.slo_class_column),
             segments=_segments(row, prompt),
         )
+
+
+def _number(value: Any) -> Any:
+    """Return a number that is written as a text as the number; all else as it is."""
+    if not isinstance(value, str) or not NUMBER.fullmatch(value) or not value.isascii():
+        return value
+    return int(value) if value.isdigit() and len(value) < 20 else float(value)
 
 
 def _named(row: Mapping[str, Any], key: str | None) -> str:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from llmsim.core.errors import Fault, TraceError
-from llmsim.core.files import json_fault
 from llmsim.core.rng import stream
-from llmsim.core.units import MIB
 from llmsim.workload.chunk import Workload
 from llmsim.workload.formats.generated import Floats, Generated, GeneratedWorkload, made_rows
-from llmsim.workload.formats.jsonrecords import shown
+from llmsim.workload.formats.metricsamples import samples_of
 from llmsim.workload.parameters import check_parameters
 from llmsim.workload.rows import Rows
-from llmsim.workload.tracefile import find_trace, line_blocks, read_some
+from llmsim.workload.tracefile import find_trace
 
 PROMPT: Final = "vllm:request_prompt_tokens_bucket"
 OUTPUT: Final = "vllm:request_generation_tokens_bucket"
@@ -30,12 +26,6 @@ OUTPUT: Final = "vllm:request_generation_tokens_bucket"
 
 MOST_REQUESTS: Final = 100_000_000
 """Between two scrapes: more in one piece would not fit into memory."""
-
-LARGEST_BYTES: Final = 512 * MIB
-"""A larger JSON export is refused unread: it must be held at once [bytes]."""
-
-_LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+(\S+))?\s*")
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 Series = dict[tuple[str, ...], dict[float, float]]
 """Labels but `le` -> of each time [s] a count."""
@@ -77,17 +67,19 @@ class _Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class VllmMetrics(Generated):
-    """Traffic made from a Prometheus export of a vLLM server's metrics.
+    """Traffic made from a Prometheus or OpenTelemetry export of a vLLM server's metrics.
 
     Notes
     -----
     Needs the raw counters ``vllm:request_prompt_tokens_bucket`` and
     ``vllm:request_generation_tokens_bucket`` over time: the JSON that Prometheus' ``query_range``
-    returns for them (a matrix), or OpenMetrics text with a time stamp on each line, such as
-    ``promtool tsdb dump-openmetrics`` writes. Between two scrapes as many requests arrive as were
-    counted, at random; how bursty they were within is not in these metrics. vLLM counts a request
-    when it has finished, so that everything comes an answer later than it was sent. Prompt and
-    output are drawn by themselves, evenly within a bucket, and no longer than the last bound.
+    returns for them (a matrix; one or several answers), text with a time stamp on each line, such
+    as ``promtool tsdb dump-openmetrics`` writes, or the histograms in OTLP/JSON
+    (``resourceMetrics``, as the OpenTelemetry collector's file exporter writes them). Between two
+    scrapes as many requests arrive as were counted, at random; how bursty they were within is not
+    in these metrics. vLLM counts a request when it has finished, so that everything comes an
+    answer later than it was sent. Prompt and output are drawn by themselves, evenly within a
+    bucket, and no longer than the last bound.
     """
 
     def open(self, seed: int, near: Path | None) -> Workload:
@@ -103,7 +95,7 @@ class VllmMetrics(Generated):
         check_parameters(self, "trace 'vllm-metrics'")
         path = find_trace(self.path, near)
         found = {PROMPT: _Counts(), OUTPUT: _Counts()}
-        for where, labels, at_s, count in _samples(path):
+        for where, labels, at_s, count in samples_of(path, frozenset(found)):
             name = labels["__name__"]
             if name in found:
                 _check(where, labels, at_s, count)
@@ -143,14 +135,17 @@ class _Histogram:
         share = np.concatenate(([0.0], np.maximum.accumulate(self.upto)))
         if self.total <= 0:
             return np.ones(count)
-        at = np.minimum(rng.random(count) * self.total, share[-1])
+        drawn = rng.random(count) * self.total
+        at = np.minimum(drawn, share[-1])
         # whole tokens of a bucket (low, high] are low + 1 ... high, each as likely
         right = np.clip(np.searchsorted(share, at, side="left"), 1, len(edges) - 1)
         width = share[right] - share[right - 1]
         part = np.where(width > 0, (at - share[right - 1]) / np.where(width > 0, width, 1.0), 1.0)
         low, high = np.floor(edges[right - 1]), np.floor(edges[right])
-        lengths: Floats = np.maximum(np.ceil(low + part * (high - low)), 1.0)
-        return lengths
+        lengths = np.ceil(low + part * (high - low))
+        lengths[drawn > share[-1]] = math.floor(edges[-1])  # how far beyond it is not known
+        whole: Floats = np.maximum(lengths, 1.0)
+        return whole
 
 
 def _by_time(counts: _Counts) -> dict[tuple[float, float], _Histogram]:
@@ -201,53 +196,3 @@ def _check(where: str, labels: Mapping[str, str], at_s: float, count: float) -> 
         wrong = f"expected a count of at least 0, read {count!r}"
     if wrong:
         raise TraceError(where, [Fault(where, labels["__name__"], wrong)])
-
-
-def _samples(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]:
-    """Yield (where, labels with __name__, time [s], count) of every sample."""
-    top = read_some(path, 64).lstrip()
-    yield from _matrix(path) if top.startswith(b"{") else _text(path)
-
-
-def _matrix(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]:
-    raw = read_some(path, LARGEST_BYTES + 1)
-    try:
-        if len(raw) > LARGEST_BYTES:
-            raise ValueError(f"more than {LARGEST_BYTES // MIB} MiB; use the text format")
-        told = json.loads(raw)
-        result: Any = told.get("data", told)["result"]
-        for series in result:
-            labels = {"__name__": ""} | series["metric"]
-            where = f"{path}: {labels['__name__']}"
-            for at_s, count in series["values"]:
-                yield where, labels, float(at_s), float(count)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        what = f"{type(error).__name__}: {json_fault(error)}"
-        message = f"no answer of Prometheus' query_range ({what})"
-        raise TraceError(str(path), [Fault(str(path), "", message)]) from None
-
-
-def _text(path: Path) -> Iterator[tuple[str, Mapping[str, str], float, float]]:
-    for block in line_blocks(path):
-        text = block.data.decode(errors="replace")
-        for line, said in enumerate(text.split("\n"), block.first_line):
-            if not said.startswith(("vllm:", PROMPT, OUTPUT)):
-                continue
-            where = f"{path}:{line}"
-            match = _LINE.fullmatch(said.rstrip("\r"))
-            if match is None:
-                message = f"expected name{{labels}} value time, read {shown(said)}"
-                raise TraceError(where, [Fault(where, "", message)])
-            name, labels, value, at = match.groups()
-            if name not in (PROMPT, OUTPUT):
-                continue
-            if at is None:
-                message = "a sample without a time: one scrape says nothing of how fast they came"
-                hint = "Export a range: promtool tsdb dump-openmetrics, or query_range."
-                raise TraceError(where, [Fault(where, "", message, hint)])
-            told = dict(_LABEL.findall(labels or ""))
-            try:
-                yield where, {"__name__": name} | told, float(at), float(value)
-            except ValueError:
-                message = f"expected a count and a time, read {shown(said)}"
-                raise TraceError(where, [Fault(where, "", message)]) from None
