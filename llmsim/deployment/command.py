@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llmsim.core.errors import Fault, InputError, nearest
+from llmsim.deployment.configfile import with_config
 from llmsim.deployment.tables import Flag, FlagTable, load_table
 
 _STARTS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
@@ -33,6 +34,10 @@ _SHOWS: Final = re.compile(
 )
 """Words in front of an engine that choose its GPUs: variables, and docker's ``--gpus device=0,1``.
 What only a shell knows is passed over."""
+
+
+_ENDS: Final = re.compile(r"#.*|\d?>>?&?.*|&>>?.*|<.*|&&?|\|\|?|\|&|;")
+"""Words with which a shell's command is over: a comment, where its output goes, the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +120,14 @@ def read_command(program: str, text: str) -> Command:
     table = load_table(program)
     source = f"the command of {table.name}"
     try:
-        words = shlex.split(text.replace("\\\n", " "))
+        words = shlex.split(text.replace("\r", "").replace("\\\n", " "))
     except ValueError as error:
         raise InputError(source, [Fault("", "", f"no command of a shell: {error}")]) from None
     command = Command(table)
     flags = _after_start(program, words, command)
     command.shown = _shown(words[: len(words) - len(flags)])
-    words = flags
+    over = next((at for at, word in enumerate(flags) if _ENDS.fullmatch(word)), len(flags))
+    words = with_config(flags[:over], source)
     faults: list[Fault] = []
     at = 0
     while at < len(words):
@@ -147,7 +153,8 @@ def _after_start(program: str, words: Sequence[str], command: Command) -> list[s
         if name.endswith(_IMAGES[program]):
             found = re.search(r"\d+\.\d+(\.\d+)?", tag)
             command.release = found.group(0) if found else ""
-            return list(words[at + 1 :])
+            behind = list(words[at + 1 :])
+            return behind[1:] if behind[:1] == ["serve"] else behind  # of `--entrypoint vllm`
     starts = " or ".join(f"'{' '.join(start)}'" for start in _STARTS[program])
     message = f"expected {starts} and its flags, read '{' '.join(words)[:80]}'."
     raise InputError(f"the command of {command.table.name}", [Fault("", "", message)])

@@ -16,7 +16,7 @@ from llmsim.costmodel import plan_memory
 from llmsim.deployment import sglang, vllm
 from llmsim.deployment.command import Command, Ignored, read_command
 from llmsim.scenario.engine import Engine
-from llmsim.specs import GpuCard, ModelSpec, ParallelPlan, load_gpu, load_model
+from llmsim.specs import GpuCard, ModelSpec, MoeMlp, ParallelPlan, load_gpu, load_model
 
 LARGE_GPU_BYTES: Final = 70 * GIB
 """vLLM has larger defaults from this much memory on, but for the A100 (vllm/engine/arg_utils.py,
@@ -230,6 +230,11 @@ class _Vllm(_Reader):
             "pp": self.take("--pipeline-parallel-size", 1),
             "dp": self.take("--data-parallel-size", 1),
         }
+        experts = any(isinstance(each.mlp, MoeMlp) for each in self.model.layers)
+        if pool["dp"] > 1 and not experts:
+            text = f"replicas: {pool['dp']} (--data-parallel-size of a model without experts)"
+            self.assumed.append(text)
+            pool |= {"replicas": pool["dp"], "dp": 1}
         if self.take("--enable-expert-parallel"):
             pool["ep"] = pool["tp"] * pool["dp"]
             self._copies(pool)
@@ -387,7 +392,8 @@ class _Sglang(_Reader):
         factor = sglang.RANKED_CONSERVATIVENESS if pool["dp"] > 1 else 1.0
         rules["conservativeness"] = self.take("--schedule-conservativeness", 1.0) * factor
         rules["mixed_chunk"] = bool(self.take("--enable-mixed-chunk"))
-        rules["max_prefill_tokens"] = self.take("--max-prefill-tokens", 16_384)
+        self._most_prefill: int = self.take("--max-prefill-tokens", 16_384)
+        rules["max_prefill_tokens"] = self._most_prefill
         rules["recv_interval_steps"] = self.take("--scheduler-recv-interval", 1)
         if pool["pp"] == 1:
             pool["batching"] = rules
@@ -436,8 +442,11 @@ class _Sglang(_Reader):
     def _default_share(self, pool: dict[str, Any]) -> float:
         """Return SGLang's share of memory (server_args.py of 0.5 releases), without speculation."""
         total = self.gpu.memory_bytes / MIB
-        chunk, ranks = self.engine["max_num_batched_tokens"], pool["dp"]
-        kept = 512 + max(chunk * ranks, 2048) * 1.5 + self._graphs * 2
+        ranks = pool["dp"]
+        chunk = self.engine["max_num_batched_tokens"] * ranks
+        if self.engine.get("chunked_prefill") is False:  # its prompts come in batches of so many
+            chunk = self._most_prefill
+        kept = 512 + max(chunk, 2048) * 1.5 + self._graphs * 2
         kept += pool["tp"] * ranks * pool["pp"] / 8 * 1024
         if ranks > 1:
             kept += self._graphs * ranks * (4.5 if self._graphs > 300 else 3.0)

@@ -10,6 +10,7 @@ from llmsim.deployment.command import read_command
 from llmsim.deployment.origin import from_command
 from llmsim.deployment.tables import PROGRAMS, load_table
 from llmsim.scenario import Scenario
+from llmsim.specs import load_gpu
 
 TRAFFIC = {"kind": "burstgpt-like", "requests": 20}
 SGLANG = {
@@ -109,12 +110,64 @@ def test_a_command_of_vllm_in_its_many_spellings():
         " --max-model-len 32768",
         "docker run --gpus all -p 8000:8000 vllm/vllm-openai:latest --model Qwen/Qwen3-8B "
         "--tensor-parallel-size 2 --max-model-len 32768",
+        "docker run --gpus all --entrypoint vllm vllm/vllm-openai serve Qwen/Qwen3-8B -tp 2 "
+        "--max-model-len 32768",
+        "cd /a/vllm && nohup vllm serve Qwen/Qwen3-8B \\\r\n -tp 2 --max-model-len 32K > a 2>&1 &",
+        "vllm serve Qwen/Qwen3-8B -tp 2 --max-model-len 32K # the large one",
     ]
     found = [from_command("vllm", each, "h100-sxm") for each in told]
     assert all(each.data == found[0].data for each in found)
     assert found[0].data["engine"]["max_model_len"] == 32768
     assert found[0].data["fleet"] == {"pools": {"main": {"gpu": "h100-sxm", "tp": 2}}}
     assert found[0].ignored == ()
+
+
+def test_a_file_of_flags_counts_less_than_the_command(tmp_path):
+    file = tmp_path / "flags.yaml"
+    file.write_text(
+        "model: Qwen/Qwen3-8B\ntensor-parallel-size: 2\nmax_num_seqs: 128\n"
+        "enable-prefix-caching: false\nenforce-eager: true\nuvicorn-log-level: info\n"
+        "compilation-config: {level: 3}\n"
+    )
+    read = from_command("vllm", f"vllm serve --config {file} --max-num-seqs 64", "h100-sxm")
+    assert read.data["model"] == "qwen3-8b"
+    assert read.data["engine"]["max_num_seqs"] == 64
+    assert read.data["engine"]["cuda_graphs"] is False
+    assert "prefix_caching" not in read.data["engine"]  # false there is no flag at all
+    assert read.data["fleet"]["pools"]["main"]["tp"] == 2
+    named = {each.flag: each.value for each in read.ignored}
+    assert named == {"--uvicorn-log-level": "info", "--compilation-config": '{"level": 3}'}
+    file.write_text("model-path: Qwen/Qwen3-8B\ntp-size: 4\n")
+    command = f"python -m sglang.launch_server --config={file}"
+    assert from_command("sglang", command, "h100-sxm").data["fleet"]["pools"]["main"]["tp"] == 4
+    for content, expected in (("- a\n", "flags.yaml"), ("a: [1\n", "flags.yaml:")):
+        file.write_text(content)
+        with pytest.raises(InputError, match=expected):
+            read_command("vllm", f"vllm serve --config {file}")
+    for told in ("--config", "--config nowhere.yaml"):
+        with pytest.raises(InputError, match=r"--config: (needs a file|no such file)"):
+            read_command("vllm", f"vllm serve Qwen/Qwen3-8B {told}")
+
+
+def test_ranks_of_a_model_without_experts_are_copies():
+    found = from_command("vllm", "vllm serve Qwen/Qwen3-8B -tp 2 -dp 3", "h100-sxm")
+    assert found.data["fleet"]["pools"]["main"] == {"gpu": "h100-sxm", "tp": 2, "replicas": 3}
+    assert any("without experts" in each for each in found.assumed)
+    Scenario.parse({**found.data, "traffic": {"trace": TRAFFIC}})
+    experts = from_command("vllm", "vllm serve Qwen/Qwen3-30B-A3B -tp 2 -dp 3", "h100-sxm")
+    assert experts.data["fleet"]["pools"]["main"]["dp"] == 3
+
+
+def test_whole_prompts_leave_sglang_its_share_of_memory():
+    told = "python -m sglang.launch_server --model-path Qwen/Qwen3-8B --chunked-prefill-size"
+    found = from_command("sglang", f"{told} -1", "h100-sxm")
+    # 512 MiB, 1.5 MiB for each of 16,384 tokens, 2 for each of 256 graphs, an eighth of a GiB
+    kept_mib = 512 + 16_384 * 1.5 + 256 * 2 + 128
+    share = round(1 - kept_mib / (load_gpu("h100-sxm").memory_bytes / 2**20), 3)
+    assert f"--mem-fraction-static {share} (SGLang's default, its formula)" in found.assumed
+    fewer = from_command("sglang", f"{told} -1 --max-prefill-tokens 8192", "h100-sxm")
+    assert f"--mem-fraction-static {share}" not in " ".join(fewer.assumed)
+    assert 0 < found.data["engine"]["gpu_memory_utilization_frac"] <= 1
 
 
 def test_defaults_that_the_engine_would_take_are_taken_and_named():
@@ -191,7 +244,7 @@ SHOWN = (
     ("CUDA_VISIBLE_DEVICES= vllm serve M", "shows the engine 0 GPUs, and its flags need 1 (tp 1)"),
     ("CUDA_VISIBLE_DEVICES=0,-1,2 vllm serve M -tp 2", "shows the engine 1 GPUs"),
     ("docker run -e HIP_VISIBLE_DEVICES=0 vllm/vllm-openai:v0.20.0 --model M -tp 2", "need 2"),
-    ("docker run --gpus '\"device=0,1\"' vllm/vllm-openai:v0.20.0 --model M -dp 4", "dp 4"),
+    ("docker run --gpus '\"device=0,1\"' vllm/vllm-openai:v0.20.0 --model M -dp 4", "replicas 4"),
     (
         "CUDA_VISIBLE_DEVICES=0,1,2 python -m sglang.launch_server --model-path M --tp 2 --dp 2",
         "need 4",
