@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmsim.gallery.card import Band, Headline, Null
 from llmsim.gallery.reading import TREATMENT
-from llmsim.gallery.scoring import Score, Standing, told_gain
+from llmsim.gallery.scoring import HOLDS, Score, Standing, told_gain
 from llmsim.gallery.tables import (
     ABLATION_HEAD,
     COUNTER_HEAD,
@@ -27,6 +27,21 @@ if TYPE_CHECKING:
 
 _GAIN, _NULL, _BAND, _PAPER = "#0b63b5", "#5b6670", "#cfe2f5", "#c2500a"
 _NONE_BAND: Final = "#e6e9ec"
+_INK: Final = "#1c2126"
+_GRID: Final = "#d8dde2"
+_OF_PAGE: Final = {
+    _GAIN: "var(--line-1)",
+    _NULL: "var(--soft)",
+    _BAND: "var(--band)",
+    _PAPER: "var(--line-2)",
+    _NONE_BAND: "var(--none)",
+    _GRID: "var(--grid)",
+    _INK: "currentColor",
+    "#000000": "currentColor",
+    "#ffffff": "none",
+}
+"""Colours of the file that stands alone -> those of a page that is light or dark."""
+
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "llmsim",  # ids that do not change from run to run
@@ -36,7 +51,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#d8dde2",
+    "grid.color": _GRID,
     "legend.frameon": False,
 }
 
@@ -86,7 +101,7 @@ def _forest(axes: Axes, rows: Sequence[Score]) -> None:
         axes.plot([score.pairs.mean], [place], "s", color=colour, markersize=6)
         name = score.setting.name if main else f"  {score.arm}"
         labels.append(f"{name}  {told_gain(score.pairs.mean)}")
-    axes.axvline(1.0, color="#1c2126", linewidth=1)
+    axes.axvline(1.0, color=_INK, linewidth=1)
     axes.set_xscale("log")
     published = [r.gain for s in rows if isinstance(r := s.setting.regime, Headline)]
     _log_ticks(axes, [gain for score in rows for gain in (*score.pairs.known, *published)])
@@ -121,7 +136,7 @@ def _sweep(axes: Axes, standing: Standing, name: str) -> None:
     for place, (_, score) in zip(places, found, strict=True):
         if math.isfinite(score.low):
             axes.plot([place, place], [score.low, score.high], color=_GAIN, linewidth=2)
-    axes.axhline(1.0, color="#1c2126", linewidth=1)
+    axes.axhline(1.0, color=_INK, linewidth=1)
     axes.set_xticks(list(places), [value for value, _ in found])
     axes.set_ylabel("gain")
     axes.set_xlabel(sweep.key)
@@ -136,6 +151,8 @@ def render_gallery(standing: Standing) -> str:
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
     svg = gains_svg(standing)
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    for colour, of_page in _OF_PAGE.items():
+        body = body.replace(colour, of_page)
     tables = [
         ("Gains", GAIN_HEAD, gain_rows(standing)),
         ("Ablations", ABLATION_HEAD, ablation_rows(standing)),
@@ -145,9 +162,20 @@ def render_gallery(standing: Standing) -> str:
         card=standing.exhibit.card,
         name=standing.exhibit.name,
         verdict=standing.verdict,
-        broken=bool(standing.broken_nulls),
+        kind=_kind(standing),
         svg=body,
         tables=[table for table in tables if table[2]],
         regimes=regime_lines(standing),
         results=standing.results,
     )
+
+
+def _kind(standing: Standing) -> str:
+    """Return the colour of a verdict: all held, a null broken, or something in between."""
+    if standing.broken_nulls:
+        return "bad"
+    card = standing.exhibit.card
+    named = [*card.bands, *card.losses, *card.headlines, *card.nulls]
+    scores = [standing.treatment(name) for name in named]
+    held = all(score is not None and score.verdict == HOLDS for score in scores)
+    return "good" if held else "unsure"

@@ -11,7 +11,8 @@ from llmsim.planner.outlook_words import breaking, circumstances, power_said, re
 from llmsim.planner.plan import Evidence, Plan, Used
 from llmsim.report.figures import ABOVE, COLOURS, inline_svg
 from llmsim.report.html import fill
-from llmsim.results.wording import NONE, number, share, usd
+from llmsim.results.slo import OBJECTIVES
+from llmsim.results.wording import NONE, duration, number, share, usd
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +114,7 @@ def render_plan(plan: Plan, outlook: Outlook | None = None) -> str:
         headline=headline(plan),
         savings=savings(plan),
         bought=[_bought(each) for each in plan.used],
-        promise=[(name, _limit(name, value)) for name, value in plan.slo.items()],
+        promise=[_promised(name, value) for name, value in plan.slo.items()],
         ranges=_ranges(plan),
         bars=[_worded_bar(bar, plan) for bar in bars],
         no_rivals=_no_rival(plan),
@@ -436,8 +437,13 @@ def _mean(each: Evidence) -> float:
     return sum(each.attained_frac) / len(each.attained_frac) if each.attained_frac else 0.0
 
 
-def _limit(name: str, value: float) -> str:
-    return share(value) if name.endswith("_frac") else f"{number(value)} s"
+def _promised(name: str, value: float) -> str:
+    """Return a part of the promise in words, such as ``TTFT ≤ 1 s``."""
+    if name == "attained_frac":
+        return f"by {share(value)} of the requests"
+    if name in OBJECTIVES:
+        return f"{name.removesuffix('_s').upper()} ≤ {duration(value)}"
+    return f"{name} {number(value)}"
 
 
 def fleet_words(replicas: Mapping[str, int]) -> str:

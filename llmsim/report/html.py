@@ -19,7 +19,7 @@ from llmsim.results.metrics import EVERY_METRIC, QUANTILES
 from llmsim.results.result import Result
 from llmsim.results.series import load_over_time
 from llmsim.results.summary import Summary
-from llmsim.results.wording import NONE, duration, number, share, usd, worded_limits
+from llmsim.results.wording import NONE, duration, number, share, usd, wanted_share, worded_limits
 
 
 def render_html(result: Result) -> str:
@@ -46,6 +46,7 @@ def render_html(result: Result) -> str:
         latencies=_latency_rows(summary),
         heads=[*QUANTILES, "mean"],
         evidence=_evidence(summary, _asked(result)),
+        wanted=wanted_share(summary),
         lengths=_length_rows(by_length(result), result.slo.attained_frac),
         groups=groups(result),
         group_heads=HEADS if summary.slo.is_set else HEADS[:-1],

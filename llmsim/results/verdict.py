@@ -110,7 +110,9 @@ def judge(
         return Verdict(value, reason, slope, start_s, last_s, not_served)
 
     if not_served > MAX_NOT_SERVED_FRAC and not facts.interrupted:
-        which = ", ".join(f"{outcomes[n]:,} {n}" for n in NOT_SERVED if outcomes.get(n))
+        which = ", ".join(
+            f"{outcomes[n]:,} {n.replace('_', ' ')}" for n in NOT_SERVED if outcomes.get(n)
+        )
         return verdict("overloaded", f"{not_served:.1%} of the requests were not served ({which}).")
     if growth is None:
         return verdict(

@@ -109,7 +109,7 @@ def headline(summary: Summary, model: str, fleet: str) -> str:
         told = share(value["slo_attained_frac"])
         parts.append(
             f"{told} of the requests met the objectives ({objectives(summary.slo)}; target "
-            f"{_target(summary)}): {_CLAIMS[summary.claim.value]}."
+            f"{wanted_share(summary)}): {_CLAIMS[summary.claim.value]}."
         )
     else:
         parts.append(f"Half of them had their first token within {duration(value['ttft_p50_s'])}.")
@@ -117,7 +117,8 @@ def headline(summary: Summary, model: str, fleet: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _target(summary: Summary) -> str:
+def wanted_share(summary: Summary) -> str:
+    """Return how many must keep the objectives, by class where classes have objectives."""
     if not summary.classes:
         return share(summary.slo.attained_frac)
     return ", ".join(

@@ -149,6 +149,7 @@ def complaints(browser, path, pictures=None):
     """Return all that is wrong with a page, at four widths, light and dark, and by keyboard."""
     wrong = [f"noise: {each}" for each in browser.open(path)]
     browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+    papers = set()
     for dark in (False, True):
         for width in (400, 700, 1024, 1600):
             browser.resize(width, dark)
@@ -156,6 +157,9 @@ def complaints(browser, path, pictures=None):
             wrong += [f"{shown}: {each}" for each in browser.run(LOOK)]
             if pictures and width in (400, 1600):
                 browser.picture(pictures / f"{path.parent.name}-{path.stem}-{shown}.png")
+        papers.add(browser.run("getComputedStyle(document.body).backgroundColor"))
+    if len(papers) < 2:
+        wrong.append("dark is as light")
     for role, name in browser.spoken():
         if role in {"image", "region", "heading", "link", "DisclosureTriangle"} and not name:
             wrong.append(f"nameless: {role}")

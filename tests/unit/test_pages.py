@@ -181,5 +181,6 @@ def test_the_browser_would_complain(browser, tmp_path):
         "consoleAPICalled",
         "exceptionThrown",
         "missing.png",
+        "dark is as light",
     ):
         assert told in found

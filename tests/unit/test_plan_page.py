@@ -48,6 +48,7 @@ def test_it_says_what_to_buy_and_what_it_saves(text):
         "Buy 2 x big + 3 x small (7 GPUs, $10.00/h) for 20 requests/s of llama-3.1-8b."
     )
     assert headline(PLAN) in said
+    assert "20 requests/s, TTFT ≤ 1 s, TPOT ≤ 50 ms, by 95.0% of the requests" in said
     # 1 - 10/14 and 1 - 10/20
     assert saved(PLAN) == [
         "28.6% less than the best fleet of one card (h100-sxm, $14.00/h).",

@@ -80,7 +80,7 @@ def test_more_than_one_percent_not_served_is_overload(outcome):
     assert steady(["finished"] * 990 + [outcome] * 10).value == "stable"
     found = steady(["finished"] * 989 + [outcome] * 11)
     assert found.value == "overloaded"
-    assert f"11 {outcome}" in found.reason
+    assert f"11 {outcome.replace('_', ' ')}" in found.reason
     assert found.not_served_frac == pytest.approx(0.011)
 
 

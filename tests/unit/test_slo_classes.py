@@ -11,6 +11,7 @@ from llmsim.core.errors import LlmsimError
 from llmsim.policies.batching import VllmBatching
 from llmsim.policies.precedence import ByDeadline
 from llmsim.policies.views import NO_DEADLINE, Promise, RequestView
+from llmsim.report.html import render_html
 from llmsim.results.result import Result
 from llmsim.results.slo import Slo, SloClass
 from llmsim.scenario import build_workload
@@ -253,3 +254,10 @@ def test_all_calls_of_a_program_have_the_class_of_its_first():
     assert len(result.requests) > 2 * len(of)
     assert (of == 1).all()
     assert set(result.requests["slo_class"]) == {"soon", "late"}
+
+
+def test_the_report_names_the_share_that_each_class_is_promised():
+    late = {"slo.classes.late.attained_frac": 0.5, "slo.attained_frac": 0.9}
+    page = render_html(ls.run(scenario(**late)))
+    assert "; 90.0% of soon, 50.0% of late must keep all of them.</caption>" in page
+    assert "<span>soon: " in page  # the name of a class begins no sentence
