@@ -56,7 +56,7 @@ SetOption = Annotated[
     ),
 ]
 ScenarioArgument = Annotated[
-    str, typer.Argument(metavar="SCENARIO", help="A YAML file, or a shipped name.")
+    str, typer.Argument(metavar="SCENARIO", help="A YAML file, a run's folder, or a shipped name.")
 ]
 
 
@@ -70,7 +70,10 @@ class OnBadRow(StrEnum):
 @app.command()
 def run(
     scenario: Annotated[
-        str | None, typer.Argument(metavar="[SCENARIO]", help="A YAML file, or a shipped name.")
+        str | None,
+        typer.Argument(
+            metavar="[SCENARIO]", help="A YAML file, a run's folder, or a shipped name."
+        ),
     ] = None,
     set_: SetOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random stream.")] = None,
@@ -133,7 +136,9 @@ def run(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A YAML file, or a shipped name.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A YAML file, a run's folder, or a shipped name.")
+    ],
     second: Annotated[str, typer.Argument(metavar="B", help="The same or another one.")],
     set_: SetOption = None,
     set_a: Annotated[

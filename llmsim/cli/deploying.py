@@ -14,7 +14,9 @@ from llmsim.core.errors import Fault, InputError
 
 
 def deploy(
-    scenario: Annotated[str, typer.Argument(help="A YAML file, or a shipped name.")],
+    scenario: Annotated[
+        str, typer.Argument(help="A YAML file, a run's folder, or a shipped name.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder. Default: deploy/<scenario>.")
     ] = None,

@@ -11,7 +11,9 @@ from llmsim.cli.answering import JsonOption, print_json
 from llmsim.cli.ending import exit_code_for_errors
 from llmsim.core.errors import Fault, InputError
 
-ScenarioArgument = Annotated[str, typer.Argument(help="A YAML file, or a shipped name.")]
+ScenarioArgument = Annotated[
+    str, typer.Argument(help="A YAML file, a run's folder, or a shipped name.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value. The value is YAML."),

@@ -130,12 +130,14 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
     Notes
     -----
-    Who typed the beginning of a long name meant it more than a short one that looks alike.
+    Who typed the beginning of a long name meant it more than a short one that looks alike. Capital
+    letters make no difference.
     """
-    words = sorted(known)
-    begun = [each for each in words if len(word) > 1 and each.startswith(word)]
-    match = difflib.get_close_matches(word, begun or words, n=1, cutoff=0.0 if begun else 0.5)
-    return match[0] if match else None
+    words = {each.lower(): each for each in sorted(known)}
+    low = word.lower()
+    begun = [each for each in words if len(low) > 1 and each.startswith(low)]
+    match = difflib.get_close_matches(low, begun or words, n=1, cutoff=0.0 if begun else 0.5)
+    return words[match[0]] if match else None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

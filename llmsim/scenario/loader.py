@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from llmsim.core.errors import Fault, ScenarioError, nearest
+from llmsim.core.errors import Fault, ScenarioError, closest, nearest
 from llmsim.core.paths import find_data, list_data
 from llmsim.scenario.checks import layouts, named_things, traffic_laws
 from llmsim.scenario.document import Document, brief, parse_value, read_document
@@ -108,8 +108,12 @@ def build_scenario(
     return _finish(Layers(made), overrides or {}, "scenario", "", folder)
 
 
+OF_RUN: Final = "scenario.yaml"
+"""What a run keeps its scenario in: a folder with it stands for it."""
+
+
 def find_scenario(source: str | Path) -> Path:
-    """Return the file behind a path or a shipped name.
+    """Return the file behind a path, the folder of a run or a shipped name.
 
     Raises
     ------
@@ -121,15 +125,18 @@ def find_scenario(source: str | Path) -> Path:
     if isinstance(source, str) and not _is_path(text):
         if text in shipped:
             return shipped[text]
-        fault = Fault("", "", f"no shipped scenario is called '{text}'.", nearest(text, shipped))
-        raise ScenarioError(text, [fault])
+        if not (Path(text) / OF_RUN).is_file():
+            near = closest(text, [each.name for each in Path().glob("*.y*ml")])
+            hint = f"Did you mean '{near}'?" if near else nearest(text, shipped)
+            fault = Fault("", "", f"no shipped scenario is called '{text}'.", hint)
+            raise ScenarioError(text, [fault])
     path = Path(source).expanduser()
     if path.is_file():
         return path.resolve()
+    if (path / OF_RUN).is_file():
+        return (path / OF_RUN).resolve()
     what = "this is a folder, not a file." if path.is_dir() else "no such file."
-    if (path / "scenario.yaml").is_file():
-        hint = f"The scenario of this run is {path / 'scenario.yaml'}."
-    elif path.stem in shipped:
+    if path.stem in shipped:
         hint = f"A shipped scenario has this name: write '{path.stem}'."
     else:
         beside = {each.name for each in path.parent.glob("*.y*ml")} if path.parent.is_dir() else ()

@@ -13,6 +13,7 @@ from llmsim.core.errors import CardError, Fault, nearest
 from llmsim.core.holding import held
 from llmsim.core.paths import find_data
 from llmsim.specs.cards import CardRow, find_card
+from llmsim.specs.gpu import gpu_names
 
 TERMS: Final = {"on-demand": "Price", "spot": "SpotPrice", "reserved": "ReservedPrice"}
 """Ways to pay, and the column of each: the first two are SkyPilot's, the third is ours; what is
@@ -256,7 +257,10 @@ def offers_of(gpu: str, prices: tuple[PriceCard, ...] | None = None) -> list[Pri
     table = load_prices() if prices is None else prices
     offers = [card for card in table if card.gpu == gpu] or _offers_of_alias(gpu, table)
     if not offers:
-        hint = nearest(gpu, {card.gpu for card in table})
+        if gpu in gpu_names():
+            hint = "Say what it costs: gpu_price_usd_per_hour of its pool."
+        else:
+            hint = nearest(gpu, {card.gpu for card in table})
         raise CardError("prices", [Fault("", gpu, "no offer for this GPU.", hint)])
     return offers
 

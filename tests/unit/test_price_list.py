@@ -65,3 +65,10 @@ def test_another_table_speaks_for_itself(tmp_path: Path, monkeypatch: pytest.Mon
     assert "reserved: of no cloud in this table" in result.stderr
     assert "read 2026-01-02 to 2026-01-02" in result.stderr
     assert "hall 2, read 2026-01-02" in " ".join(call("show", "price", "h100-sxm").stdout.split())
+
+
+def test_a_gpu_without_offers_gets_a_way_out() -> None:
+    told = CliRunner().invoke(app, ["show", "price", "a40"])
+    assert told.exit_code == 2
+    assert "no offer for this GPU. Say what it costs: gpu_price_usd_per_hour" in told.stderr
+    assert "Did you mean 'h100-sxm'?" in CliRunner().invoke(app, ["show", "price", "H100"]).stderr

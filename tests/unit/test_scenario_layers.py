@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scenario_files import GOOD, write
 
+import llmsim as ls
 from llmsim.core.errors import RegistryError, ScenarioError
 from llmsim.core.paths import list_data
 from llmsim.results.slo import Slo as Objectives
@@ -247,3 +248,25 @@ def test_scenarios_that_need_a_fetched_trace_say_so_and_nothing_else(name):
         Scenario.load(name)
     assert [fault.path for fault in caught.value.faults] == ["traffic.trace.path"]
     assert "--set traffic.trace.path=FILE" in str(caught.value)
+
+
+def test_the_folder_of_a_run_stands_for_its_scenario(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ls.run("quickstart", {"traffic.requests": 20, "seed": 5}).save("kept")
+    again = Scenario.load("quickstart").override({"traffic.requests": 20, "seed": 5})
+    for name in ("kept", "./kept", tmp_path / "kept"):
+        assert Scenario.load(name) == again
+    (tmp_path / "quickstart").mkdir()
+    shutil.copy("kept/scenario.yaml", "quickstart/scenario.yaml")
+    assert Scenario.load("quickstart").seed == Scenario.load("./quickstart").seed + 2  # shipped: 7
+    with pytest.raises(ScenarioError, match="this is a folder, not a file"):
+        Scenario.load(tmp_path)
+
+
+def test_a_file_beside_is_nearer_than_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickly.yaml").write_text("llmsim: 1\n")
+    with pytest.raises(ScenarioError, match=r"Did you mean 'quickly\.yaml'\?$"):
+        Scenario.load("quickly")
+    with pytest.raises(ScenarioError, match=r"Did you mean 'azure-conversation'\?"):
+        Scenario.load("Azure")
