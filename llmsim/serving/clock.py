@@ -1,20 +1,23 @@
 """The clock: integer nanoseconds; the engine's own events and SimPy's in one order.
 
-The engine's events are `Wake` objects in a binary heap of native objects, which costs a tenth of
-SimPy's heap of tuples and, unlike it, can move what it holds. SimPy's processes and timeouts keep
-their own queue; the loop here takes from both what comes first by SimPy's order: (time, priority,
-order of scheduling).
+The engine's events are `Wake` objects. Who of them is next is found as in a tournament: in heats of
+two, the winners of which meet again. Who is moved meets one opponent per round, and what holds the
+heats are native objects, so that it costs a small part of SimPy's heap of tuples, which cannot move
+what it holds. SimPy's processes and timeouts keep their own queue; the loop here takes from both
+what comes first by SimPy's order: (time, priority, order of scheduling).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from heapq import heappop
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import simpy
 
-from llmsim.serving.wake import Wake
+from llmsim.core.errors import InvariantError
+from llmsim.serving.wake import FOREVER, NOBODY, Heat, Wake
+
+__all__ = ["FOREVER", "Clock"]
 
 ARRIVAL_PRIORITY: Final = 0
 """Arrivals and client events come before any replica's call at the same instant."""
@@ -25,11 +28,31 @@ CALL_PRIORITY: Final = 16
 LAST_PRIORITY: Final = 2**17
 """Behind the calls of all replicas; no more, so that it fits one word with the order."""
 
-FOREVER: Final = 2**62 - 1
-"""A time that never comes [ns]; the largest integer that compiled code keeps in a register."""
-
 _ORDERS: Final = 2**44
 """More events than a run schedules: priority and order of scheduling share one integer."""
+
+
+class Orders:
+    """Numbers for events in the order in which they are scheduled, SimPy's among them.
+
+    Parameters
+    ----------
+    number : int
+        The next one.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __iter__(self) -> Orders:
+        return self
+
+    def __next__(self) -> object:  # what is compiled returns no bare integer here
+        number = self.number
+        self.number = number + 1
+        return number
 
 
 class Clock:
@@ -49,55 +72,72 @@ class Clock:
     def __init__(self, env: simpy.Environment | None = None) -> None:
         self.env = simpy.Environment(0) if env is None else env
         self.now = int(self.env.now)
-        self._wakes: list[Wake] = []  # a heap by (time, rank)
-        self._hole = False  # its first has fired; who is scheduled next takes its place
+        self._free: list[Heat] = []  # heats that are nobody's, each for one wake
+        self._top = Heat(NOBODY)
+        self._heats = 1  # for one wake each
+        self._free.append(self._top)
+        # its heat is still the one that it won; it may be scheduled again before it is cleared
+        self._fired = NOBODY
         # SimPy has no public way to its queue; the tests hold these two names to every release
         self._queue: list[Any] = self.env._queue
-        self._next: Callable[[], int] = self.env._eid.__next__
+        self._orders = Orders(next(self.env._eid))
+        self.env._eid = cast(Any, self._orders)
 
     def at(self, wake: Wake, priority: int, time_ns: int) -> None:
         """Schedule a wake at `time_ns` [ns], or move it there; low priorities go first."""
-        place = wake.place
-        if self._hole and place >= 0:
-            self._fill()  # while all that stand in the heap are in their places
-            place = wake.place
         if wake.priority != priority:
             wake.priority = priority
             wake.ranked = priority * _ORDERS
+        orders = self._orders
+        number = orders.number
+        orders.number = number + 1
+        wake.rank = wake.ranked + number
         wake.time_ns = time_ns
-        wake.rank = wake.ranked + self._next()
-        if self._hole:
-            self._hole = False
-            self._sink(wake, 0)
-            return
-        if place < 0:
-            place = len(self._wakes)
-            self._wakes.append(wake)
-            self._rise(wake, place)
-        else:
-            self._rise(wake, place)
-            if wake.place == place:
-                self._sink(wake, place)
+        wake.due = True
+        heat = wake.heat
+        if heat is None:
+            heat = self._enter(wake)
+        elif wake is self._fired:
+            self._fired = NOBODY
+        heat.time_ns = time_ns
+        _decide(heat, wake)
 
     def next_ns(self) -> int:
         """Return when the next event is due [ns]; `FOREVER` if there is none."""
-        wakes = self._wakes
-        due = FOREVER
-        if not self._hole:
-            if wakes:
-                due = wakes[0].time_ns
-        elif len(wakes) > 1:
-            due = wakes[1].time_ns
-            if len(wakes) > 2 and wakes[2].time_ns < due:
-                due = wakes[2].time_ns
+        heat = self._fired.heat
+        if heat is None:
+            due = self._top.time_ns
+        else:  # it has won all its heats; next is who is first of those it met
+            due = FOREVER
+            pair = heat.pair
+            while pair is not heat:
+                if heat.beside.time_ns < due:
+                    due = heat.beside.time_ns
+                heat = pair
+                pair = heat.pair
         if self._queue:
             other: int = self._queue[0][0]
             due = min(due, other)
         return due
 
+    def idle_until(self, time_ns: int) -> bool:
+        """Whether nothing is due up to `time_ns` [ns] but the wake that has just fired."""
+        if self._queue or time_ns >= FOREVER:
+            return self.next_ns() > time_ns
+        heat = self._fired.heat
+        if heat is None:
+            return self._top.time_ns > time_ns
+        pair = heat.pair
+        while pair is not heat:
+            if heat.beside.time_ns <= time_ns:
+                return False
+            heat = pair
+            pair = heat.pair
+        return True
+
     def due(self) -> int:
         """Return how many of the engine's events are due, sooner or later."""
-        return len(self._wakes) - self._hole
+        return self._heats - len(self._free) - (self._fired is not NOBODY)
 
     def jump(self, time_ns: int) -> None:
         """Let it be `time_ns` [ns] at once; nothing may be due before."""
@@ -106,23 +146,22 @@ class Clock:
 
     def restart(self, time_ns: int) -> None:
         """Let it be `time_ns` [ns], and let nothing of the engine be due; SimPy's queue stays."""
-        for wake in self._wakes:
-            wake.place = -1
-        self._wakes.clear()
-        self._hole = False
+        while self._top.wake is not NOBODY:
+            self._leave(self._top.wake)
+        self._fired = NOBODY
         self.jump(time_ns)
 
     def fire(self) -> None:
         """Handle the next of the engine's events, of which there are some, and none of SimPy's."""
-        if self._hole:
-            self._fill()
-        wake = self._wakes[0]
-        wake.place = -1
-        self._hole = True
+        if self._fired is not NOBODY:
+            self._leave(self._fired)
+        wake = self._top.wake
+        wake.due = False
+        self._fired = wake
         self.jump(wake.time_ns)
-        wake.callback(wake)
-        if self._hole:
-            self._fill()
+        wake.fire()
+        if self._fired is wake:
+            self._leave(wake)
 
     def run(self, until: simpy.Event | None = None) -> None:
         """Handle event after event until `until` has been, or until there are none left.
@@ -132,26 +171,25 @@ class Clock:
         Exception
             Whatever a failed SimPy event carries that nobody has defused.
         """
-        wakes = self._wakes
         queue = self._queue
-        if self._hole:
-            self._fill()  # the run before was cut short
+        if self._fired is not NOBODY:
+            self._leave(self._fired)  # the run before was cut short
         while True:
-            if queue and self._simpy_first():
+            wake = self._top.wake
+            if queue and self._simpy_first(wake):
                 entry = heappop(queue)
                 self._set(entry[0])
                 if self._handle(entry[3], until):
                     return
-            elif wakes:
-                wake = wakes[0]
-                wake.place = -1
-                self._hole = True
+            elif wake is not NOBODY:
+                wake.due = False
+                self._fired = wake
                 if wake.time_ns != self.now:  # as `_set`, without a call
                     self.now = wake.time_ns
                     self.env._now = wake.time_ns
-                wake.callback(wake)
-                if self._hole:
-                    self._fill()
+                wake.fire()
+                if self._fired is wake:
+                    self._leave(wake)
             else:
                 return
 
@@ -159,11 +197,8 @@ class Clock:
         self.now = now
         self.env._now = now
 
-    def _simpy_first(self) -> bool:
-        """Whether the next event is in SimPy's queue, which is not empty."""
-        if not self._wakes:
-            return True
-        wake = self._wakes[0]
+    def _simpy_first(self, wake: Wake) -> bool:
+        """Whether an event in SimPy's queue, which is not empty, comes before a wake."""
         time, priority, order, _ = self._queue[0]
         due: int = time
         if due != wake.time_ns:
@@ -180,52 +215,72 @@ class Clock:
             raise event._value
         return event is until
 
-    # --- the heap ---------------------------------------------------------------------------
+    # --- heats ------------------------------------------------------------------------------
 
-    def _fill(self) -> None:
-        """Close the hole at the top: nobody who was scheduled since has taken it."""
-        self._hole = False
-        last = self._wakes.pop()
-        if self._wakes:
-            self._sink(last, 0)
+    def _enter(self, wake: Wake) -> Heat:
+        """Give a wake a heat of its own."""
+        if not self._free:
+            self._grow()
+        heat = self._free.pop()
+        heat.wake = wake
+        wake.heat = heat
+        return heat
 
-    def _rise(self, wake: Wake, place: int) -> None:
-        """Put a wake at `place` or above, pushing down those that come later."""
-        wakes = self._wakes
-        time_ns = wake.time_ns
-        rank = wake.rank
-        while place:
-            above = (place - 1) >> 1
-            other = wakes[above]
-            if other.time_ns < time_ns or (other.time_ns == time_ns and other.rank < rank):
-                break
-            wakes[place] = other
-            other.place = place
-            place = above
-        wakes[place] = wake
-        wake.place = place
+    def _leave(self, wake: Wake) -> None:
+        """Take back the heat of a wake that is not due any more."""
+        heat = wake.heat
+        if heat is None:
+            raise InvariantError("a wake without a heat was due")
+        if wake is self._fired:
+            self._fired = NOBODY
+        wake.due = False
+        wake.heat = None
+        heat.wake = NOBODY
+        heat.time_ns = FOREVER
+        self._free.append(heat)
+        _decide(heat, NOBODY)
 
-    def _sink(self, wake: Wake, place: int) -> None:
-        """Put a wake at `place` or below, pulling up those that come earlier."""
-        wakes = self._wakes
-        time_ns = wake.time_ns
-        rank = wake.rank
-        size = len(wakes)
-        below = 2 * place + 1
-        while below < size:
-            first = wakes[below]
-            if below + 1 < size:
-                other = wakes[below + 1]
-                if other.time_ns < first.time_ns or (
-                    other.time_ns == first.time_ns and other.rank < first.rank
-                ):
-                    first = other
-                    below += 1
-            if time_ns < first.time_ns or (time_ns == first.time_ns and rank < first.rank):
-                break
-            wakes[place] = first
-            first.place = place
-            place = below
-            below = 2 * place + 1
-        wakes[place] = wake
-        wake.place = place
+    def _grow(self) -> None:
+        """Let there be twice as many heats: those so far, and as many that are nobody's."""
+        round_ = [Heat(NOBODY) for _ in range(self._heats)]
+        self._free += reversed(round_)
+        self._heats *= 2
+        while len(round_) > 1:
+            round_ = [_pair(round_[at], round_[at + 1]) for at in range(0, len(round_), 2)]
+        self._top = _pair(self._top, round_[0])
+
+
+def _pair(one: Heat, other: Heat) -> Heat:
+    """Return the heat in which the winners of two meet."""
+    first = other if _before(other, one) else one
+    pair = Heat(first.wake)
+    pair.time_ns = first.time_ns
+    one.pair = other.pair = pair
+    one.beside, other.beside = other, one
+    return pair
+
+
+def _before(one: Heat, other: Heat) -> bool:
+    if one.time_ns != other.time_ns:
+        return one.time_ns < other.time_ns
+    return one.wake.rank < other.wake.rank
+
+
+def _decide(heat: Heat, moved: Wake) -> None:
+    """Find the winners of all heats above one whose wake was moved, came or went."""
+    first = moved
+    time_ns = heat.time_ns
+    pair = heat.pair
+    while pair is not heat:
+        other = heat.beside
+        if other.time_ns < time_ns or (
+            other.time_ns == time_ns and other.wake.rank < first.rank  # as `_before`
+        ):
+            first = other.wake
+            time_ns = other.time_ns
+        if pair.wake is first and first is not moved:
+            return  # who won here still does, as early as before
+        pair.wake = first
+        pair.time_ns = time_ns
+        heat = pair
+        pair = heat.pair

@@ -51,7 +51,7 @@ class Shadow(Replica):
             CountLedger(config.kv_blocks, config.block_tokens),
         )
 
-    def _wake(self, alarm: Wake) -> None:
+    def wake(self, alarm: Wake) -> None:
         """Call the scheduler once: who asks may know enough then."""
         if self.clock.now == self._call_ns and not self._asleep:
             self._call(self._call_ns)

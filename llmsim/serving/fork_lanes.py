@@ -60,7 +60,7 @@ class ShadowLane(Lane):
         times = other.first_tokens_ns
         self.first_tokens_ns = None if times is None else list(times)
 
-    def _wake(self, alarm: Wake) -> None:
+    def wake(self, alarm: Wake) -> None:
         """Call the scheduler once: who asks may know enough then."""
         if self.clock.now == self._call_ns and not self._asleep:
             self._call(self._call_ns)
@@ -130,7 +130,7 @@ class LanesFork(Fork):
             control, theirs = self._device.control, other.device.control
             if control is not None and theirs is not None:
                 control.policy = copied(theirs.policy)
-                if theirs.wake.place >= 0:
+                if theirs.wake.due:
                     self.clock.at(control.wake, ARRIVAL_PRIORITY, theirs.wake.time_ns)
             own.cut(called)
 

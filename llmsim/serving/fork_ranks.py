@@ -172,7 +172,7 @@ class ShadowGroup(RankGroup):
             self._set_alarm(self._call_ns)
         self.cut(called_now)
 
-    def _wake(self, alarm: Wake) -> None:
+    def wake(self, alarm: Wake) -> None:
         """Call all schedulers once: who asks may know enough then."""
         if self.clock.now == self._call_ns and not self._asleep:
             self._call(self._call_ns)

@@ -113,7 +113,7 @@ class Gateway:
 
     def something_freed(self) -> None:
         """Try those who are held again, as soon as the calls of this instant are through."""
-        if self.held and (self._release.place < 0 or self._release.time_ns != self._clock.now):
+        if self.held and (not self._release.due or self._release.time_ns != self._clock.now):
             self._clock.at(self._release, ARRIVAL_PRIORITY, self._clock.now)
 
     def _try_held(self, _: Wake) -> None:

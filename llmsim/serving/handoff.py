@@ -299,7 +299,7 @@ class Handoff:
     def _hold_for(self, lease: Lease) -> None:
         """Let the run not end, whatever becomes of a request, before its last step is noted."""
         self._open_until_ns = max(self._open_until_ns, lease.due_ns)
-        if self._closing.place < 0:  # else it is held, for as long as that takes
+        if not self._closing.due:  # else it is held, for as long as that takes
             self.hold_end(1)
             self._clock.at(self._closing, LAST_PRIORITY, self._open_until_ns)
 
@@ -327,7 +327,7 @@ class Handoff:
     def something_freed(self) -> None:
         """Try those who were refused again, as soon as the call under way is through."""
         now = self._clock.now
-        if self._refuses and (self._release.place < 0 or self._release.time_ns != now):
+        if self._refuses and (not self._release.due or self._release.time_ns != now):
             self._clock.at(self._release, FLOW_PRIORITY, now)
 
     def _try_held(self, _: Wake) -> None:

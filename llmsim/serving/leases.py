@@ -156,7 +156,7 @@ class Retainer:
         due = self._due
         while due and (due[0][2].claimed is not None or due[0][2].held is None):
             heappop(due)
-        if due and (self._alarm.place < 0 or self._alarm.time_ns != due[0][0]):
+        if due and (not self._alarm.due or self._alarm.time_ns != due[0][0]):
             self._replica.clock.at(self._alarm, EXPIRY_PRIORITY, due[0][0])
 
     def _expire(self, _: Wake) -> None:

@@ -43,7 +43,7 @@ class Lockstep(ABC):
         self.clock = clock
         self.index = index
         self.members: list[Replica] = []
-        self._alarm = Wake(self._wake)
+        self._alarm = Wake(self.wake)
         self._priority = CALL_PRIORITY + index
         self._asleep = True
         self._call_ns = -1
@@ -111,12 +111,13 @@ class Lockstep(ABC):
     def _call(self, now: int) -> None:
         """One call of all schedulers at time `now` [ns]."""
 
-    def _wake(self, alarm: Wake) -> None:
+    def wake(self, alarm: Wake) -> None:
+        """Call all schedulers, again and again while nothing else in the world comes first."""
         clock = self.clock
         if clock.now != self._call_ns or self._asleep:
             return
         self._call(self._call_ns)
-        while not self._asleep and clock.next_ns() > self._call_ns:
+        while not self._asleep and clock.idle_until(self._call_ns):
             clock.jump(self._call_ns)
             self._call(self._call_ns)
         if not self._asleep:

@@ -324,7 +324,7 @@ class Pipeline(Replica):
             self.repeat(slot, now, end, slot.active_uj())
             flying.append(slot)
             self._call_ns = now = flying[0].end_ns
-            if clock.next_ns() <= now:
+            if not clock.idle_until(now):
                 return -1
             clock.jump(now)
         return now

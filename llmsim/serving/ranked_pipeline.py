@@ -240,7 +240,7 @@ class PipelineGroup(Lockstep):
             for rank in ranks:
                 rank.go_round(rank.slots[number], now, end)
             self._call_ns = now = self._end_ns[flying[0]]
-            if clock.next_ns() <= now:
+            if not clock.idle_until(now):
                 return -1
             clock.jump(now)
         return now

@@ -32,7 +32,7 @@ from llmsim.serving.request import DECODE, FINISHING, HANDED, WAITING, Request
 from llmsim.serving.step import Step
 from llmsim.serving.stretch import Stretch
 from llmsim.serving.tape import Tape, cohort_for
-from llmsim.serving.wake import Wake
+from llmsim.serving.wake import Alarm, Wake
 
 if TYPE_CHECKING:
     from llmsim.serving.lockstep import Lockstep
@@ -116,7 +116,7 @@ class Replica:
         self.port = Port(self)
         self._energy, self._active_uj = energy, 0  # of a step under way that is not a stretch
         self.events = self._prefill_tokens = self._kv_used = 0
-        self._alarm = Wake(self._wake)
+        self._alarm = Alarm(self)
         self._priority = CALL_PRIORITY + index  # at one instant replicas go in order of index
 
     def _registrable(self, request: Request) -> int:
@@ -236,14 +236,14 @@ class Replica:
 
     # --- the call ---------------------------------------------------------------------------
 
-    def _wake(self, alarm: Wake) -> None:
+    def wake(self, alarm: Wake) -> None:
         """Call the scheduler, again and again while nothing else in the world comes first."""
         clock = self.clock
         if clock.now != self._call_ns or self._asleep:
             return  # superseded: the call this alarm was set for takes place earlier
         self._call(self._call_ns)
         # a call that is next in the world anyway need not go through the event queue
-        while not self._asleep and clock.next_ns() > self._call_ns:
+        while not self._asleep and clock.idle_until(self._call_ns):
             clock.jump(self._call_ns)
             self._call(self._call_ns)
         if not self._asleep:

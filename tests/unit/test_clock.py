@@ -98,12 +98,16 @@ def test_what_a_wake_moves_while_it_fires_is_in_order_too(first, then):
             due[name] = (clock.now + delay, priority, len(orders))
             orders.append(name)
             assert clock.next_ns() == min(due.values())[0]
+            assert clock.due() == len(due)
 
     def fire(name):
         expected.append(min(due, key=due.get))
         fired.append(name)
         assert clock.now == due.pop(expected[-1])[0]
-        assert clock.next_ns() == (min(due.values())[0] if due else FOREVER)
+        next_ns = min(due.values())[0] if due else FOREVER
+        assert clock.next_ns() == next_ns
+        for time in (next_ns - 1, next_ns, next_ns + 1):
+            assert clock.idle_until(time) == (next_ns > time)
         move(next(wanted, ()))
 
     wakes = [Wake(lambda _, name=name: fire(name)) for name in range(10)]
@@ -149,3 +153,25 @@ def test_a_run_that_a_wake_cut_short_goes_on_with_the_next():
         clock.run()
     clock.run()
     assert seen == [2, 3, 4]
+
+
+@given(st.lists(st.integers(0, 9), max_size=70), st.lists(st.integers(0, 9), max_size=70))
+def test_a_clock_that_starts_anew_has_nothing_due(before, after):
+    clock = Clock()
+    fired = []
+    forgotten = [Wake(fired.append) for _ in before]
+    for wake, time in zip(forgotten, before, strict=True):
+        clock.at(wake, 0, time)
+    for _ in before[1::2]:
+        clock.fire()
+    assert clock.due() == len(before) - len(before) // 2
+    clock.restart(20)
+    assert not any(wake.due for wake in forgotten)
+    assert (clock.now, clock.due(), clock.next_ns()) == (20, 0, FOREVER)
+    fired.clear()
+    wakes = [Wake(fired.append) for _ in after]
+    for wake, time in zip(wakes, after, strict=True):
+        clock.at(wake, 0, 20 + time)
+    assert clock.due() == len(after)
+    clock.run()
+    assert fired == sorted(wakes, key=lambda wake: wake.time_ns)  # equals as they were scheduled
