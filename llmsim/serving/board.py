@@ -10,6 +10,36 @@ from llmsim.serving.clock import Clock
 CLOSED: Final = 2**40
 """Load that a closed replica seems to have on top of its own [requests]."""
 
+_PLACES: Final = 2**18
+"""More replicas than a fleet has: load and index share one integer."""
+
+_NOBODY: Final = 2**62 - 1
+"""In place of both where there are no more replicas."""
+
+
+class Standing:
+    """Who is less loaded of some replicas: of one, or of those that lead in two other standings.
+
+    Parameters
+    ----------
+    key : int
+        The leader's load, and its index, in one number: the lower of two leads.
+
+    Attributes
+    ----------
+    pair : Standing
+        That of the leaders of this and of `beside`; this one itself at the top.
+    beside : Standing
+        The other of the pair; this one itself at the top.
+    """
+
+    __slots__ = ("beside", "key", "pair")
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.pair: Standing = self
+        self.beside: Standing = self
+
 
 class LoadBoard:
     """Outstanding requests per replica, as visible to a router after a delay.
@@ -27,7 +57,7 @@ class LoadBoard:
         What is sent is visible at once, only ends take time: the router remembers its own sends.
     """
 
-    __slots__ = ("_age_ns", "_clock", "_leaves", "_loads", "_own", "_reports", "_tree", "replicas")
+    __slots__ = ("_age_ns", "_clock", "_own", "_reports", "_standings", "_top", "replicas")
 
     def __init__(
         self, clock: Clock, replicas: int, age_ns: int, count_own_sends: bool = False
@@ -35,22 +65,18 @@ class LoadBoard:
         self._clock = clock
         self._own = count_own_sends
         self._age_ns = age_ns
-        self._loads = [0] * replicas
         self._reports: deque[tuple[int, int, int]] = deque()
-        # the less loaded of every pair of replicas, of every pair of pairs ... up to the first
-        # entry, from when somebody first asks for it; -1 where there are no more replicas
-        self._tree: list[int] = []
-        self._leaves = 0
+        self._standings = [Standing(replica) for replica in range(replicas)]
+        # pairs of them, pairs of pairs ... are there from when somebody first asks for the least
+        self._top: Standing | None = None
         self.replicas = replicas
 
     def change(self, replica: int, delta: int, now_ns: int) -> None:
         """Note that a replica's outstanding requests changed by `delta` at `now_ns`."""
         if self._age_ns and not (self._own and delta > 0):
             self._reports.append((now_ns + self._age_ns, replica, delta))
-        elif self._tree:
-            self._add(replica, delta)
         else:
-            self._loads[replica] += delta
+            self._add(replica, delta)
 
     def close(self, replica: int) -> None:
         """Let a replica look too busy for any router: it takes no work."""
@@ -64,15 +90,16 @@ class LoadBoard:
         """Return the visible load of a replica [requests]."""
         if self._reports:
             self._catch_up()
-        return self._loads[replica]
+        return self._standings[replica].key // _PLACES
 
     def least_outstanding(self) -> int:
         """Return the replica with the least visible load; the lowest of equals."""
         if self._reports:
             self._catch_up()
-        if not self._tree:
-            self._plant()
-        return self._tree[1]
+        top = self._top
+        if top is None:
+            top = self._top = self._paired()
+        return top.key % _PLACES
 
     def _catch_up(self) -> None:
         now = self._clock.now
@@ -83,39 +110,36 @@ class LoadBoard:
 
     def _add(self, replica: int, delta: int) -> None:
         """Let a replica's visible load change."""
-        loads = self._loads
-        loads[replica] += delta
-        tree = self._tree
-        if not tree:
-            return  # nobody has asked for the least loaded yet
-        place = (self._leaves + replica) >> 1
-        while place:
-            best = tree[2 * place]
-            other = tree[2 * place + 1]
-            if other >= 0 and loads[other] < loads[best]:
-                best = other
-            if best != replica and tree[place] == best:
-                return  # who was less loaded here still is, and as loaded as before
-            tree[place] = best
-            place >>= 1
+        standing = self._standings[replica]
+        key = standing.key + delta * _PLACES
+        standing.key = key
+        pair = standing.pair
+        while pair is not standing:
+            other = standing.beside.key
+            if other < key:
+                key = other
+            if pair.key == key:
+                return  # who led here still does, as loaded as before
+            pair.key = key
+            standing = pair
+            pair = standing.pair
 
-    def _plant(self) -> None:
-        """Compare all pairs once; from then on a change compares those it can have changed."""
-        leaves = 1
-        while leaves < self.replicas:
-            leaves *= 2
-        self._leaves = leaves
-        tree = [-1] * (2 * leaves)
-        loads = self._loads
-        for replica in range(self.replicas):
-            tree[leaves + replica] = replica
-        for place in range(leaves - 1, 0, -1):
-            best = tree[2 * place]
-            other = tree[2 * place + 1]
-            if other >= 0 and loads[other] < loads[best]:
-                best = other
-            tree[place] = best
-        self._tree = tree
+    def _paired(self) -> Standing:
+        """Compare all once; from then on a change compares those that it can have changed."""
+        standings = list(self._standings)
+        while len(standings) > 1:
+            if len(standings) % 2:
+                standings.append(Standing(_NOBODY))
+            standings = [_pair(*standings[at : at + 2]) for at in range(0, len(standings), 2)]
+        return standings[0]
+
+
+def _pair(one: Standing, other: Standing) -> Standing:
+    """Return the standing of the leaders of two others."""
+    pair = Standing(min(one.key, other.key))
+    one.pair = other.pair = pair
+    one.beside, other.beside = other, one
+    return pair
 
 
 class EchoBoard(LoadBoard):

@@ -72,7 +72,7 @@ class HeartbeatBoard(LoadBoard):
     def change(self, replica: int, delta: int, now_ns: int) -> None:
         """Note that a replica's outstanding requests changed by `delta` at `now_ns`."""
         if self._own and delta > 0:
-            self._loads[replica] += delta
+            self._add(replica, delta)
         else:
             self._beats[replica].append((now_ns, delta))
 
@@ -80,15 +80,14 @@ class HeartbeatBoard(LoadBoard):
         """Return the load of a replica in its latest report [requests]."""
         if self._beats[replica]:
             self._read(replica)
-        return self._loads[replica]
+        return super().outstanding(replica)
 
     def least_outstanding(self) -> int:
         """Return the replica with the least load by the latest reports; the lowest of equals."""
         for replica, line in enumerate(self._beats):
             if line:
                 self._read(replica)
-        loads = self._loads
-        return loads.index(min(loads))
+        return super().least_outstanding()
 
     def _read(self, replica: int) -> None:
         """Read a replica's latest report that has arrived, unless that has been done."""
@@ -102,14 +101,16 @@ class HeartbeatBoard(LoadBoard):
             return
         made_ns = number * self._period_ns + self._phase_ns[replica]
         line = self._beats[replica]
+        delta = 0
         while line and line[0][0] <= made_ns:
-            self._loads[replica] += line.popleft()[1]
+            delta += line.popleft()[1]
+        self._add(replica, delta)
 
     def _is_lost(self, replica: int, number: int) -> bool:
         """Whether a report is lost: splitmix64 of its place (Steele, Lea and Flood, 2014)."""
         if not self._lost:
             return False
-        word = (self._key + 0x9E3779B97F4A7C15 * (number * len(self._loads) + replica + 1)) & _WORD
+        word = (self._key + 0x9E3779B97F4A7C15 * (number * self.replicas + replica + 1)) & _WORD
         word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
         word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
         return (word ^ (word >> 31)) < self._lost
