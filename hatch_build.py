@@ -72,6 +72,7 @@ COMPILED = (
     "llmsim/serving/leases.py",
     "llmsim/serving/likeness.py",
     "llmsim/serving/lockstep.py",
+    "llmsim/serving/logbook.py",
     "llmsim/serving/meter.py",
     "llmsim/serving/microbatch.py",
     "llmsim/serving/migration.py",

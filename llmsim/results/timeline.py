@@ -1,7 +1,12 @@
-"""Load over time in a fixed number of bins, with exact integrals, for runs of any length."""
+"""Load over time in a fixed number of bins, with exact integrals, for runs of any length.
+
+Spans of many replicas are recorded together: what NumPy costs per call is then shared by all of
+them, and columns of a few thousand rows stay in the CPU's cache however many replicas there are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +32,7 @@ TOTALS = ("prefill_tokens", "output_tokens", "busy_ns", "active_uj")
 """Amounts that are added up; active energy is that above idle."""
 
 _COLUMNS = len(_RECORDED) + len(TOTALS)
+_KV = _RECORDED.index("kv_blocks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +84,22 @@ class Timeline:
 
     A level that changes inside a span is taken as linear between its ends, so integrals are exact
     for levels that are constant or grow evenly between decision points.
+
+    Parameters
+    ----------
+    bin_ns : int [ns]
+        Width of a bin at first.
+    rows : ndarray of float64 (7, MAX_BINS), optional
+        Where it accumulates, zeros; none for an array of its own.
     """
 
     __slots__ = ("_bins", "_rows", "bin_ns")
 
-    def __init__(self, bin_ns: int = FIRST_BIN_NS) -> None:
+    def __init__(
+        self, bin_ns: int = FIRST_BIN_NS, rows: npt.NDArray[np.float64] | None = None
+    ) -> None:
         self.bin_ns = bin_ns
-        self._rows = np.zeros((_COLUMNS, MAX_BINS))
+        self._rows = np.zeros((_COLUMNS, MAX_BINS)) if rows is None else rows
         self._bins = 0  # that time has reached
 
     def span(
@@ -123,8 +138,7 @@ class Timeline:
                 # a step rounded to no time at all still delivered its tokens
                 self.span(start_ns, start_ns + 1, 0, 0, 0, 0, prefill_tokens, output_tokens, False)
             return
-        while (end_ns - 1) // self.bin_ns >= MAX_BINS:
-            self._halve()
+        self.reach(end_ns - 1)
         rows = self._rows
         bin_ns = self.bin_ns
         first = start_ns // bin_ns
@@ -180,55 +194,15 @@ class Timeline:
             Whether a step was running, in all of them.
         active_uj : ndarray of int64 (n,) [uJ], optional
         """
-        kept = end_ns > start_ns
-        for i in np.flatnonzero(~kept).tolist():
-            tokens = int(prefill_tokens[i]), int(output_tokens[i])
-            self.span(int(start_ns[i]), int(end_ns[i]), 0, 0, 0, 0, *tokens, busy)
-        if not kept.any():
-            return
-        columns = [start_ns, end_ns, running, waiting, kv_start, kv_end]
-        columns += [prefill_tokens, output_tokens]
-        start, end, runs, waits, kv0, kv1, prefill, output = (c[kept] for c in columns)
-        last_ns = int(end.max()) - 1
+        totals = [prefill_tokens, output_tokens, None, active_uj]
+        record([self], None, start_ns, end_ns, [running, waiting], (kv_start, kv_end), totals, busy)
+
+    def reach(self, last_ns: int) -> None:
+        """Merge bins until there is one that a time is in [ns]."""
         while last_ns // self.bin_ns >= MAX_BINS:
             self._halve()
-        bin_ns = self.bin_ns
-        first, last = start // bin_ns, (end - 1) // bin_ns
-        width = (end - start).astype(np.float64)
-        slope = (kv1 - kv0) / width
-        powers = np.zeros(len(start)) if active_uj is None else active_uj[kept] / width
-        shares = prefill / width, output / width, np.full(len(start), float(busy)), powers
-        origin = int(first.min())  # of the bins that are summed up here
-        sums = np.zeros((_COLUMNS, int(last.max()) - origin + 2))
-        # the bins that a span begins and ends in, each in part
-        split = last > first
-        every = np.ones(len(start), dtype=np.bool_)
-        ends = (
-            (first, start, np.minimum(end, (first + 1) * bin_ns), every),
-            (last[split], (last * bin_ns)[split], end[split], split),
-        )
-        for bins, low, high, which in ends:
-            part = (high - low).astype(np.float64)
-            middle = 0.5 * (low + high) - start[which]
-            weights = [rate[which] * part for rate in (runs, waits, *shares)]
-            weights.insert(2, (kv0[which] + slope[which] * middle) * part)
-            for row, weight in zip(sums, weights, strict=True):
-                row[:] += np.bincount(bins - origin, weights=weight, minlength=len(row))
-        inside = last > first + 1
-        if inside.any():
-            sums += _in_full(
-                first[inside] + 1,
-                last[inside],
-                origin,
-                [rate[inside] * float(bin_ns) for rate in (runs, waits, *shares)],
-                kv0[inside] + slope[inside] * (0.5 * bin_ns - start[inside]),
-                slope[inside] * bin_ns,
-                bin_ns,
-                sums.shape[1],
-            )
-        self._add(origin, sums[:, :-1])
 
-    def _add(self, origin: int, sums: npt.NDArray[np.float64]) -> None:
+    def add(self, origin: int, sums: npt.NDArray[np.float64]) -> None:
         """Add rows of bins, from the bin `origin` on."""
         after = origin + sums.shape[1]
         self._rows[:, origin:after] += sums
@@ -249,35 +223,267 @@ class Timeline:
             self.bin_ns,
             {
                 **{name: table[i] for i, name in enumerate(_RECORDED)},
-                "kv_claimed": table[_RECORDED.index("kv_blocks")],
+                "kv_claimed": table[_KV],
             },
             {name: table[3 + i] for i, name in enumerate(TOTALS)},
         )
 
 
-def _in_full(
-    enter: Ints,
-    leave: Ints,
-    origin: int,
-    rates: list[npt.NDArray[Any]],
-    kv_at_zero: npt.NDArray[Any],
-    kv_per_bin: npt.NDArray[Any],
-    bin_ns: int,
-    size: int,
-) -> npt.NDArray[np.float64]:
-    """Return what spans add to the `size` bins from `origin` on that they cover in full.
+class Timelines:
+    """The timelines of several replicas, recorded together.
 
-    Each covers ``[enter, leave)``. What a span adds is noted where it enters and taken back where
-    it leaves, and summed up along time: two numbers per span, however many bins it covers.
+    Parameters
+    ----------
+    count : int
+
+    Attributes
+    ----------
+    parts : list of Timeline
     """
 
+    def __init__(self, count: int) -> None:
+        # a bin's columns stand side by side: a few of each timeline's bins are in use at a time
+        table = np.zeros((count, MAX_BINS, _COLUMNS))
+        self.parts = [Timeline(rows=rows.T) for rows in table]
+
+    def busy(
+        self,
+        which: Ints | None,
+        start_ns: Ints,
+        end_ns: Ints,
+        running: Ints,
+        kv: tuple[Ints, Ints],
+        prefill_tokens: Ints,
+        output_tokens: Ints,
+        active_uj: Ints,
+    ) -> None:
+        """Record spans in which steps ran.
+
+        Parameters
+        ----------
+        which : ndarray of int64 (n,), or None
+            Whose timeline each belongs to; None if there is one.
+        start_ns, end_ns, running : ndarray of int64 (n,)
+        kv : tuple of ndarray of int64 (n,) [blocks]
+            At both ends.
+        prefill_tokens, output_tokens, active_uj : ndarray of int64 (n,)
+        """
+        totals = [prefill_tokens, output_tokens, None, active_uj]
+        record(self.parts, which, start_ns, end_ns, [running, None], kv, totals, True)
+
+    def waited(self, which: Ints | None, start_ns: Ints, end_ns: Ints) -> None:
+        """Record spans in which one request waited; arguments as in `busy`."""
+        one = np.ones(len(start_ns), dtype=np.int64)
+        record(self.parts, which, start_ns, end_ns, [None, one], None, [None] * 4, False)
+
+
+def record(
+    parts: Sequence[Timeline],
+    which: Ints | None,
+    start: Ints,
+    end: Ints,
+    levels: Sequence[Ints | None],
+    kv: tuple[Ints, Ints] | None,
+    totals: Sequence[Ints | None],
+    busy: bool,
+) -> None:
+    """Record spans of several timelines at once.
+
+    Parameters
+    ----------
+    parts : sequence of Timeline
+    which : ndarray of int64 (n,), or None
+        To which of them a span belongs; None if there is one.
+    start, end : ndarray of int64 (n,) [ns]
+    levels : sequence of ndarray of int64 (n,), or None
+        Running and waiting requests; None for zeros, here and below.
+    kv : tuple of ndarray of int64 (n,), or None [blocks]
+        KV blocks at both ends.
+    totals : sequence of ndarray of int64 (n,), or None
+        In the order of `TOTALS`; how long a step ran is known by `busy`.
+    busy : bool
+        Whether a step was running, in all of them.
+    """
+    kept = end > start
+    if not kept.all():
+        _record_moments(parts, which, start, end, totals)
+        chosen = [None if c is None else c[kept] for c in (*levels, *totals)]
+        levels, totals = chosen[: len(levels)], chosen[len(levels) :]
+        kv = None if kv is None else (kv[0][kept], kv[1][kept])
+        which = None if which is None else which[kept]
+        start, end = start[kept], end[kept]
+    if not len(start):
+        return
+    place = _Place(parts, which, start, end)
+    width = (end - start).astype(np.float64)
+    rates: list[npt.NDArray[Any] | None] = [*levels, None]
+    rates += [None if total is None else total / width for total in totals]
+    if busy:
+        rates[len(_RECORDED) + TOTALS.index("busy_ns")] = np.ones(len(start))
+    rise = None if kv is None else (kv[0], (kv[1] - kv[0]) / width)
+    sums = _in_part(place, start, end, rates, rise)
+    if place.inside.any():
+        sums += _in_full(place, start, rates, rise)
+    place.add(sums)
+
+
+def _record_moments(
+    parts: Sequence[Timeline],
+    which: Ints | None,
+    start: Ints,
+    end: Ints,
+    totals: Sequence[Ints | None],
+) -> None:
+    """Record what was delivered in spans that are too short to have a width."""
+    none = np.zeros(len(start), dtype=np.int64)
+    prefill, output = (none if total is None else total for total in totals[:2])
+    odd = (end < start) | ((end == start) & ((prefill != 0) | (output != 0)))
+    for i in np.flatnonzero(odd).tolist():
+        part = parts[0 if which is None else int(which[i])]
+        tokens = int(prefill[i]), int(output[i])
+        part.span(int(start[i]), int(end[i]), 0, 0, 0, 0, *tokens, False)
+
+
+class _Place:
+    """The bins that spans of several timelines fall in, those of one behind those of another.
+
+    Behind the last bin of each there is one more, where what covers bins in full is taken back.
+
+    Attributes
+    ----------
+    bin_ns : int or ndarray of int64 (n,) [ns]
+        Width of the bins of a span's timeline.
+    first, last : ndarray of int64 (n,)
+        Bins of its timeline that a span begins and ends in.
+    shift : int or ndarray of int64 (n,)
+        From a bin of its timeline to a bin here.
+    inside : ndarray of bool (n,)
+        Whether a span covers bins in full.
+    size : int
+        Bins here.
+    bins, widths_ns : ndarray of int64 (size,)
+        Bins of the timelines, and their widths.
+    """
+
+    bin_ns: int | Ints
+    shift: int | Ints
+    widths_ns: int | Ints
+
+    def __init__(
+        self, parts: Sequence[Timeline], which: Ints | None, start: Ints, end: Ints
+    ) -> None:
+        self._parts = parts
+        if which is None:
+            latest_ns = int(end.max()) - 1
+            parts[0].reach(latest_ns)
+            self.bin_ns = self.widths_ns = bin_ns = parts[0].bin_ns
+            self.first = start // bin_ns
+            origin = int(self.first.min())
+            self.size = latest_ns // bin_ns - origin + 2
+            self.shift = -origin
+            self.bins = np.arange(origin, origin + self.size)
+            self._runs = [(0, origin, 0, self.size - 1)]
+        else:
+            latest = np.full(len(parts), -1)
+            np.maximum.at(latest, which, end - 1)
+            widths = np.array([part.bin_ns for part in parts])
+            for number in np.flatnonzero(latest // widths >= MAX_BINS).tolist():
+                parts[number].reach(int(latest[number]))
+                widths[number] = parts[number].bin_ns
+            self.bin_ns = widths[which]
+            self.first = start // self.bin_ns
+            origins = np.full(len(parts), MAX_BINS)
+            np.minimum.at(origins, which, self.first)
+            sizes = np.where(latest < 0, 0, latest // widths - origins + 2)
+            after = np.cumsum(sizes)
+            shifts = after - sizes - origins
+            self.shift = shifts[which]
+            self.size = int(after[-1])
+            self.bins = np.arange(self.size) - np.repeat(shifts, sizes)
+            self.widths_ns = np.repeat(widths, sizes)
+            used = np.flatnonzero(sizes)
+            rows = (used, origins[used], (after - sizes)[used], after[used] - 1)
+            self._runs = list(zip(*(row.tolist() for row in rows), strict=True))
+        self.last = (end - 1) // self.bin_ns
+        self.inside = self.last > self.first + 1
+
+    def add(self, sums: npt.NDArray[np.float64]) -> None:
+        """Add what came into the bins to the timelines they are of."""
+        for number, origin, low, high in self._runs:
+            self._parts[number].add(origin, sums[:, low:high])
+
+
+def _of(values: int | Ints, chosen: Any) -> int | Ints:
+    """Return the chosen ones of values that may be the same for all."""
+    return values if isinstance(values, int) else values[chosen]
+
+
+def _in_part(
+    place: _Place,
+    start: Ints,
+    end: Ints,
+    rates: Sequence[npt.NDArray[Any] | None],
+    rise: tuple[Ints, npt.NDArray[np.float64]] | None,
+) -> npt.NDArray[np.float64]:
+    """Return what spans add to the bins that they begin and end in.
+
+    Parameters
+    ----------
+    place : _Place
+    start, end : ndarray of int64 (n,) [ns]
+    rates : sequence of ndarray (n,), or None
+        What a span adds per nanosecond to each column of a timeline, but to KV blocks.
+    rise : tuple of ndarray (n,), or None
+        KV blocks at the start, and their growth per nanosecond.
+    """
+    sums = np.zeros((_COLUMNS, place.size))
+    split: Any = place.last > place.first
+    every: Any = slice(None)
+    ends = (
+        (place.first, start, np.minimum(end, (place.first + 1) * place.bin_ns), every),
+        (place.last[split], (place.last * place.bin_ns)[split], end[split], split),
+    )
+    for bins, low, high, chosen in ends:
+        at = bins + _of(place.shift, chosen)
+        part = (high - low).astype(np.float64)
+        for row, rate in zip(sums, rates, strict=True):
+            if rate is not None:
+                row += np.bincount(at, weights=rate[chosen] * part, minlength=place.size)
+        if rise is not None:
+            middle = 0.5 * (low + high) - start[chosen]
+            weight = (rise[0][chosen] + rise[1][chosen] * middle) * part
+            sums[_KV] += np.bincount(at, weights=weight, minlength=place.size)
+    return sums
+
+
+def _in_full(
+    place: _Place,
+    start: Ints,
+    rates: Sequence[npt.NDArray[Any] | None],
+    rise: tuple[Ints, npt.NDArray[np.float64]] | None,
+) -> npt.NDArray[np.float64]:
+    """Return what spans add to the bins that they cover in full; arguments as in `_in_part`.
+
+    What a span adds is noted where it enters and taken back where it leaves, and summed up along
+    time: two numbers per span, however many bins it covers.
+    """
+    inside = place.inside
+    shift, bin_ns = _of(place.shift, inside), _of(place.bin_ns, inside)
+    enter, leave = place.first[inside] + 1 + shift, place.last[inside] + shift
+
     def along(level: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        change = np.bincount(enter - origin, weights=level, minlength=size)
-        change -= np.bincount(leave - origin, weights=level, minlength=size)
+        change = np.bincount(enter, weights=level, minlength=place.size)
+        change -= np.bincount(leave, weights=level, minlength=place.size)
         return np.cumsum(change)
 
-    full = [along(rate) for rate in rates]
-    bins = np.arange(origin, origin + size)
-    full.insert(2, (along(kv_at_zero) + along(kv_per_bin) * bins) * bin_ns)
+    full = np.zeros((_COLUMNS, place.size))
+    for row, rate in zip(full, rates, strict=True):
+        if rate is not None:
+            row += along(rate[inside] * (1.0 * bin_ns))
+    if rise is not None:
+        slope = rise[1][inside]
+        at_zero = along(rise[0][inside] + slope * (0.5 * bin_ns - start[inside]))
+        full[_KV] = (at_zero + along(slope * bin_ns) * place.bins) * place.widths_ns
     # differences leave rounding errors behind where nothing is going on any more
-    return np.array(full) * (along(np.ones(len(enter))) > 0.5)
+    full *= along(np.ones(len(enter))) > 0.5
+    return full

@@ -9,19 +9,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from llmsim.core.integers import packed, packer
 from llmsim.results.bins import bin_of
 from llmsim.results.histogram import LogHistogram
-from llmsim.results.timeline import Timeline, TimelineData
+from llmsim.results.timeline import TimelineData
+from llmsim.serving.logbook import Logbook, pack_row
 from llmsim.serving.request import Request
 
 NEVER: Final = 2**62 - 1
 """A gap that is never exceeded [ns]; the largest integer that compiled code keeps in a register."""
-
-_COLUMNS: Final = 12
-_FLUSH: Final = 4_096  # rows
-_STAGE: Final = 16  # rows; few, since every replica of the fleet keeps its own in the CPU's cache
-_pack_row: Final = packer(_COLUMNS)
 
 
 class Meter:
@@ -42,7 +37,8 @@ class Meter:
     over : int [ticks]
         Cohort ticks so far whose gap exceeded the objective.
     itl : LogHistogram
-        Gaps, one count per token; complete after `finish`, as are the next two.
+        Gaps, one count per token, with those of all who write into the same book; complete after
+        `finish`, as are the next two.
     steps : int
         Steps run.
     peak_kv_blocks : int [blocks]
@@ -54,15 +50,13 @@ class Meter:
     """
 
     __slots__ = (
-        "_log",
+        "_book",
         "_maxima",
-        "_stage",
+        "_number",
+        "_tag",
         "_ticks",
-        "_timeline",
         "_top_gap",
         "_top_tick",
-        "_waits",
-        "_waits_log",
         "itl",
         "kept",
         "over",
@@ -78,16 +72,14 @@ class Meter:
         self._maxima: list[int] = []
         self._top_gap = -1  # the smallest and latest maximum, beside the lists: gaps mostly grow
         self._top_tick = -1
-        self._stage: list[bytes] = []  # rows
-        self._log: list[bytes] = []  # rows, `_STAGE` together
-        self._waits: list[int] = []  # starts and ends one behind the other
-        self._waits_log: list[bytes] = []  # the same, `_STAGE` together
-        self._timeline = Timeline()
         self.over = 0
         self.steps = 0
         self.peak_kv_blocks = 0
-        self.itl = LogHistogram()
         self.together = -1
+        self._book = Logbook()
+        self._number = self._book.enter(self)
+        self._tag = b""  # of its rows in the book
+        self.itl = self._book.itl
         self.kept: list[npt.NDArray[np.int64]] | None = None
 
     # --- what was run -----------------------------------------------------------------------
@@ -102,13 +94,21 @@ class Meter:
             ends, prefill tokens, prefills that gave a token, gap of the first and of the last
             tick [ns], energy above idle [uJ].
         """
-        stage = self._stage
-        stage.append(_pack_row(*row))
-        if len(stage) >= _STAGE:
-            self._log.append(b"".join(stage))
-            stage.clear()
-            if len(self._log) >= _FLUSH // _STAGE:
-                self._absorb()
+        book = self._book
+        stage = book.stage
+        if self._tag:
+            stage.append(self._tag)
+        stage.append(pack_row(*row))
+        if len(stage) >= book.full:
+            book.file()
+
+    def write_in(self, book: Logbook) -> None:
+        """Write into another book from now on; called before anything runs."""
+        self._book = book
+        self._number = book.enter(self)
+        self._tag = book.tag(self._number)
+        if self.together < 0:
+            self.itl = book.itl
 
     def keep(self) -> None:
         """Keep what is logged from now on; called before anything runs."""
@@ -116,57 +116,32 @@ class Meter:
 
     def waited(self, start_ns: int, end_ns: int) -> None:
         """Note that one request waited from `start_ns` to `end_ns` [ns]."""
-        waits = self._waits
-        waits.append(start_ns)
-        waits.append(end_ns)
-        if len(waits) >= 2 * _STAGE:
-            self._waits_log.append(packed(waits))
-            waits.clear()
-            if len(self._waits_log) >= _FLUSH // _STAGE:
-                self._absorb()
+        self._book.waited(self._number, start_ns, end_ns)
+
+    def count(self, steps: int, peak_kv_blocks: int, columns: npt.NDArray[np.int64]) -> None:
+        """Take what the book has read in rows of this meter.
+
+        Parameters
+        ----------
+        steps : int
+        peak_kv_blocks : int [blocks]
+        columns : ndarray of int64 (12, n)
+            Those rows, for who keeps them.
+        """
+        self.steps += steps
+        if peak_kv_blocks > self.peak_kv_blocks:
+            self.peak_kv_blocks = peak_kv_blocks
+        if self.kept is not None:
+            self.kept.append(columns)
 
     def finish(self) -> TimelineData:
         """Return the timeline; the histogram is complete then."""
-        self._absorb()
+        timeline = self._book.timeline(self._number)
         if self.together >= 0:
             self.itl = LogHistogram()
             if self.together:
                 self.itl.add(0, self.together)
-        return self._timeline.finish()
-
-    def _absorb(self) -> None:
-        waits = _columns([*self._waits_log, packed(self._waits)], 2)
-        none = np.zeros_like(waits[0])
-        one = np.ones_like(waits[0])
-        self._timeline.spans(waits[0], waits[1], none, one, none, none, none, none, busy=False)
-        self._waits.clear()
-        self._waits_log.clear()
-        columns = _columns(self._log + self._stage, _COLUMNS)
-        self._stage.clear()
-        self._log.clear()
-        start, end, ticks, members, running, kv0, kv1, prefill, logits, first, last, active = (
-            columns
-        )
-        self._timeline.spans(
-            start,
-            end,
-            running,
-            np.zeros_like(running),
-            kv0,
-            kv1,
-            prefill,
-            ticks * members + logits,
-            busy=True,
-            active_uj=active,
-        )
-        if len(start):
-            if self.kept is not None:
-                self.kept.append(columns)
-            ran = end > start
-            self.steps += int(np.maximum(ticks[ran], 1).sum())
-            self.peak_kv_blocks = max(self.peak_kv_blocks, int(kv1.max()))
-        counted = ticks * members > 0
-        self.itl.add_runs(first[counted], last[counted], ticks[counted], members[counted])
+        return timeline
 
     # --- gaps between tokens ----------------------------------------------------------------
 
@@ -243,9 +218,3 @@ class Meter:
             request.itl_max_ns = gap_ns
         if gap_ns > self.slo:
             request.itl_over += 1
-
-
-def _columns(rows: list[bytes], columns: int) -> npt.NDArray[np.int64]:
-    """Return packed rows as columns (columns, n), each contiguous."""
-    table = np.frombuffer(b"".join(rows), np.int64).reshape(-1, columns)
-    return np.ascontiguousarray(table.T)

@@ -9,11 +9,11 @@ from heapq import heapify, heappop
 from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import PriceLine, StagedCost
 from llmsim.costmodel.energy import ActiveEnergy
-from llmsim.results.timeline import TimelineData
 from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
 from llmsim.serving.gate import Gate
+from llmsim.serving.logbook import Logbook
 from llmsim.serving.meter import Meter
 from llmsim.serving.request import Request
 from llmsim.serving.step import Step
@@ -21,23 +21,25 @@ from llmsim.serving.stretch import Stretch
 
 
 class SharedMeter(Meter):
-    """The meter of one micro-batch's decodes, which writes into the log of its pipeline.
+    """The meter of one micro-batch's decodes, which writes down what is its pipeline's.
 
     Parameters
     ----------
     main : Meter
-        Whose log it is; finished by the pipeline.
+        The pipeline's.
     """
 
     __slots__ = ()
 
     def __init__(self, main: Meter) -> None:
         super().__init__(main.slo)
-        self._stage = main._stage
-        self._log = main._log
-        self._waits = main._waits
-        self._waits_log = main._waits_log
-        self._timeline = main._timeline
+        self.follow(main)
+
+    def follow(self, main: Meter) -> None:
+        """Write into the book that the pipeline's meter writes into, as if it were that one."""
+        self._book = main._book
+        self._number = main._number
+        self._tag = main._tag
         self.itl = main.itl
 
 
@@ -56,19 +58,11 @@ class PipelineMeter(Meter):
         super().__init__(itl_slo_ns)
         self.others: list[SharedMeter] = []
 
-    def keep(self) -> None:
-        """Keep what is logged of all micro-batches; called before anything runs."""
-        self.kept = []
+    def write_in(self, book: Logbook) -> None:
+        """Write into another book from now on, all micro-batches."""
+        super().write_in(book)
         for other in self.others:
-            other.kept = self.kept
-
-    def finish(self) -> TimelineData:
-        """Return the timeline of all micro-batches; histogram and counts are complete then."""
-        timeline = super().finish()
-        for other in self.others:
-            self.steps += other.steps
-            self.peak_kv_blocks = max(self.peak_kv_blocks, other.peak_kv_blocks)
-        return timeline
+            other.follow(self)
 
 
 class SlotCohort(Cohort):

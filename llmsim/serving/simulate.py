@@ -42,6 +42,7 @@ from llmsim.serving.labels import ClientRules
 from llmsim.serving.lanes import Lane, LanePlan, share_devices
 from llmsim.serving.layered import LayeredReplica, use_layers
 from llmsim.serving.leases import keep_pins
+from llmsim.serving.logbook import share
 from llmsim.serving.meter import NEVER
 from llmsim.serving.parts import drafts_of, station_facts
 from llmsim.serving.pipeline import Pipeline
@@ -232,6 +233,7 @@ def simulate(
     fleet = Fleet(clock, workload, router, board, clients or ClientRules(), sink, progress)
     tape = _tape(pools) if token_times else None
     replicas = _build_replicas(clock, step_by_step(pools, router), itl_slo_ns, fleet, tape)
+    share([replica.meter for replica in replicas])
     steps = _kept_steps(replicas if keep_steps else None)
     names = [pools[replica.pool].facts.name for replica in replicas]
     doors = doors_on(board, takers_of_arrivals(pools, replicas, flips))
@@ -445,8 +447,8 @@ def _facts(
         _replica_facts(replica, name) for replica, name in zip(replicas, names, strict=True)
     )
     itl = LogHistogram()
-    for replica in replicas:
-        itl.merge(replica.meter.itl)
+    for gaps in dict.fromkeys(replica.meter.itl for replica in replicas):  # several share one
+        itl.merge(gaps)
     warnings = []
     if workload.skipped_rows:
         rows = "row" if workload.skipped_rows == 1 else "rows"

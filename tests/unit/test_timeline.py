@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llmsim.core.errors import InputError, InvariantError
 from llmsim.results.facts import ReplicaFacts
 from llmsim.results.series import integrals, load_over_time
-from llmsim.results.timeline import MAX_BINS, Timeline
+from llmsim.results.timeline import MAX_BINS, Timeline, Timelines
 
 SPAN = st.tuples(
     st.integers(1, 40_000_000_000),
@@ -65,6 +65,33 @@ def test_many_spans_at_once_are_the_same_as_one_by_one(spans, busy):
     for name, values in {**left.levels, **left.totals}.items():
         found = {**right.levels, **right.totals}[name]
         assert found == pytest.approx(values, rel=1e-9, abs=1e-3), name
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60_000_000_000), SPAN), min_size=1),
+    st.integers(1, 3),
+)
+def test_timelines_recorded_together_are_those_recorded_alone(spans, batches):
+    """Their bins become wide at different times, and some of them stay empty."""
+    alone, together = [Timeline() for _ in range(5)], Timelines(5)
+    rows = []
+    for which, start, (width, running, _, kv_start, kv_end, prefill, output, some) in spans:
+        rows.append(
+            (which, start, start + width * some, running, kv_start, kv_end, prefill, output)
+        )
+    for part in np.array_split(np.array(rows, dtype=np.int64), batches):
+        for which, start, end, running, kv_start, kv_end, *tokens in part.tolist():
+            alone[which].span(start, end, running, 0, kv_start, kv_end, *tokens, True, tokens[0])
+            alone[which].span(start, end, 0, 1, 0, 0, 0, 0, False)
+        which, start, end, running, kv_start, kv_end, *tokens = part.T
+        together.busy(which, start, end, running, (kv_start, kv_end), *tokens, tokens[0])
+        together.waited(which, start, end)
+    for left, right in zip(alone, together.parts, strict=True):
+        one, other = left.finish(), right.finish()
+        assert one.bin_ns == other.bin_ns
+        for name, values in {**one.levels, **one.totals}.items():
+            found = {**other.levels, **other.totals}[name]
+            assert found == pytest.approx(values, rel=1e-9, abs=1e-3), name
 
 
 def test_bins_hold_what_happened_in_them():
