@@ -206,7 +206,12 @@ class Timeline:
         """Add rows of bins, from the bin `origin` on."""
         after = origin + sums.shape[1]
         self._rows[:, origin:after] += sums
-        self._bins = max(self._bins, after)
+        self.touch(after)
+
+    def touch(self, bins: int) -> None:
+        """Note that time has reached so many bins."""
+        if bins > self._bins:
+            self._bins = bins
 
     def _halve(self) -> None:
         rows = self._rows
@@ -243,8 +248,9 @@ class Timelines:
 
     def __init__(self, count: int) -> None:
         # a bin's columns stand side by side: a few of each timeline's bins are in use at a time
-        table = np.zeros((count, MAX_BINS, _COLUMNS))
-        self.parts = [Timeline(rows=rows.T) for rows in table]
+        self._table = np.zeros((count * MAX_BINS, _COLUMNS))
+        rows = self._table.reshape(count, MAX_BINS, _COLUMNS)
+        self.parts = [Timeline(rows=each.T) for each in rows]
 
     def busy(
         self,
@@ -257,24 +263,16 @@ class Timelines:
         output_tokens: Ints,
         active_uj: Ints,
     ) -> None:
-        """Record spans in which steps ran.
-
-        Parameters
-        ----------
-        which : ndarray of int64 (n,), or None
-            Whose timeline each belongs to; None if there is one.
-        start_ns, end_ns, running : ndarray of int64 (n,)
-        kv : tuple of ndarray of int64 (n,) [blocks]
-            At both ends.
-        prefill_tokens, output_tokens, active_uj : ndarray of int64 (n,)
-        """
+        """Record spans in which steps ran; arguments as in `record`, others as in `spans`."""
         totals = [prefill_tokens, output_tokens, None, active_uj]
-        record(self.parts, which, start_ns, end_ns, [running, None], kv, totals, True)
+        table = None if which is None else self._table
+        record(self.parts, which, start_ns, end_ns, [running, None], kv, totals, True, table)
 
     def waited(self, which: Ints | None, start_ns: Ints, end_ns: Ints) -> None:
         """Record spans in which one request waited; arguments as in `busy`."""
-        one = np.ones(len(start_ns), dtype=np.int64)
-        record(self.parts, which, start_ns, end_ns, [None, one], None, [None] * 4, False)
+        levels, none = [None, np.ones(len(start_ns), dtype=np.int64)], [None] * len(TOTALS)
+        table = None if which is None else self._table
+        record(self.parts, which, start_ns, end_ns, levels, None, none, False, table)
 
 
 def record(
@@ -286,6 +284,7 @@ def record(
     kv: tuple[Ints, Ints] | None,
     totals: Sequence[Ints | None],
     busy: bool,
+    table: npt.NDArray[np.float64] | None = None,
 ) -> None:
     """Record spans of several timelines at once.
 
@@ -303,6 +302,8 @@ def record(
         In the order of `TOTALS`; how long a step ran is known by `busy`.
     busy : bool
         Whether a step was running, in all of them.
+    table : ndarray of float64 (parts * MAX_BINS, 7), optional
+        Where all of them accumulate, one behind the other; needed if there are several.
     """
     kept = end > start
     if not kept.all():
@@ -324,7 +325,7 @@ def record(
     sums = _in_part(place, start, end, rates, rise)
     if place.inside.any():
         sums += _in_full(place, start, rates, rise)
-    place.add(sums)
+    place.add(sums, table)
 
 
 def _record_moments(
@@ -382,7 +383,7 @@ class _Place:
             self.size = latest_ns // bin_ns - origin + 2
             self.shift = -origin
             self.bins = np.arange(origin, origin + self.size)
-            self._runs = [(0, origin, 0, self.size - 1)]
+            self._origin = origin
         else:
             latest = np.full(len(parts), -1)
             np.maximum.at(latest, which, end - 1)
@@ -390,7 +391,8 @@ class _Place:
             for number in np.flatnonzero(latest // widths >= MAX_BINS).tolist():
                 parts[number].reach(int(latest[number]))
                 widths[number] = parts[number].bin_ns
-            self.bin_ns = widths[which]
+            same = bool((widths == widths[0]).all())  # as a rule; to divide by one number is fast
+            self.bin_ns = int(widths[0]) if same else widths[which]
             self.first = start // self.bin_ns
             origins = np.full(len(parts), MAX_BINS)
             np.minimum.at(origins, which, self.first)
@@ -400,17 +402,26 @@ class _Place:
             self.shift = shifts[which]
             self.size = int(after[-1])
             self.bins = np.arange(self.size) - np.repeat(shifts, sizes)
-            self.widths_ns = np.repeat(widths, sizes)
-            used = np.flatnonzero(sizes)
-            rows = (used, origins[used], (after - sizes)[used], after[used] - 1)
-            self._runs = list(zip(*(row.tolist() for row in rows), strict=True))
+            self.widths_ns = self.bin_ns if same else np.repeat(widths, sizes)
+            self._used = np.flatnonzero(sizes)
+            self._spare = after[self._used] - 1  # the bins behind the last ones
+            self._reached = (origins + sizes)[self._used] - 1
+            self._rows = self.bins + np.repeat(np.arange(len(parts)) * MAX_BINS, sizes)
         self.last = (end - 1) // self.bin_ns
         self.inside = self.last > self.first + 1
 
-    def add(self, sums: npt.NDArray[np.float64]) -> None:
-        """Add what came into the bins to the timelines they are of."""
-        for number, origin, low, high in self._runs:
-            self._parts[number].add(origin, sums[:, low:high])
+    def add(
+        self, sums: npt.NDArray[np.float64], table: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """Add what came into the bins to the timelines they are of; `table` as in `record`."""
+        if table is None:
+            self._parts[0].add(self._origin, sums[:, :-1])
+            return
+        real = np.ones(self.size, dtype=np.bool_)
+        real[self._spare] = False
+        table[self._rows[real]] += sums[:, real].T
+        for number, bins in zip(self._used.tolist(), self._reached.tolist(), strict=True):
+            self._parts[number].touch(bins)
 
 
 def _of(values: int | Ints, chosen: Any) -> int | Ints:
@@ -436,23 +447,23 @@ def _in_part(
     rise : tuple of ndarray (n,), or None
         KV blocks at the start, and their growth per nanosecond.
     """
-    sums = np.zeros((_COLUMNS, place.size))
-    split: Any = place.last > place.first
-    every: Any = slice(None)
-    ends = (
-        (place.first, start, np.minimum(end, (place.first + 1) * place.bin_ns), every),
-        (place.last[split], (place.last * place.bin_ns)[split], end[split], split),
-    )
-    for bins, low, high, chosen in ends:
-        at = bins + _of(place.shift, chosen)
-        part = (high - low).astype(np.float64)
-        for row, rate in zip(sums, rates, strict=True):
-            if rate is not None:
-                row += np.bincount(at, weights=rate[chosen] * part, minlength=place.size)
-        if rise is not None:
-            middle = 0.5 * (low + high) - start[chosen]
-            weight = (rise[0][chosen] + rise[1][chosen] * middle) * part
-            sums[_KV] += np.bincount(at, weights=weight, minlength=place.size)
+    split = np.flatnonzero(place.last > place.first)
+    last, bin_ns, shift = place.last[split], _of(place.bin_ns, split), _of(place.shift, split)
+    low = np.concatenate((start, last * bin_ns))
+    high = np.concatenate((np.minimum(end, (place.first + 1) * place.bin_ns), end[split]))
+    at = np.concatenate((place.first + place.shift, last + shift))
+    part = (high - low).astype(np.float64)
+
+    def both(of_span: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.concatenate((of_span, of_span[split]))
+
+    sums = np.empty((_COLUMNS, place.size))
+    for row, rate in zip(sums, rates, strict=True):
+        row[:] = 0 if rate is None else np.bincount(at, both(rate) * part, place.size)
+    if rise is not None:
+        middle = 0.5 * (low + high) - both(start)
+        weights = (both(rise[0]) + both(rise[1]) * middle) * part
+        sums[_KV] = np.bincount(at, weights, place.size)
     return sums
 
 
