@@ -1,10 +1,10 @@
 """Rows of public tables that show something else than the kernel that serves.
 
-**A launch.** A kernel timed outside of a CUDA graph cannot be seen to be faster than the host that launches it.
-Where the host is slow (an operator of several Python calls), all small shapes share one time; an
-engine that replays a graph never pays it. The larger shapes of such a kernel do not help: what is
-fitted to them carries the host's share down to the small ones (MiniMax-M2.5 on B200: +249% in TPOT
-with only the shapes at the floor left out, -9% by the roofline).
+**A launch.** A kernel timed outside of a CUDA graph cannot be seen to be faster than the host that
+launches it. Where the host is slow (an operator of several Python calls), all small shapes share
+one time; an engine that replays a graph never pays it. The larger shapes of such a kernel do not
+help: what is fitted to them carries the host's share down to the small ones (MiniMax-M2.5 on B200:
++249% in TPOT with only the shapes at the floor left out, -9% by the roofline).
 
 **A kernel that nobody has tuned.** TensorRT-LLM's products in NVFP4 ask its tuner which tile and
 split of k to use. The server tunes when it starts; out of a tuning context the tuner answers with a
