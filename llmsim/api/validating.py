@@ -100,6 +100,7 @@ def calibrate(
     sources: Sequence[str] = (),
     most: int = 20,
     profiles: str | Path | None = None,
+    leave_out: str = "model",
     jobs: int = 1,
 ) -> Calibrated:
     """Fit a few factors to measured steps and runs of one engine on one GPU.
@@ -115,9 +116,12 @@ def calibrate(
     sources : sequence of str
         Globs over sources; empty takes those of the headline.
     most : int
-        Most cases of one model, drawn by hash of their ids.
+        Most cases of one group, drawn by hash of their ids.
     profiles : str or Path, optional
         Folder of imported kernel tables to price with.
+    leave_out : {"model", "layout"}
+        A group, which the others predict in turn: all runs of a model, or those of one precision
+        and split of it over GPUs.
     jobs : int
         Processes.
 
@@ -131,12 +135,13 @@ def calibrate(
     InputError
         If nothing was measured of them, or a factor leaves [0.6, 1.7].
     """
-    from llmsim.fidelity.calibrating import CalibrateOrder
+    from llmsim.fidelity.calibrating import CalibrateOrder, group_named
     from llmsim.fidelity.calibrating import calibrate as fit
 
     tables = Path(profiles) if profiles is not None else None
+    by = group_named(leave_out)
     order = CalibrateOrder(
-        Path(folder), engine, gpu, tuple(models), tuple(sources), most, jobs, tables
+        Path(folder), engine, gpu, tuple(models), tuple(sources), most, jobs, tables, by
     )
     return fit(order)
 

@@ -25,8 +25,14 @@ def calibrate(
         str, typer.Option(help="Sources to fit on; default: those of the headline.")
     ] = "",
     cases: Annotated[
-        int, typer.Option(min=1, help="Most cases of one model, drawn by hash of their ids.")
+        int, typer.Option(min=1, help="Most cases of one group, drawn by hash of their ids.")
     ] = 20,
+    leave_out: Annotated[
+        str,
+        typer.Option(
+            help="What is left out in turn: a model, or a layout: one precision and split of it."
+        ),
+    ] = "model",
     out: Annotated[Path, typer.Option(help="Folder for the file.")] = Path("calibrations"),
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     others: Annotated[
@@ -41,17 +47,18 @@ def calibrate(
 ) -> None:
     """Fit factors of operator families and of the host, for one engine on one GPU.
 
-    Measured steps come first, then whole runs; each model is also left out in turn, and predicted
-    by the others.
+    Measured steps come first, then whole runs; each model, or each layout of one, is also left out
+    in turn, and predicted by the others.
 
     Example: llmsim calibrate measured --engine vllm --gpu h100-sxm --out mine.yaml
     """
     with exit_code_for_errors():
-        from llmsim.fidelity.calibrating import CalibrateOrder
+        from llmsim.fidelity.calibrating import CalibrateOrder, group_named
 
         models = tuple(model.split(","))
         sources = tuple(source.split(",")) if source else ()
-        order = CalibrateOrder(where, engine, gpu, models, sources, cases, jobs, profiles)
+        by = group_named(leave_out)
+        order = CalibrateOrder(where, engine, gpu, models, sources, cases, jobs, profiles, by)
         run_calibration(order, out, others, as_json)
 
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmsim.core.errors import Fault, InputError
+from llmsim.core.errors import Fault, InputError, nearest
 from llmsim.fidelity.assumptions import assume
 from llmsim.fidelity.calibration import (
+    GROUPS,
     Calibration,
+    GroupedBy,
     Prior,
     Provenance,
     Runs,
@@ -49,11 +51,13 @@ class CalibrateOrder:
     sources : tuple of str
         Globs over sources; empty takes those of the headline.
     most : int
-        Most cases of one model, drawn by hash of their ids.
+        Most cases of one group, drawn by hash of their ids.
     jobs : int
         Processes.
     profiles : Path or None
         Folder of kernel tables to price with, where they have the GPU.
+    by : {"model", "layout"}
+        What is left out in turn, and predicted by the rest.
     """
 
     folder: Path
@@ -64,6 +68,7 @@ class CalibrateOrder:
     most: int = 20
     jobs: int = 2
     profiles: Path | None = None
+    by: GroupedBy = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +101,15 @@ class Calibrated:
         In order; the last one counts.
     runs : Runs or None
         The runs of the last fit; None where only steps were measured.
+    by : {"model", "layout"}
+        What was left out in turn.
     """
 
     engine: str
     gpu: str
     fits: tuple[Fitted, ...]
     runs: Runs | None = None
+    by: GroupedBy = "model"
 
     @property
     def terms(self) -> Mapping[str, float]:
@@ -116,7 +124,7 @@ class Calibrated:
         folder : str or Path
         """
         origin = Provenance(self.engine, self.gpu, "; ".join(each.source for each in self.fits))
-        return write_calibration(self.fits[-1].found, origin, Path(folder))
+        return write_calibration(self.fits[-1].found, origin, Path(folder), self.by)
 
     def by_other_gpus(self, folder: str | Path) -> tuple[Errors, Errors] | None:
         """Return the errors of these runs, plain and by the mean of the engine's other GPUs.
@@ -136,6 +144,25 @@ class Calibrated:
             return None
         plain, held = (_errors(self.runs.errors(each)) for each in ({}, terms))
         return plain, held
+
+
+def group_named(word: str) -> GroupedBy:
+    """Return what is to be left out in turn.
+
+    Parameters
+    ----------
+    word : str
+
+    Raises
+    ------
+    InputError
+        If it is neither a model nor a layout.
+    """
+    for known in GROUPS:
+        if word == known:
+            return known
+    message = f"'{word}' cannot be left out; {' and '.join(GROUPS)} can."
+    raise InputError("calibrate", [Fault("", "leave-out", message, nearest(word, GROUPS))])
 
 
 def calibrate(order: CalibrateOrder, told: Callable[[Fitted], None] | None = None) -> Calibrated:
@@ -162,18 +189,18 @@ def calibrate(order: CalibrateOrder, told: Callable[[Fitted], None] | None = Non
         files = RequestFiles(order.folder, cache_folder() / "traces", everything)
         tables = read_profiles(order.profiles) if order.profiles is not None else ()
         cost = {"kind": MEASURED if tables else "roofline"}
-        runs = Runs(chosen, cost, files, default_store(), order.jobs, profiles=tables)
+        runs = Runs(chosen, cost, files, default_store(), order.jobs, None, tables, order.by)
         found = fit(runs, prior, name)
         fits.append(Fitted("runs", found, _words(chosen, found)))
         if told is not None:
             told(fits[-1])
     if not fits:
         raise InputError("calibrate", [Fault("", name, "nothing of it was measured")])
-    return Calibrated(order.engine, gpu, tuple(fits), runs)
+    return Calibrated(order.engine, gpu, tuple(fits), runs, order.by)
 
 
 def choose(cases: Sequence[Case], order: CalibrateOrder) -> list[Case]:
-    """Return the cases to fit on: of every model the same number at most, drawn by hash.
+    """Return the cases to fit on: of every group the same number at most, drawn by hash.
 
     Parameters
     ----------
@@ -187,11 +214,11 @@ def choose(cases: Sequence[Case], order: CalibrateOrder) -> list[Case]:
         headline=not order.sources,
     )
     gpu = card_of(order.gpu)
-    by_model = defaultdict(list)
+    by_group = defaultdict(list)
     for case in cases:
         if wanted.takes(case) and card_of(case.text("gpu")) == gpu and not case.text("disagg"):
-            by_model[case.model_key].append(case)
-    return [case for side in by_model.values() for case in by_hash(side)[: order.most]]
+            by_group[GROUPS[order.by](case)].append(case)
+    return [case for side in by_group.values() for case in by_hash(side)[: order.most]]
 
 
 def step_card(file: StepFile) -> str:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ import yaml
 
 from llmsim.core.errors import CardError, Fault, InputError
 from llmsim.core.files import write_whole
-from llmsim.fidelity.cases import Case
+from llmsim.fidelity.cases import Case, layout_of
 from llmsim.fidelity.profiles import KnownProfile
 from llmsim.fidelity.replay import Replayed, Store, prepare, simulate_all
 from llmsim.fidelity.requests import RequestFiles
@@ -47,6 +47,10 @@ PRIOR_SD: Final[Mapping[str, float]] = {
 """Standard deviation of the logarithm of a factor before the fit: that of GEMM without a profile;
 hosts differ more, by processor and by clock."""
 
+KIN_SD: Final = 0.1
+"""The same of a model's own factors about those of all models, where single layouts are left out;
+assumed, between what a shape and what a family of kernels differs by."""
+
 STEPS_SD: Final = 0.05
 """The same where single steps have been fitted before: that of one shape of one kernel."""
 
@@ -66,6 +70,14 @@ STEP: Final = 0.1
 METRICS: Final = ("tpot",)
 """What is fitted of a run: TTFT depends on clients more than on kernels."""
 
+GroupedBy = Literal["model", "layout"]
+
+GROUPS: Final[Mapping[GroupedBy, Callable[[Case], str]]] = {
+    "model": lambda case: case.model_key,
+    "layout": layout_of,
+}
+"""Name of a case's group."""
+
 LogErrors = dict[str, float]
 """Logarithm of predicted over measured, by id."""
 
@@ -76,6 +88,11 @@ class Evidence(Protocol):
     @property
     def groups(self) -> Mapping[str, str]:
         """Group of every id: no group is predicted by factors that have seen it."""
+        ...
+
+    @property
+    def kin(self) -> Mapping[str, str]:
+        """What ties groups together, of every id; empty where nothing does."""
         ...
 
     def errors(self, terms: Mapping[str, float], only: Collection[str] | None = None) -> LogErrors:
@@ -93,7 +110,7 @@ class Evidence(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Measured serving runs as evidence, each simulated whole; a group is a model.
+    """Measured serving runs as evidence, each simulated whole.
 
     Parameters
     ----------
@@ -106,6 +123,8 @@ class Runs:
     progress : callable or None
     profiles : sequence of KnownProfile
         Kernel tables that a measured cost chooses from, case by case.
+    by : {"model", "layout"}
+        What a group is: all of a model, or what `layout_of` says.
     """
 
     cases: Sequence[Case]
@@ -115,11 +134,18 @@ class Runs:
     jobs: int = 1
     progress: Callable[[int, int], None] | None = None
     profiles: Sequence[KnownProfile] = ()
+    by: GroupedBy = "model"
 
     @property
     def groups(self) -> Mapping[str, str]:
-        """Model of every case."""
-        return {case.case_id: case.model_key for case in self.cases}
+        """Model or layout of every case."""
+        name = GROUPS[self.by]
+        return {case.case_id: name(case) for case in self.cases}
+
+    @property
+    def kin(self) -> Mapping[str, str]:
+        """Model of every case, where groups are its layouts."""
+        return {} if self.by == "model" else {case.case_id: case.model_key for case in self.cases}
 
     def errors(self, terms: Mapping[str, float], only: Collection[str] | None = None) -> LogErrors:
         """Return the logarithmic errors of TPOT; see `Evidence.errors`."""
@@ -275,6 +301,7 @@ def _folds(
 ) -> dict[str, dict[str, float]]:
     """Return the factors of a fit without each group: the prior's own where no other is left."""
     group = np.array([evidence.groups[key] for key in keys])
+    family = np.array([evidence.kin.get(key, "") for key in keys])
     found: dict[str, dict[str, float]] = {}
     # The model whose steps were fitted has runs elsewhere, if not here.
     for name in sorted({*group.tolist(), prior.model} - {""}):
@@ -282,7 +309,12 @@ def _folds(
         believed = Prior() if name == prior.model else prior
         found[name] = dict(believed.terms)
         if others.any():
-            terms = terms_of(solve(errors[others], effect[others], prior.centre(), believed))
+            at = solve(errors[others], effect[others], prior.centre(), believed)
+            kin = others & np.isin(family, family[group == name]) & (family != "")
+            if kin.any():  # what the same model's other layouts say, about what all say
+                known = Prior(terms_of(at), dict.fromkeys(TERMS, KIN_SD))
+                at = solve(errors[kin], effect[kin], prior.centre(), known)
+            terms = terms_of(at)
             if not _outside(terms):
                 found[name] = terms
     return found
@@ -366,7 +398,9 @@ class Provenance:
     source: str
 
 
-def write_calibration(found: Calibration, origin: Provenance, folder: Path) -> Path:
+def write_calibration(
+    found: Calibration, origin: Provenance, folder: Path, by: GroupedBy = "model"
+) -> Path:
     """Write one small card, ``<engine>_<gpu>.yaml``, and return its path.
 
     Parameters
@@ -374,6 +408,8 @@ def write_calibration(found: Calibration, origin: Provenance, folder: Path) -> P
     found : Calibration
     origin : Provenance
     folder : Path
+    by : {"model", "layout"}
+        What was left out in turn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{origin.engine}_{origin.gpu}.yaml"
@@ -388,11 +424,12 @@ def write_calibration(found: Calibration, origin: Provenance, folder: Path) -> P
         "fitted_on": dict(found.count),
         "terms": {name: found.terms.get(name, 1.0) for name in TERMS},
         "errors": errors,
-        "without": [{"model": m, "terms": dict(terms)} for m, terms in found.without.items()],
+        "without": [{by: group, "terms": dict(terms)} for group, terms in found.without.items()],
     }
     head = (
         "# Written by `llmsim calibrate`: factors on prices. `without`: those of a fit that has\n"
-        "# not seen a model. `errors`: median absolute error of TPOT, in sample and by `without`.\n"
+        "# not seen a model, or a layout of one. `errors`: median absolute error of TPOT, in\n"
+        "# sample and by `without`.\n"
     )
     text = yaml.safe_dump(data, sort_keys=False, width=100)
     write_whole(path, head + text)

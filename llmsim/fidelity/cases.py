@@ -165,3 +165,19 @@ def _open(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8", newline="")
     return path.open(encoding="utf-8", newline="")
+
+
+def layout_of(case: Case) -> str:
+    """Return a model with its precision and split over GPUs.
+
+    Parameters
+    ----------
+    case : Case
+
+    Returns
+    -------
+    str
+        Such as ``gpt-oss-120b fp4 tp4 ep1``.
+    """
+    split = (f"{name}{case.number(name) or 1:g}" for name in ("tp", "ep"))
+    return " ".join((case.model_key, case.text("quant") or "unquantised", *split))

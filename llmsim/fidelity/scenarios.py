@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from llmsim.core.errors import CardError, LlmsimError
 from llmsim.fidelity.assumptions import Assumptions, assume
-from llmsim.fidelity.cases import Case
+from llmsim.fidelity.cases import Case, layout_of
 from llmsim.fidelity.profiles import KnownProfile, priced_by
 from llmsim.fidelity.splitting import ranks_of, split_fleet, workers_of
 from llmsim.specs import CalibrationCard, load_model
@@ -140,7 +140,7 @@ def _fitted(case: Case, options: Options) -> Mapping[str, float]:
     if not options.calibrations:
         return {}
     card = options.calibrations.get((case.text("engine"), card_of(case.text("gpu"))))
-    return {} if card is None else card.terms_for(case.model_key)
+    return {} if card is None else card.terms_for(layout_of(case), case.model_key)
 
 
 @cache

@@ -173,6 +173,11 @@ class Steps:
     version: str
 
     @property
+    def kin(self) -> Mapping[str, str]:
+        """Nothing: all steps of a file are of one model."""
+        return {}
+
+    @property
     def groups(self) -> Mapping[str, str]:
         """Layout of every step."""
         return {step.step_id: step.layout for step in self.file.steps}

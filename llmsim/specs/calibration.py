@@ -37,8 +37,8 @@ class CalibrationCard:
     terms : mapping of str to float
         Factors by `TERMS`; those that are absent are 1.
     without : mapping of str to mapping
-        By model that the fit has seen: the factors of a fit that has not seen it. Empty factors
-        where no other model is left to fit on.
+        By model, or layout of one, that the fit has seen: the factors of a fit that has not seen
+        it. Empty factors where nothing else is left to fit on.
     source : str
         What it was fitted to, and its errors.
     sources : tuple of CardRow
@@ -52,15 +52,16 @@ class CalibrationCard:
     source: str
     sources: tuple[CardRow, ...]
 
-    def terms_for(self, model: str) -> Mapping[str, float]:
-        """Return the factors that come from other models than this one alone.
+    def terms_for(self, *groups: str) -> Mapping[str, float]:
+        """Return the factors of a fit that has not seen a case.
 
         Parameters
         ----------
-        model : str
-            As measurements call it.
+        *groups : str
+            Names that it goes by: its layout, its model, as measurements call them.
         """
-        return self.without.get(model, self.terms)
+        left_out = (self.without[group] for group in groups if group in self.without)
+        return next(left_out, self.terms)
 
     def rows(self) -> list[CardRow]:
         """Return (field, value, unit, source) of every number."""
@@ -108,27 +109,28 @@ def read_calibration(path: Path) -> CalibrationCard:
     if not terms:
         sheet.fault("terms", "missing.")
     without = {
-        model: _factors(sheet, f"without.{model}", factors)
-        for model, factors in _models(sheet).items()
+        group: _factors(sheet, f"without.{group}", factors)
+        for group, factors in _left_out(sheet).items()
     }
     name = sheet.text("name", path.stem)
     rows = sheet.finish() + tuple(
-        CardRow(f"without.{model}.{term}", value, "", source)
-        for model, factors in without.items()
+        CardRow(f"without.{group}.{term}", value, "", source)
+        for group, factors in without.items()
         for term, value in factors.items()
     )
     return CalibrationCard(name, engine, gpu, terms, without, source, rows)
 
 
-def _models(sheet: Sheet) -> dict[str, Mapping[str, float]]:
-    """Return the factors of each fold; names of models have dots, so they stand in a list."""
+def _left_out(sheet: Sheet) -> dict[str, Mapping[str, float]]:
+    """Return the factors of each fold; names of groups have dots, so they stand in a list."""
     found: dict[str, Mapping[str, float]] = {}
     for entry in sheet.entries("without"):
-        model, factors = entry.get("model"), entry.get("terms")
-        if isinstance(model, str) and isinstance(factors, dict):
-            found[model] = factors
+        group, factors = entry.get("model", entry.get("layout")), entry.get("terms")
+        if isinstance(group, str) and isinstance(factors, dict):
+            found[group] = factors
         else:
-            sheet.fault("without", f"an entry needs a model and terms (got {entry!r}).")
+            message = f"an entry needs a model or a layout, and terms (got {entry!r})."
+            sheet.fault("without", message)
     return found
 
 

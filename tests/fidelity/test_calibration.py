@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmsim.core.errors import InputError
+from llmsim.fidelity.calibrating import group_named
 from llmsim.fidelity.calibration import (
     LIMITS,
     Prior,
@@ -21,7 +22,7 @@ from llmsim.fidelity.calibration import (
     terms_of,
     write_calibration,
 )
-from llmsim.fidelity.cases import Case
+from llmsim.fidelity.cases import Case, layout_of
 from llmsim.fidelity.replay import prepare, simulate_all
 from llmsim.fidelity.scenarios import Options, scenario_data
 from llmsim.specs import read_calibration
@@ -34,7 +35,7 @@ ORIGIN = Provenance("vllm", "h100-sxm", "a test")
 class Linear:
     """Evidence whose logarithmic errors are linear in those of the factors: truth is known."""
 
-    def __init__(self, truth, groups, rows=60, seed=0):
+    def __init__(self, truth, groups, rows=60, seed=0, kin=None):
         rng = np.random.default_rng(seed)
         self.groups = {f"{group}-{i}": group for group in groups for i in range(rows)}
         self._effect = {key: rng.uniform(0.0, 1.0, len(TERMS)) for key in self.groups}
@@ -42,6 +43,7 @@ class Linear:
             group: np.array([math.log(truth[group].get(name, 1.0)) for name in TERMS])
             for group in groups
         }
+        self.kin = {key: kin[group] for key, group in self.groups.items()} if kin else {}
         self.asked = []
 
     def errors(self, terms, only=None):
@@ -94,6 +96,24 @@ def test_a_group_is_never_in_the_fit_that_predicts_it():
     assert found.unseen_after.median > found.after.median
 
 
+def test_other_layouts_of_a_model_say_more_than_other_models_and_its_own_nothing():
+    layouts = {"a tp1": "a", "a tp2": "a", "a tp4": "a", "b tp1": "b", "b tp2": "b"}
+    truth = {name: {"gemm_scale": 1.2 if model == "a" else 0.9} for name, model in layouts.items()}
+    truth["a tp4"] = {"gemm_scale": 1.5}
+    plain = fit(Linear(truth, tuple(truth))).without
+    tied = fit(Linear(truth, tuple(truth), kin=layouts)).without
+    assert tied["a tp4"]["gemm_scale"] == pytest.approx(1.2, rel=0.03)
+    assert tied["b tp1"]["gemm_scale"] == pytest.approx(0.9, rel=0.04)  # one layout says so
+    assert plain["a tp4"]["gemm_scale"] < 1.12
+    assert plain["b tp1"]["gemm_scale"] > 1.1
+
+
+def test_a_lone_layout_of_a_model_is_predicted_by_other_models():
+    truth = {"a tp1": {"gemm_scale": 1.4}, "b tp1": {"gemm_scale": 1.1}}
+    found = fit(Linear(truth, tuple(truth), kin={"a tp1": "a", "b tp1": "b"})).without
+    assert found["a tp1"]["gemm_scale"] == pytest.approx(1.1, rel=0.03)
+
+
 def test_a_lone_group_is_predicted_without_any_fit():
     found = fit(Linear({"a": {"gemm_scale": 1.2}}, ("a",)))
     assert found.without == {"a": {}}
@@ -138,6 +158,32 @@ def cases_of(terms):
         Case(r.case.case_id, "A", r.case.fields, {key: r.prediction.values[key]})
         for r in simulate_all(work)
     ]
+
+
+def test_a_layout_is_a_precision_and_a_split_of_a_model():
+    four = Case("x", "A", {**LAB, "tp": "4.0", "quant": "fp8"}, {})
+    assert layout_of(four) == "llama-3.1-8b fp8 tp4 ep1"
+    plain = Case("y", "A", LAB, {})
+    assert layout_of(plain) == "llama-3.1-8b unquantised tp1 ep1"
+    runs = Runs([four, plain], {"kind": "roofline"}, by="layout")
+    assert runs.groups == {"x": layout_of(four), "y": layout_of(plain)}
+    assert runs.kin == {"x": "llama-3.1-8b", "y": "llama-3.1-8b"}
+    assert Runs([four], {}).kin == {}
+    with pytest.raises(InputError, match=r"'layuot' cannot be left out.*layout"):
+        group_named("layuot")
+
+
+def test_a_case_is_predicted_by_the_fit_without_its_layout(tmp_path):
+    layouts = ("llama-3.1-8b unquantised tp1 ep1", "llama-3.1-8b unquantised tp2 ep1")
+    truth = dict(zip(layouts, ({"gemm_scale": 1.2}, {"gemm_scale": 1.1}), strict=True))
+    found = fit(Linear(truth, layouts, kin=dict.fromkeys(layouts, "llama-3.1-8b")))
+    write_calibration(found, ORIGIN, tmp_path, "layout")
+    cards = read_calibrations(tmp_path)
+    case = Case("x", "A", {**LAB, "concurrency": "2"}, {})
+    options = Options({"kind": "roofline"}, {}, cards)
+    cost = scenario_data(case, options)["fleet"]["pools"]["main"]["cost"]
+    without = found.without[layouts[0]]["gemm_scale"]
+    assert cost["gemm_scale"] == without != found.terms["gemm_scale"]
 
 
 @pytest.mark.slow
