@@ -1,6 +1,6 @@
 """Damaged files of every kind: read, or refused with a fault, never a traceback.
 
-One target for each reader of traces, and for scenario files, model configs and run folders. Call
+One target or more for each reader of traces, others for scenarios, model configs, run folders. Call
 this file to go on for longer: ``python tests/unit/test_trace_fuzz.py 60`` takes 60 s a target.
 """
 
@@ -29,6 +29,7 @@ from test_trace_formats import (
     metrics_text,
     span,
 )
+from test_trace_shapes import answers, otlp
 
 import llmsim as ls
 from llmsim.core.errors import InvariantError, LlmsimError
@@ -80,6 +81,11 @@ SAMPLES = {
     "vllm-metrics": "\n".join(
         metrics_text([(10, (counts(1, 1, 1, 1),) * 2), (20, (counts(3, 4, 5, 5),) * 2)])
     ).encode(),
+    "vllm-metrics/otlp": "\n".join(map(json.dumps, otlp(True, ":"))).encode(),
+    "vllm-metrics/query": json.dumps(answers()[0]).encode(),
+    "otel-spans/over lines": json.dumps(json.loads(SPANS), indent=1).encode(),
+    "openai-log/list": json.dumps(LOG, indent=1).encode(),
+    "csv/semicolons": CSV.replace(",", ";").replace("1.5", "1,5").encode(),
     "servegen": POOL["chunk-1-trace.csv"].encode(),
     "servegen-lengths": POOL["chunk-1-dataset.json"].encode(),
 }
@@ -114,7 +120,7 @@ def mutated(sample, rng):
 
 
 def attempt(kind, folder, data):
-    path = folder / "damaged"
+    path, kind = folder / "damaged", kind.partition("/")[0]
     if kind.startswith("servegen"):
         files = {name: text.encode() for name, text in POOL.items() if name.startswith("chunk-1")}
         files["chunk-1-dataset.json" if kind.endswith("lengths") else "chunk-1-trace.csv"] = data
