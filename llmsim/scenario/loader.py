@@ -125,7 +125,7 @@ def find_scenario(source: str | Path) -> Path:
     if isinstance(source, str) and not _is_path(text):
         if text in shipped:
             return shipped[text]
-        if not (Path(text) / OF_RUN).is_file():
+        if not _is_run(Path(text)):
             near = closest(text, [each.name for each in Path().glob("*.y*ml")])
             hint = f"Did you mean '{near}'?" if near else nearest(text, shipped)
             fault = Fault("", "", f"no shipped scenario is called '{text}'.", hint)
@@ -133,7 +133,7 @@ def find_scenario(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.is_file():
         return path.resolve()
-    if (path / OF_RUN).is_file():
+    if _is_run(path):
         return (path / OF_RUN).resolve()
     what = "this is a folder, not a file." if path.is_dir() else "no such file."
     if path.stem in shipped:
@@ -142,6 +142,13 @@ def find_scenario(source: str | Path) -> Path:
         beside = {each.name for each in path.parent.glob("*.y*ml")} if path.parent.is_dir() else ()
         hint = nearest(path.name, beside)
     raise ScenarioError(text, [Fault("", "", what, hint)])
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return (path / OF_RUN).is_file()
+    except (OSError, ValueError):  # longer than any name, or with a zero byte in it
+        return False
 
 
 def parse_assignments(assignments: list[str] | tuple[str, ...]) -> dict[str, Any]:
