@@ -20,8 +20,10 @@ ABLATIONS: Final[Mapping[str, Change]] = {
     "3 requests per slot": {"client": {"requests_per_slot": 3, "requests_forced": True}},
     "equal lengths": {"client": {"length_min_frac": 1.0}},
     "no two prompts alike": {"client": {"distinct_prompts": 0}},
-    "no way to the engine": {"client": {"front_s": 0.0, "front_token_s": 0.0}},
-    "prompts need no encoding": {"client": {"front_token_s": 0.0}},
+    "no way to the engine": {
+        "client": {"front_s": 0.0, "front_token_s": 0.0, "ingest_token_s": 0.0}
+    },
+    "prompts need no encoding": {"client": {"front_token_s": 0.0, "ingest_token_s": 0.0}},
     "front end in turn, 3 ms": {"client": {"ingest_s": 0.003}},
     "engine's default batch limits": {"client": {"recipe_budget": False}},
     "no host work": {"cost": {"host_base_s": 0.0, "host_per_request_s": 0.0}},
