@@ -147,8 +147,8 @@ def calibrate(
 
 
 def _calibrations(folder: str | Path | None) -> Mapping[tuple[str, str], CalibrationCard]:
-    from llmsim.fidelity.calibration import read_calibrations
+    from llmsim.fidelity.calibration import read_calibrations, worth_using
 
     if str(folder) == "shipped":
         folder = find_data("profiles", "calibrations")
-    return {} if folder is None else read_calibrations(Path(folder))
+    return {} if folder is None else worth_using(read_calibrations(Path(folder)))

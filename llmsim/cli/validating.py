@@ -292,9 +292,9 @@ def run_validation(asked: ValidateOrder) -> None:
 
 
 def _calibrations(folder: Path | None, quiet: bool) -> dict[tuple[str, str], CalibrationCard]:
-    """Read calibration cards, and print their own errors, in sample and on models never seen."""
+    """Read calibration cards that are of use, and print the errors that all of them state."""
     from llmsim.core.paths import find_data
-    from llmsim.fidelity.calibration import read_calibrations
+    from llmsim.fidelity.calibration import read_calibrations, worth_using
 
     if folder is not None and str(folder) == "shipped":
         folder = find_data("profiles", "calibrations")
@@ -302,15 +302,16 @@ def _calibrations(folder: Path | None, quiet: bool) -> dict[tuple[str, str], Cal
         return {}
     found = read_calibrations(folder)
     for card in () if quiet else found.values():
-        typer.echo(f"calibrated: {card.name}; {_errors_of(card)}")
-    return found
+        word = "calibrated" if card.helps else "left aside, as it makes groups never seen worse"
+        typer.echo(f"{word}: {card.name}; {_errors_of(card)}")
+    return worth_using(found)
 
 
 def _errors_of(card: CalibrationCard) -> str:
     """Return the errors that a card states of its own fit."""
     stated = {row.field: row.value for row in card.rows() if row.field.startswith("errors.")}
     told = []
-    for side, words in (("in_sample", "in sample"), ("never_seen", "models never seen")):
+    for side, words in (("in_sample", "in sample"), ("never_seen", "groups never seen")):
         values = [stated.get(f"errors.{side}.{key}") for key in ("before", "after", "cases")]
         if None not in values:
             before, after, cases = (float(value or 0.0) for value in values)

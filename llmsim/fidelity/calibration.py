@@ -482,3 +482,15 @@ def read_calibrations(folder: Path) -> dict[tuple[str, str], CalibrationCard]:
     if faults:
         raise InputError(str(folder), faults)
     return found
+
+
+def worth_using(
+    cards: Mapping[tuple[str, str], CalibrationCard],
+) -> dict[tuple[str, str], CalibrationCard]:
+    """Return the cards that predict what their fits have not seen no worse than none at all.
+
+    Parameters
+    ----------
+    cards : mapping of (engine, GPU card) to CalibrationCard
+    """
+    return {key: card for key, card in cards.items() if card.helps}

@@ -63,6 +63,16 @@ class CalibrationCard:
         left_out = (self.without[group] for group in groups if group in self.without)
         return next(left_out, self.terms)
 
+    @property
+    def helps(self) -> bool:
+        """Whether groups that a fit had not seen were no worse for it, by the card's own errors.
+
+        True as well where a single group was measured, which nothing else could predict.
+        """
+        stated = {row.field: row.value for row in self.sources}
+        before, after = (stated.get(f"errors.never_seen.{key}") for key in ("before", "after"))
+        return before is None or after is None or float(after) <= float(before)
+
     def rows(self) -> list[CardRow]:
         """Return (field, value, unit, source) of every number."""
         return list(self.sources)

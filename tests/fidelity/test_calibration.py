@@ -20,6 +20,7 @@ from llmsim.fidelity.calibration import (
     read_calibrations,
     solve,
     terms_of,
+    worth_using,
     write_calibration,
 )
 from llmsim.fidelity.cases import Case, layout_of
@@ -251,3 +252,12 @@ def test_a_scenario_takes_a_calibration_by_name(tmp_path, monkeypatch):
     assert cost.scales().gemm == pytest.approx(2.0 * card.terms["gemm_scale"])
     host = cost.host(HostTerms(base_s=1e-3))
     assert host.base_s == pytest.approx(1e-3 * card.terms["host_scale"])
+
+
+@pytest.mark.parametrize(("odd", "helps"), [(1.3, True), (0.8, False)])
+def test_a_card_that_makes_groups_never_seen_worse_is_left_aside(tmp_path, odd, helps):
+    truth = {"a": {"gemm_scale": 1.3}, "odd": {"gemm_scale": odd}}
+    write_calibration(fit(Linear(truth, tuple(truth))), ORIGIN, tmp_path)
+    cards = read_calibrations(tmp_path)
+    assert cards["vllm", "h100-sxm"].helps is helps
+    assert worth_using(cards) == (cards if helps else {})
