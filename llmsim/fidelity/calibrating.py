@@ -57,7 +57,7 @@ class CalibrateOrder:
     profiles : Path or None
         Folder of kernel tables to price with, where they have the GPU.
     by : {"model", "layout"}
-        What is left out in turn, and predicted by the rest.
+        What is left out in turn, and predicted by the rest; layouts where there is one model.
     """
 
     folder: Path
@@ -183,6 +183,9 @@ def calibrate(order: CalibrateOrder, told: Callable[[Fitted], None] | None = Non
     name = f"{order.engine} on {gpu}"
     everything = read_cases(order.folder)
     chosen = choose(everything, order)
+    if len({case.model_key for case in chosen}) == 1:  # no other could predict it
+        order = replace(order, by="layout")
+        chosen = choose(everything, order)
     prior, fits = _fit_steps(steps_of(read_steps(order.folder), order.engine, gpu), name, told)
     runs = None
     if chosen:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from llmsim.core.errors import InputError
+from llmsim.fidelity import calibrating
 from llmsim.fidelity.calibrating import group_named
 from llmsim.fidelity.calibration import (
     LIMITS,
+    Calibration,
     Prior,
     Provenance,
     Runs,
@@ -26,6 +28,7 @@ from llmsim.fidelity.calibration import (
 from llmsim.fidelity.cases import Case, layout_of
 from llmsim.fidelity.replay import prepare, simulate_all
 from llmsim.fidelity.scenarios import Options, scenario_data
+from llmsim.fidelity.scores import errors_of
 from llmsim.specs import read_calibration
 from llmsim.specs.calibration import TERMS
 
@@ -261,3 +264,30 @@ def test_a_card_that_makes_groups_never_seen_worse_is_left_aside(tmp_path, odd, 
     cards = read_calibrations(tmp_path)
     assert cards["vllm", "h100-sxm"].helps is helps
     assert worth_using(cards) == (cards if helps else {})
+
+
+@pytest.mark.parametrize(
+    ("models", "by", "count"),
+    [(("llama-3.1-8b",), "layout", 4), (("llama-3.1-8b", "x"), "model", 4)],
+)
+def test_one_model_alone_is_left_out_layout_by_layout(models, by, count, monkeypatch, tmp_path):
+    cases = [
+        Case(f"{model} {tp} {i}", "A", {**LAB, "model_key": model, "tp": tp}, {})
+        for model in models
+        for tp in "12"
+        for i in range(5)
+    ]
+    seen = []
+
+    def note(runs, prior, name):
+        seen.append(runs)
+        errors = errors_of([0.1])
+        return Calibration({}, {}, {}, errors, errors)
+
+    monkeypatch.setattr(calibrating, "read_cases", lambda folder: cases)
+    monkeypatch.setattr(calibrating, "read_steps", lambda folder: [])
+    monkeypatch.setattr(calibrating, "fit", note)
+    order = calibrating.CalibrateOrder(tmp_path, "vllm", "h100-sxm", sources=("lab",), most=2)
+    assert calibrating.calibrate(order).by == by
+    (runs,) = seen
+    assert (runs.by, len(runs.cases)) == (by, count)  # two of each group
