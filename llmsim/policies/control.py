@@ -15,7 +15,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from llmsim.core.registry import Registry
-from llmsim.core.units import NS_PER_S
+from llmsim.core.units import NS_PER_S, seconds_to_ns
 from llmsim.policies.reports import FleetReport, ReplicaReport
 
 
@@ -144,23 +144,29 @@ class Autoscale:
     """[calls] How often in a row it must be so before one is drained."""
 
     _calm: int = field(default=0, init=False, repr=False)
+    _drained_ns: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
     def start(self, rng: np.random.Generator) -> None:
         """Need no random numbers."""
 
     def act(self, fleet: FleetReport) -> Sequence[Action]:
         """Compare the load per replica with both thresholds."""
+        # what it has drained still looks up in reports that are older
+        known_ns = fleet.now_ns - seconds_to_ns(self.view_age_s)
+        self._drained_ns = {i: at for i, at in self._drained_ns.items() if at >= known_ns}
         mine = [report for report in fleet.replicas if report.pool == self.pool]
-        up = [report for report in mine if report.state == "up"]
+        up = [each for each in mine if each.state == "up" and each.replica not in self._drained_ns]
         coming = sum(report.state == "booting" for report in mine)
         spare = any(report.state in ("off", "failed") for report in mine)
         load = sum(report.running + report.waiting for report in up)
         self._calm = self._calm + 1 if load < self.below * len(up) else 0
-        if spare and load > self.above * (len(up) + coming):
+        few = len(up) + coming < self.least
+        if spare and (few or load > self.above * (len(up) + coming)):
             return [Add(self.pool)]
         if self._calm >= self.patience and len(up) > self.least and not coming:
             self._calm = 0
             _, emptiest = min((report.running + report.waiting, report.replica) for report in up)
+            self._drained_ns[emptiest] = fleet.now_ns
             return [Drain(emptiest)]
         return []
 

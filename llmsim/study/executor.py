@@ -171,7 +171,9 @@ class _Local:
         # single runs take from milliseconds to minutes: no batches of them
         pool = Parallel(n_jobs=self.jobs, return_as="generator_unordered", batch_size=1)
         own = own_kinds()
-        yield from pool(delayed(_numbered)(own, i, call, task) for i, task in enumerate(tasks))
+        with _without_interrupts():  # workers start here, and are told to stop by this process
+            made = pool(delayed(_numbered)(own, i, call, task) for i, task in enumerate(tasks))
+        yield from made
 
 
 def _numbered(
@@ -343,6 +345,20 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back for so long, and for good from processes that are started meanwhile.
+
+    A terminal sends it to every process of a command. A worker that is still starting would
+    complain of it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _knock(address: str) -> None:
