@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass
@@ -349,16 +350,21 @@ def _environment(**values: str) -> Iterator[None]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back for so long, and for good from processes that are started meanwhile.
+    """Ignore Ctrl-C for a moment, and for good in the processes that are started meanwhile.
 
-    A terminal sends it to every process of a command. A worker that is still starting would
-    complain of it.
+    A terminal sends it to every process of a command; workers are told to stop by the one that
+    asked, and would complain of it. What is ignored stays so in a new process, while blocked
+    signals are let through again by multiprocessing's resource tracker.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only that one hears of signals, and may say what becomes of them
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # None: somebody set it who is not Python, and nothing can set that again
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
 def _knock(address: str) -> None:
