@@ -353,8 +353,8 @@ def _without_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C for a moment, and for good in the processes that are started meanwhile.
 
     A terminal sends it to every process of a command; workers are told to stop by the one that
-    asked, and would complain of it. What is ignored stays so in a new process, while blocked
-    signals are let through again by multiprocessing's resource tracker.
+    asked, and would complain of it. What is ignored stays so in a new process; a signal that is
+    only blocked is not, by the time joblib's workers run.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only that one hears of signals, and may say what becomes of them
