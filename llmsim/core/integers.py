@@ -41,10 +41,10 @@ def packed(numbers: list[int]) -> bytes:
     return struct.pack(f"{len(numbers)}{_INT64}", *numbers)
 
 
-def packer(count: int) -> Callable[..., bytes]:
-    """Return a function that packs `count` integers, given one by one, as `packed` does.
+def row_packer(columns: int) -> Callable[..., None]:
+    """Return a function that writes a row of integers into a buffer, at an offset, 8 bytes each.
 
-    As fast as packing many rows together, and the integers are gone at once: rows that wait as
-    Python integers take three times the memory, spread over it.
+    The integers are given one by one and are gone at once: rows that wait as Python integers take
+    three times the memory, spread over it.
     """
-    return struct.Struct(f"{count}{_INT64}").pack
+    return struct.Struct(f"{columns}{_INT64}").pack_into

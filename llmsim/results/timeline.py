@@ -33,6 +33,7 @@ TOTALS = ("prefill_tokens", "output_tokens", "busy_ns", "active_uj")
 
 _COLUMNS = len(_RECORDED) + len(TOTALS)
 _KV = _RECORDED.index("kv_blocks")
+_BIN = np.dtype((np.void, 8 * _COLUMNS))  # its columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +211,7 @@ class Timeline:
 
     def touch(self, bins: int) -> None:
         """Note that time has reached so many bins."""
-        if bins > self._bins:
-            self._bins = bins
+        self._bins = max(self._bins, bins)
 
     def _halve(self) -> None:
         rows = self._rows
@@ -247,9 +247,9 @@ class Timelines:
     """
 
     def __init__(self, count: int) -> None:
-        # a bin's columns stand side by side: a few of each timeline's bins are in use at a time
-        self._table = np.zeros((count * MAX_BINS, _COLUMNS))
-        rows = self._table.reshape(count, MAX_BINS, _COLUMNS)
+        # a bin's columns stand together: few bins are in use at a time; the last one is nobody's
+        self._table = np.zeros((count * MAX_BINS + 1, _COLUMNS))
+        rows = self._table[:-1].reshape(count, MAX_BINS, _COLUMNS)
         self.parts = [Timeline(rows=each.T) for each in rows]
 
     def busy(
@@ -302,8 +302,8 @@ def record(
         In the order of `TOTALS`; how long a step ran is known by `busy`.
     busy : bool
         Whether a step was running, in all of them.
-    table : ndarray of float64 (parts * MAX_BINS, 7), optional
-        Where all of them accumulate, one behind the other; needed if there are several.
+    table : ndarray of float64 (parts * MAX_BINS + 1, 7), optional
+        Where all of them accumulate, and behind them a bin of nobody; needed if there are several.
     """
     kept = end > start
     if not kept.all():
@@ -404,9 +404,9 @@ class _Place:
             self.bins = np.arange(self.size) - np.repeat(shifts, sizes)
             self.widths_ns = self.bin_ns if same else np.repeat(widths, sizes)
             self._used = np.flatnonzero(sizes)
-            self._spare = after[self._used] - 1  # the bins behind the last ones
             self._reached = (origins + sizes)[self._used] - 1
             self._rows = self.bins + np.repeat(np.arange(len(parts)) * MAX_BINS, sizes)
+            self._rows[after[self._used] - 1] = len(parts) * MAX_BINS  # behind the last bins
         self.last = (end - 1) // self.bin_ns
         self.inside = self.last > self.first + 1
 
@@ -417,11 +417,11 @@ class _Place:
         if table is None:
             self._parts[0].add(self._origin, sums[:, :-1])
             return
-        real = np.ones(self.size, dtype=np.bool_)
-        real[self._spare] = False
-        table[self._rows[real]] += sums[:, real].T
-        for number, bins in zip(self._used.tolist(), self._reached.tolist(), strict=True):
-            self._parts[number].touch(bins)
+        bins = table.take(self._rows, axis=0)
+        bins += sums.T
+        table.view(_BIN)[self._rows, 0] = bins.view(_BIN)[:, 0]  # items are put there fast
+        for number, reached in zip(self._used.tolist(), self._reached.tolist(), strict=True):
+            self._parts[number].touch(reached)
 
 
 def _of(values: int | Ints, chosen: Any) -> int | Ints:

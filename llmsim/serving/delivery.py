@@ -240,8 +240,7 @@ class Delivery:
             if gap > meter.slo:
                 meter.over += 1
             meter.ticked(tick, gap)
-            row = (start_ns, start_ns, 1, regular, 0, 0, 0, 0, 0, gap, gap, 0)  # gaps alone
-            meter.log(row)
+            meter.log(start_ns, start_ns, 1, regular, 0, 0, 0, 0, 0, gap, gap, 0)  # gaps alone
         for request in late:
             lone = end_ns - request.last_token_ns
             if request.missed_gap_ns:
@@ -478,7 +477,7 @@ class Delivery:
         request.owed_token = False
         request.first_token_ns = request.last_token_ns = -1
         request.generated = 0
-        self._meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0))
+        self._meter.log(now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0)
 
     def _leave_cohort(self, request: Request) -> None:
         missed = request.missed_gap_ns

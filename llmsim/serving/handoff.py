@@ -167,7 +167,7 @@ class Lease(Holder):
         if self.with_token or request.first_token_ns > now:
             request.first_token_ns = request.last_token_ns = -1
             request.generated = 0
-            self.source.meter.log((now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0))
+            self.source.meter.log(now, now, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0)
         self.source.port.take_back(self)
 
 

@@ -29,7 +29,21 @@ class QuietMeter(Meter):
         self.together = -1
         self.itl = LogHistogram()
 
-    def log(self, row: tuple[int, ...]) -> None:
+    def log(
+        self,
+        start_ns: int,
+        end_ns: int,
+        ticks: int,
+        members: int,
+        running: int,
+        kv_start: int,
+        kv_end: int,
+        prefill_tokens: int,
+        logits: int,
+        first_gap_ns: int,
+        last_gap_ns: int,
+        active_uj: int,
+    ) -> None:
         """Note nothing."""
 
     def waited(self, start_ns: int, end_ns: int) -> None:

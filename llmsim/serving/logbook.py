@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from llmsim.core.integers import packed, packer
+from llmsim.core.integers import row_packer
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.timeline import TimelineData, Timelines
 
 if TYPE_CHECKING:
     from llmsim.serving.meter import Meter
 
-_COLUMNS: Final = 12
-_FLUSH: Final = 4_096  # rows
-_STAGE: Final = 16  # rows
-pack_row: Final = packer(_COLUMNS)
-"""Packs the twelve integers of a row of `Meter.log`."""
+_WORD: Final = 8  # bytes
+_ROWS: Final = 4_096  # that wait to be read
+_COLUMNS: Final = 13
+ROW_BYTES: Final = _COLUMNS * _WORD
+pack_row: Final = row_packer(_COLUMNS)
+"""Writes a meter's number and the twelve integers of `Meter.log` into a buffer, at an offset."""
+
+_WAIT_COLUMNS: Final = 3
+_pack_wait: Final = row_packer(_WAIT_COLUMNS)
 
 Ints = npt.NDArray[np.int64]
 
@@ -37,26 +41,27 @@ class Logbook:
 
     Attributes
     ----------
-    stage : list of bytes
-        Packed rows, each behind its meter's tag if there are several meters.
-    full : int
-        Entries of the stage at which it must be filed.
+    rows : bytearray
+        What `pack_row` has written, and room for more.
+    at, end : int [bytes]
+        Where in it the next row goes; where there is no room any more, so that it must be turned.
     itl : LogHistogram
         Gaps between tokens, of all meters that have none of their own.
     """
 
     __slots__ = (
-        "_log", "_meters", "_size", "_timelines", "_waits", "_waits_log", "full", "itl", "stage"
+        "_meters", "_size", "_timelines", "_waits", "_waits_at", "_waits_end", "at", "end", "itl",
+        "rows"
     )  # fmt: skip
 
     def __init__(self, meters: int = 1) -> None:
+        # there are buffers once somebody writes: most meters' own books stay empty
+        self.rows = bytearray()
+        self.at = self.end = 0
+        self._waits = bytearray()
+        self._waits_at = self._waits_end = 0
         self._size = meters
         self._meters: list[Meter] = []
-        self.stage: list[bytes] = []
-        self.full = _STAGE if meters == 1 else 2 * _STAGE
-        self._log: list[bytes] = []  # rows, `_STAGE` together
-        self._waits: list[int] = []  # meters, starts and ends one behind the other
-        self._waits_log: list[bytes] = []  # the same, `_STAGE` together
         self._timelines: Timelines | None = None
         self.itl = LogHistogram()
 
@@ -65,28 +70,23 @@ class Logbook:
         self._meters.append(meter)
         return len(self._meters) - 1
 
-    def tag(self, number: int) -> bytes:
-        """Return what a meter's rows begin with."""
-        return packed([number]) if self._size > 1 else b""
-
-    def file(self) -> None:
-        """Put rows away that have been staged, as many as `full`."""
-        self._log.append(b"".join(self.stage))
-        self.stage.clear()
-        if len(self._log) >= _FLUSH // _STAGE:
-            self._absorb()
-
     def waited(self, number: int, start_ns: int, end_ns: int) -> None:
         """Write down that a request waited at a meter's replica from `start_ns` to `end_ns`."""
-        waits = self._waits
-        waits.append(number)
-        waits.append(start_ns)
-        waits.append(end_ns)
-        if len(waits) >= 3 * _STAGE:
-            self._waits_log.append(packed(waits))
-            waits.clear()
-            if len(self._waits_log) >= _FLUSH // _STAGE:
-                self._absorb()
+        if self._waits_at == self._waits_end:
+            self.turn()
+        at = self._waits_at
+        _pack_wait(self._waits, at, number, start_ns, end_ns)
+        self._waits_at = at + _WAIT_COLUMNS * _WORD
+
+    def turn(self) -> None:
+        """Make room: for the first rows, or by reading those that are there."""
+        if self.end:
+            self._absorb()
+            return
+        self.end = _ROWS * ROW_BYTES
+        self.rows = bytearray(self.end)
+        self._waits_end = _ROWS * _WAIT_COLUMNS * _WORD
+        self._waits = bytearray(self._waits_end)
 
     def timeline(self, number: int) -> TimelineData:
         """Read what has been written so far; return the timeline of a meter."""
@@ -96,16 +96,14 @@ class Logbook:
         timelines = self._timelines
         if timelines is None:
             timelines = self._timelines = Timelines(self._size)
-        if self._waits or self._waits_log:
-            waits = _columns([*self._waits_log, packed(self._waits)], 3)
-            self._waits.clear()
-            self._waits_log.clear()
+        if self._waits_at:
+            waits = _columns(self._waits, self._waits_at, _WAIT_COLUMNS)
+            self._waits_at = 0
             timelines.waited(self._whose(waits), waits[1], waits[2])
-        if self.stage or self._log:
-            columns = _columns(self._log + self.stage, _COLUMNS + (self._size > 1))
-            self.stage.clear()
-            self._log.clear()
-            self._read(timelines, self._whose(columns), columns[self._size > 1 :])
+        if self.at:
+            columns = _columns(self.rows, self.at, _COLUMNS)
+            self.at = 0
+            self._read(timelines, self._whose(columns), columns[1:])
         return timelines
 
     def _whose(self, columns: Ints) -> Ints | None:
@@ -147,7 +145,7 @@ def share(meters: list[Meter]) -> None:
             meter.write_in(book)
 
 
-def _columns(rows: list[bytes], columns: int) -> Ints:
-    """Return packed rows as columns (columns, n), each contiguous."""
-    table = np.frombuffer(b"".join(rows), np.int64).reshape(-1, columns)
+def _columns(rows: bytearray, size: int, columns: int) -> Ints:
+    """Return rows of `size` bytes in all as columns (columns, n), each contiguous, copied."""
+    table = np.frombuffer(rows, np.int64, size // _WORD).reshape(-1, columns)
     return np.ascontiguousarray(table.T)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from llmsim.results.bins import bin_of
 from llmsim.results.histogram import LogHistogram
 from llmsim.results.timeline import TimelineData
-from llmsim.serving.logbook import Logbook, pack_row
+from llmsim.serving.logbook import ROW_BYTES, Logbook, pack_row
 from llmsim.serving.request import Request
 
 NEVER: Final = 2**62 - 1
@@ -53,7 +53,6 @@ class Meter:
         "_book",
         "_maxima",
         "_number",
-        "_tag",
         "_ticks",
         "_top_gap",
         "_top_tick",
@@ -78,35 +77,58 @@ class Meter:
         self.together = -1
         self._book = Logbook()
         self._number = self._book.enter(self)
-        self._tag = b""  # of its rows in the book
         self.itl = self._book.itl
         self.kept: list[npt.NDArray[np.int64]] | None = None
 
     # --- what was run -----------------------------------------------------------------------
 
-    def log(self, row: tuple[int, ...]) -> None:
+    def log(
+        self,
+        start_ns: int,
+        end_ns: int,
+        ticks: int,
+        members: int,
+        running: int,
+        kv_start: int,
+        kv_end: int,
+        prefill_tokens: int,
+        logits: int,
+        first_gap_ns: int,
+        last_gap_ns: int,
+        active_uj: int,
+    ) -> None:
         """Note work that has been run.
 
         Parameters
         ----------
-        row : tuple of int (12,)
-            Start and end [ns], cohort ticks, members, running requests, KV blocks in use at both
-            ends, prefill tokens, prefills that gave a token, gap of the first and of the last
-            tick [ns], energy above idle [uJ].
+        start_ns, end_ns : int [ns]
+        ticks, members : int
+            Of the cohort.
+        running : int [requests]
+        kv_start, kv_end : int [blocks]
+            In use at both ends.
+        prefill_tokens : int [tokens]
+        logits : int
+            Prefills that gave a token.
+        first_gap_ns, last_gap_ns : int [ns]
+            Gaps of the first and of the last tick.
+        active_uj : int [uJ]
+            Energy above idle.
         """
         book = self._book
-        stage = book.stage
-        if self._tag:
-            stage.append(self._tag)
-        stage.append(pack_row(*row))
-        if len(stage) >= book.full:
-            book.file()
+        if book.at == book.end:
+            book.turn()
+        at = book.at
+        book.at = at + ROW_BYTES
+        pack_row(
+            book.rows, at, self._number, start_ns, end_ns, ticks, members, running, kv_start,
+            kv_end, prefill_tokens, logits, first_gap_ns, last_gap_ns, active_uj,
+        )  # fmt: skip
 
     def write_in(self, book: Logbook) -> None:
         """Write into another book from now on; called before anything runs."""
         self._book = book
         self._number = book.enter(self)
-        self._tag = book.tag(self._number)
         if self.together < 0:
             self.itl = book.itl
 

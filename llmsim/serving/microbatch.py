@@ -39,7 +39,6 @@ class SharedMeter(Meter):
         """Write into the book that the pipeline's meter writes into, as if it were that one."""
         self._book = main._book
         self._number = main._number
-        self._tag = main._tag
         self.itl = main.itl
 
 
@@ -272,10 +271,8 @@ class Slot:
             draft.tick_end_ns = end
             self.delivery.unticked.clear()
         self.meter.log(
-            (
-                way.front_ns, end, 1 if count else 0, members, way.running, way.used_blocks,
-                way.used_blocks, total, logits, gap, gap, way.active_uj,
-            )
+            way.front_ns, end, 1 if count else 0, members, way.running, way.used_blocks,
+            way.used_blocks, total, logits, gap, gap, way.active_uj,
         )  # fmt: skip
 
     def tick(self, gap_ns: int) -> None:

@@ -354,8 +354,7 @@ class Pipeline(Replica):
         self._exec_end_ns = end
         used = self._kv_blocks - self.ledger.free
         running = draft.beside + len(draft.running_set)
-        row = (front, end, 1, cohort.count, running, used, used, 0, 0, gap, gap, active_uj)
-        slot.meter.log(row)
+        slot.meter.log(front, end, 1, cohort.count, running, used, used, 0, 0, gap, gap, active_uj)
 
     def _idle_slot(self) -> Slot:
         for slot in self.slots:

@@ -329,20 +329,18 @@ class Replica:
             if delivery.unticked:
                 delivery.unticked.clear()
         meter.log(
-            (
-                self._front_ns if draft.claims is None else draft.claims.began_ns(self._front_ns),
-                self._exec_end_ns,
-                ticks,
-                count,
-                len(self.running_set),
-                self._kv_used,
-                self._kv_held() if self._shares else self._kv_blocks - self.ledger.free,
-                self._prefill_tokens,
-                logits,
-                first,
-                last,
-                active_uj,
-            )
+            self._front_ns if draft.claims is None else draft.claims.began_ns(self._front_ns),
+            self._exec_end_ns,
+            ticks,
+            count,
+            len(self.running_set),
+            self._kv_used,
+            self._kv_held() if self._shares else self._kv_blocks - self.ledger.free,
+            self._prefill_tokens,
+            logits,
+            first,
+            last,
+            active_uj,
         )
         self._ticks, self._chunked_step = 0, False
 

@@ -51,7 +51,7 @@ class Together:
     def _leave(self, request: Request, outcome: str, now: int) -> None:
         if request.generated:
             # computed, but never delivered
-            self._draft.meter.log((now, now, 0, 0, 0, 0, 0, 0, -request.generated, 0, 0, 0))
+            self._draft.meter.log(now, now, 0, 0, 0, 0, 0, 0, -request.generated, 0, 0, 0)
             request.generated = 0
         request.first_token_ns = request.last_token_ns = -1
         request.itl_max_ns = request.itl_over = 0
