@@ -88,6 +88,8 @@ COMPILED = (
     "llmsim/serving/request.py",
     "llmsim/serving/rerouting.py",
     "llmsim/serving/shelf.py",
+    "llmsim/serving/slowed.py",
+    "llmsim/serving/staged_port.py",
     "llmsim/serving/step.py",
     "llmsim/serving/stops.py",
     "llmsim/serving/storehouse.py",

@@ -101,12 +101,12 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
             "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
             f"retention {pool.retention.kind}": pool.retention.kind != "none",
             f"batching {pool.batching.kind}": together,
-            "spare_replicas": pool.spare_replicas > 0,
-            "fleet.gateway": fleet.gateway is not None,
-            "fleet.boot": fleet.boot is not None,
+            "spare_replicas": pool.dp > 1 and pool.spare_replicas > 0,
+            "fleet.gateway": pool.dp > 1 and fleet.gateway is not None,
+            "fleet.boot": pool.dp > 1 and fleet.boot is not None,
             "fleet.flip": pool.dp > 1 and fleet.flip is not None,
-            "fleet.migration": fleet.migration is not None,
-            "fleet.control": bool(fleet.control),
+            "fleet.migration": pool.dp > 1 and fleet.migration is not None,
+            "fleet.control": pool.dp > 1 and bool(fleet.control),
         }
         clashes = [what for what, there in other.items() if there]
         if clashes:

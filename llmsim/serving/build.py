@@ -342,7 +342,8 @@ def build_control(scenario: Scenario, pools: Sequence[PoolPlan]) -> ControlPlan 
         asked_pools = list(fleet.pools.values())
         ports = [port_bytes_per_s(asked, pool, scenario.folder) for pool in asked_pools]
         memory = [
-            load_gpu(pool.gpu, scenario.folder).memory_bytes_per_s * pool.tp for pool in asked_pools
+            load_gpu(pool.gpu, scenario.folder).memory_bytes_per_s * pool.tp * pool.pp
+            for pool in asked_pools
         ]
         migration = MigrationPlan(
             prices=tuple(transfer_price(asked, pool, model) for pool in asked_pools),

@@ -209,7 +209,7 @@ class Controls:
         if self.roles is not None and action.target in self.roles.changing:
             return
         source = self._replicas[action.source]
-        for request in source.running_set:
+        for request in source.port.running_requests():
             if request.view.index == action.request:
                 migrations.start(request, source, self._replicas[action.target])
                 return

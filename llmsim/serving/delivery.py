@@ -404,13 +404,23 @@ class Delivery:
 
     def _let_depart(self, now: int) -> None:
         for request in self.departing:
-            if request.ended or request.state != DECODE:
+            if request.ended or request.state not in (DECODE, PARKED):
                 self.depart(request, -1)
                 continue
-            self._expel(request)
-            del self._draft.running_set[request]
+            self._take_out(request, True)
             self.depart(request, max(now, request.last_token_ns))
         self.departing = []
+
+    def _take_out(self, request: Request, goes_on: bool) -> None:
+        """Take a request that ends, or goes on elsewhere, out of what is planned from."""
+        draft = self._draft
+        if request.state == DECODE:
+            (self._expel if goes_on else self._leave_cohort)(request)
+        elif request.state == PARKED:
+            del draft.parked[request]
+        else:
+            del draft.prefilling[request]
+        del draft.running_set[request]
 
     def _expel(self, request: Request) -> None:
         """Take a request out of the cohort that goes on elsewhere."""
@@ -430,13 +440,7 @@ class Delivery:
         for request in list(draft.running_set):
             if request.state == FINISHING:
                 continue  # its last token is out with the step under way
-            if request.state == DECODE:
-                self._expel(request)
-            elif request.state == PARKED:
-                del draft.parked[request]
-            else:
-                del draft.prefilling[request]
-            del draft.running_set[request]
+            self._take_out(request, True)
             lost.append(request)
         lost += [request for request in self.arrived if not request.ended]
         self.arrived.clear()
@@ -458,14 +462,7 @@ class Delivery:
         self.lose(lost)
 
     def _remove_running(self, request: Request, state: int, now: int) -> None:
-        draft = self._draft
-        if state == DECODE:
-            self._leave_cohort(request)
-        elif state == PARKED:
-            del draft.parked[request]
-        else:
-            del draft.prefilling[request]
-        del draft.running_set[request]
+        self._take_out(request, False)
         computed = request.computed
         cached = computed - self._lookahead if state == DECODE else computed
         self._ledger.release(request, -(-computed // self._block_tokens), cached)

@@ -93,7 +93,8 @@ class Life:
         self._billed_ns = [0] * len(replicas)
         self._draining: set[int] = set()
         for replica in replicas:
-            replica.delivery.lose = self._lost
+            for delivery in replica.port.deliveries():
+                delivery.lose = self._lost
             if replica.index in spare:
                 gateway.close(replica.slot)
 
@@ -183,8 +184,7 @@ class Life:
         for request in replica.line.requests():
             replica.port.withdraw(request)
             self.strand(request)
-        replica.delivery.failing = True
-        replica.look_again()
+        replica.port.fail()
         return ""
 
     def _lost(self, requests: Sequence[Request]) -> None:

@@ -57,6 +57,13 @@ class PipelineMeter(Meter):
         super().__init__(itl_slo_ns)
         self.others: list[SharedMeter] = []
 
+    def part(self, number: int) -> Meter:
+        """Return the meter of a micro-batch, the first of which is this one."""
+        if not number:
+            return self
+        self.others.append(SharedMeter(self))
+        return self.others[-1]
+
     def write_in(self, book: Logbook) -> None:
         """Write into another book from now on, all micro-batches."""
         super().write_in(book)

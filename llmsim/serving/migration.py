@@ -19,7 +19,7 @@ from llmsim.serving.clock import Clock
 from llmsim.serving.decisions import MOVE_IN, MOVE_OUT
 from llmsim.serving.flows import FLOW_PRIORITY, Flows
 from llmsim.serving.handoff import Lease, TransferPrice
-from llmsim.serving.request import DECODE, FINISHING, LOADING, MOVING, Request
+from llmsim.serving.request import FINISHING, LOADING, MOVING, Request
 from llmsim.serving.wake import Wake
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ class Migrations:
         self.strand: Callable[[Request], None] | None = None
         self.freed: Callable[[Replica], None] | None = None
         for replica in replicas:
-            replica.delivery.depart = self._departed
+            for delivery in replica.port.deliveries():
+                delivery.depart = self._departed
             replica.port.moves = self
 
     # --- asked for --------------------------------------------------------------------------
@@ -167,7 +168,7 @@ class Migrations:
         most = self._plan.most_per_replica
         if request.ended or request.replica is not source:
             return "gone"
-        if request.state != DECODE or request.first_token_ns > self._clock.now:
+        if not source.port.decodes(request) or request.first_token_ns > self._clock.now:
             return "not decoding"
         if request in self.under_way:
             return "moving already"
@@ -224,8 +225,7 @@ class Migrations:
             if not self._reserve(move, tokens + 2 * source.config.lookahead + 2):
                 self._close(move, "target full")
                 return
-            source.delivery.departing.append(move.request)
-            source.look_again()
+            source.port.let_depart(move.request)
             return
         if not self._reserve(move, tokens):
             self._close(move, "target full")
@@ -263,7 +263,7 @@ class Migrations:
             self._close(move, move.void)
         elif request.ended:
             self._close(move, "ended")
-        elif request.preemptions != move.preemptions or request.state != DECODE:
+        elif request.preemptions != move.preemptions or not move.source.port.decodes(request):
             self._close(move, "lost its KV")
         else:
             self._copy(move)

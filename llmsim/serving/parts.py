@@ -26,12 +26,6 @@ def prompts_begun(replica: Replica) -> list[Request]:
     return begun
 
 
-def spread_connection(replica: Replica) -> None:
-    """Let all micro-batches of a pipeline hand requests over, or take them in."""
-    if isinstance(replica, Pipeline):
-        replica.connect()
-
-
 def station_facts(names: Sequence[str], replicas: Sequence[Replica]) -> tuple[StationFacts, ...]:
     """Return how busy the stations of all pipelines were.
 

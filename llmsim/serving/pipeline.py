@@ -32,11 +32,12 @@ from llmsim.serving.config import EngineConfig
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
 from llmsim.serving.gate import Gate
-from llmsim.serving.meter import Meter
-from llmsim.serving.microbatch import PipelineMeter, SharedMeter, Slot, SlotCohort, Way
+from llmsim.serving.microbatch import PipelineMeter, Slot, SlotCohort, Way
 from llmsim.serving.preemption import park
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, HANDED, PREFILL, WAITING, Request
+from llmsim.serving.slowed import SlowedStages
+from llmsim.serving.staged_port import StagedPort
 from llmsim.serving.step import Step
 from llmsim.serving.stretch import Stretch
 
@@ -64,6 +65,10 @@ class Pipeline(Replica):
         How long each station has worked, for micro-batches that have been launched.
     in_flight_ns : int [ns]
         How long at least one of them was in flight.
+    departing : list of Request
+        Who goes on elsewhere when it is in flight no more.
+    failing : bool
+        What is in flight is the last, and lost.
     """
 
     def __init__(
@@ -84,10 +89,12 @@ class Pipeline(Replica):
         super().__init__(
             clock, index, pool, cost, config, policy, itl_slo_ns, on_end, ledger=ledger
         )
-        self._staged = cost
+        self._staged: StagedCost = cost
+        self._given = cost  # what it costs while nothing slows it down
         self._energies = tuple(energies)
         self._main = PipelineMeter(itl_slo_ns)
         self.meter = self._main
+        self.port = StagedPort(self)
         self._most = cost.stages
         self.slots = [self._make_slot(number, on_end) for number in range(cost.stages)]
         for slot in self.slots:  # whoever is planned next seats those whose KV has come
@@ -107,16 +114,14 @@ class Pipeline(Replica):
         ]
         self.loose: dict[Request, None] = {}
         self._leaving: list[tuple[Request, str]] = []  # of all who run, in order of leaving
+        self.departing: list[Request] = []
+        self.failing = False
         self._changes = 0  # whatever may let the scheduler decide otherwise
         self.enter(self.slots[0])
 
     def _make_slot(self, number: int, on_end: Callable[[Request, str, int], None]) -> Slot:
         config, cost = self.config, self._staged
-        meter: Meter = self._main
-        if number:
-            shared = SharedMeter(self._main)
-            self._main.others.append(shared)
-            meter = shared
+        meter = self._main.part(number)
         cohort = SlotCohort(cost.context_tile, config.block_tokens, cost.window_tokens)
         draft = Draft(config, self._policy, self.ledger, cohort, self.line, meter, self.decisions)
         if isinstance(self.ledger, ClaimLedger):
@@ -164,23 +169,15 @@ class Pipeline(Replica):
         self._changes += 1
         super().look_again(called_now)
 
-    def connect(self) -> None:
-        """Let all micro-batches hand over, and take in, as the first one has been told to."""
-        first = self.slots[0]
-        for slot in self.slots[1:]:
-            slot.delivery.hand_over = first.delivery.hand_over
-            slot.delivery.drop_handed = first.delivery.drop_handed
-            slot.delivery.hands_early = first.delivery.hands_early
-            slot.delivery.hands_all = first.delivery.hands_all
-            slot.draft.pull = first.draft.pull
+    def cut(self, called_now: bool = False) -> None:
+        """Have the scheduler called once more: what it has planned on has changed."""
+        self._changes += 1
 
-    def ticks_begun(self) -> int:
-        """Return 0: what is in flight has been accounted for."""
-        return 0
-
-    def unbooked_blocks(self) -> int:
-        """Return 0: the KV blocks of what is in flight are taken."""
-        return 0
+    def slow_down(self, drag_frac: float) -> None:
+        """Let every micro-batch that is sent from now on take that much longer at each stage."""
+        self._staged = SlowedStages(self._given, drag_frac) if drag_frac else self._given
+        for slot in self.slots:
+            slot.until_tokens = -1  # until they are priced anew
 
     # --- the call ---------------------------------------------------------------------------
 
@@ -198,6 +195,9 @@ class Pipeline(Replica):
         if self._leaving:
             slot.delivery.leaving += [one for one in self._leaving if one[0] in running]
             self._leaving = [one for one in self._leaving if one[0] not in running]
+        if self.departing:
+            slot.delivery.departing += [one for one in self.departing if one in running]
+            self.departing = [one for one in self.departing if one not in running]
 
     def _take_loose(self, draft: Draft) -> None:
         """Bring those who are in no micro-batch into the one that is planned, in their places."""
@@ -255,8 +255,10 @@ class Pipeline(Replica):
         else:
             slot = self._idle_slot()
         self.enter(slot)
+        slot.delivery.failing = self.failing
         slot.delivery.settle(now, now)
-        while True:
+        self.failing = self.failing and len(flying) > 0
+        while not self.failing:
             planned = self.plan(slot, now)
             if planned:
                 self._send(slot, now)

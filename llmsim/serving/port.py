@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from llmsim.core.errors import InvariantError
 from llmsim.kvcache import Holder
 from llmsim.serving.decisions import ADMIT, DROP
+from llmsim.serving.delivery import Delivery
+from llmsim.serving.draft import Draft
 from llmsim.serving.handoff import Handoff, Lease
-from llmsim.serving.request import FETCHING, HELD, LOADING, MOVING, SWAPPED, Request
+from llmsim.serving.request import DECODE, FETCHING, HELD, LOADING, MOVING, SWAPPED, Request
 
 if TYPE_CHECKING:
     from llmsim.serving.migration import Migrations
@@ -58,15 +60,26 @@ class Port:
         self._handoff = handoff
         self._gives = gives
         if gives:
-            self._replica.delivery.hand_over = self.hand_over
-            self._replica.delivery.drop_handed = self.drop
+            for delivery in self.deliveries():
+                delivery.hand_over = self.hand_over
+                delivery.drop_handed = self.drop
         else:
-            self._replica.draft.pull = self.pull
+            for draft in self.drafts():
+                draft.pull = self.pull
 
     def take_role(self, gives: bool) -> None:
         """Give away from now on what is computed here, or keep it; what is begun goes on."""
         self._gives = gives
-        self._replica.delivery.hand_over = self.hand_over if gives else None
+        for delivery in self.deliveries():
+            delivery.hand_over = self.hand_over if gives else None
+
+    def deliveries(self) -> list[Delivery]:
+        """Return what lets requests go here: of a pipeline, one for each micro-batch."""
+        return [self._replica.delivery]
+
+    def drafts(self) -> list[Draft]:
+        """Return what is planned here: of a pipeline, one for each micro-batch."""
+        return [self._replica.draft]
 
     @property
     def gives(self) -> bool:
@@ -243,6 +256,34 @@ class Port:
         self.room_made()
 
     # --- while it decodes -------------------------------------------------------------------
+
+    def running_requests(self) -> list[Request]:
+        """Return everybody who holds KV here, in running order."""
+        return list(self._replica.running_set)
+
+    def decodes(self, request: Request) -> bool:
+        """Whether a request that runs here has its prompt, and goes on from token to token."""
+        return request.state == DECODE
+
+    def decoding(self) -> list[tuple[Request, int]]:
+        """Return who decodes here, in running order, with the tokens before the next one."""
+        replica = self._replica
+        tick = replica.cohort.tick + replica.ticks_begun()
+        return [
+            (request, request.base + tick)
+            for request in replica.running_set
+            if request.state == DECODE
+        ]
+
+    def let_depart(self, request: Request) -> None:
+        """Let a request go on elsewhere from the next call on that finds it out of every step."""
+        self._replica.delivery.departing.append(request)
+        self._replica.look_again()
+
+    def fail(self) -> None:
+        """Lose all KV with the next call, and let those go who held it."""
+        self._replica.delivery.failing = True
+        self._replica.look_again()
 
     def computed_tokens(self, request: Request) -> int:
         """Return how many tokens of a decoding request have their KV for sure by now [tokens].

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmsim.policies.reports import ReplicaReport, RunningReport
-from llmsim.serving.request import DECODE
 
 if TYPE_CHECKING:
     from llmsim.serving.replica import Replica
@@ -41,14 +40,11 @@ def report_of(replica: Replica, role: str, state: str) -> ReplicaReport:
 def decoding_on(replica: Replica) -> list[RunningReport]:
     """Return the decoding requests of a replica, in running order."""
     size = replica.config.block_tokens
-    tick = replica.cohort.tick + replica.ticks_begun()
     found = []
-    for request in replica.running_set:
-        if request.state == DECODE:
-            computed = request.base + tick
-            generated = computed + 1 - request.prompt
-            blocks = -(-computed // size)
-            found.append(RunningReport(request.view, computed + 1, generated, blocks))
+    for request, computed in replica.port.decoding():
+        generated = computed + 1 - request.prompt
+        blocks = -(-computed // size)
+        found.append(RunningReport(request.view, computed + 1, generated, blocks))
     return found
 
 

@@ -12,7 +12,6 @@ from llmsim.serving.encoding import Encoding, EncodingPlan
 from llmsim.serving.flows import Flows
 from llmsim.serving.handoff import Handoff, HandoffPlan
 from llmsim.serving.heartbeats import HeartbeatBoard, Heartbeats
-from llmsim.serving.parts import spread_connection
 from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.replica import Replica
 
@@ -161,9 +160,6 @@ def connect_roles(
         if pools[replica.pool].role == "prefill":
             replica.port.connect(handoff, gives=True)
             _hand_early(replica, plan)
-    for replica in replicas:
-        if pools[replica.pool].staged is not None:
-            spread_connection(replica)
     return handoff
 
 
@@ -190,5 +186,6 @@ def connect_all(
 
 def _hand_early(replica: Replica, plan: HandoffPlan) -> None:
     """Have prompts handed over as their last step begins; scheduled ahead, they are anyway."""
-    replica.delivery.hands_all = bool(plan.layers)
-    replica.delivery.hands_early = bool(plan.layers) and not replica.config.lookahead
+    for delivery in replica.port.deliveries():
+        delivery.hands_all = bool(plan.layers)
+        delivery.hands_early = bool(plan.layers) and not replica.config.lookahead
