@@ -17,7 +17,7 @@ from llmsim.policies.dividing import PlannedSplit
 from llmsim.policies.estimation import OUTPUT_LENGTH, TOOL_TIME, LengthEstimator, ToolTimeEstimator
 from llmsim.policies.gathering import Gathering
 from llmsim.policies.precedence import PRECEDENCE, Precedence, PrefillProfile
-from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport
+from llmsim.policies.reports import FleetReport, ReplicaReport, RunningReport, by_replica
 from llmsim.policies.retention import RETENTION, CallView, PinView, RetentionPolicy
 from llmsim.policies.routing import ROUTING, FleetView, RoutingPolicy
 from llmsim.policies.rules import ENGINE_RULES, EngineRules, engine_rules
@@ -66,5 +66,6 @@ __all__ = [
     "ShortestFirst",
     "StepDraft",
     "ToolTimeEstimator",
+    "by_replica",
     "engine_rules",
 ]

@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt
 
 from llmsim.core.registry import Registry
 from llmsim.core.units import NS_PER_S, seconds_to_ns
-from llmsim.policies.reports import FleetReport, ReplicaReport
+from llmsim.policies.reports import FleetReport, ReplicaReport, by_replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Drain:
     Parameters
     ----------
     replica : int
+        Or any of its attention ranks: they come and go together.
     """
 
     replica: int
@@ -154,7 +155,7 @@ class Autoscale:
         # what it has drained still looks up in reports that are older
         known_ns = fleet.now_ns - seconds_to_ns(self.view_age_s)
         self._drained_ns = {i: at for i, at in self._drained_ns.items() if at >= known_ns}
-        mine = [report for report in fleet.replicas if report.pool == self.pool]
+        mine = [each for each in by_replica(fleet.replicas) if each.pool == self.pool]
         up = [each for each in mine if each.state == "up" and each.replica not in self._drained_ns]
         coming = sum(report.state == "booting" for report in mine)
         spare = any(report.state in ("off", "failed") for report in mine)
@@ -273,7 +274,7 @@ class BalanceRoles:
         if any(report.state in ("draining", "switching") for report in fleet.replicas):
             self._calls = 0
             return []
-        up = [report for report in fleet.replicas if report.state == "up"]
+        up = [report for report in by_replica(fleet.replicas) if report.state == "up"]
         prefill = [report for report in up if report.role == "prefill"]
         decode = [report for report in up if report.role == "decode"]
         wanted = self._wanted(prefill, decode)

@@ -9,7 +9,7 @@ from llmsim.policies.views import RequestView
 
 
 class ReplicaReport:
-    """One replica as it was when it reported.
+    """One replica as it was when it reported, or one attention rank of a replica that has several.
 
     Attributes
     ----------
@@ -31,9 +31,12 @@ class ReplicaReport:
         KV blocks that all in line need for that, and that the first of them needs.
     kv_blocks, kv_used : int [blocks]
         What there is, and what is in use.
+    first_rank : int
+        Index of the first attention rank of the same replica; its own where there is one.
     """
 
     __slots__ = (
+        "first_rank",
         "head_blocks",
         "kv_blocks",
         "kv_used",
@@ -62,6 +65,7 @@ class ReplicaReport:
         head_blocks: int,
         kv_blocks: int,
         kv_used: int,
+        first_rank: int = -1,
     ) -> None:
         self.replica = replica
         self.pool = pool
@@ -75,11 +79,45 @@ class ReplicaReport:
         self.head_blocks = head_blocks
         self.kv_blocks = kv_blocks
         self.kv_used = kv_used
+        self.first_rank = first_rank if first_rank >= 0 else replica
 
     @property
     def kv_free(self) -> int:
         """KV blocks that nobody uses [blocks]."""
         return self.kv_blocks - self.kv_used
+
+
+def by_replica(reports: Sequence[ReplicaReport]) -> list[ReplicaReport]:
+    """Add up what the attention ranks of each replica report, under the index of the first.
+
+    Roles and states are those of the whole replica; so is what a controller can have done to it.
+
+    Parameters
+    ----------
+    reports : sequence of ReplicaReport
+        Of all ranks, by index.
+    """
+    found: dict[int, ReplicaReport] = {}
+    for one in reports:
+        whole = found.get(one.first_rank)
+        if whole is None:
+            found[one.first_rank] = one
+            continue
+        found[one.first_rank] = ReplicaReport(
+            whole.replica,
+            whole.pool,
+            whole.time_ns,
+            whole.role,
+            whole.state,
+            whole.running + one.running,
+            whole.waiting + one.waiting,
+            whole.waiting_tokens + one.waiting_tokens,
+            whole.waiting_blocks + one.waiting_blocks,
+            whole.head_blocks or one.head_blocks,
+            whole.kv_blocks + one.kv_blocks,
+            whole.kv_used + one.kv_used,
+        )
+    return list(found.values())
 
 
 class RunningReport:
@@ -112,7 +150,7 @@ class FleetReport(Protocol):
     now_ns : int [ns]
         When it is called; the reports are older by the age of its view.
     replicas : sequence of ReplicaReport
-        All of them, by index.
+        All of them, by index; `by_replica` adds up what attention ranks of one replica report.
     """
 
     now_ns: int

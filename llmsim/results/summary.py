@@ -283,7 +283,7 @@ def _power(facts: RunFacts, found: Mapping[str, Interval], warmup_s: float) -> d
 def _money(facts: RunFacts, found: Mapping[str, Interval]) -> dict[str, Interval]:
     usd = sum(p.replicas * p.gpus_per_replica * p.usd_per_gpu_hour for p in facts.pools)
     if any(replica.billed_ns >= 0 for replica in facts.replicas):
-        each = {p.name: p.gpus_per_replica * p.usd_per_gpu_hour for p in facts.pools}
+        each = {p.name: p.gpus_per_replica * p.usd_per_gpu_hour / p.ranks for p in facts.pools}
         usd = sum(each[r.pool] * there_frac(facts, r) for r in facts.replicas)
     usd_per_s = usd / 3600
     per_output = _ratio(usd_per_s * 1e6, found["output_tokens_per_s"].value)

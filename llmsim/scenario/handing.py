@@ -33,15 +33,16 @@ def wrong_handing(fleet: Fleet) -> dict[str, str]:
         text = "refuse does not go with attention ranks (dp) or stages (pp) of decode pools"
         wrong["handoff.when_full"] = text
     if asked.transfer == "layer":
-        for pool in _of(fleet, "prefill"):
+        roles = ("prefill", "decode") if fleet.flip else ("prefill",)
+        for pool in _of(fleet, *roles):
             clashes = _not_in_order(pool)
             if clashes:
                 wrong["handoff.transfer"] = f"layer does not go with {' or '.join(clashes)}"
     return wrong
 
 
-def _of(fleet: Fleet, role: str) -> list[Pool]:
-    return [pool for pool in fleet.pools.values() if pool.role == role]
+def _of(fleet: Fleet, *roles: str) -> list[Pool]:
+    return [pool for pool in fleet.pools.values() if pool.role in roles]
 
 
 def _not_in_order(pool: Pool) -> list[str]:

@@ -70,10 +70,6 @@ def wrong_ranks(fleet: Fleet) -> dict[str, str]:
             "kv.swap": pool.kv is not None and pool.kv.swap is not None,
             "kv.gate layer": pool.kv is not None and pool.kv.gate == "layer",
             "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
-            "spare_replicas": pool.spare_replicas > 0,
-            "fleet.gateway": fleet.gateway is not None,
-            "fleet.boot": fleet.boot is not None,
-            "fleet.flip": fleet.flip is not None,
         }
         clashes = [what for what, there in other.items() if there]
         if pool.dp > 1 and pool.pp == 1 and clashes:  # of stages, too, they say it
@@ -101,12 +97,6 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
             "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
             f"retention {pool.retention.kind}": pool.retention.kind != "none",
             f"batching {pool.batching.kind}": together,
-            "spare_replicas": pool.dp > 1 and pool.spare_replicas > 0,
-            "fleet.gateway": pool.dp > 1 and fleet.gateway is not None,
-            "fleet.boot": pool.dp > 1 and fleet.boot is not None,
-            "fleet.flip": pool.dp > 1 and fleet.flip is not None,
-            "fleet.migration": pool.dp > 1 and fleet.migration is not None,
-            "fleet.control": pool.dp > 1 and bool(fleet.control),
         }
         clashes = [what for what, there in other.items() if there]
         if clashes:

@@ -206,7 +206,7 @@ class Controls:
     def _migrate(self, action: Migrate, migrations: Migrations) -> None:
         if self.life is not None and self.life.states[action.target] != "up":
             return
-        if self.roles is not None and action.target in self.roles.changing:
+        if self.roles is not None and self._replicas[action.target].turn in self.roles.changing:
             return
         source = self._replicas[action.source]
         for request in source.port.running_requests():
@@ -231,4 +231,5 @@ def _roles(
     gateway, handoff = fleet.gateway, fleet.handoff
     if gateway is None or handoff is None:
         raise InvariantError("roles change only between a gateway and a handoff")
-    return Roles(clock, plan, replicas, roles, fleet, gateway, handoff, handoff.view, flows, tell)
+    behind = fleet.doors, roles, fleet, gateway, handoff, handoff.view, flows, tell
+    return Roles(clock, plan, replicas, *behind)

@@ -237,7 +237,7 @@ class Fleet:
         else:
             chosen = encoding.choose(view)
             replica = encoding.doors[chosen]
-        if replica.ranks is not None:
+        if replica.ranks is not None and self.gateway is None:
             replica = replica.ranks.choose()
         refusal = self._refusal(request, replica)
         if refusal is not None:
@@ -284,7 +284,7 @@ class Fleet:
         if slot < 0:
             return False
         self._routes.append(slot)
-        self.put(request, slot, self.doors[slot])
+        self.put(request, slot, self.gateway.behind(slot))
         return True
 
     def put(self, request: Request, slot: int, replica: Replica) -> None:

@@ -29,7 +29,7 @@ class GatewayPlan:
     Parameters
     ----------
     most_per_replica : int [requests]
-        A replica with as many in line and running refuses; 0: none refuses.
+        A replica with as many in line and running refuses, all its ranks together; 0: none refuses.
     hold_ns : int [ns]
         Longest time that a request is held; 0: for ever.
     """
@@ -95,8 +95,16 @@ class Gateway:
             return False
         return slot not in self.closed and self._is_free(self._fleet.doors[slot])
 
+    def behind(self, slot: int) -> Replica:
+        """Return who gets a request at a door: of attention ranks, the one that is chosen next."""
+        replica = self._fleet.doors[slot]
+        return replica if replica.ranks is None else replica.ranks.choose()
+
     def _is_free(self, replica: Replica) -> bool:
-        return not self._most or replica.running + replica.waiting < self._most
+        if not self._most:
+            return True
+        members = [replica] if replica.ranks is None else replica.ranks.members
+        return sum(each.running + each.waiting for each in members) < self._most
 
     def hold(self, request: Request) -> None:
         """Keep a request until somebody takes it."""

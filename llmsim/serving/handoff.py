@@ -382,7 +382,8 @@ class Handoff:
             self.routes.append(chosen)
         target = self._targets[chosen]
         if target.ranks is not None:
-            target = target.ranks.choose()
+            here = target.ranks is lease.source.ranks  # where it is, it need not be copied
+            target = lease.source if here else target.ranks.choose()
         if target is lease.source and lease.due_ns > now:
             wake = Wake(lambda _: self._route(request, lease, -1))
             self._clock.at(wake, FLOW_PRIORITY, lease.due_ns)

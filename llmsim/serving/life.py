@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from llmsim.core.errors import InvariantError
 from llmsim.results.changes import FleetChange
 from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
-from llmsim.serving.flows import FLOW_PRIORITY, Flow, Flows
+from llmsim.serving.flows import FLOW_PRIORITY, Flows
 from llmsim.serving.request import Request
 from llmsim.serving.wake import Wake
+from llmsim.serving.weights import members_of, read_weights
 
 if TYPE_CHECKING:
     from llmsim.serving.fleet import Fleet
@@ -47,6 +48,8 @@ class BootPlan:
 
 class Life:
     """The state of every replica: ``off``, ``booting``, ``up``, ``draining`` or ``failed``.
+
+    Attention ranks of one replica come and go together; any of their indices stands for all.
 
     Parameters
     ----------
@@ -95,7 +98,7 @@ class Life:
         for replica in replicas:
             for delivery in replica.port.deliveries():
                 delivery.lose = self._lost
-            if replica.index in spare:
+            if replica.index in spare and replica.turn == replica.index:
                 gateway.close(replica.slot)
 
     def billed_ns(self, end_ns: int) -> list[int]:
@@ -112,7 +115,9 @@ class Life:
         free = [
             replica.index
             for replica in self._replicas
-            if replica.pool == pool and self.states[replica.index] in ("off", "failed")
+            if replica.pool == pool
+            and replica.turn == replica.index
+            and self.states[replica.index] in ("off", "failed")
         ]
         if not free:
             return "no spare replica"
@@ -121,19 +126,19 @@ class Life:
         self._later(self._plan.provision_ns, lambda: self._load(index))
         return ""
 
+    def _members(self, index: int) -> Sequence[Replica]:
+        return members_of(self._replicas, index)
+
     def _load(self, index: int) -> None:
-        self._since_ns[index] = self._clock.now
-        plan = self._plan
-
-        def loaded(_: Flow) -> None:
-            self._later(plan.warm_up_ns, lambda: self._open(index))
-
-        self._flows.start(
-            (2 * index + 1,) if self._flows.resources else (),
-            plan.weights_bytes[self._replicas[index].pool],
-            loaded,
-            rank=-1 - index,
-            cap_bytes_per_s=plan.weights_bytes_per_s,
+        plan, members = self._plan, self._members(index)
+        for replica in members:
+            self._since_ns[replica.index] = self._clock.now
+        read_weights(
+            self._flows,
+            members,
+            plan.weights_bytes[members[0].pool],
+            plan.weights_bytes_per_s,
+            lambda: self._later(plan.warm_up_ns, lambda: self._open(index)),
         )
 
     def _open(self, index: int) -> None:
@@ -146,45 +151,48 @@ class Life:
         """Let a replica take no more work; it goes when it is empty."""
         if self.states[index] != "up":
             return f"is {self.states[index]}"
-        replica = self._replicas[index]
-        self._gateway.close(replica.slot)
-        self._draining.add(index)
-        self._set(index, "draining")
-        for request in replica.line.requests():
-            if request.lease is None and not request.generated:
-                replica.port.withdraw(request)
-                self._fleet.requeue(request)
-        self._later(0, lambda: self.look(replica))
+        first = self._replicas[self._replicas[index].turn]
+        self._gateway.close(first.slot)
+        self._draining.add(first.index)
+        self._set(first.index, "draining")
+        for replica in self._members(first.index):
+            for request in replica.line.requests():
+                if request.lease is None and not request.generated:
+                    replica.port.withdraw(request)
+                    self._fleet.requeue(request)
+        self._later(0, lambda: self.look(first))
         return ""
 
     def look_soon(self, replica: Replica) -> None:
         """Look at a draining replica after the calls of this instant."""
-        if replica.index in self._draining:
+        if replica.turn in self._draining:
             self._later(0, lambda: self.look(replica))
 
     def look(self, replica: Replica) -> None:
         """Switch off a replica that was draining and is empty."""
-        if replica.index not in self._draining:
+        index = replica.turn
+        if index not in self._draining:
             return
-        if not replica.port.empty():
+        if not all(member.port.empty() for member in self._members(index)):
             return
-        self._draining.discard(replica.index)
-        self._stop(replica.index, "off")
+        self._draining.discard(index)
+        self._stop(index, "off")
 
     def fail(self, index: int) -> str:
         """Let a replica stop dead at the end of its step: its KV is gone, its requests retried."""
         if self.states[index] not in ("up", "draining"):
             return f"is {self.states[index]}"
-        replica = self._replicas[index]
-        self._gateway.close(replica.slot)
+        index = self._replicas[index].turn
+        self._gateway.close(self._replicas[index].slot)
         self._draining.discard(index)
         self._stop(index, "failed")
-        if self.migrations is not None:
-            self.migrations.fail(replica)
-        for request in replica.line.requests():
-            replica.port.withdraw(request)
-            self.strand(request)
-        replica.port.fail()
+        for replica in self._members(index):
+            if self.migrations is not None:
+                self.migrations.fail(replica)
+            for request in replica.line.requests():
+                replica.port.withdraw(request)
+                self.strand(request)
+            replica.port.fail()
         return ""
 
     def _lost(self, requests: Sequence[Request]) -> None:
@@ -199,16 +207,18 @@ class Life:
         self._clock.at(wake, ARRIVAL_PRIORITY, due)
 
     def _stop(self, index: int, state: str) -> None:
-        since = self._since_ns[index]
-        if since >= 0:
-            self._billed_ns[index] += self._clock.now - since
-        self._since_ns[index] = -1
+        for replica in self._members(index):
+            since = self._since_ns[replica.index]
+            if since >= 0:
+                self._billed_ns[replica.index] += self._clock.now - since
+            self._since_ns[replica.index] = -1
         self._set(index, state)
 
     def _set(self, index: int, state: str) -> None:
         if self.states[index] == state:
             raise InvariantError(f"replica {index} is {state} already")
-        self.states[index] = state
+        for replica in self._members(index):
+            self.states[replica.index] = state
         self._told(FleetChange(self._clock.now, state, index))
 
     def _later(self, wait_ns: int, do: Callable[[], None]) -> None:

@@ -30,6 +30,7 @@ from llmsim.serving.lockstep import Lockstep
 from llmsim.serving.microbatch import Slot
 from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.request import Request
+from llmsim.serving.slowed import slowed_ns
 
 
 class PipelineRank(Pipeline):
@@ -72,6 +73,21 @@ class PipelineRank(Pipeline):
     def doze(self, asleep: bool) -> None:
         """Note that the group sleeps, or no longer does."""
         self._asleep = asleep
+
+    @property
+    def drag_frac(self) -> float:
+        """By how much transfers lengthen what this rank computes at each stage."""
+        return self._drag
+
+    def slow_down(self, drag_frac: float) -> None:
+        """Let every micro-batch that is sent from now on take that much longer at each stage."""
+        self._drag = drag_frac
+
+    def lose(self, slot: Slot, now: int) -> None:
+        """Lose what a micro-batch holds that has come out, and what is in none."""
+        self.enter(slot)
+        slot.delivery.failing = True
+        slot.delivery.settle(now, now)
 
     def note(self, now: int) -> None:
         """Tell the recorder of a call in which nothing was planned, if there is one."""
@@ -136,6 +152,7 @@ class PipelineGroup(Lockstep):
         self._cost = cost
         self.price = StagedJointPrice(cost)
         self._most = cost.stages
+        self._slowed = [name.startswith("stage") for name in cost.names]
         self._end_ns = [-1] * cost.stages  # of each micro-batch; -1 while it is not in flight
         self._flying: deque[int] = deque()
 
@@ -171,6 +188,12 @@ class PipelineGroup(Lockstep):
             number = self._idle()
         for rank in ranks:
             rank.events += 1
+            if rank.failing:
+                rank.lose(rank.slots[number], now)
+                rank.failing = len(flying) > 0
+        if ranks[0].failing:  # all do, and nothing is sent before all has come out
+            self._call_ns = self._end_ns[flying[0]]
+            return
         settles = True
         while self._plan(number, now, settles):
             if len(flying) == self._most:
@@ -216,7 +239,14 @@ class PipelineGroup(Lockstep):
 
     def _launch(self, number: int, now: int, loads: list[RankLoad]) -> int:
         """Send a micro-batch into the pipeline; return when it comes out [ns]."""
-        end = self.ranks[0].pass_stations(now, self._cost.station_ns(loads))
+        times = self._cost.station_ns(loads)
+        drag = 0.0
+        for rank in self.ranks:  # all wait for the rank with most transfers
+            if rank.drag_frac > drag:
+                drag = rank.drag_frac
+        if drag:
+            times = slowed_ns(times, self._slowed, drag)
+        end = self.ranks[0].pass_stations(now, times)
         self._end_ns[number] = end
         self._flying.append(number)
         return end

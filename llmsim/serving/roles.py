@@ -17,6 +17,7 @@ from llmsim.results.changes import FleetChange
 from llmsim.serving.clock import Clock
 from llmsim.serving.flows import FLOW_PRIORITY, Flows
 from llmsim.serving.wake import Wake
+from llmsim.serving.weights import members_of, read_weights
 
 if TYPE_CHECKING:
     from llmsim.serving.board import LoadBoard
@@ -56,7 +57,9 @@ class Roles:
     clock : Clock
     plan : FlipPlan
     replicas : sequence of Replica
-        Their index is their place behind both doors.
+        Attention ranks of one change together; any of their indices stands for all.
+    doors : sequence of Replica
+        The first rank of each, in their places behind both doors.
     roles : sequence of str
         Of each replica at first.
     fleet : Fleet
@@ -75,7 +78,7 @@ class Roles:
     roles : list of str
         Of each replica; where it is being changed, what it will be.
     changing : dict of int to str
-        Replicas that have no role now, with ``draining`` or ``switching``.
+        Replicas that have no role now, by their first rank, with ``draining`` or ``switching``.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Roles:
         clock: Clock,
         plan: FlipPlan,
         replicas: Sequence[Replica],
+        doors: Sequence[Replica],
         roles: Sequence[str],
         fleet: Fleet,
         gateway: Gateway,
@@ -94,6 +98,7 @@ class Roles:
         self._clock = clock
         self._plan = plan
         self._replicas = replicas
+        self._doors = doors
         self._fleet = fleet
         self._gateway = gateway
         self._handoff = handoff
@@ -105,11 +110,11 @@ class Roles:
         gateway.elsewhere = self._taker_of_arrivals
         handoff.elsewhere = self._decoder
         handoff.freed = self.look_soon
-        for index, role in enumerate(roles):
-            if role == "decode":
-                gateway.close(index)
+        for door in doors:
+            if roles[door.index] == "decode":
+                gateway.close(door.slot)
             else:
-                decoders.close(index)
+                decoders.close(door.slot)
 
     # --- who takes what ---------------------------------------------------------------------
 
@@ -120,19 +125,27 @@ class Roles:
         return self._of_role(chosen, ("decode",))
 
     def _of_role(self, chosen: int, roles: tuple[str, ...]) -> int:
-        """Return a replica that has one of the roles now, the chosen one if it has; or -1.
+        """Return a door whose replica has one of the roles now, the chosen one if it has; or -1.
 
         Choices that are blind to the role are spread evenly over those who have it.
         """
-        changing = self.changing
-        if self.roles[chosen] in roles and chosen not in changing:
+        changing, doors = self.changing, self._doors
+        index = doors[chosen].index
+        if self.roles[index] in roles and index not in changing:
             return chosen
-        open_now = [i for i, r in enumerate(self.roles) if r in roles and i not in changing]
+        open_now = [
+            door.slot
+            for door in doors
+            if self.roles[door.index] in roles and door.index not in changing
+        ]
         return open_now[chosen % len(open_now)] if open_now else -1
 
     def states(self, others: Sequence[str]) -> list[str]:
         """Return the state of every replica for reports, where those without a role now differ."""
-        return [self.changing.get(index, state) for index, state in enumerate(others)]
+        return [
+            self.changing.get(replica.turn, state)
+            for replica, state in zip(self._replicas, others, strict=True)
+        ]
 
     # --- a change ---------------------------------------------------------------------------
 
@@ -140,17 +153,20 @@ class Roles:
         """Begin to change the role of a replica; return why that cannot be, or nothing."""
         if role not in ("mixed", "prefill", "decode"):
             raise InvariantError(f"a controller asks for the role {role!r}")
+        index = self._replicas[index].turn
         old = self.roles[index]
         if index in self.changing:
             return f"is {self.changing[index]}"
         if old == role:
             return f"is {role} already"
-        rest = {r for i, r in enumerate(self.roles) if i != index and i not in self.changing}
+        others = [door.index for door in self._doors if door.index != index]
+        rest = {self.roles[other] for other in others if other not in self.changing}
         if "decode" not in rest and old == "decode":
             return "the last that decodes for others"
         if rest == {"decode"} or not rest:
             return "the last that takes arrivals"
-        self.roles[index] = role
+        for replica in members_of(self._replicas, index):
+            self.roles[replica.index] = role
         self.changing[index] = "draining"
         self._tell(f"to {role}", index)
         self._close(index, old)
@@ -162,29 +178,30 @@ class Roles:
 
     def _close(self, index: int, old: str) -> None:
         """Close the door of the old role, and send those elsewhere who wait behind it."""
-        replica = self._replicas[index]
+        slot = self._replicas[index].slot
         if old == "decode":
-            self._board.close(index)
+            self._board.close(slot)
         else:
-            self._gateway.close(index)
-        for request in replica.line.requests():
-            lease = request.lease
-            if lease is not None:
-                replica.port.withdraw(request)
-                self._handoff.route_again(request, lease)
-            elif not request.generated and old != "decode":
-                replica.port.withdraw(request)
-                self._fleet.requeue(request)
+            self._gateway.close(slot)
+        for replica in members_of(self._replicas, index):
+            for request in replica.line.requests():
+                lease = request.lease
+                if lease is not None:
+                    replica.port.withdraw(request)
+                    self._handoff.route_again(request, lease)
+                elif not request.generated and old != "decode":
+                    replica.port.withdraw(request)
+                    self._fleet.requeue(request)
 
     def look_soon(self, replica: Replica) -> None:
         """Look at a replica that drains after the calls of this instant."""
-        if self.changing.get(replica.index) == "draining" and self._plan.drain:
-            self._later(0, lambda: self._look(replica.index))
+        if self.changing.get(replica.turn) == "draining" and self._plan.drain:
+            self._later(0, lambda: self._look(replica.turn))
 
     def _look(self, index: int) -> None:
         if self.changing.get(index) != "draining":
             return
-        if self._replicas[index].port.empty():
+        if all(replica.port.empty() for replica in members_of(self._replicas, index)):
             self.changing[index] = "switching"
             self._pay(index)
 
@@ -195,24 +212,26 @@ class Roles:
         if not size:
             self._later(plan.switch_ns, lambda: self._open(index))
             return
-        self._flows.start(
-            (2 * index + 1,) if self._flows.resources else (),
+        read_weights(
+            self._flows,
+            members_of(self._replicas, index),
             size,
-            lambda _: self._later(plan.switch_ns, lambda: self._open(index)),
-            rank=-1 - index,
-            cap_bytes_per_s=plan.weights_bytes_per_s,
+            plan.weights_bytes_per_s,
+            lambda: self._later(plan.switch_ns, lambda: self._open(index)),
         )
 
     def _open(self, index: int) -> None:
         role = self.roles[index]
         del self.changing[index]
-        self._replicas[index].port.take_role(role == "prefill")
+        for replica in members_of(self._replicas, index):
+            replica.port.take_role(role == "prefill")
         self._tell(role, index)
+        slot = self._replicas[index].slot
         if role == "decode":
-            self._board.open(index)
+            self._board.open(slot)
             self._handoff.try_held()
         else:
-            self._gateway.open(index)
+            self._gateway.open(slot)
 
     def _tell(self, what: str, index: int) -> None:
         self._told(FleetChange(self._clock.now, what, index))

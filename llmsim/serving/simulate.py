@@ -316,7 +316,7 @@ def _places(pools: Sequence[PoolPlan]) -> list[tuple[str, bool]]:
     return [
         (pool.role, number >= pool.facts.replicas * pool.facts.ranks)
         for pool in pools
-        for number in range(pool.facts.replicas * pool.facts.ranks + pool.spare)
+        for number in range((pool.facts.replicas + pool.spare) * pool.facts.ranks)
     ]
 
 
@@ -415,7 +415,7 @@ def _build_tiers(
     """Give replicas their part in the tiers below their GPUs, where there are some."""
     if all(pool.kv is None for pool in pools):
         return None
-    many = [pool.facts.replicas * pool.facts.ranks + pool.spare for pool in pools]
+    many = [(pool.facts.replicas + pool.spare) * pool.facts.ranks for pool in pools]
     plans = [(pool.facts.name, pool.kv, count) for pool, count in zip(pools, many, strict=True)]
     house = Storehouse(clock, plans)
     for replica in replicas:

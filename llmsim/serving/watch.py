@@ -34,6 +34,7 @@ def report_of(replica: Replica, role: str, state: str) -> ReplicaReport:
         head,
         replica.config.kv_blocks,
         replica.port.kv_blocks_used(),
+        replica.turn,
     )
 
 

@@ -173,7 +173,7 @@ def connect_all(
     decoders: LoadBoard,
 ) -> Handoff:
     """Let any replica hand over to any other: which one does, and which takes, may change."""
-    handoff = Handoff(clock, plan, replicas, fleet.board, fleet.on_end, flows)
+    handoff = Handoff(clock, plan, fleet.doors, fleet.board, fleet.on_end, flows)
     handoff.aside, handoff.hold_end = fleet.aside, _holding(fleet)
     handoff.everywhere, handoff.view = True, decoders
     for replica in replicas:

@@ -31,7 +31,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from llmsim.policies.control import CONTROL, Action, SetRole
-from llmsim.policies.reports import FleetReport, ReplicaReport
+from llmsim.policies.reports import FleetReport, ReplicaReport, by_replica
 
 
 @CONTROL.register("xllm")
@@ -77,7 +77,7 @@ class XllmRoles:
 
     def act(self, fleet: FleetReport) -> Sequence[Action]:
         """Change one role at most."""
-        up = [report for report in fleet.replicas if report.state == "up"]
+        up = [report for report in by_replica(fleet.replicas) if report.state == "up"]
         prefill = [report for report in up if report.role == "prefill"]
         decode = [report for report in up if report.role == "decode"]
         if not prefill or not decode:

@@ -79,11 +79,12 @@ def controlled(kind: str, world: World) -> Controlled:
 
 def drawn(kind: str, data: Any) -> Controlled:
     cls = CONTROL.get(kind)
+    parts = {"ranks": data.draw(st.booleans()), "stages": data.draw(st.booleans())}
     if getattr(cls, "flips", False):
-        return controlled(kind, changeable(data))
+        return controlled(kind, changeable(data, **parts))
     if getattr(cls, "scales", False) or kind == "evacuate":
-        return controlled(kind, restless(data))
-    return controlled(kind, data.draw(worlds(moves=True, handoff=None)))
+        return controlled(kind, restless(data, **parts))
+    return controlled(kind, data.draw(worlds(moves=True, handoff=None, **parts)))
 
 
 @pytest.mark.parametrize("kind", CONTROL.names())
@@ -103,14 +104,15 @@ def test_merging_steps_changes_nothing(kind, data):
     assert_same(drawn(kind, data))
 
 
+@pytest.mark.parametrize("parts", [{}, {"ranks": 2}, {"stages": (0.5, 0.5)}], ids=str)
 @pytest.mark.parametrize("kind", CONTROL.names())
-def test_it_acts_at_all(kind):
+def test_it_acts_at_all(kind, parts):
     """So that the laws above say something: a burst in which every controller acts."""
     jobs = tuple(Job(each * MS, 60, 30) for each in range(12))
     life: dict[str, Any] = {"replicas": 2, "spare": 2, "shuffle_ns": 5 * MS, "kv_blocks": 40}
     if getattr(CONTROL.get(kind), "flips", False):
         life = {"replicas": 3, "decoders": 2, "flip_drains": True, "shuffle_ns": 5 * MS}
         life |= {"kv_blocks": 30}
-    ran = run(controlled(kind, World(jobs, **life)))
+    ran = run(controlled(kind, World(jobs, **life, **parts)))
     assert_all_ended(ran)
     assert DOES.get(kind, set()) <= {change.what for change in ran.facts.changes}
