@@ -66,14 +66,10 @@ def wrong_ranks(fleet: Fleet) -> dict[str, str]:
     wrong: dict[str, str] = {}
     hosts = {pool.beside for pool in fleet.pools.values()}
     for name, pool in fleet.pools.items():
-        other = {
-            "kv.swap": pool.kv is not None and pool.kv.swap is not None,
-            "kv.gate layer": pool.kv is not None and pool.kv.gate == "layer",
-            "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
-        }
-        clashes = [what for what, there in other.items() if there]
-        if pool.dp > 1 and pool.pp == 1 and clashes:  # of stages, too, they say it
-            wrong[f"{name}.dp"] = f"{pool.dp} does not go together with {', '.join(clashes)} yet"
+        shares = pool.beside is not None or name in hosts
+        if pool.dp > 1 and pool.pp == 1 and shares:  # of stages, too, they say it
+            told = f"{pool.dp} does not go together with pools that share GPUs (beside) yet"
+            wrong[f"{name}.dp"] = told
     return wrong
 
 

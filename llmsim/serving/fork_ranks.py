@@ -153,7 +153,8 @@ class ShadowGroup(RankGroup):
         self._asleep = other._asleep
         self._merged = other._merged
         self._call_ns = other._call_ns
-        self._exec_end_ns = other._exec_end_ns
+        self._front_ns, self._exec_end_ns = other._front_ns, other._exec_end_ns
+        self.held = other.held
         self._ticks = other._ticks
         self._gap = other._gap
         self._lead = other._lead

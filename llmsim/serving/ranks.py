@@ -14,7 +14,7 @@ from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import JointCost, PriceLine, RankLoad
 from llmsim.policies.answers import nothing_planned
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.serving.clock import Clock
+from llmsim.serving.clock import FOREVER, Clock
 from llmsim.serving.cohort import Cohort
 from llmsim.serving.config import EngineConfig
 from llmsim.serving.joint import JointPrice, RankStretch, ticks_ahead
@@ -122,6 +122,23 @@ class Rank(Replica):
         self._front_ns = front
         self._launch_step(front)
 
+    def _end_step(self, front: int) -> None:
+        """End the launch of a step, unless it waits for what another rank needs."""
+        if self._group.held:
+            self._exec_end_ns = front
+            self._call_ns = FOREVER
+        else:
+            super()._end_step(front)
+
+    def open_gate(self) -> None:
+        """Have the group look whether all that its step waits for has come."""
+        self._group.open_gate()
+
+    def end_held(self, front: int, gap: int) -> None:
+        """Take part in a joint step that has waited, and takes so long with that [ns]."""
+        self._gap = gap
+        self._end_step(front)
+
     def start_stretch(self, front: int, gap: int) -> None:
         """Take part in a joint stretch of decode steps."""
         self._front_ns = front
@@ -163,6 +180,8 @@ class RankGroup(Lockstep):
         Its members.
     stretch : Stretch
         Of all ranks; it follows the cohort of the slowest.
+    held : bool
+        The joint step waits for KV that some rank needs, and all with it.
     """
 
     def __init__(
@@ -180,8 +199,8 @@ class RankGroup(Lockstep):
         self._idle = idle
         self._lead = 0
         self._attention: list[PriceLine | None] = []
-        self._merged = False
-        self._exec_end_ns = 0
+        self._merged = self.held = False
+        self._front_ns = self._exec_end_ns = 0
         self._ticks = 0
         self._gap = 0
 
@@ -232,18 +251,20 @@ class RankGroup(Lockstep):
                 rank.call(now, last)
         lead.call(now, last)
         front = max(self._exec_end_ns, now)
-        stepwise = busy = False
+        stepwise = busy = waits = False
         for rank in members:
             draft = rank.draft
             if rank.changed:
                 self.stretch.anchored = False
             idle = not draft.chunks and not rank.decodes
             busy = busy or not idle
+            waits = waits or (len(draft.gates) > 0 and draft.holds_step())
             if draft.chunks or draft.first_need < 0 or (rank.cohort.count and idle):
                 stepwise = True
+        self.held = busy and waits
         if not busy:
             self._rest(now)
-        elif stepwise:
+        elif stepwise or waits:
             self._launch_step(front)
         else:
             self._launch_stretch(front)
@@ -262,7 +283,7 @@ class RankGroup(Lockstep):
             self._call_ns = now
         else:
             for rank in members:
-                if (rank.running or rank.waiting) and not rank.port.expected:
+                if (rank.running or rank.port.somebody_waits()) and not rank.port.expected:
                     who = f"rank {rank.index}"
                     raise nothing_planned(rank.draft.policy, who, rank.running, rank.waiting)
             self._asleep = True
@@ -280,10 +301,31 @@ class RankGroup(Lockstep):
         self.price.duration_ns = duration
         self.stretch.anchored = False
         self._gap = duration
-        self._exec_end_ns = end = front + duration
-        self._call_ns = front if self._lookahead else end
+        self._front_ns = self._exec_end_ns = front
+        self._call_ns = FOREVER
+        if not self.held:
+            self._end_step()
         for rank in self.ranks:
             rank.start_step(front)
+
+    def _end_step(self) -> None:
+        """Note when the joint step ends, and the next call is."""
+        self._exec_end_ns = end = self._front_ns + self._gap
+        self._call_ns = self._front_ns if self._lookahead else end
+
+    def open_gate(self) -> None:
+        """End the launch of a joint step that had to wait, if all that it waited for has come."""
+        if not self.held or any(rank.draft.holds_step() for rank in self.ranks):
+            return
+        self.held = False
+        front, gap = self._front_ns, self._gap
+        for rank in self.ranks:  # layers of all go on together
+            if rank.draft.gates:
+                self._gap = max(self._gap, rank.draft.gated_end_ns(front, gap) - front)
+        self._end_step()
+        for rank in self.ranks:
+            rank.end_held(front, self._gap)
+        self.call_at(max(self._call_ns, self.clock.now))
 
     def _launch_stretch(self, front: int) -> None:
         """Joint decode steps, as many as can run before something changes."""

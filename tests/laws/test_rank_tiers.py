@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prices import COSTS, MS
 from test_fast_forward import assert_same
+from test_ranks import step_ns
+from test_tiers import SWAP
 from world_strategies import laws, worlds
 from worlds import Job, World, run
 
@@ -69,3 +72,34 @@ def test_loading_or_computing_again_goes_by_what_a_joint_step_takes(bytes_per_s,
     """Of 80 tokens 64 fewer take 64 x (20 + 3.0003 + 20) us = 2.75 ms less, loading 0.64 or 6.4."""
     world = replace(PAIR, loading="cheaper", tier_bytes_per_s=bytes_per_s)
     assert run(world).rows[1].cached_tokens == found
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_all_ranks_wait_for_the_layers_that_one_of_them_loads(fast_forward):
+    """Rank 0 decodes while 64 tokens come to rank 1: 6.4 ms for four layers, one after another."""
+    jobs = (replace(PAIR.jobs[0], output=40), PAIR.jobs[1])
+    slowed, loads = run(replace(PAIR, jobs=jobs, by_layer=True), fast_forward).rows
+    assert (slowed.replica, loads.replica, loads.cached_tokens) == (0, 1, 64)
+    # 16 tokens are computed on rank 1, one on rank 0: the last layer begins when all has come
+    step = step_ns(16, 17, 20_000 * 16)
+    assert loads.first_token_ns - loads.scheduled_ns == math.ceil(64 * MS // 10 + step / 4)
+    assert slowed.itl_max_ns == loads.first_token_ns - loads.scheduled_ns
+
+
+def test_all_ranks_wait_for_what_one_of_them_swaps():
+    """Two requests of rank 0 have room for one; rank 1 pays for the copies, out and back."""
+    jobs = (Job(0, 16, 40), Job(0, 16, 44), Job(0, 16, 40))
+    world = replace(SWAP, jobs=jobs, ranks=2, ranks_in_turn=True, kv_blocks=4)
+    ends, steps = {}, {}
+    for rate in (1e9, 1e7):
+        ran = run(replace(world, port_bytes_per_s=rate))
+        assert [row.replica for row in ran.rows] == [0, 1, 0]
+        assert ran.rows[1].preemptions == 0
+        swap, other = ran.facts.tiers
+        assert (swap.replica, other.written_bytes, other.read_bytes) == (0, 0, 0)
+        ends[rate] = ran.rows[1].end_ns
+        steps[rate] = ran.rows[1].itl_max_ns
+    assert swap.written_bytes == swap.read_bytes == 2 * 16 * 10_000
+    copy_ns = round(swap.written_bytes * (1 / 1e7 - 1 / 1e9) * 1e9)
+    assert ends[1e7] - ends[1e9] == 2 * copy_ns
+    assert steps[1e7] > copy_ns

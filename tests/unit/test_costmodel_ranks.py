@@ -137,16 +137,6 @@ def test_what_cannot_be_is_said():
         Scenario.load("quickstart", overrides)
 
 
-def test_what_does_not_go_together_yet_is_refused():
-    host = [{"name": "host", "capacity_bytes": 1e12}]
-    for kv, told in (
-        ({"tiers": host, "gate": "layer"}, r"dp: 8 does not go together with kv.gate layer"),
-        ({"tiers": host, "swap": {}}, r"dp: 8 does not go together with kv.swap"),
-    ):
-        with pytest.raises(ScenarioError, match=told):
-            Scenario.load("ranks", {"fleet.pools.main.kv": kv})
-
-
 def test_ranks_find_in_a_shared_tier_what_others_have_computed():
     """Eight ranks, in turn: each text of 4,000 tokens is computed once, not by every rank."""
     traffic = {
