@@ -88,8 +88,6 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
             )
         together = getattr(registry("batching").get(pool.batching.kind), "releases_together", False)
         other = {
-            "kv.swap": pool.dp > 1 and pool.kv is not None and pool.kv.swap is not None,
-            "kv.gate layer": pool.dp > 1 and pool.kv is not None and pool.kv.gate == "layer",
             "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
             f"retention {pool.retention.kind}": pool.retention.kind != "none",
             f"batching {pool.batching.kind}": together,

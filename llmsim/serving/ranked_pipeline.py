@@ -25,6 +25,7 @@ from llmsim.policies.batching import BatchingPolicy
 from llmsim.serving.clock import Clock
 from llmsim.serving.cohort import FOREVER
 from llmsim.serving.config import EngineConfig
+from llmsim.serving.gate import Gate
 from llmsim.serving.joint import StagedJointPrice
 from llmsim.serving.lockstep import Lockstep
 from llmsim.serving.microbatch import Slot
@@ -89,6 +90,22 @@ class PipelineRank(Pipeline):
         slot.delivery.failing = True
         slot.delivery.settle(now, now)
 
+    def open_gate(self) -> None:
+        """Have the group look whether what its micro-batches wait for has come."""
+        self._group.open_gate()
+
+    def hold(self, slot: Slot, now: int) -> None:
+        """Take part in a micro-batch that is sent now, whose way is not settled yet."""
+        self._way(slot, now, [], 0)
+        slot.end_ns = FOREVER
+        self._front_ns = now
+        self._record(now)
+
+    def settle(self, slot: Slot, end: int) -> None:
+        """Account for a micro-batch that has waited, and comes out at `end` [ns]."""
+        self._settle_until(slot, slot.way, end)
+        slot.account()
+
     def note(self, now: int) -> None:
         """Tell the recorder of a call in which nothing was planned, if there is one."""
         self._record(now)
@@ -131,6 +148,37 @@ class PipelineRank(Pipeline):
             self.sent(slot, now, end, 0)
 
 
+class Held:
+    """A micro-batch whose way may have to wait for KV.
+
+    Attributes
+    ----------
+    number : int
+    enters_ns : int [ns]
+    times : list of int (stations,) [ns]
+    gates : tuple of Gate
+        Of all ranks.
+    """
+
+    __slots__ = ("enters_ns", "gates", "number", "times")
+
+    def __init__(
+        self, number: int, enters_ns: int, times: list[int], gates: tuple[Gate, ...]
+    ) -> None:
+        self.number = number
+        self.enters_ns = enters_ns
+        self.times = times
+        self.gates = gates
+
+
+def still_come(gates: tuple[Gate, ...]) -> bool:
+    """Whether something has yet to come."""
+    for gate in gates:  # noqa: SIM110  # not through a generator
+        if gate.ended_ns < 0:
+            return True
+    return False
+
+
 class PipelineGroup(Lockstep):
     """The attention ranks of a pipeline, which have a share in every micro-batch.
 
@@ -155,6 +203,7 @@ class PipelineGroup(Lockstep):
         self._slowed = [name.startswith("stage") for name in cost.names]
         self._end_ns = [-1] * cost.stages  # of each micro-batch; -1 while it is not in flight
         self._flying: deque[int] = deque()
+        self._held: deque[Held] = deque()  # those in flight whose way waits for KV
 
     def add(self, rank: PipelineRank) -> None:
         """Take in one more rank, in order of index."""
@@ -230,7 +279,10 @@ class PipelineGroup(Lockstep):
             loads = [rank.load(rank.slots[number]) for rank in self.ranks]
             end = self._launch(number, now, loads)
             for rank in self.ranks:
-                rank.sent(rank.slots[number], now, end, 0)
+                if end == FOREVER:
+                    rank.hold(rank.slots[number], now)
+                else:
+                    rank.sent(rank.slots[number], now, end, 0)
         for rank in self.ranks:
             if lost and not planned:
                 rank.note(now)
@@ -238,7 +290,10 @@ class PipelineGroup(Lockstep):
         return planned or lost
 
     def _launch(self, number: int, now: int, loads: list[RankLoad]) -> int:
-        """Send a micro-batch into the pipeline; return when it comes out [ns]."""
+        """Send a micro-batch into the pipeline; return when it comes out [ns].
+
+        Not known, and `FOREVER`, while it waits for KV of any rank, or is behind one that does.
+        """
         times = self._cost.station_ns(loads)
         drag = 0.0
         for rank in self.ranks:  # all wait for the rank with most transfers
@@ -246,10 +301,37 @@ class PipelineGroup(Lockstep):
                 drag = rank.drag_frac
         if drag:
             times = slowed_ns(times, self._slowed, drag)
-        end = self.ranks[0].pass_stations(now, times)
-        self._end_ns[number] = end
         self._flying.append(number)
+        gates = self._gates()
+        if self._held or (gates and still_come(gates)):
+            self._held.append(Held(number, now, times, gates))
+            self._end_ns[number] = FOREVER
+            return FOREVER
+        end = self.ranks[0].pass_stations(now, times, gates)
+        self._end_ns[number] = end
         return end
+
+    def _gates(self) -> tuple[Gate, ...]:
+        """Return, and forget, what the micro-batch that is launched next has to wait for."""
+        found: tuple[Gate, ...] = ()
+        for rank in self.ranks:
+            gates = rank.draft.gates
+            if gates:
+                found += tuple(gates)
+                gates.clear()
+        return found
+
+    def open_gate(self) -> None:
+        """Settle the way of those that have waited for what has come now."""
+        held, flying = self._held, self._flying
+        while held and not still_come(held[0].gates):
+            way = held.popleft()
+            end = self.ranks[0].pass_stations(way.enters_ns, way.times, way.gates)
+            self._end_ns[way.number] = end
+            for rank in self.ranks:
+                rank.settle(rank.slots[way.number], end)
+        if self._call_ns == FOREVER and flying and self._end_ns[flying[0]] < FOREVER:
+            self.call_at(max(self._end_ns[flying[0]], self.clock.now))
 
     def _go_on(self, now: int) -> int:
         """Let micro-batches go round again that all schedulers would plan alike.
@@ -262,6 +344,8 @@ class PipelineGroup(Lockstep):
         flying, clock, ranks = self._flying, self.clock, self.ranks
         while flying:
             number = flying[0]
+            if self._held:
+                return now
             for rank in ranks:
                 if not rank.repeats(rank.slots[number]):
                     return now

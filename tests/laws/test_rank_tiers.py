@@ -86,6 +86,18 @@ def test_all_ranks_wait_for_the_layers_that_one_of_them_loads(fast_forward):
     assert slowed.itl_max_ns == loads.first_token_ns - loads.scheduled_ns
 
 
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_a_stage_waits_with_all_ranks_for_the_layers_of_one(fast_forward):
+    """The same on two stages of two layers: the first has its last when all has come."""
+    jobs = (replace(PAIR.jobs[0], output=40), PAIR.jobs[1])
+    world = replace(PAIR, jobs=jobs, by_layer=True, stages=(0.5, 0.5))
+    slowed, loads = run(world, fast_forward).rows
+    assert (slowed.replica, loads.replica, loads.cached_tokens) == (0, 1, 64)
+    stage = round(step_ns(16, 17, 20_000 * 16) / 2)
+    assert loads.first_token_ns - loads.scheduled_ns == math.ceil(64 * MS // 10 + stage / 2) + stage
+    assert slowed.itl_max_ns == loads.first_token_ns - loads.scheduled_ns
+
+
 def test_all_ranks_wait_for_what_one_of_them_swaps():
     """Two requests of rank 0 have room for one; rank 1 pays for the copies, out and back."""
     jobs = (Job(0, 16, 40), Job(0, 16, 44), Job(0, 16, 40))

@@ -67,6 +67,23 @@ def test_one_stage_is_a_plain_group_of_ranks(data):
         assert (one.lookup_tokens, one.hit_tokens) == (other.lookup_tokens, other.hit_tokens)
 
 
+@laws(30)
+@given(data=st.data())
+def test_one_stage_is_a_plain_group_of_ranks_with_tiers_below(data):
+    """Bit for bit, decisions, rows, and what went to and from every tier that ranks do not share.
+
+    Of one that they share, who comes first at an instant has it: here the rank in the lead is last.
+    """
+    cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
+    given = {"cost": cost, "batching": "vllm", "routing": "round-robin", "lookahead": 0}
+    world = data.draw(worlds(ranks=True, tiers=True, **given))
+    world = replace(world, in_flight=0, per_expert_ns=3_000.0, tier_scopes=("replica", "replica"))
+    plain, piped = run(world), run(replace(world, stages=(1.0,)))
+    assert plain.decisions == piped.decisions
+    assert [row.values for row in plain.rows] == [row.values for row in piped.rows]
+    assert plain.facts.tiers == piped.facts.tiers
+
+
 # two stages, half of a joint step on each; the price "round" as in `test_ranks`
 PAIR = World(
     (Job(0, 100, 3), Job(0, 80, 3), Job(0, 60, 3)),

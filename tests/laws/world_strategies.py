@@ -258,8 +258,6 @@ def worlds(
         world = replace(world, prefix_caching=False, lookahead=0, **draw(stopping()))
     if below:
         world = replace(world, **draw(tiers_below()))
-        if ranks and stages:  # a step that waits for nobody's layers, and nobody is swapped out
-            world = replace(world, by_layer=False, swap_blocks=0)
     if turns and not closed:
         extra = draw(
             st.lists(

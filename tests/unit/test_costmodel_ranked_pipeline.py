@@ -124,9 +124,6 @@ def test_layouts_that_cannot_be():
 
 
 REFUSED = [
-    ({"fleet.gateway": {}}, "fleet.gateway"),
-    ({"fleet.pools.main.kv": {"swap": {}}}, "kv.swap"),
-    ({"fleet.pools.main.spare_replicas": 1}, "spare_replicas"),
     ({"fleet.pools.main.engine.lookahead": 1}, "must be 0 or absent with pp"),
     ({"record.tokens": True}, r"attention ranks \(dp\) or stages \(pp\)"),
 ]
