@@ -65,8 +65,6 @@ def _wrong_pins(pool: Pool) -> dict[str, str]:
     against = [
         (not pool.engine.prefix_caching, "needs engine.prefix_caching"),
         (pool.role != "mixed", f"does not go with role {pool.role}"),
-        (pool.dp > 1, "does not go with attention ranks (dp)"),
-        (pool.pp > 1, "does not go with pipeline stages (pp)"),
         (pool.kv is not None and pool.kv.swap is not None, "does not go with kv.swap"),
         (bool(_keeper(pool)), f"does not go with {_keeper(pool)}"),
     ]

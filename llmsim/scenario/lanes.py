@@ -89,7 +89,6 @@ def wrong_pipelines(fleet: Fleet) -> dict[str, str]:
         together = getattr(registry("batching").get(pool.batching.kind), "releases_together", False)
         other = {
             "pools that share GPUs (beside)": pool.beside is not None or name in hosts,
-            f"retention {pool.retention.kind}": pool.retention.kind != "none",
             f"batching {pool.batching.kind}": together,
         }
         clashes = [what for what, there in other.items() if there]

@@ -121,7 +121,7 @@ class Retainer:
         if not tokens:
             return
         replica = self._replica
-        rebuild_s = replica.cost.step_ns([(tokens, 0)], 0, 0, 0, 1) / NS_PER_S
+        rebuild_s = replica.port.prompt_ns(tokens, 0) / NS_PER_S
         keeper = replica.draft.keeper
         if keeper is not None:
             rebuild_s = min(rebuild_s, keeper.load_s(tokens))
@@ -243,10 +243,11 @@ class Retainer:
             Whether there is more room now.
         """
         replica, draft = self._replica, self._replica.draft
-        aside = draft.watermark_blocks if replica.running_set or draft.beside else 0
+        others = len(replica.running_set) > 0 or draft.beside > 0
+        aside = draft.watermark_blocks if others else 0
         if blocks + match.unreferenced - match.blocks <= self._ledger.free - aside:
             return False  # it is not memory that it lacks
-        if self._policy.gives_way != "admission" and (replica.running_set or replica.port.expected):
+        if self._policy.gives_way != "admission" and (others or replica.port.expected):
             return False
         return self._give_way()
 
@@ -314,7 +315,9 @@ def keep_pins(
         if policy is not None and isinstance(ledger, PrefixLedger):
             believed = None if tool_times is None else ToolBeliefs(tool_times(), programs, seed)
             named = None if names is None else names.of
-            replica.draft.retainer = Retainer(replica, ledger, policy(), named, believed)
+            retainer = Retainer(replica, ledger, policy(), named, believed)
+            for draft in replica.port.drafts():
+                draft.retainer = retainer
 
 
 class _Tools:

@@ -81,7 +81,9 @@ def _pin_gives_way(draft: Draft) -> bool:
 
     It would lose its KV, fit again with its first chunk, and get as far as before, for ever.
     """
-    if draft.retainer is None or draft.reserve_prompt or len(draft.running_set) > 1:
+    if draft.retainer is None or draft.reserve_prompt:
+        return False
+    if draft.beside or len(draft.running_set) > 1:
         return False
     return draft.retainer.unblock()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from abilities import foresees, movable
+from abilities import foresees, keeps_line, movable
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
@@ -28,13 +28,18 @@ def pinning_worlds(draw, **given):
         world = replace(world, batching="vllm", swap_blocks=0, allocation="paged")
     return replace(
         world,
-        stages=(),
         prefix_caching=True,
         retention=draw(st.sampled_from(KINDS)),
         ttl_ns=draw(st.sampled_from([0, 0, 1, 5 * MS, 40 * MS, 10_000 * MS])),
         gives_way=draw(st.sampled_from(["deadlock", "preemption", "admission"])),
         timeout_ns=draw(st.sampled_from([0, 0, 60 * MS, 333 * MS])),
     )
+
+
+def parts_of(data, batching: str = "vllm"):
+    """Whether replicas are several attention ranks, and pipelines."""
+    stages = data.draw(st.booleans()) and not keeps_line(batching)
+    return {"ranks": data.draw(st.booleans()), "stages": stages}
 
 
 def check(ran):
@@ -53,7 +58,7 @@ def check(ran):
 @laws(4)
 @given(data=st.data())
 def test_every_pin_ends_and_every_block_comes_back(batching, data):
-    world = data.draw(pinning_worlds(tiers=None, batching=batching))
+    world = data.draw(pinning_worlds(tiers=None, batching=batching, **parts_of(data, batching)))
     ran = run(world)
     check(ran)
     assert ran.facts.digest == run(world).facts.digest
@@ -65,21 +70,23 @@ def test_every_pin_ends_and_every_block_comes_back(batching, data):
 @laws(6)
 @given(data=st.data())
 def test_merged_and_single_steps_are_the_same_with_pins(batching, data):
-    world = data.draw(pinning_worlds(batching=batching, handoff=None, tiers=None))
+    given = {"handoff": None, "tiers": None} | parts_of(data, batching)
+    world = data.draw(pinning_worlds(batching=batching, **given))
     if world.decoders:
         world = replace(world, decoders=0)
     assert_same(world)
 
 
 @laws(15)
-@given(world=pinning_worlds(moves=True))
-def test_programs_that_move_lose_no_pin(world):
-    check(run(world))
+@given(data=st.data())
+def test_programs_that_move_lose_no_pin(data):
+    check(run(data.draw(pinning_worlds(moves=True, **parts_of(data)))))
 
 
 @laws(15)
-@given(world=pinning_worlds())
-def test_with_memory_for_all_pins_change_nothing(world):
+@given(data=st.data())
+def test_with_memory_for_all_pins_change_nothing(data):
+    world = data.draw(pinning_worlds(**parts_of(data)))
     world = replace(world, kv_blocks=100_000, watermark_blocks=0)
     if foresees(world.routing):  # which worlds do without pins only
         world = replace(world, routing="least-loaded")
@@ -120,15 +127,32 @@ BUSY = replace(
 """The same while a third one decodes for 100 ms, so that something else can run."""
 
 
+@pytest.mark.parametrize("stages", [(), (0.5, 0.5)])
 @pytest.mark.parametrize("fast_forward", [True, False])
-def test_a_pin_keeps_them_until_its_time_is_up(fast_forward):
+def test_a_pin_keeps_them_until_its_time_is_up(fast_forward, stages):
+    """Stages make no difference: all who run are in one micro-batch."""
     for ttl_ns, wait_ns in ((10 * MS, 10 * MS), (11 * MS, 15 * MS), (30 * MS, 30 * MS)):
-        ran = run(replace(BUSY, retention="fixed", ttl_ns=ttl_ns), fast_forward)
+        ran = run(replace(BUSY, retention="fixed", ttl_ns=ttl_ns, stages=stages), fast_forward)
         rows = {(row.session, row.turn): row for row in ran.rows}
         assert rows[2, 0].scheduled_ns - rows[0, 0].end_ns == wait_ns  # the next step's begin
         assert ran.facts.replicas[0].pins.expired >= 1
     rows = {(row.session, row.turn): row for row in run(BUSY).rows}
     assert rows[2, 0].scheduled_ns == rows[0, 0].end_ns
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_a_pin_need_not_give_way_while_somebody_is_in_flight(fast_forward):
+    """With a budget of 20 tokens the program and who decodes are in micro-batches of their own.
+
+    At 25 ms the program's last token is out, and nobody is left in its micro-batch; the other one
+    comes out at 27.5 ms, and every 5 ms from then on. The pin ends at 55 ms.
+    """
+    world = replace(BUSY, retention="fixed", ttl_ns=30 * MS, stages=(0.5, 0.5), budget_tokens=20)
+    ran = run(world, fast_forward)
+    rows = {(row.session, row.turn): row for row in ran.rows}
+    assert rows[0, 0].end_ns == 25 * MS
+    assert rows[2, 0].scheduled_ns == 57_500_000
+    assert ran.facts.replicas[0].pins.expired >= 1
 
 
 def test_a_pin_lasts_until_the_next_call_runs():

@@ -137,7 +137,6 @@ WRONG = [
     ({"engine.lookahead": 1}, "must be 0 or absent"),
     ({"kv.tiers": [{"name": "host", "medium": "host", "capacity_gb": 1}]}, "tiers"),
     ({"batching": "static-batching"}, "batching static"),
-    ({"retention": {"kind": "fixed"}}, "fixed does not go with"),
     ({"pp": 1, "stage_link": "ib-ndr"}, "several stages"),
     ({"stage_link": "ib-nrd"}, "ib-ndr"),
 ]
