@@ -87,6 +87,7 @@ COMPILED = (
     "llmsim/serving/roles.py",
     "llmsim/serving/request.py",
     "llmsim/serving/rerouting.py",
+    "llmsim/serving/rounds.py",
     "llmsim/serving/shelf.py",
     "llmsim/serving/slowed.py",
     "llmsim/serving/staged_port.py",

@@ -17,6 +17,7 @@ from llmsim.serving.microbatch import Slot
 from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import Request
+from llmsim.serving.rounds import Rounds
 from llmsim.serving.wake import Wake
 
 
@@ -38,6 +39,7 @@ class ShadowPipeline(Pipeline):
         super().__init__(
             clock, like.index, like.pool, like._staged, config, policy, NEVER, nobody_hears
         )
+        self._rounds = Rounds(len(like.busy_ns), config.block_tokens, quiet=True)
         arrived: deque[Request] = deque()  # whoever is planned next seats those
         for slot in self.slots:
             slot.meter = slot.draft.meter = QuietMeter()
@@ -63,7 +65,7 @@ class ShadowPipeline(Pipeline):
         places = {slot: place for place, slot in enumerate(other.slots)}
         self._flying = deque([self.slots[places[slot]] for slot in other._flying])
 
-    def _wake(self, alarm: Wake) -> None:
+    def wake(self, alarm: Wake) -> None:
         """Call the scheduler once: who asks may know enough then."""
         if self.clock.now == self._call_ns and not self._asleep:
             self._call(self._call_ns)

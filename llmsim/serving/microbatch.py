@@ -226,9 +226,8 @@ class Slot:
         self.padded_uj = math.fsum(one[1] for one in terms)
         self.windowed_uj = math.fsum(one[2] for one in terms)
 
-    def station_ns(self) -> list[int]:
-        """Return what its decodes alone take at each station [ns]."""
-        padded, windowed = self.cohort.padded, self.cohort.windowed
+    def station_ns(self, padded: int, windowed: int) -> list[int]:
+        """Return what its decodes alone take at each station, at some context sums [ns]."""
         return [
             rounded(line.base_ns + line.per_token_ns * padded + line.per_windowed_ns * windowed)
             for line in self.lines

@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from llmsim.core.errors import InvariantError
-from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import StagedCost
 from llmsim.costmodel.energy import ActiveEnergy
 from llmsim.policies.answers import nothing_planned
@@ -33,9 +32,10 @@ from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
 from llmsim.serving.gate import Gate
 from llmsim.serving.microbatch import PipelineMeter, Slot, SlotCohort, Way
-from llmsim.serving.preemption import park
+from llmsim.serving.preemption import park, seat_of, take_loose
 from llmsim.serving.replica import Replica
-from llmsim.serving.request import DECODE, HANDED, PREFILL, WAITING, Request
+from llmsim.serving.request import DECODE, HANDED, WAITING, Request
+from llmsim.serving.rounds import Rounds
 from llmsim.serving.slowed import SlowedStages
 from llmsim.serving.staged_port import StagedPort
 from llmsim.serving.step import Step
@@ -104,6 +104,7 @@ class Pipeline(Replica):
         self.station_names = cost.names
         self.busy_ns = [0] * len(cost.names)
         self.in_flight_ns = 0
+        self._rounds = Rounds(len(cost.names), config.block_tokens, quiet=False)
         self._seats = 0
         self._held: deque[Slot] = deque()  # those in flight whose way waits for KV
         gates = self.slots[0].draft.gates  # whoever is launched next waits for what is copied now
@@ -191,27 +192,13 @@ class Pipeline(Replica):
         draft.beside = self.running - len(running) - len(self.loose)
         draft.max_seqs = self.config.max_num_seqs - draft.beside
         if self.loose:
-            self._take_loose(draft)
+            take_loose(draft, self.loose)
         if self._leaving:
             slot.delivery.leaving += [one for one in self._leaving if one[0] in running]
             self._leaving = [one for one in self._leaving if one[0] not in running]
         if self.departing:
             slot.delivery.departing += [one for one in self.departing if one in running]
             self.departing = [one for one in self.departing if one not in running]
-
-    def _take_loose(self, draft: Draft) -> None:
-        """Bring those who are in no micro-batch into the one that is planned, in their places."""
-        running = draft.running_set
-        first = next(iter(self.loose)).seat
-        mixed = bool(running) and next(reversed(running)).seat > first
-        for request in self.loose:
-            running[request] = None
-            (draft.prefilling if request.state == PREFILL else draft.parked)[request] = None
-        self.loose.clear()
-        if mixed:
-            ordered = sorted(running, key=_seat_of)
-            running.clear()
-            running.update(dict.fromkeys(ordered))
 
     def leave(self, slot: Slot) -> None:
         """Let go who is not in flight with a micro-batch: the next one may take them."""
@@ -240,7 +227,7 @@ class Pipeline(Replica):
                 loose[request] = None
             draft.parked.clear()
         if len(loose) > 1:
-            self.loose = dict.fromkeys(sorted(loose, key=_seat_of))
+            self.loose = dict.fromkeys(sorted(loose, key=seat_of))
 
     def _call(self, now: int) -> None:
         """Take in the micro-batch that has come out, if one has, and launch as many as may be."""
@@ -321,15 +308,37 @@ class Pipeline(Replica):
             slot = flying[0]
             if self._held or not self.repeats(slot):
                 return now
+            due = clock.next_ns()
+            if self._rounds.pays(flying, self._changes, due - now) and self._go_round(now, due):
+                now = self._call_ns
+                if now >= due:
+                    return -1
+                continue
             flying.popleft()
             end = self._pass_decodes(slot, now)
             self.repeat(slot, now, end, slot.active_uj())
             flying.append(slot)
             self._call_ns = now = flying[0].end_ns
-            if not clock.idle_until(now):
+            if due <= now:
                 return -1
             clock.jump(now)
         return now
+
+    def _go_round(self, now: int, until_ns: int) -> bool:
+        """Let micro-batches enter one after another; return whether anyone could."""
+        rounds, ledger = self._rounds, self.ledger
+        rounds.now, rounds.out_ns, rounds.in_flight_ns = now, self._exec_end_ns, 0
+        blocks = self._kv_blocks - ledger.free, ledger.free
+        times = self._free_ns, self.busy_ns
+        if not rounds.run(self._flying, self._changes, until_ns, blocks, times):
+            return False
+        if rounds.blocks:
+            ledger.take(rounds.blocks)
+        self.in_flight_ns += rounds.in_flight_ns
+        self._exec_end_ns = rounds.out_ns
+        self._call_ns = rounds.now
+        self.clock.jump(rounds.now if rounds.now < until_ns else rounds.last_ns)
+        return True
 
     def repeats(self, slot: Slot) -> bool:
         """Whether the scheduler would plan the decodes of a micro-batch again, and has room."""
@@ -395,7 +404,8 @@ class Pipeline(Replica):
         else:
             slot.price(self._staged, self._energies)
             # by the lines, unless that has to wait
-            times = slot.station_ns() if self._held or draft.gates else []
+            waits = self._held or draft.gates
+            times = slot.station_ns(cohort.padded, cohort.windowed) if waits else []
             active_uj = slot.active_uj()
         way = self._way(slot, now, times, active_uj)
         if draft.gates:
@@ -462,21 +472,9 @@ class Pipeline(Replica):
     def _pass_decodes(self, slot: Slot, now: int) -> int:
         """Return when decodes come out that enter now [ns]; see `pass_stations`."""
         cohort = slot.cohort
-        padded, windowed = cohort.padded, cohort.windowed
-        if padded > slot.until_tokens:
+        if cohort.padded > slot.until_tokens:
             slot.price(self._staged, self._energies)
-        free, busy = self._free_ns, self.busy_ns
-        time = now
-        for station, line in enumerate(slot.lines):
-            takes = rounded(
-                line.base_ns + line.per_token_ns * padded + line.per_windowed_ns * windowed
-            )
-            if free[station] > time:
-                time = free[station]
-            time += takes
-            free[station] = time
-            busy[station] += takes
-        return time
+        return self.pass_stations(now, slot.station_ns(cohort.padded, cohort.windowed))
 
     def pass_stations(self, now: int, times: list[int], gates: tuple[Gate, ...] = ()) -> int:
         """Return when a micro-batch comes out that enters now, behind all others [ns]."""
@@ -493,7 +491,3 @@ class Pipeline(Replica):
             free[station] = time
             busy[station] += takes
         return time
-
-
-def _seat_of(request: Request) -> int:
-    return request.seat

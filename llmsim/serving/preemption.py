@@ -191,3 +191,23 @@ def _unschedule(draft: Draft, victim: Request) -> None:
             victim.computed = past
             del draft.chunks[at]
             return
+
+
+def take_loose(draft: Draft, loose: dict[Request, None]) -> None:
+    """Bring those who are in no micro-batch into the one that is planned, in their places."""
+    running = draft.running_set
+    first = next(iter(loose)).seat
+    mixed = bool(running) and next(reversed(running)).seat > first
+    for request in loose:
+        running[request] = None
+        (draft.prefilling if request.state == PREFILL else draft.parked)[request] = None
+    loose.clear()
+    if mixed:
+        ordered = sorted(running, key=seat_of)
+        running.clear()
+        running.update(dict.fromkeys(ordered))
+
+
+def seat_of(request: Request) -> int:
+    """Return a request's place among those who run."""
+    return request.seat

@@ -46,6 +46,7 @@ def assert_same(world: World, **given) -> None:
     assert [row.values for row in merged.rows] == [row.values for row in stepped.rows]
     assert merged.facts.end_ns == stepped.facts.end_ns
     assert merged.facts.requests == stepped.facts.requests
+    assert merged.facts.stations == stepped.facts.stations
     for one, other in zip(merged.facts.replicas, stepped.facts.replicas, strict=True):
         assert one.steps == other.steps
         assert one.preemptions == other.preemptions

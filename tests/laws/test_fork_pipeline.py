@@ -8,6 +8,9 @@ from prices import MS
 from test_forks import Asks
 from worlds import Job, World, run
 
+from llmsim.serving.fork_pipeline import PipelineFork
+from llmsim.serving.rounds import Rounds
+
 STAGES = World((), stages=(0.5, 0.5), believed="oracle")
 
 
@@ -44,3 +47,36 @@ def test_who_comes_later_stands_behind_those_who_run():
     jobs = (Job(34 * MS, 50, 40), Job(39 * MS, 10, 40), Job(168 * MS, 150, 2))
     world = replace(STAGES, jobs=jobs, budget_tokens=8, chunk_limit_tokens=5, kv_blocks=15)
     told(replace(world, max_num_seqs=8, reserve_prompt=False))
+
+
+def test_a_fork_goes_no_further_than_to_what_is_asked(monkeypatch):
+    """Others have hundreds of tokens to go when the newcomer has had its last one."""
+    went = []
+    ask = PipelineFork.token_ns
+
+    def asked(fork, target, which, before_ns):
+        answer = ask(fork, target, which, before_ns)
+        went.append((fork.clock.now, answer))
+        return answer
+
+    monkeypatch.setattr(PipelineFork, "token_ns", asked)
+    jobs = (Job(0, 10, 900), Job(0, 10, 700), Job(20 * MS, 10, 5))
+    told(replace(STAGES, jobs=jobs, kv_blocks=200))
+    assert len(went) == 2
+    assert all(now <= answer for now, answer in went)
+
+
+def test_decodes_go_round_without_being_visited_one_by_one(monkeypatch):
+    """Two micro-batches of 300 tokens and one that comes in between, whose prompt ends a round."""
+    entered = []
+    run_rounds = Rounds.run
+
+    def counted(rounds, *given):
+        entered.append(run_rounds(rounds, *given))
+        return entered[-1]
+
+    monkeypatch.setattr(Rounds, "run", counted)
+    jobs = (Job(0, 8, 300), Job(0, 8, 300), Job(500 * MS, 7, 2))
+    run(replace(STAGES, jobs=jobs, budget_tokens=8, kv_blocks=200))
+    assert sum(entered) > 550
+    assert len(entered) < 10
