@@ -102,8 +102,6 @@ def _pool_clash(pool: Pool, lane: bool) -> str:
         return f"a pool of role {pool.role}"
     if pool.pp > 1 and pool.dp > 1:
         return "pipeline stages of attention ranks"
-    if pool.pp > 1 and pool.kv is not None and (pool.kv.tiers or pool.kv.swap is not None):
-        return "KV below the GPUs of pipeline stages"
     if pool.stop is not None:
         return "steps that can be stopped"
     if pool.retention.kind != "none":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from llmsim.core.errors import InvariantError
 from llmsim.policies.views import RequestView
-from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
+from llmsim.serving.clock import ARRIVAL_PRIORITY, FOREVER, Clock
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.equipment import empty_line
 from llmsim.serving.fork import Fork
+from llmsim.serving.gate import Gate
 from llmsim.serving.likeness import Likeness, QuietMeter, copied, nobody_hears
 from llmsim.serving.meter import NEVER
 from llmsim.serving.microbatch import Slot
@@ -53,6 +55,7 @@ class ShadowPipeline(Pipeline):
         self._call_ns = other._call_ns
         self.ledger.free = other.ledger.free
         self.port.expected = other.port.expected
+        self._exec_end_ns = other._exec_end_ns
         self._free_ns = other._free_ns.copy()
         self._seats = other._seats
         self._policy = policy = copied(other._policy)
@@ -64,6 +67,7 @@ class ShadowPipeline(Pipeline):
             slot.seen = -1  # it is planned, and priced, when it has come out
         places = {slot: place for place, slot in enumerate(other.slots)}
         self._flying = deque([self.slots[places[slot]] for slot in other._flying])
+        self._held = deque([self.slots[places[slot]] for slot in other._held])
 
     def wake(self, alarm: Wake) -> None:
         """Call the scheduler once: who asks may know enough then."""
@@ -99,9 +103,12 @@ class PipelineLikeness(Likeness):
         pairs: list[tuple[Slot, Slot]] = list(zip(own.slots, theirs.slots, strict=True))
         members = []
         for slot, like in pairs:
-            # the token that is in flight has been counted, and may be the last one
+            # the token that is in flight has been counted, and may be the last one; while its way
+            # waits for KV it has not
             tick = slot.cohort.tick
-            members.append(self._add_running(like.draft, like.delivery, tick, 0, tick, believed))
+            coming = 1 if like.end_ns == FOREVER and like.way.count else 0
+            given = tick, coming, tick + coming
+            members.append(self._add_running(like.draft, like.delivery, *given, believed))
         loose = self.add(theirs.loose, believed)
         own.loose = dict.fromkeys(loose)
         for clone in self.add(theirs.line.requests(), believed):
@@ -112,6 +119,13 @@ class PipelineLikeness(Likeness):
             self._settle_delivery(slot.delivery, like.delivery)
         own.running_set = own.draft.running_set
         own._leaving = [(self.copy_of(r), why) for r, why in theirs._leaving if not r.ended]
+
+    def take_gates(self, other: Replica, copy_of: Callable[[Gate], Gate]) -> None:
+        """Wait for what another pipeline waits for, in flight and in what is sent next."""
+        super().take_gates(other, copy_of)
+        for slot, like in zip(self._pipeline.slots, _pipeline(other).slots, strict=True):
+            if like.end_ns == FOREVER:
+                slot.way = like.way.copied(tuple([copy_of(gate) for gate in like.way.gates]))
 
 
 class PipelineFork(Fork):

@@ -18,6 +18,7 @@ from llmsim.serving.flows import Flow, Flows
 from llmsim.serving.gate import Gate
 from llmsim.serving.keeper import Keeper, Load
 from llmsim.serving.likeness import Likeness, copied, nobody_hears
+from llmsim.serving.parts import drafts_of
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import Request
 from llmsim.serving.storehouse import Reach, Tier
@@ -57,10 +58,14 @@ class ShadowTiers:
         for likeness, like, reach in zip(likenesses, likes, reaches, strict=True):
             shadow, keeper, swapper = likeness.shadow, like.draft.keeper, like.draft.swapper
             if keeper is not None and reach is not None:
-                shadow.draft.keeper = Keeper(shadow, keeper.plan, flows, reach, nobody_hears)
+                own = Keeper(shadow, keeper.plan, flows, reach, nobody_hears)
+                for draft in drafts_of(shadow):
+                    draft.keeper = own
             if swapper is not None:
                 out, into = swaps.pop(0)
-                shadow.draft.swapper = Swapper(shadow, swapper.plan, flows, out, into, nobody_hears)
+                swaps_here = Swapper(shadow, swapper.plan, flows, out, into, nobody_hears)
+                for draft in drafts_of(shadow):
+                    draft.swapper = swaps_here
 
     def _way(self, path: tuple[int, ...], there: Flows) -> tuple[int, ...]:
         """Return resources in the numbers of this world."""
@@ -117,14 +122,18 @@ class ShadowTiers:
             own_swaps, their_swaps = draft.swapper, other.draft.swapper
             if own_swaps is not None and their_swaps is not None:
                 self._copy_swaps(likeness, own_swaps, their_swaps, believed)
-            gates = self._gates  # what has come while others had yet to is left in the step
-            draft.gates = [
-                gates[gate] if gate in gates else gate.of(gate.flow) for gate in other.draft.gates
-            ]
+            likeness.take_gates(other, self._gate)
         shared = not believed and any(
             flows.users(there) != self._flows.users(here) for there, here in self._ways.items()
         )
         self._flows.go_on(shared)
+
+    def _gate(self, gate: Gate) -> Gate:
+        """Return the copy of a gate."""
+        copy = self._gates.get(gate)
+        if copy is None:  # what has come while others had yet to is left in the step
+            copy = gate.of(gate.flow)
+        return copy
 
     def _path(self, flow: Flow, believed: bool) -> tuple[int, ...]:
         return flow.path if believed else tuple([self._ways[each] for each in flow.path])

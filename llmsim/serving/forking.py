@@ -52,8 +52,6 @@ def unforkable(replica: Replica) -> str:
         return "batching policies that keep more than the next step"
     if type(replica) not in (Replica, Rank, Lane, Pipeline):
         return "pipeline stages of attention ranks, and steps that can be stopped"
-    if isinstance(replica, Pipeline) and (draft.keeper is not None or draft.swapper is not None):
-        return "KV below the GPUs of a pipeline"
     if draft.claims is not None:
         return "promises of KV"
     if draft.together is not None:

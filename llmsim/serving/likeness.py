@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import TypeVar
@@ -11,6 +11,7 @@ from llmsim.results.histogram import LogHistogram
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
 from llmsim.serving.equipment import empty_line
+from llmsim.serving.gate import Gate
 from llmsim.serving.meter import NEVER, Meter
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, FINISHING, Request
@@ -133,6 +134,10 @@ class Likeness:
         self._settle_draft(own.draft, other.draft)
         own.running_set = own.draft.running_set
         self._settle_delivery(own.delivery, other.delivery)
+
+    def take_gates(self, other: Replica, copy_of: Callable[[Gate], Gate]) -> None:
+        """Wait for what another replica's step waits for."""
+        self.shadow.draft.gates[:] = [copy_of(gate) for gate in other.draft.gates]
 
     def _add_running(
         self,

@@ -142,6 +142,15 @@ class Way:
         self.running = running
         self.gates: tuple[Gate, ...] = ()
 
+    def copied(self, gates: tuple[Gate, ...]) -> Way:
+        """Return the same, not settled yet, with other gates."""
+        copy = Way(
+            self.enters_ns, self.times, self.count, self.rows, self.active_uj, self.used_blocks,
+            self.running,
+        )  # fmt: skip
+        copy.gates = gates
+        return copy
+
     def waits(self) -> bool:
         """Whether something has yet to come."""
         for gate in self.gates:  # noqa: SIM110  # not through a generator

@@ -1,11 +1,15 @@
-"""Forks of pipelines by hand: what is in flight comes out in a fork, too."""
+"""Forks of pipelines: what is in flight, or waits for KV on its way, comes out in a fork, too."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from prices import MS
+from hypothesis import given
+from hypothesis import strategies as st
+from prices import COSTS, MS
 from test_forks import Asks
+from world_strategies import STAGES as STAGE_SHARES
+from world_strategies import laws, tiers_below
 from worlds import Job, World, run
 
 from llmsim.serving.fork_pipeline import PipelineFork
@@ -80,3 +84,72 @@ def test_decodes_go_round_without_being_visited_one_by_one(monkeypatch):
     run(replace(STAGES, jobs=jobs, budget_tokens=8, kv_blocks=200))
     assert sum(entered) > 550
     assert len(entered) < 10
+
+
+@st.composite
+def told_again(draw) -> World:
+    """Two texts that come again and again, KV for few, and slow ways to a tier and to the host."""
+    texts = [((number, draw(st.integers(20, 120))),) for number in (1, 2)]
+    jobs = []
+    at = 0
+    for number in range(draw(st.integers(3, 12))):
+        at += draw(st.sampled_from([0, 1, 3 * MS, 5 * MS, 17 * MS, 40 * MS]))
+        segments = (*draw(st.sampled_from(texts)), (100 + number, draw(st.integers(1, 30))))
+        prompt = sum(tokens for _, tokens in segments)
+        jobs.append(Job(at, prompt, draw(st.integers(1, 25)), segments))
+    block = draw(st.sampled_from([16, 4, 1]))
+    most = max(-(-(job.prompt + job.output) // block) for job in jobs)
+    world = World(
+        tuple(jobs),
+        cost=draw(st.sampled_from(sorted(COSTS))),
+        block_tokens=block,
+        kv_blocks=most + draw(st.integers(0, most)),
+        max_num_seqs=draw(st.sampled_from([2, 3, 8])),
+        budget_tokens=draw(st.sampled_from([30, 100, 4096])),
+        reserve_prompt=draw(st.booleans()),
+        stages=draw(st.sampled_from(STAGE_SHARES)),
+        hop_ns=draw(st.sampled_from([0.0, 300_000.0])),
+        stage_host_ns=draw(st.sampled_from([0, MS])),
+        believed="oracle",
+        view_age_ns=0,
+    )
+    world = replace(world, **draw(tiers_below()))
+    return replace(
+        world,
+        tier_chunks=(1000,),
+        tier_writes=("through",),
+        tier_scopes=("replica",),
+        loading="always",
+        tier_bytes_per_s=draw(st.sampled_from([1e9, 1e8, 2e7])),
+        port_bytes_per_s=draw(st.sampled_from([1e9, 1e8, 3e7])),
+    )
+
+
+@laws(40)
+@given(data=st.data())
+def test_what_waits_for_kv_on_its_way_comes_out(data):
+    """In a tenth of these worlds some micro-batch waits when the last request is asked for."""
+    decision_s = data.draw(st.sampled_from([0.0, 0.007]))
+    world = replace(data.draw(told_again()), own_sends=decision_s > 0)
+    asks = Asks(decision_s)
+    last = run(world, data.draw(st.booleans()), router=asks).rows[-1]
+    assert asks.told[-1] == (last.first_token_ns, last.end_ns)
+
+
+def test_a_micro_batch_in_flight_waits_for_its_layers():
+    """Its KV needs 64 ms by layer: who comes 5 ms later is foreseen behind it."""
+    text = ((1, 64),)
+    jobs = (Job(0, 64, 2, text), Job(100 * MS, 80, 4, (*text, (2, 16))), Job(105 * MS, 9, 3))
+    tier = {"tier_chunks": (100,), "tier_bytes_per_s": 1e12, "port_bytes_per_s": 1e7}
+    world = replace(STAGES, jobs=jobs, cost="flat", chunk_blocks=2, by_layer=True, **tier)
+    waits = []
+
+    class Looks(AsksForTheLast):
+        def choose(self, request):
+            waits.append(len(self.fleet._doors[0]._held))
+            return super().choose(request)
+
+    asks = Looks(world)
+    last = run(world, router=asks).rows[-1]
+    assert waits == [0, 0, 1]
+    assert asks.told == [(last.first_token_ns, last.end_ns)]

@@ -56,6 +56,7 @@ KINDS = {
     "tiers of ranks": {"tiers": True, "ranks": True},
     "lanes": {"lanes": True},
     "stages": {"stages": True},
+    "tiers of stages": {"tiers": True, "stages": True},
 }
 """What may stand behind a door that is forked, as worlds are asked for it."""
 

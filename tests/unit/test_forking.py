@@ -25,6 +25,14 @@ ALONE = {
             "fleet.pools.main.kv": {"swap": SWAPS},
         },
     ),
+    "swaps of a pipeline": (
+        "pipeline",
+        {
+            "traffic.arrivals.rate_rps": 4,
+            "fleet.pools.main.engine.kv_blocks": 600,
+            "fleet.pools.main.kv": {"swap": SWAPS},
+        },
+    ),
 }
 """Scenarios with one door each: who is asked what would happen behind it changes nothing."""
 
@@ -50,11 +58,6 @@ REFUSED = {
         "ranks",
         {"fleet.pools.main.dp": 4, "fleet.pools.main.ep": 4, "fleet.pools.main.pp": 2},
         "pipeline stages of attention ranks",
-    ),
-    "tiers of a pipeline": (
-        "pipeline",
-        {"fleet.pools.main.kv": {"swap": SWAPS}},
-        "KV below the GPUs of pipeline stages",
     ),
     "disaggregated": ("disaggregated", {}, "a pool of role prefill, a pool of role decode"),
     "pinned": ("pinned", {}, "retention"),
