@@ -187,6 +187,9 @@ class Slot:
     """
 
     __slots__ = (
+        "_timed_padded",
+        "_timed_windowed",
+        "_times",
         "cohort",
         "delivery",
         "draft",
@@ -215,6 +218,8 @@ class Slot:
         self.seen = -1
         self.way = Way(0, [], 0, 0, 0, 0, 0)
         self.lines: list[PriceLine] = []
+        self._times: list[int] = []  # by the lines, at the context sums that were last asked for
+        self._timed_padded = self._timed_windowed = -1
         self.until_tokens = self.until_tick = 0
         self.fixed_uj = self.padded_uj = self.windowed_uj = 0.0
 
@@ -229,6 +234,7 @@ class Slot:
         """Fix what its decodes cost at each station."""
         count = self.cohort.count
         self.lines = cost.station_lines(count, self.cohort.padded)
+        self._timed_padded = -1
         self.until_tokens = min(line.until_tokens for line in self.lines)
         terms = [energy.decode_terms(count) for energy in energies]
         self.fixed_uj = math.fsum(one[0] for one in terms)
@@ -237,10 +243,13 @@ class Slot:
 
     def station_ns(self, padded: int, windowed: int) -> list[int]:
         """Return what its decodes alone take at each station, at some context sums [ns]."""
-        return [
-            rounded(line.base_ns + line.per_token_ns * padded + line.per_windowed_ns * windowed)
-            for line in self.lines
-        ]
+        if padded != self._timed_padded or windowed != self._timed_windowed:
+            self._timed_padded, self._timed_windowed = padded, windowed
+            self._times = [
+                rounded(line.base_ns + line.per_token_ns * padded + line.per_windowed_ns * windowed)
+                for line in self.lines
+            ]
+        return self._times
 
     def windows(self, free_ns: list[int], stage_of: list[int]) -> list[tuple[int, int]]:
         """Return when each stage works on it [ns]: its way was settled last.

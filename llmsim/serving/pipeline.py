@@ -355,7 +355,7 @@ class Pipeline(Replica):
         if need:
             self.ledger.take(need)
         slot.end_ns = end
-        gap = end - now
+        self._rounds.gap_ns = gap = end - now
         slot.tick(gap)
         cohort.padded_sum(1)
         cohort.advance(1, cohort.grown)

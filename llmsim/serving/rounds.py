@@ -127,6 +127,8 @@ class Rounds:
         When the latest one has entered again.
     out_ns : int [ns]
         When all that are in flight will have come out.
+    gap_ns : int [ns]
+        From when the latest one entered to when it will come out: about a round.
     in_flight_ns : int [ns]
         For how long some were in flight that have entered in these rounds.
     blocks : int [blocks]
@@ -134,19 +136,19 @@ class Rounds:
     """
 
     __slots__ = (
-        "_block_tokens", "_quiet", "_stations", "blocks", "in_flight_ns", "last_ns", "now",
-        "out_ns",
+        "_block_tokens", "_quiet", "_stations", "blocks", "gap_ns", "in_flight_ns", "last_ns",
+        "now", "out_ns",
     )  # fmt: skip
 
     def __init__(self, stations: int, block_tokens: int, quiet: bool) -> None:
         self._stations = [Station() for _ in range(stations)]
         self._block_tokens = block_tokens
         self._quiet = quiet
-        self.now = self.last_ns = self.out_ns = self.in_flight_ns = self.blocks = 0
+        self.now = self.last_ns = self.out_ns = self.gap_ns = self.in_flight_ns = self.blocks = 0
 
     def pays(self, flying: deque[Slot], changes: int, for_ns: int) -> bool:
         """Whether there may be more than a round to go before something else comes in `for_ns`."""
-        if 2 * (flying[-1].end_ns - flying[0].end_ns) >= for_ns:
+        if 2 * self.gap_ns >= for_ns:
             return False
         for slot in flying:
             cohort = slot.cohort
@@ -236,6 +238,8 @@ class Rounds:
             now = riders[place].end_ns
             if now >= until_ns:
                 break
+        if entered:
+            self.gap_ns = self.out_ns - self.last_ns
         self.now = now
         self.blocks = taken
         return entered
