@@ -58,6 +58,7 @@ COMPILED = (
     "llmsim/serving/fork.py",
     "llmsim/serving/fork_lanes.py",
     "llmsim/serving/fork_pipeline.py",
+    "llmsim/serving/fork_ranked_pipeline.py",
     "llmsim/serving/fork_ranks.py",
     "llmsim/serving/fork_tiers.py",
     "llmsim/serving/forking.py",

@@ -100,8 +100,9 @@ def _pool_clash(pool: Pool, lane: bool) -> str:
     """Return what of a pool cannot be forked; empty if everything can."""
     if pool.role != "mixed" and not lane:
         return f"a pool of role {pool.role}"
-    if pool.pp > 1 and pool.dp > 1:
-        return "pipeline stages of attention ranks"
+    waits = pool.kv is not None and (pool.kv.swap is not None or pool.kv.gate == "layer")
+    if pool.pp > 1 and pool.dp > 1 and waits:
+        return "KV that pipeline stages of attention ranks wait for"
     if pool.stop is not None:
         return "steps that can be stopped"
     if pool.retention.kind != "none":

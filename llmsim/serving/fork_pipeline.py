@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from llmsim.core.errors import InvariantError
@@ -41,33 +41,6 @@ class ShadowPipeline(Pipeline):
         super().__init__(
             clock, like.index, like.pool, like._staged, config, policy, NEVER, nobody_hears
         )
-        self._rounds = Rounds(len(like.busy_ns), config.block_tokens, quiet=True)
-        arrived: deque[Request] = deque()  # whoever is planned next seats those
-        for slot in self.slots:
-            slot.meter = slot.draft.meter = QuietMeter()
-            slot.delivery = Delivery(slot.draft, slot.stretch, config.block_tokens, 0, nobody_hears)
-            slot.delivery.arrived = arrived
-        self.enter(self.slots[0])
-
-    def mirror(self, other: Pipeline) -> None:
-        """Be where another pipeline is, requests apart; the alarm is not set yet."""
-        self._asleep = other._asleep
-        self._call_ns = other._call_ns
-        self.ledger.free = other.ledger.free
-        self.port.expected = other.port.expected
-        self._exec_end_ns = other._exec_end_ns
-        self._free_ns = other._free_ns.copy()
-        self._seats = other._seats
-        self._policy = policy = copied(other._policy)
-        self.line = line = empty_line(other.line, policy)
-        for slot, theirs in zip(self.slots, other.slots, strict=True):
-            slot.draft.policy, slot.draft.line = policy, line
-            slot.cohort.mirror(theirs.cohort)
-            slot.end_ns = theirs.end_ns
-            slot.seen = -1  # it is planned, and priced, when it has come out
-        places = {slot: place for place, slot in enumerate(other.slots)}
-        self._flying = deque([self.slots[places[slot]] for slot in other._flying])
-        self._held = deque([self.slots[places[slot]] for slot in other._held])
 
     def wake(self, alarm: Wake) -> None:
         """Call the scheduler once: who asks may know enough then."""
@@ -82,19 +55,43 @@ class PipelineLikeness(Likeness):
 
     Parameters
     ----------
-    shadow : ShadowPipeline
+    shadow : Pipeline
     beyond_tokens : int [tokens]
         See `Likeness`.
     """
 
-    def __init__(self, shadow: ShadowPipeline, beyond_tokens: int) -> None:
+    def __init__(self, shadow: Pipeline, beyond_tokens: int) -> None:
         super().__init__(shadow, beyond_tokens)
         self._pipeline = shadow
+        block = shadow.config.block_tokens
+        shadow._rounds = Rounds(len(shadow._free_ns), block, quiet=True)
+        arrived: deque[Request] = deque()  # whoever is planned next seats those
+        for slot in shadow.slots:
+            slot.meter = slot.draft.meter = QuietMeter()
+            slot.delivery = Delivery(slot.draft, slot.stretch, block, 0, nobody_hears)
+            slot.delivery.arrived = arrived
         shadow.enter(shadow.slots[0])
 
     def mirror(self, other: Replica) -> None:
         """Take over everything but requests; the shadow's alarm is not set yet."""
-        self._pipeline.mirror(_pipeline(other))
+        own, theirs = self._pipeline, _pipeline(other)
+        own._asleep = theirs._asleep
+        own._call_ns = theirs._call_ns
+        own.ledger.free = theirs.ledger.free
+        own.port.expected = theirs.port.expected
+        own._exec_end_ns = theirs._exec_end_ns
+        own._free_ns = theirs._free_ns.copy()
+        own._seats = theirs._seats
+        own._policy = policy = copied(theirs._policy)
+        own.line = line = empty_line(theirs.line, policy)
+        for slot, like in zip(own.slots, theirs.slots, strict=True):
+            slot.draft.policy, slot.draft.line = policy, line
+            slot.cohort.mirror(like.cohort)
+            slot.end_ns = like.end_ns
+            slot.seen = -1  # it is planned, and priced, when it has come out
+        places = {slot: place for place, slot in enumerate(theirs.slots)}
+        own._flying = deque([own.slots[places[slot]] for slot in theirs._flying])
+        own._held = deque([own.slots[places[slot]] for slot in theirs._held])
 
     def settle(self, other: Replica, believed: bool) -> None:
         """Take over who is there; what is in flight, and no more than that, is planned."""
@@ -128,24 +125,28 @@ class PipelineLikeness(Likeness):
                 slot.way = like.way.copied(tuple([copy_of(gate) for gate in like.way.gates]))
 
 
-class PipelineFork(Fork):
-    """A copy of a pipeline.
+class StagedFork(Fork):
+    """A copy of something with pipeline stages.
 
     Parameters
     ----------
-    like : Pipeline
-    beyond_tokens, keeps
-        See `Fork`.
+    clock, members, likes, beyond_tokens, keeps
+        See `Fork`; all of them have stages.
     """
 
-    def __init__(self, like: Pipeline, beyond_tokens: int, keeps: bool) -> None:
-        clock = Clock()
-        self._shadow = ShadowPipeline(clock, like)
+    def __init__(
+        self,
+        clock: Clock,
+        members: Sequence[Pipeline],
+        likes: Sequence[Pipeline],
+        beyond_tokens: int,
+        keeps: bool,
+    ) -> None:
         self._sending = Wake(_nothing_happens)
-        super().__init__(clock, [self._shadow], [like], beyond_tokens, keeps)
+        super().__init__(clock, members, likes, beyond_tokens, keeps)
 
     def _likeness(self, member: Replica, beyond_tokens: int) -> Likeness:
-        return PipelineLikeness(self._shadow, beyond_tokens)
+        return PipelineLikeness(_pipeline(member), beyond_tokens)
 
     def send(
         self, view: RequestView, time_ns: int, delay_ns: int, called_now: bool, place: int = -1
@@ -164,6 +165,21 @@ class PipelineFork(Fork):
                 clock.fire()
             clock.fire()  # the first of this instant
         return super().send(view, time_ns, delay_ns, called_now, place)
+
+
+class PipelineFork(StagedFork):
+    """A copy of a pipeline.
+
+    Parameters
+    ----------
+    like : Pipeline
+    beyond_tokens, keeps
+        See `Fork`.
+    """
+
+    def __init__(self, like: Pipeline, beyond_tokens: int, keeps: bool) -> None:
+        clock = Clock()
+        super().__init__(clock, [ShadowPipeline(clock, like)], [like], beyond_tokens, keeps)
 
 
 def _pipeline(replica: Replica) -> Pipeline:

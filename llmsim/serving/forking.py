@@ -8,9 +8,11 @@ from llmsim.policies.ordering import ChoosesVictims, GuardsAdmission, HearsOfEnd
 from llmsim.serving.fork import Fork, ReplicaFork
 from llmsim.serving.fork_lanes import LanesFork
 from llmsim.serving.fork_pipeline import PipelineFork
+from llmsim.serving.fork_ranked_pipeline import PipelineRankFork
 from llmsim.serving.fork_ranks import RankFork
 from llmsim.serving.lanes import Lane
 from llmsim.serving.pipeline import Pipeline
+from llmsim.serving.ranked_pipeline import PipelineGroup, PipelineRank
 from llmsim.serving.ranks import Rank, RankGroup
 from llmsim.serving.replica import Replica
 
@@ -37,6 +39,8 @@ def fork_of(there: Sequence[Replica], beyond_tokens: int, keeps: bool) -> Fork:
     ranks = there[0].ranks
     if isinstance(ranks, RankGroup):
         return RankFork(ranks, beyond_tokens, keeps)
+    if isinstance(ranks, PipelineGroup):
+        return PipelineRankFork(ranks, beyond_tokens, keeps)
     if isinstance(there[0], Lane):
         lanes = [lane for lane in there if isinstance(lane, Lane)]
         return LanesFork(lanes, beyond_tokens, keeps)
@@ -50,8 +54,11 @@ def unforkable(replica: Replica) -> str:
     draft = replica.draft
     if isinstance(draft.policy, OrdersWaiting | ChoosesVictims | GuardsAdmission | HearsOfEnds):
         return "batching policies that keep more than the next step"
-    if type(replica) not in (Replica, Rank, Lane, Pipeline):
-        return "pipeline stages of attention ranks, and steps that can be stopped"
+    if type(replica) not in (Replica, Rank, Lane, Pipeline, PipelineRank):
+        return "steps that can be stopped"
+    waits = draft.swapper is not None or (draft.keeper is not None and draft.keeper.by_layer)
+    if waits and isinstance(replica, PipelineRank):
+        return "KV that pipeline stages of attention ranks wait for"
     if draft.claims is not None:
         return "promises of KV"
     if draft.together is not None:

@@ -57,6 +57,8 @@ KINDS = {
     "lanes": {"lanes": True},
     "stages": {"stages": True},
     "tiers of stages": {"tiers": True, "stages": True},
+    "stages of ranks": {"stages": True, "ranks": True},
+    "tiers of stages of ranks": {"tiers": True, "stages": True, "ranks": True},
 }
 """What may stand behind a door that is forked, as worlds are asked for it."""
 

@@ -187,7 +187,7 @@ def worlds(
     kinds = [name for name in kinds if not (lanes and keeps_memory(name))]
     kind = batching or draw(st.sampled_from(kinds))
     # who foresees what becomes of requests does so where they stay behind the door they came to
-    stay = not (handoff is True or moves is True or (stages and ranks) or stops or together(kind))
+    stay = not (handoff is True or moves is True or stops or together(kind))
     routers = [name for name in sorted(ROUTING.names()) if stay or not foresees(name)]
     router = routing or draw(st.sampled_from(routers))
     apart = together(kind) or foresees(router)

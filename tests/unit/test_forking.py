@@ -6,13 +6,18 @@ import pytest
 
 import llmsim as ls
 from llmsim.core.errors import ScenarioError
+from llmsim.scenario.foreseeing import wrong_forecasts
+from llmsim.scenario.promises import Estimators
+from llmsim.scenario.tiers import Kv, KvSwap
 
 BLOCK = {"fleet.routing": "block", "estimators.output_length": "oracle", "fleet.view_age_s": 0.0}
 SILENT = {"fleet.routing": "round-robin"}
 SHORT = {"traffic.duration_s": None, "traffic.warmup_s": 0.0, "traffic.requests": 60}
 SWAPS = {"capacity_bytes": 1e10}
+STAGED_RANKS = {"fleet.pools.main.dp": 4, "fleet.pools.main.ep": 4, "fleet.pools.main.pp": 2}
 ALONE = {
     "ranks": ("ranks", {}),
+    "ranks of a pipeline": ("ranks", STAGED_RANKS),
     "pipeline": ("pipeline", {}),
     "tiers": ("tiers", {}),
     "lanes": ("lanes", {"fleet.pools.prefill.replicas": 1, "fleet.pools.decode.replicas": 1}),
@@ -54,11 +59,6 @@ def test_a_look_that_is_old_will_do(name):
 
 
 REFUSED = {
-    "ranks of a pipeline": (
-        "ranks",
-        {"fleet.pools.main.dp": 4, "fleet.pools.main.ep": 4, "fleet.pools.main.pp": 2},
-        "pipeline stages of attention ranks",
-    ),
     "disaggregated": ("disaggregated", {}, "a pool of role prefill, a pool of role decode"),
     "pinned": ("pinned", {}, "retention"),
     "images": ("images", {"fleet.pools.encode": None}, "does not go with routing block"),
@@ -71,3 +71,13 @@ def test_the_rest_is_refused_with_the_reason(name):
     with pytest.raises(ScenarioError) as error:
         ls.Scenario.load(scenario, BLOCK | changes)
     assert told in str(error.value)
+
+
+def test_what_ranks_of_a_pipeline_wait_for_is_not_foreseen():
+    """Nor is it simulated yet, so that a scenario with it is refused for that."""
+    fleet = ls.Scenario.load("ranks", BLOCK | STAGED_RANKS).fleet
+    pool = fleet.pools["main"].model_copy(update={"kv": Kv(swap=KvSwap())})
+    told = wrong_forecasts(
+        fleet.model_copy(update={"pools": {"main": pool}}), Estimators(output_length="oracle")
+    )
+    assert "KV that pipeline stages of attention ranks wait for" in told["fleet.routing"]
