@@ -255,4 +255,4 @@ class Rounds:
         front = self.out_ns if self.out_ns > now else now
         self.in_flight_ns += end - front
         count, uj = slot.cohort.count, rider.active_uj
-        meter.log((front, end, 1, count, rider.running, used, used, 0, 0, gap, gap, uj))
+        meter.log(front, end, 1, count, rider.running, used, used, 0, 0, gap, gap, uj)
