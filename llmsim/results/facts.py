@@ -217,6 +217,9 @@ class RunFacts:
         Of replicas whose steps can be stopped inside.
     steps : StepLog or None
         Every step, where they were asked for.
+    refusals, holds : int
+        How often a replica refused a request, and one was held because nobody took it; -1 where
+        no replica may refuse.
     """
 
     digest: str
@@ -235,3 +238,5 @@ class RunFacts:
     stops: tuple[StopFacts, ...] = ()
     stations: tuple[StationFacts, ...] = ()
     steps: StepLog | None = None
+    refusals: int = -1
+    holds: int = -1

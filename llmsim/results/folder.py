@@ -172,6 +172,8 @@ def meta_json(
         "links": [asdict(each) for each in facts.links],
         "stops": [asdict(s) for s in facts.stops],
         "stations": [asdict(s) for s in facts.stations],
+        "refusals": facts.refusals,
+        "holds": facts.holds,
         "itl": {"bins": bins, "counts": [facts.itl.counts[b] for b in bins]},
     }
     return json.dumps(document, indent=1) + "\n"
@@ -303,6 +305,8 @@ def _facts(meta: Mapping[str, Any], folder: Path) -> RunFacts:
         links=tuple(LinkFacts(**each) for each in meta.get("links", ())),
         stops=tuple(StopFacts(**s) for s in meta.get("stops", ())),
         stations=tuple(StationFacts(**s) for s in meta.get("stations", ())),
+        refusals=meta.get("refusals", -1),
+        holds=meta.get("holds", -1),
         changes=read_changes(folder),
         tokens=_read_tokens(folder / TOKENS),
         steps=StepLog.read(folder / STEPS),

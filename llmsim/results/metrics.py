@@ -264,6 +264,20 @@ STATION_METRICS: Final = (
 )
 """Metrics that a summary has besides, where replicas have several stages."""
 
+REFUSAL_METRICS: Final = (
+    MetricDef(
+        "refusals",
+        "-",
+        "How often a replica was asked to take a request and refused, whole run",
+    ),
+    MetricDef(
+        "holds",
+        "-",
+        "How often a request was held because no replica took it, whole run",
+    ),
+)
+"""Metrics that a summary has besides, where replicas may refuse."""
+
 CLASS_METRICS: Final = (
     MetricDef(
         "slo_class_least_ratio",
@@ -280,6 +294,7 @@ EVERY_METRIC: Final = (
     *PROGRAM_METRICS,
     *STOP_METRICS,
     *STATION_METRICS,
+    *REFUSAL_METRICS,
     *TOKEN_METRICS,
 )
 """Every metric that some run has."""

@@ -29,6 +29,7 @@ from llmsim.results.metrics import (
     METRICS,
     PROGRAM_METRICS,
     QUANTILES,
+    REFUSAL_METRICS,
     STATION_METRICS,
     STOP_METRICS,
     TOKEN_METRICS,
@@ -196,6 +197,9 @@ def summarize(table: RequestTable, facts: RunFacts, slo: Slo, warmup_s: float = 
     if facts.stations:
         found |= {name: _exact(value) for name, value in station_metrics(facts.stations).items()}
         defined += STATION_METRICS
+    if facts.refusals >= 0:
+        found |= {"refusals": _exact(facts.refusals), "holds": _exact(facts.holds)}
+        defined += REFUSAL_METRICS
     if facts.tokens is not None:
         found |= token_metrics(facts.tokens.delivered(table), table, slo, warmup_s)
         defined += TOKEN_METRICS

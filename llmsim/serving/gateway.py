@@ -56,6 +56,8 @@ class Gateway:
         Doors that take no work.
     refusals : int
         How often a replica said no.
+    holds : int
+        How often a request was held.
     elsewhere : callable or None
         Returns the door that takes a request for which the router has chosen another, by its
         index; -1 if there is none now.
@@ -69,7 +71,7 @@ class Gateway:
         self._release = Wake(self._try_held)
         self.held: deque[Request] = deque()
         self.closed: set[int] = set()
-        self.refusals = 0
+        self.refusals = self.holds = 0
         self.elsewhere: Callable[[int], int] | None = None
 
     def door(self, first: int) -> int:
@@ -110,6 +112,7 @@ class Gateway:
         """Keep a request until somebody takes it."""
         request.replica = None
         request.state = WAITING
+        self.holds += 1
         self.held.append(request)
         if self._hold_ns:
             wake = Wake(lambda _: self._give_up(request))

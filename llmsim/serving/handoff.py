@@ -201,8 +201,10 @@ class Handoff:
         Whom nobody decodes now.
     came_from : dict of int to int
         The replica that has handed over each request that has not ended.
-    refusals : int
-        How often a replica said no.
+    refuses : bool
+        Whether a replica may say no.
+    refusals, holds : int
+        How often one said no, and a request was held.
     elsewhere : callable or None
         Returns the target that takes a request for which the router has chosen another, by its
         index; -1 if there is none now.
@@ -236,12 +238,12 @@ class Handoff:
         self._room_tokens: dict[int, int] = {}
         self._models = plan.models
         self._layers = plan.layers
-        self._refuses = plan.refuses
+        self.refuses = plan.refuses
         self._release = Wake(self._try_held)
         self._closing = Wake(self._let_end)
         self._open_until_ns = 0
         self.came_from: dict[int, int] = {}
-        self.refusals = 0
+        self.refusals = self.holds = 0
         self.called: Callable[[Replica, int], bool] | None = None
         for target in targets:
             model, config = self._model_of(target), target.config
@@ -327,7 +329,7 @@ class Handoff:
     def something_freed(self) -> None:
         """Try those who were refused again, as soon as the call under way is through."""
         now = self._clock.now
-        if self._refuses and (not self._release.due or self._release.time_ns != now):
+        if self.refuses and (not self._release.due or self._release.time_ns != now):
             self._clock.at(self._release, FLOW_PRIORITY, now)
 
     def _try_held(self, _: Wake) -> None:
@@ -359,12 +361,16 @@ class Handoff:
         if self.elsewhere is not None:
             chosen = self.elsewhere(chosen)
             if chosen < 0:
-                self.held.append((request, lease))
+                self._hold(request, lease)
                 return
             self.routes.append(chosen)
-        waits = self._refuses and bool(self.held)
+        waits = self.refuses and bool(self.held)
         if waits or not self._send(request, lease, chosen, passed):
-            self.held.append((request, lease))
+            self._hold(request, lease)
+
+    def _hold(self, request: Request, lease: Lease) -> None:
+        self.holds += 1
+        self.held.append((request, lease))
 
     def _send(self, request: Request, lease: Lease, chosen: int, passed: int) -> bool:
         """Put a request in the line of the target chosen, or of one that does not refuse it.
@@ -375,7 +381,7 @@ class Handoff:
             Whether somebody takes it.
         """
         now = self._clock.now
-        if self._refuses:
+        if self.refuses:
             chosen = self._taker(chosen, lease)
             if chosen < 0:
                 return False

@@ -44,7 +44,7 @@ from llmsim.serving.layered import LayeredReplica, use_layers
 from llmsim.serving.leases import keep_pins
 from llmsim.serving.logbook import share
 from llmsim.serving.meter import NEVER
-from llmsim.serving.parts import drafts_of, station_facts
+from llmsim.serving.parts import drafts_of, kept_steps, refusals_of, station_facts
 from llmsim.serving.pipeline import Pipeline
 from llmsim.serving.ranked_pipeline import PipelineGroup, PipelineRank
 from llmsim.serving.ranks import Rank, RankGroup
@@ -234,7 +234,7 @@ def simulate(
     tape = _tape(pools) if token_times else None
     replicas = _build_replicas(clock, step_by_step(pools, router), itl_slo_ns, fleet, tape)
     share([replica.meter for replica in replicas])
-    steps = _kept_steps(replicas if keep_steps else None)
+    steps = kept_steps(replicas if keep_steps else None)
     names = [pools[replica.pool].facts.name for replica in replicas]
     doors = doors_on(board, takers_of_arrivals(pools, replicas, flips))
     if gateway is not None or (control is not None and (control.boot or control.flip)):
@@ -282,15 +282,6 @@ def _divide_steps(clock: Clock, pools: Sequence[PoolPlan], replicas: Sequence[Re
     allow_stops([pool.stop for pool in pools], replicas)
     use_layers([pool.by_layers for pool in pools], replicas)
     let_see([(pool.images, pool.image_energy) for pool in pools], replicas)
-
-
-def _kept_steps(replicas: Sequence[Replica] | None) -> Callable[[], StepLog | None]:
-    """Let replicas keep their steps, if there are any; return what gives them after the run."""
-    if replicas is None:
-        return lambda: None
-    for replica in replicas:
-        replica.meter.keep()
-    return lambda: StepLog.of({r.index: r.meter.kept or () for r in replicas})
 
 
 def _close(fleet: Fleet, replicas: Sequence[Replica]) -> None:
@@ -455,6 +446,7 @@ def _facts(
         warnings.append(f"{workload.skipped_rows:,} damaged {rows} of the trace skipped")
     if fleet.truncated:
         warnings.append(f"{fleet.truncated:,} outputs cut at max_model_len, as the engine would")
+    refusals, holds = refusals_of(fleet)
     return RunFacts(
         digest=fleet.digest(),
         end_ns=fleet.last_end_ns,
@@ -465,6 +457,8 @@ def _facts(
         replicas=parts,
         interrupted=interrupted,
         warnings=tuple(warnings),
+        refusals=refusals,
+        holds=holds,
     )
 
 

@@ -12,7 +12,7 @@ from prices import MS
 from test_fast_forward import assert_same
 from test_pins import check, pinning_worlds
 from world_strategies import laws, worlds
-from worlds import World, run
+from worlds import Job, World, run
 
 BESIDE = {
     "tiers": {"tiers": True, "turns": True},
@@ -58,3 +58,15 @@ def test_every_request_ends_once_and_every_block_comes_back(beside, data):
 @given(data=st.data())
 def test_merging_steps_changes_nothing(beside, data):
     assert_same(refusing(beside, data))
+
+
+def test_refusals_are_counted_by_hand():
+    """Two replicas of one request each: both refuse the third, which is held.
+
+    The first is free again after 4 tokens; in turn the second is asked, which refuses once more.
+    """
+    jobs = (Job(0, 8, 4), Job(0, 8, 9), Job(1 * MS, 8, 2))
+    world = World(jobs, replicas=2, refuse_at=1)
+    facts = run(world).facts
+    assert (facts.refusals, facts.holds) == (3, 1)
+    assert run(replace(world, refuse_at=0)).facts.refusals == -1

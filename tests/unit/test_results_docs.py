@@ -12,6 +12,7 @@ from llmsim.results.columns import (
 from llmsim.results.metrics import (
     CLASS_METRICS,
     PROGRAM_METRICS,
+    REFUSAL_METRICS,
     STATION_METRICS,
     STOP_METRICS,
     TOKEN_METRICS,
@@ -27,6 +28,7 @@ def test_the_docs_hold_every_metric_and_column():
     columns = (REQUEST_COLUMNS, CLASS_COLUMNS, CALL_COLUMNS, HANDOFF_COLUMNS, PROGRAM_COLUMNS)
     columns += (TIMELINE_COLUMNS, CHANGE_COLUMNS)
     optional = (CLASS_METRICS, PROGRAM_METRICS, STOP_METRICS, STATION_METRICS, TOKEN_METRICS)
+    optional += (REFUSAL_METRICS,)
     defined = [metrics_table(), *map(metrics_table, optional)]
     tables = [*defined, *map(columns_table, columns)]
     for table in tables:
