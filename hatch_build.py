@@ -90,6 +90,7 @@ COMPILED = (
     "llmsim/serving/rerouting.py",
     "llmsim/serving/rounds.py",
     "llmsim/serving/shelf.py",
+    "llmsim/serving/slots.py",
     "llmsim/serving/slowed.py",
     "llmsim/serving/staged_port.py",
     "llmsim/serving/step.py",

@@ -127,9 +127,9 @@ class ShortestFirst:
     def _make_way(self, step: StepDraft) -> None:
         """Let the head of the line have the seat of who ranks last, if it is so much shorter."""
         first = self.head()
-        if first is None:
-            return
         running = self._engine.running()
+        if first is None or not running:  # with pipeline stages others may have all seats
+            return
         last = self.victim(running)
         mine = self.rank(first, self._waiting[first.index])
         if self._rank_of(running[last]) > mine + self.lead_tokens:

@@ -34,10 +34,6 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
         wrong["batching"] = f"attention ranks do not go with {_keeper(pool)}"
     if pool.pp > 1 and pool.allocation.params.get("ahead") is False:
         wrong["allocation"] = f"granules are mapped ahead with pipeline stages (pp {pool.pp})"
-    policy = registry("batching").get(pool.batching.kind)
-    if pool.pp > 1 and hasattr(policy, "waiting_order"):
-        kind = pool.batching.kind
-        wrong["batching"] = f"{kind} keeps the line of one batch; pp {pool.pp} has several"
     if pool.retention.kind != "none":
         wrong |= _wrong_pins(pool)
     if pool.eviction.kind != "lru":

@@ -9,7 +9,12 @@ from llmsim.kvcache import CountLedger, PrefixLedger, RankedLedger
 from llmsim.kvcache.segments import SegmentReuse
 from llmsim.policies.allocation import Allocator
 from llmsim.policies.batching import BatchingPolicy
-from llmsim.policies.ordering import HearsOfEnds, OrdersWaiting
+from llmsim.policies.ordering import (
+    ChoosesVictims,
+    GuardsAdmission,
+    HearsOfEnds,
+    OrdersWaiting,
+)
 from llmsim.serving.claims import ClaimLedger, SeveralClaims
 from llmsim.serving.clock import Clock
 from llmsim.serving.config import EngineConfig
@@ -75,28 +80,45 @@ def fit_out(
 ) -> Callable[[Request, str, int], None]:
     """Tie a draft to what its policy keeps itself; return who is to hear of ends."""
     line, ledger = draft.line, draft.ledger
-    if isinstance(line, OrderedQueue) and isinstance(policy, OrdersWaiting):
-        line.kept_by(policy.waiting_order(Engine(draft)))
-    if isinstance(ledger, ClaimLedger):
-        draft.claims = ledger
     if draft.config.recompute_frac is not None and isinstance(ledger, PrefixLedger):
         draft.reuse = SegmentReuse(ledger, draft.config.recompute_frac)
-    if ledger.caches and getattr(policy, "publishes_results", False):
-        draft.shelf = Shelf(draft.config.lookahead)
-    draft.guarded = draft.guard is not None or draft.claims is not None
-    if isinstance(policy, HearsOfEnds):
-        on_end = _told(policy, on_end)
+    if isinstance(line, OrderedQueue) and isinstance(policy, OrdersWaiting):
+        line.engine = Engine(draft)
+        line.kept_by(policy.waiting_order(line.engine))
+    equip(draft, policy)
+    on_end = told_of_ends(policy, on_end)
     if not getattr(policy, "releases_together", False):
         return on_end
     draft.together = Together(draft, on_end)
     return draft.together.ended
 
 
-def _told(
-    policy: HearsOfEnds, on_end: Callable[[Request, str, int], None]
+def equip(draft: Draft, policy: BatchingPolicy) -> None:
+    """Give a draft what its ledger and its policy need for admission, each of several its own."""
+    ledger = draft.ledger
+    if isinstance(ledger, ClaimLedger):
+        draft.claims = ledger
+    if ledger.caches and getattr(policy, "publishes_results", False):
+        draft.shelf = Shelf(draft.config.lookahead)
+    draft.guarded = draft.guard is not None or draft.claims is not None
+
+
+def merges_rounds(policy: BatchingPolicy) -> bool:
+    """Whether micro-batches may go round without a policy: it keeps nothing but the next one."""
+    keeps = isinstance(policy, OrdersWaiting | ChoosesVictims | GuardsAdmission | HearsOfEnds)
+    return not (keeps or getattr(policy, "publishes_results", False))
+
+
+def told_of_ends(
+    policy: BatchingPolicy, on_end: Callable[[Request, str, int], None]
 ) -> Callable[[Request, str, int], None]:
+    """Return who is to hear of ends: the policy too, if it wants to."""
+    if not isinstance(policy, HearsOfEnds):
+        return on_end
+    hears: HearsOfEnds = policy
+
     def ended(request: Request, outcome: str, time_ns: int) -> None:
-        policy.ended(request.view, request.generated)
+        hears.ended(request.view, request.generated)
         on_end(request, outcome, time_ns)
 
     return ended

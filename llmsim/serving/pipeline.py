@@ -28,18 +28,17 @@ from llmsim.serving.claims import ClaimLedger
 from llmsim.serving.clock import Clock
 from llmsim.serving.cohort import FOREVER
 from llmsim.serving.config import EngineConfig
-from llmsim.serving.delivery import Delivery
-from llmsim.serving.draft import Draft
+from llmsim.serving.equipment import merges_rounds
 from llmsim.serving.gate import Gate
-from llmsim.serving.microbatch import PipelineMeter, Slot, SlotCohort, Way
+from llmsim.serving.microbatch import PipelineMeter, Slot, Way
 from llmsim.serving.preemption import park, seat_of, take_loose
+from llmsim.serving.queue import OrderedQueue
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, HANDED, WAITING, Request
 from llmsim.serving.rounds import Rounds
+from llmsim.serving.slots import make_slots
 from llmsim.serving.slowed import SlowedStages
 from llmsim.serving.staged_port import StagedPort
-from llmsim.serving.step import Step
-from llmsim.serving.stretch import Stretch
 
 
 class Pipeline(Replica):
@@ -96,9 +95,9 @@ class Pipeline(Replica):
         self.meter = self._main
         self.port = StagedPort(self)
         self._most = cost.stages
-        self.slots = [self._make_slot(number, on_end) for number in range(cost.stages)]
-        for slot in self.slots:  # whoever is planned next seats those whose KV has come
-            slot.delivery.arrived = self.slots[0].delivery.arrived
+        self._steady = self._steady and merges_rounds(policy)
+        self._engine = self.line.engine if isinstance(self.line, OrderedQueue) else None
+        self.slots = make_slots(self.draft, cost, self._main, on_end)
         self._flying: deque[Slot] = deque()
         self._free_ns = [0] * len(cost.names)  # when each station has served what is launched
         self.station_names = cost.names
@@ -107,9 +106,6 @@ class Pipeline(Replica):
         self._rounds = Rounds(len(cost.names), config.block_tokens, quiet=False)
         self._seats = 0
         self._held: deque[Slot] = deque()  # those in flight whose way waits for KV
-        gates = self.slots[0].draft.gates  # whoever is launched next waits for what is copied now
-        for slot in self.slots:
-            slot.draft.gates = gates
         self._stage_of = [
             int(name.split()[1]) if name.startswith("stage") else -1 for name in cost.names
         ]
@@ -119,17 +115,6 @@ class Pipeline(Replica):
         self.failing = False
         self._changes = 0  # whatever may let the scheduler decide otherwise
         self.enter(self.slots[0])
-
-    def _make_slot(self, number: int, on_end: Callable[[Request, str, int], None]) -> Slot:
-        config, cost = self.config, self._staged
-        meter = self._main.part(number)
-        cohort = SlotCohort(cost.context_tile, config.block_tokens, cost.window_tokens)
-        draft = Draft(config, self._policy, self.ledger, cohort, self.line, meter, self.decisions)
-        if isinstance(self.ledger, ClaimLedger):
-            draft.claims, draft.guarded = self.ledger, True
-        stretch = Stretch(cohort, cost.window_tokens > 0)
-        delivery = Delivery(draft, stretch, config.block_tokens, 0, on_end)
-        return Slot(draft, delivery, Step(draft), stretch)
 
     def _registrable(self, request: Request) -> int:
         """Tokens of a request with an output whose blocks may be registered during this call."""
@@ -186,6 +171,8 @@ class Pipeline(Replica):
         """Make a micro-batch the one that is planned, together with who is in none."""
         draft = slot.draft
         self.draft, self.cohort = draft, slot.cohort
+        if self._engine is not None:
+            self._engine.follow(draft)
         self.delivery, self._stretch, self._step = slot.delivery, slot.stretch, slot.step
         self.running_set = running = draft.running_set
         draft.seats = self._seats

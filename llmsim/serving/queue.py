@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
 
 from llmsim.core.errors import InvariantError
 from llmsim.policies.ordering import WaitingOrder
 from llmsim.policies.views import RequestView
 from llmsim.serving.request import WAITING, Request
+
+if TYPE_CHECKING:
+    from llmsim.serving.step import Engine
 
 Urgency = Callable[[RequestView], tuple[int, ...] | None]
 
@@ -112,12 +116,19 @@ class UrgencyQueue:
 
 
 class OrderedQueue:
-    """A line that the batching policy keeps; here are the requests behind its views."""
+    """A line that the batching policy keeps; here are the requests behind its views.
 
-    __slots__ = ("_next", "_order", "_waiting", "count")
+    Attributes
+    ----------
+    engine : Engine or None
+        What the policy may ask.
+    """
+
+    __slots__ = ("_next", "_order", "_waiting", "count", "engine")
 
     def __init__(self) -> None:
         self._order: WaitingOrder | None = None
+        self.engine: Engine | None = None
         self._next: Request | None = None
         self._waiting: dict[int, Request] = {}
         self.count = 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from llmsim.policies.ordering import Running
 from llmsim.policies.views import RequestView
 from llmsim.serving.admission import admit_waiting
+from llmsim.serving.cohort import Cohort
 from llmsim.serving.draft import Draft
 from llmsim.serving.preemption import displace
 from llmsim.serving.queue import OrderedQueue
@@ -107,6 +108,28 @@ class Step:
         admit_waiting(self._draft, whole_prompts)
 
 
+class StagedStep(Step):
+    """The same of a pipeline: steps are counted over all its micro-batches.
+
+    Parameters
+    ----------
+    draft : Draft
+    cohorts : list of Cohort
+        Of all micro-batches; it grows until all are made.
+    """
+
+    __slots__ = ("_cohorts",)
+
+    def __init__(self, draft: Draft, cohorts: list[Cohort]) -> None:
+        super().__init__(draft)
+        self._cohorts = cohorts
+
+    @property
+    def decode_steps(self) -> int:
+        """Micro-batches with decodes that this pipeline has planned so far."""
+        return sum([cohort.tick for cohort in self._cohorts])
+
+
 class Engine:
     """What a policy may ask about its replica. Implements `llmsim.policies.ordering.EngineView`.
 
@@ -118,6 +141,10 @@ class Engine:
     __slots__ = ("_draft",)
 
     def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+
+    def follow(self, draft: Draft) -> None:
+        """Tell from now on of another micro-batch of the same replica: the one that is planned."""
         self._draft = draft
 
     @property

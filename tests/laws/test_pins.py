@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from abilities import foresees, keeps_line, movable
+from abilities import foresees, movable
 from hypothesis import given
 from hypothesis import strategies as st
 from prices import MS
@@ -36,10 +36,9 @@ def pinning_worlds(draw, **given):
     )
 
 
-def parts_of(data, batching: str = "vllm"):
+def parts_of(data):
     """Whether replicas are several attention ranks, and pipelines."""
-    stages = data.draw(st.booleans()) and not keeps_line(batching)
-    return {"ranks": data.draw(st.booleans()), "stages": stages}
+    return {"ranks": data.draw(st.booleans()), "stages": data.draw(st.booleans())}
 
 
 def check(ran):
@@ -58,7 +57,7 @@ def check(ran):
 @laws(4)
 @given(data=st.data())
 def test_every_pin_ends_and_every_block_comes_back(batching, data):
-    world = data.draw(pinning_worlds(tiers=None, batching=batching, **parts_of(data, batching)))
+    world = data.draw(pinning_worlds(tiers=None, batching=batching, **parts_of(data)))
     ran = run(world)
     check(ran)
     assert ran.facts.digest == run(world).facts.digest
@@ -70,7 +69,7 @@ def test_every_pin_ends_and_every_block_comes_back(batching, data):
 @laws(6)
 @given(data=st.data())
 def test_merged_and_single_steps_are_the_same_with_pins(batching, data):
-    given = {"handoff": None, "tiers": None} | parts_of(data, batching)
+    given = {"handoff": None, "tiers": None} | parts_of(data)
     world = data.draw(pinning_worlds(batching=batching, **given))
     if world.decoders:
         world = replace(world, decoders=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, replace
 
 import pytest
-from abilities import foresees, keeps_line, together
+from abilities import foresees, together
 from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +61,7 @@ def test_one_stage_is_a_plain_replica(data):
     """Bit for bit, decisions and rows."""
     cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
     world = data.draw(worlds(cost=cost, lookahead=0, handoff=False, moves=False, tiers=False))
-    if world.together or keeps_line(world.batching) or world.allocation != "paged":
+    if world.together or world.allocation != "paged":
         return
     if foresees(world.routing):  # it goes by a copy of the replica, which a pipeline has not
         return
@@ -88,9 +88,7 @@ def test_routers_see_prompts_that_are_between_two_micro_batches():
     assert run(world).decisions == run(replace(world, stages=(1.0,))).decisions
 
 
-@pytest.mark.parametrize(
-    "batching", [name for name in BATCHING.names() if not (together(name) or keeps_line(name))]
-)
+@pytest.mark.parametrize("batching", [name for name in BATCHING.names() if not together(name)])
 @laws(12)
 @given(data=st.data())
 def test_nothing_is_lost(batching, data):
@@ -129,6 +127,19 @@ def test_who_arrives_is_seen_when_the_oldest_comes_out():
     first = 5 * MS + 20_000 + 20 * 101
     # the second is admitted beside the second decode of the first, not at 8 ms
     assert rows[1].first_token_ns == 7 * MS + first + (7 * MS + 20_000 + 20 * 102)
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_steps_of_who_keeps_the_line_are_micro_batches(fast_forward):
+    """Two decode in a micro-batch each, out every 5 ms in turn; the third waits for seven of them.
+
+    It comes at 20.1 ms and is seen at 22.5.
+    """
+    jobs = (Job(0, 100, 30), Job(0, 50, 30), Job(20_100_000, 10, 1))
+    world = World(jobs, cost="flat", stages=(0.5, 0.5), budget_tokens=100)
+    gathers = replace(world, batching="gathering", order="priority")  # wait_steps 7
+    assert run(world, fast_forward).rows[2].scheduled_ns == 22_500_000
+    assert run(gathers, fast_forward).rows[2].scheduled_ns == 22_500_000 + 7 * 2_500_000
 
 
 def test_unequal_prompts_make_bubbles_and_equal_chunks_do_not():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from abilities import keeps_line, movable
+from abilities import movable
 from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from worlds import Job, World, run
 
 from llmsim.policies.control import Add, Fail, Migrate
 
-BATCHINGS = [name for name in movable() if not keeps_line(name)]
+BATCHINGS = movable()
 MOVED = {"stages": True, "moves": True}
 
 

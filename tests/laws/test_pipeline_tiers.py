@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from abilities import keeps_line, together
+from abilities import together
 from endings import assert_tiers_back
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ from llmsim.serving.storeplan import kv_plan
 from llmsim.specs import load_model
 
 GIVEN = {"stages": True, "tiers": True, "turns": True, "handoff": None}
-BATCHINGS = [name for name in BATCHING.names() if not (together(name) or keeps_line(name))]
+BATCHINGS = [name for name in BATCHING.names() if not together(name)]
 
 
 @pytest.mark.parametrize("cost", sorted(COSTS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from abilities import keeps_line, movable
+from abilities import movable
 from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,16 +25,14 @@ RANKS = {"ranks": True}
 BOTH = {"ranks": True, "stages": True}
 
 
-def kinds(batching: str = "vllm"):
-    """Ranks of one stage or, where a policy does not keep one batch's line, of several."""
-    return st.sampled_from([RANKS] if keeps_line(batching) else [RANKS, BOTH])
+KINDS = st.sampled_from([RANKS, BOTH])
 
 
 @pytest.mark.parametrize("batching", movable())
 @laws(8)
 @given(data=st.data())
 def test_nothing_is_lost_where_replicas_come_and_go(batching, data):
-    ran = run(restless(data, batching=batching, **data.draw(kinds(batching))))
+    ran = run(restless(data, batching=batching, **data.draw(KINDS)))
     assert_all_ended(ran)
     gaps = sum(row.output_tokens - 1 for row in ran.rows if row.output_tokens)
     if all(row.ended_as == "finished" for row in ran.rows):
@@ -45,14 +43,14 @@ def test_nothing_is_lost_where_replicas_come_and_go(batching, data):
 @laws(10)
 @given(data=st.data())
 def test_merging_changes_nothing_where_replicas_come_and_go(cost, data):
-    assert_same(restless(data, cost=cost, **data.draw(kinds())))
+    assert_same(restless(data, cost=cost, **data.draw(KINDS)))
 
 
 @pytest.mark.parametrize("batching", movable())
 @laws(8)
 @given(data=st.data())
 def test_nothing_is_lost_where_roles_change(batching, data):
-    ran = run(changeable(data, batching=batching, **data.draw(kinds(batching))))
+    ran = run(changeable(data, batching=batching, **data.draw(KINDS)))
     assert_all_ended(ran)
 
 
@@ -60,10 +58,10 @@ def test_nothing_is_lost_where_roles_change(batching, data):
 @laws(10)
 @given(data=st.data())
 def test_merging_changes_nothing_where_roles_change(cost, data):
-    assert_same(changeable(data, cost=cost, **data.draw(kinds())))
+    assert_same(changeable(data, cost=cost, **data.draw(KINDS)))
 
 
-@pytest.mark.parametrize("batching", [name for name in movable() if not keeps_line(name)])
+@pytest.mark.parametrize("batching", movable())
 @laws(6)
 @given(data=st.data())
 def test_who_moves_between_ranks_of_pipelines_ends_once(batching, data):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from abilities import keeps_line, together
+from abilities import together
 from endings import assert_all_ended, assert_tiers_back
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from llmsim.policies import BATCHING
 from llmsim.results.stations import station_metrics
 
 BOTH = {"ranks": True, "stages": True}
-BATCHINGS = [name for name in BATCHING.names() if not (together(name) or keeps_line(name))]
+BATCHINGS = [name for name in BATCHING.names() if not together(name)]
 
 
 @pytest.mark.parametrize("cost", sorted(COSTS))
@@ -55,7 +55,7 @@ def test_one_stage_is_a_plain_group_of_ranks(data):
     """Bit for bit, decisions and rows, where nobody waits for an end to be sent."""
     cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
     world = data.draw(worlds(cost=cost, ranks=True, lookahead=0))
-    if together(world.batching) or keeps_line(world.batching):
+    if together(world.batching):
         return
     world = replace(world, in_flight=0, per_expert_ns=3_000.0)
     plain, piped = run(world), run(replace(world, stages=(1.0,)))

@@ -80,6 +80,13 @@ def test_merging_steps_changes_nothing(data):
     assert_same(reusing(data, turns=False, handoff=None))
 
 
+@laws(30)
+@given(data=st.data())
+def test_stages_and_ranks_reuse_as_well(data):
+    parts = {"stages": True, "ranks": data.draw(st.booleans())}
+    assert_same(reusing(data, handoff=None, **parts))
+
+
 @laws(40)
 @given(data=st.data())
 def test_all_computed_anew_is_no_reuse(data):
@@ -119,7 +126,8 @@ GIVEN = {"cost": "flat", "prefix_caching": True, "kv_blocks": 200, "block_tokens
 @pytest.mark.parametrize(
     ("frac", "spared"), [(0.0, [0, 64, 112, 144]), (0.25, [0, 48, 84, 108]), (1.0, [0, 0, 0, 0])]
 )
-def test_by_hand(frac, spared):
+@pytest.mark.parametrize("stages", [(), (0.5, 0.5)])
+def test_by_hand(frac, spared, stages):
     """Documents of 64, 48 and 32 tokens behind others than before: all of them is found.
 
     The second prompt finds A behind C; the third B, behind A and now in front, and A; the fourth
@@ -131,7 +139,7 @@ def test_by_hand(frac, spared):
     else:
         # the fourth has B's 48 tokens as a prefix and is spared a share of C's and A's 96
         expected = [*spared[:3], 48 + spared[3] - int((1 - frac) * 48)]
-    rows = run(World(jobs, recompute_frac=frac, **GIVEN)).rows
+    rows = run(World(jobs, recompute_frac=frac, stages=stages, **GIVEN)).rows
     assert [row.cached_tokens for row in rows] == expected
 
 

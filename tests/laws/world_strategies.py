@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from abilities import foresees, keeps_line, keeps_memory, together
+from abilities import foresees, keeps_memory, together
 from drawing import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -183,7 +183,6 @@ def worlds(
     chunked = draw(st.integers(0, 3)) < 3
     forced = handoff is True or moves is True or tiers is True or lanes or stages or stops
     kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
-    kinds = [name for name in kinds if not (stages and keeps_line(name))]
     kinds = [name for name in kinds if not (lanes and keeps_memory(name))]
     kind = batching or draw(st.sampled_from(kinds))
     # who foresees what becomes of requests does so where they stay behind the door they came to
