@@ -30,8 +30,8 @@ def wrong_promises(pool: Pool) -> dict[str, str]:
     swap = None if pool.kv is None else pool.kv.swap
     if swap is not None and swap.overlaps and pool.engine.prefix_caching:
         wrong["kv"] = "swap.overlaps does not go with engine.prefix_caching"
-    if pool.dp > 1 and _keeper(pool):
-        wrong["batching"] = f"attention ranks do not go with {_keeper(pool)}"
+    if pool.dp > 1 and pool.allocation.kind != "paged":
+        wrong["allocation"] = f"{pool.allocation.kind} does not go with attention ranks (dp)"
     if pool.pp > 1 and pool.allocation.params.get("ahead") is False:
         wrong["allocation"] = f"granules are mapped ahead with pipeline stages (pp {pool.pp})"
     if pool.retention.kind != "none":

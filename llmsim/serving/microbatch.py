@@ -9,6 +9,7 @@ from heapq import heapify, heappop
 from llmsim.core.integers import rounded
 from llmsim.costmodel.contract import PriceLine, StagedCost
 from llmsim.costmodel.energy import ActiveEnergy
+from llmsim.results.timeline import TimelineData
 from llmsim.serving.cohort import FOREVER, Cohort
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
@@ -63,6 +64,14 @@ class PipelineMeter(Meter):
             return self
         self.others.append(SharedMeter(self))
         return self.others[-1]
+
+    def finish(self) -> TimelineData:
+        """Return the timeline; see `Meter`."""
+        for other in self.others:
+            if other.together > 0:
+                self.together += other.together
+                other.together = 0
+        return super().finish()
 
     def write_in(self, book: Logbook) -> None:
         """Write into another book from now on, all micro-batches."""

@@ -215,6 +215,8 @@ class Pipeline(Replica):
             draft.parked.clear()
         if len(loose) > 1:
             self.loose = dict.fromkeys(sorted(loose, key=seat_of))
+        if draft.together is not None:
+            draft.together.look()
 
     def _call(self, now: int) -> None:
         """Take in the micro-batch that has come out, if one has, and launch as many as may be."""

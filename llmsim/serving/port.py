@@ -226,10 +226,11 @@ class Port:
         if request.state == SWAPPED and draft.swapper is not None:
             draft.swapper.drop(request, outcome)
             return
-        together = replica.draft.together
-        if together is not None and request.state == HELD:
-            together.drop(request, outcome, replica.clock.now)
-            return
+        if request.state == HELD:
+            for each in self.drafts():
+                if each.together is not None and each.together.holds(request):
+                    each.together.drop(request, outcome, replica.clock.now)
+                    return
         if request.state == MOVING and self.moves is not None:
             replica.decisions.extend((DROP, request.view.index, replica.clock.now))
             self.moves.drop(request, outcome)

@@ -13,6 +13,7 @@ from llmsim.serving.microbatch import PipelineMeter, Slot, SlotCohort
 from llmsim.serving.request import Request
 from llmsim.serving.step import StagedStep
 from llmsim.serving.stretch import Stretch
+from llmsim.serving.together import Together
 
 
 def make_slots(
@@ -44,7 +45,11 @@ def make_slots(
         equip(draft, policy)
         draft.reuse = like.reuse  # it hears of all that the ledger caches
         stretch = Stretch(cohort, cost.window_tokens > 0)
-        delivery = Delivery(draft, stretch, config.block_tokens, 0, on_end)
+        ended = on_end
+        if getattr(policy, "releases_together", False):
+            draft.together = Together(draft, on_end)  # who is in a micro-batch leaves together
+            ended = draft.together.ended
+        delivery = Delivery(draft, stretch, config.block_tokens, 0, ended)
         if slots:
             first = slots[0]
             delivery.arrived = first.delivery.arrived  # whoever is planned next seats those

@@ -40,8 +40,16 @@ class Together:
             self._held[request] = None
         else:
             self._leave(request, outcome, time_ns)
+        self.look()
+
+    def look(self) -> None:
+        """Release all if nobody is left."""
         if not self._draft.running_set and self._held:
             self._release()
+
+    def holds(self, request: Request) -> bool:
+        """Whether the result of a request is kept here."""
+        return request in self._held
 
     def drop(self, request: Request, outcome: str, now: int) -> None:
         """Let a request go whose result was ready but not released when its client left."""

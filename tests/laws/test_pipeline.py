@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, replace
 
 import pytest
-from abilities import foresees, together
+from abilities import foresees
 from endings import assert_all_ended
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +61,7 @@ def test_one_stage_is_a_plain_replica(data):
     """Bit for bit, decisions and rows."""
     cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
     world = data.draw(worlds(cost=cost, lookahead=0, handoff=False, moves=False, tiers=False))
-    if world.together or world.allocation != "paged":
+    if world.allocation != "paged":
         return
     if foresees(world.routing):  # it goes by a copy of the replica, which a pipeline has not
         return
@@ -88,7 +88,7 @@ def test_routers_see_prompts_that_are_between_two_micro_batches():
     assert run(world).decisions == run(replace(world, stages=(1.0,))).decisions
 
 
-@pytest.mark.parametrize("batching", [name for name in BATCHING.names() if not together(name)])
+@pytest.mark.parametrize("batching", BATCHING.names())
 @laws(12)
 @given(data=st.data())
 def test_nothing_is_lost(batching, data):
@@ -140,6 +140,17 @@ def test_steps_of_who_keeps_the_line_are_micro_batches(fast_forward):
     gathers = replace(world, batching="gathering", order="priority")  # wait_steps 7
     assert run(world, fast_forward).rows[2].scheduled_ns == 22_500_000
     assert run(gathers, fast_forward).rows[2].scheduled_ns == 22_500_000 + 7 * 2_500_000
+
+
+def test_results_leave_together_from_each_micro_batch():
+    """Two static batches of one prompt each; the third prompt is in the one that is over first."""
+    jobs = (Job(0, 100, 3), Job(0, 50, 5), Job(MS, 30, 2))
+    world = World(jobs, cost="flat", stages=(0.5, 0.5), budget_tokens=100)
+    rows = run(replace(world, batching="static-batching")).rows
+    # tokens every 5 ms, from 5 and 7.5 ms on; clients have all of them with the last one
+    assert [row.end_ns for row in rows] == [15 * MS, 27_500_000, 25 * MS]
+    assert [row.first_token_ns for row in rows] == [row.end_ns for row in rows]
+    assert rows[2].scheduled_ns == 15 * MS
 
 
 def test_unequal_prompts_make_bubbles_and_equal_chunks_do_not():

@@ -20,7 +20,7 @@ from llmsim.policies import BATCHING
 from llmsim.results.stations import station_metrics
 
 BOTH = {"ranks": True, "stages": True}
-BATCHINGS = [name for name in BATCHING.names() if not together(name)]
+BATCHINGS = list(BATCHING.names())
 
 
 @pytest.mark.parametrize("cost", sorted(COSTS))
@@ -40,7 +40,7 @@ def test_nothing_is_lost(batching, data):
         assert first.busy_ns[-2] <= ran.facts.end_ns
 
 
-@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("batching", [name for name in BATCHINGS if not together(name)])
 @laws(6)
 @given(data=st.data())
 def test_with_tiers_below(batching, data):
@@ -52,10 +52,14 @@ def test_with_tiers_below(batching, data):
 @laws(40)
 @given(data=st.data())
 def test_one_stage_is_a_plain_group_of_ranks(data):
-    """Bit for bit, decisions and rows, where nobody waits for an end to be sent."""
+    """Bit for bit, decisions and rows, where nobody waits for an end to be sent.
+
+    Not of policies that keep the line: steps that they may count pass for an idle rank, too, where
+    all ranks take a stretch, but no micro-batch of decodes does.
+    """
     cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
     world = data.draw(worlds(cost=cost, ranks=True, lookahead=0))
-    if together(world.batching):
+    if hasattr(BATCHING.get(world.batching), "waiting_order"):
         return
     world = replace(world, in_flight=0, per_expert_ns=3_000.0)
     plain, piped = run(world), run(replace(world, stages=(1.0,)))

@@ -181,7 +181,7 @@ def worlds(
     leave = draw(st.booleans()) if clients_leave is None else clients_leave
     made = draw(jobs(count, longest, leave))
     chunked = draw(st.integers(0, 3)) < 3
-    forced = handoff is True or moves is True or tiers is True or lanes or stages or stops
+    forced = handoff is True or moves is True or tiers is True or lanes or stops
     kinds = [name for name in sorted(BATCHING.names()) if not (forced and together(name))]
     kinds = [name for name in kinds if not (lanes and keeps_memory(name))]
     kind = batching or draw(st.sampled_from(kinds))

@@ -136,7 +136,6 @@ WRONG = [
     ({"dp": 2}, "has no experts"),
     ({"engine.lookahead": 1}, "must be 0 or absent"),
     ({"kv.tiers": [{"name": "host", "medium": "host", "capacity_gb": 1}]}, "tiers"),
-    ({"batching": "static-batching"}, "batching static"),
     ({"pp": 1, "stage_link": "ib-ndr"}, "several stages"),
     ({"stage_link": "ib-nrd"}, "ib-ndr"),
 ]
