@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from llmsim.scenario.model import Scenario
     from llmsim.scenario.promises import Estimators
 
-_KEEPS: Final = ("waiting_order", "victim", "admits", "ended", "layer_groups")
-"""What batching policies have that keep or plan more than the next step."""
+_KEEPS: Final = ("waiting_order", "victim", "admits", "ended")
+"""What batching policies have that keep more than the next step."""
 
 
 def _foresees(routing: Component) -> bool:
@@ -110,6 +110,8 @@ def _pool_clash(pool: Pool, lane: bool) -> str:
     if pool.allocation.kind != "paged":
         return f"allocation {pool.allocation.kind}"
     policy = registry("batching").get(pool.batching.kind)
-    keeps = any(hasattr(policy, name) for name in _KEEPS)
-    told = f"batching {pool.batching.kind}"
-    return told if keeps or getattr(policy, "releases_together", False) else ""
+    more = pool.pp > 1 or pool.dp > 1 or lane or (pool.kv is not None and pool.kv.swap is not None)
+    keeps = more and any(hasattr(policy, name) for name in _KEEPS)
+    if keeps or hasattr(policy, "layer_groups") or getattr(policy, "releases_together", False):
+        return f"batching {pool.batching.kind}"
+    return ""

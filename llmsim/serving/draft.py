@@ -163,8 +163,8 @@ class Draft:
     ) -> None:
         self.config = config
         self.policy = policy
-        self.guard = policy if isinstance(policy, GuardsAdmission) else None
-        self.chooser = policy if isinstance(policy, ChoosesVictims) else None
+        self.guard: GuardsAdmission | None = policy if isinstance(policy, GuardsAdmission) else None
+        self.chooser: ChoosesVictims | None = policy if isinstance(policy, ChoosesVictims) else None
         self.fcfs = isinstance(line, FcfsQueue) and self.chooser is None
         self.displaces = bool(getattr(policy, "displaces", False))
         self.claims: ClaimLedger | None = None

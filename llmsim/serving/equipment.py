@@ -83,8 +83,8 @@ def fit_out(
     if draft.config.recompute_frac is not None and isinstance(ledger, PrefixLedger):
         draft.reuse = SegmentReuse(ledger, draft.config.recompute_frac)
     if isinstance(line, OrderedQueue) and isinstance(policy, OrdersWaiting):
-        line.engine = Engine(draft)
-        line.kept_by(policy.waiting_order(line.engine))
+        engine = Engine(draft)
+        line.kept_by(policy.waiting_order(engine), engine)
     equip(draft, policy)
     on_end = told_of_ends(policy, on_end)
     if not getattr(policy, "releases_together", False):

@@ -15,7 +15,7 @@ from llmsim.kvcache import CountLedger
 from llmsim.policies.views import RequestView
 from llmsim.serving.clock import ARRIVAL_PRIORITY, FOREVER, Clock
 from llmsim.serving.fork_tiers import ShadowTiers
-from llmsim.serving.likeness import Likeness, nobody_hears
+from llmsim.serving.likeness import Likeness, blank, nobody_hears
 from llmsim.serving.meter import NEVER
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import FINISHING, Request
@@ -44,7 +44,7 @@ class Shadow(Replica):
             like.pool,
             like.cost,
             config,
-            like.draft.policy,
+            blank(like),
             NEVER,
             nobody_hears,
             None,

@@ -52,8 +52,9 @@ def fork_of(there: Sequence[Replica], beyond_tokens: int, keeps: bool) -> Fork:
 def unforkable(replica: Replica) -> str:
     """Return what of a replica cannot be copied; empty if everything can."""
     draft = replica.draft
-    if isinstance(draft.policy, OrdersWaiting | ChoosesVictims | GuardsAdmission | HearsOfEnds):
-        return "batching policies that keep more than the next step"
+    keeps = isinstance(draft.policy, OrdersWaiting | ChoosesVictims | GuardsAdmission | HearsOfEnds)
+    if keeps and (type(replica) is not Replica or draft.swapper is not None):
+        return "batching policies that keep a line, victims or room, but on replicas of one rank"
     if type(replica) not in (Replica, Rank, Lane, Pipeline, PipelineRank):
         return "steps that can be stopped"
     waits = draft.swapper is not None or (draft.keeper is not None and draft.keeper.by_layer)

@@ -7,14 +7,18 @@ from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import TypeVar
 
+from llmsim.policies.batching import BatchingPolicy
+from llmsim.policies.ordering import ChoosesVictims, GuardsAdmission, HearsOfEnds
 from llmsim.results.histogram import LogHistogram
 from llmsim.serving.delivery import Delivery
 from llmsim.serving.draft import Draft
 from llmsim.serving.equipment import empty_line
 from llmsim.serving.gate import Gate
 from llmsim.serving.meter import NEVER, Meter
+from llmsim.serving.queue import OrderedQueue
 from llmsim.serving.replica import Replica
 from llmsim.serving.request import DECODE, FINISHING, Request
+from llmsim.serving.step import Engine
 
 T = TypeVar("T")
 
@@ -86,7 +90,11 @@ class Likeness:
         draft, config = shadow.draft, shadow.config
         shadow.meter = draft.meter = QuietMeter()
         shadow.delivery = Delivery(
-            draft, shadow._stretch, config.block_tokens, config.lookahead, nobody_hears
+            draft,
+            shadow._stretch,
+            config.block_tokens,
+            config.lookahead,
+            self._ended if isinstance(draft.policy, HearsOfEnds) else nobody_hears,
         )
         self._beyond = beyond_tokens
         self.clones: dict[Request, Request] = {}
@@ -108,9 +116,7 @@ class Likeness:
         own.draft.first_need = other.draft.first_need
         own.cohort.mirror(other.cohort)
         own._stretch.mirror(other._stretch)
-        policy = copied(other.draft.policy)
-        own._policy = own.draft.policy = policy
-        own.line = own.draft.line = empty_line(other.line, policy)
+        self._take_policy(other)
 
     def settle(self, other: Replica, believed: bool) -> None:
         """Take over who is there; what is under way, and no more than that, is planned.
@@ -128,12 +134,37 @@ class Likeness:
         self._add_running(other.draft, other.delivery, tick, own._ticks, tick + 1, believed)
         self.add(other.delivery.arrived, believed)
         line = own.line
-        for clone in self.add(other.line.requests(), believed):
-            line.push(clone)
+        waiting = self.add(other.line.requests(), believed)
+        if isinstance(line, OrderedQueue):
+            line.adopt(waiting)
+        else:
+            for clone in waiting:
+                line.push(clone)
         own.cohort.adopt(other.cohort, clones)
         self._settle_draft(own.draft, other.draft)
         own.running_set = own.draft.running_set
         self._settle_delivery(own.delivery, other.delivery)
+
+    def _take_policy(self, other: Replica) -> None:
+        """Decide with a copy of another replica's policy, and with a copy of the line it keeps."""
+        own, line = self.shadow, other.line
+        if not isinstance(line, OrderedQueue) or line.order is None:
+            policy = copied(other.draft.policy)
+            own.line = own.draft.line = empty_line(line, policy)
+        else:
+            engine = Engine(own.draft)
+            policy, order = deepcopy((other.draft.policy, line.order), {id(line.engine): engine})
+            own.line = own.draft.line = kept = OrderedQueue()
+            kept.kept_by(order, engine)
+        own._policy = own.draft.policy = policy
+        own.draft.guard = policy if isinstance(policy, GuardsAdmission) else None
+        own.draft.chooser = policy if isinstance(policy, ChoosesVictims) else None
+
+    def _ended(self, request: Request, outcome: str, time_ns: int) -> None:
+        """Tell nobody but the policy's copy."""
+        policy = self.shadow.draft.policy
+        if isinstance(policy, HearsOfEnds):
+            policy.ended(request.view, request.generated)
 
     def take_gates(self, other: Replica, copy_of: Callable[[Gate], Gate]) -> None:
         """Wait for what another replica's step waits for."""
@@ -246,6 +277,14 @@ class Likeness:
 
 def nobody_hears(request: Request, outcome: str, time_ns: int) -> None:
     """Tell nobody what happens in a fork."""
+
+
+def blank(like: Replica) -> BatchingPolicy:
+    """Return a policy to build a shadow with: it may be shown an engine, and keep a line."""
+    policy, line = like.draft.policy, like.line
+    if not isinstance(line, OrderedQueue):
+        return policy
+    return deepcopy(policy, {id(line.engine): None})
 
 
 def copied(policy: T) -> T:

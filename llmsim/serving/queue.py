@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -120,27 +120,35 @@ class OrderedQueue:
 
     Attributes
     ----------
+    order : WaitingOrder or None
+        Who keeps it.
     engine : Engine or None
-        What the policy may ask.
+        What its order may ask about the replica.
     """
 
-    __slots__ = ("_next", "_order", "_waiting", "count", "engine")
+    __slots__ = ("_next", "_waiting", "count", "engine", "order")
 
     def __init__(self) -> None:
-        self._order: WaitingOrder | None = None
+        self.order: WaitingOrder | None = None
         self.engine: Engine | None = None
         self._next: Request | None = None
         self._waiting: dict[int, Request] = {}
         self.count = 0
 
-    def kept_by(self, order: WaitingOrder) -> None:
-        """Ask this order from now on."""
-        self._order = order
+    def kept_by(self, order: WaitingOrder, engine: Engine) -> None:
+        """Ask this order, which was shown an engine, from now on."""
+        self.order, self.engine = order, engine
+
+    def adopt(self, requests: Sequence[Request]) -> None:
+        """Have requests in line whom its order knows already."""
+        self._waiting = {request.view.index: request for request in requests}
+        self._next = None
+        self.count = len(requests)
 
     def _keeper(self) -> WaitingOrder:
-        if self._order is None:
+        if self.order is None:
             raise InvariantError("a line without an order")
-        return self._order
+        return self.order
 
     def push(self, request: Request) -> None:
         """Add an arrival."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+from abilities import keeps_line
 from hypothesis import given
 from hypothesis import strategies as st
 from jobs import Job
@@ -14,6 +15,7 @@ from test_tiers import SWAP
 from world_strategies import laws, worlds
 from worlds import World, run
 
+from llmsim.policies import BATCHING
 from llmsim.policies.routing import NEVER
 from llmsim.serving.beliefs import BeliefPlan
 
@@ -59,15 +61,24 @@ KINDS = {
     "tiers of stages": {"tiers": True, "stages": True},
     "stages of ranks": {"stages": True, "ranks": True},
     "tiers of stages of ranks": {"tiers": True, "stages": True, "ranks": True},
+    "lines": {},
+    "tiers of lines": {"tiers": True},
 }
 """What may stand behind a door that is forked, as worlds are asked for it."""
+
+KEEPERS = [name for name in sorted(BATCHING.names()) if keeps_line(name)]
+"""Policies that keep a line, victims or room of their own."""
 
 
 @st.composite
 def alone(draw, believed: str, kind: str = "alone", **given) -> World:
     """A world in which a fork can know everything but what arrives later."""
     given = {"routing": "block", "batching": "vllm", **KINDS[kind], **given}
+    if "lines" in kind:
+        given["batching"] = draw(st.sampled_from(KEEPERS))
     world = draw(worlds(**given))
+    if "lines" in kind:
+        world = replace(world, swap_blocks=0)
     return replace(
         world, believed=believed, prefix_caching=False, routing="round-robin", in_flight=0
     )

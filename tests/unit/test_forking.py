@@ -30,6 +30,14 @@ ALONE = {
             "fleet.pools.main.kv": {"swap": SWAPS},
         },
     ),
+    "a line by length": (
+        "predictive",
+        {"fleet.pools.main.replicas": 1, "fleet.pools.main.batching": "shortest-first"},
+    ),
+    "a line in turn of clients": (
+        "predictive",
+        {"fleet.pools.main.replicas": 1, "fleet.pools.main.batching": "vtc"},
+    ),
     "swaps of a pipeline": (
         "pipeline",
         {
@@ -61,6 +69,11 @@ def test_a_look_that_is_old_will_do(name):
 REFUSED = {
     "disaggregated": ("disaggregated", {}, "a pool of role prefill, a pool of role decode"),
     "pinned": ("pinned", {}, "retention"),
+    "a line beside swaps": (
+        "predictive",
+        {"fleet.pools.main.batching": "shortest-first", "fleet.pools.main.kv": {"swap": SWAPS}},
+        "cannot foresee yet with batching shortest-first",
+    ),
     "images": ("images", {"fleet.pools.encode": None}, "does not go with routing block"),
 }
 
