@@ -3,7 +3,11 @@
 import pandas as pd
 import pytest
 
-from llmsim.specs.importers.floors import without_host_bound, without_untuned
+from llmsim.specs.importers.floors import (
+    without_disturbed,
+    without_host_bound,
+    without_untuned,
+)
 from llmsim.specs.importers.frames import Batch
 
 
@@ -44,3 +48,30 @@ def test_products_that_were_never_tuned_are_left_out_of_their_engine_s_tables_al
     assert note.startswith("2 GEMM rows of nvfp4 left out: they were timed with the tile")
     assert len(without_untuned(gemms, "vllm", batch)) == 4
     assert len(batch.notes) == 1
+
+
+def curve(times_us, **other):
+    """Return products of one shape, each with twice the tokens of the one before."""
+    made = pd.DataFrame(
+        {"m": [2**power for power in range(len(times_us))], "t_median_us": times_us}
+    )
+    shape = {"op": "gemm", "kernel_id": "cutlass", "dtype_a": "fp8", "dtype_w": "fp8"}
+    return made.assign(**{**shape, "n": 1024, "k": 8192, **other})
+
+
+def test_rows_that_a_larger_product_beats_by_half_are_left_out(batch):
+    odd = curve([22.0, 45.2, 23.4, 30.0, 60.0, 41.0, 80.0])  # 45.2 > 1.5 x 23.4, 60 < 1.5 x 41
+    plain = curve([20.0, 29.0, 20.0, 40.0], n=2048)  # tiles may be chosen badly
+    others = curve([50.0, 10.0], op="moe")
+    table = pd.concat([odd, plain, others], ignore_index=True)
+    kept = without_disturbed(table, batch)
+    assert sorted(set(table.index) - set(kept.index)) == [1]
+    (note,) = batch.notes
+    assert note.startswith("1 GEMM rows of cutlass (fp8, fp8) left out")
+
+
+def test_rows_are_compared_with_those_of_their_own_shape_and_kernel(batch):
+    parts = [curve([90.0]), curve([9.0, 9.0], k=1024), curve([9.0, 9.0], kernel_id="other")]
+    table = pd.concat(parts, ignore_index=True)
+    assert len(without_disturbed(table, batch)) == len(table)
+    assert batch.notes == []

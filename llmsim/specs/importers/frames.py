@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsim.core.errors import CardError, Fault
 from llmsim.core.files import whole_file
-from llmsim.specs.importers.floors import without_host_bound
+from llmsim.specs.importers.floors import without_disturbed, without_host_bound
 from llmsim.specs.profile_meta import ProfileMeta, write_meta
 from llmsim.specs.profile_rows import ABSENT, COLUMNS, KEY, csv_line, rows_checksum
 
@@ -171,7 +171,7 @@ def write_profile(batch: Batch, origin: Origin, out: Path, *, as_csv: bool = Fal
     CardError
         If the batch has no rows.
     """
-    table = without_host_bound(_joined(batch), batch)
+    table = without_disturbed(without_host_bound(_joined(batch), batch), batch)
     device = slug(batch.device)
     folder = out / device / batch.profile
     folder.mkdir(parents=True, exist_ok=True)
