@@ -62,6 +62,7 @@ COMPILED = (
     "llmsim/serving/fork_ranks.py",
     "llmsim/serving/fork_tiers.py",
     "llmsim/serving/forking.py",
+    "llmsim/serving/frontend.py",
     "llmsim/serving/gate.py",
     "llmsim/serving/handoff.py",
     "llmsim/serving/keeper.py",

@@ -15,16 +15,17 @@ from llmsim.fidelity.scores import Errors, errors_of, headline_scores, score_cas
 Change = Mapping[str, Mapping[str, Any]]
 """What differs: under ``client`` keys of `Assumptions.client`, under ``cost`` of the component."""
 
+_NO_ENCODING: Final = {"front_token_s": 0.0, "ingest_token_s": 0.0, "round_token_s": 0.0}
+
 ABLATIONS: Final[Mapping[str, Change]] = {
     "as it is": {},
     "3 requests per slot": {"client": {"requests_per_slot": 3, "requests_forced": True}},
     "equal lengths": {"client": {"length_min_frac": 1.0}},
     "no two prompts alike": {"client": {"distinct_prompts": 0}},
-    "no way to the engine": {
-        "client": {"front_s": 0.0, "front_token_s": 0.0, "ingest_token_s": 0.0}
-    },
-    "prompts need no encoding": {"client": {"front_token_s": 0.0, "ingest_token_s": 0.0}},
-    "front end in turn, 3 ms": {"client": {"ingest_s": 0.003}},
+    "no way to the engine": {"client": {"front_s": 0.0, "round_s": 0.0, **_NO_ENCODING}},
+    "prompts need no encoding": {"client": _NO_ENCODING},
+    "no rounds of the front end": {"client": {"round_s": 0.0}},
+    "front end in turn, 3 ms": {"client": {"ingest_s": 0.003, "round_s": 0.0}},
     "engine's default batch limits": {"client": {"recipe_budget": False}},
     "no host work": {"cost": {"host_base_s": 0.0, "host_per_request_s": 0.0}},
 }

@@ -74,7 +74,9 @@ class Assumptions:
         The batching policy is told what the client asks for: as many tokens as it will get.
     client : mapping
         How requests are sent: ``requests_per_slot``, ``length_min_frac``, ``arrivals``,
-        ``distinct_prompts``, ``nominal_tokens``.
+        ``distinct_prompts``, ``nominal_tokens``; and how long they are on their way:
+        ``front_s``, ``ingest_s`` (one after the other) and ``round_s`` (all that have come
+        together), each with ``_token_s`` for a token of the prompt.
     model : str
         Model card, where it differs from the case's model key.
     quantisation : str

@@ -122,7 +122,7 @@ def prepare(
             continue
         window = found.window if found else None
         known = assume(case)
-        front_s, _ = front_of(case, {**known.client, **options.client})
+        front_s, *_ = front_of(case, {**known.client, **options.client})
         ready.append(Work(case, data, window, known.tpot_of_means, front_s))
     return ready, left
 

@@ -297,9 +297,10 @@ def _arrivals(case: Case, client: Mapping[str, Any]) -> dict[str, Any]:
         per_slot = client.get("requests_per_slot", 1)
         if total is not None and not client.get("requests_forced"):
             per_slot = max(1, round(total / slots))
-        way_s, turn_s = front_of(case, client)
+        way_s, turn_s, round_s = front_of(case, client)
         loop = {"kind": "closed-loop", "in_flight": slots, "requests_per_slot": per_slot}
-        return {"arrivals": {**loop, "think_s": way_s, "ingest_s": turn_s}}
+        times = {"think_s": way_s, "ingest_s": turn_s, "round_s": round_s}
+        return {"arrivals": {**loop, **times}}
     if word.startswith(("poisson", "constant", "uniform")) and "ladder" not in word:
         if rate is None:
             raise NotSimulatedError("the rate is not recorded")
@@ -315,23 +316,24 @@ def _arrivals(case: Case, client: Mapping[str, Any]) -> dict[str, Any]:
     raise NotSimulatedError(f"arrivals '{word}'")
 
 
-def front_of(case: Case, client: Mapping[str, Any]) -> tuple[float, float]:
-    """Return how long a request is on its way to the engine, and the front end's time for it [s].
+def front_of(case: Case, client: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return how long a request is on its way to the engine, its turn and its share of a round [s].
 
     Parameters
     ----------
     case : Case
     client : mapping
-        See `Assumptions.client`; ``front_s`` and ``ingest_s`` are per request, ``*_token_s`` per
-        prompt token, of which the mean prompt has as many as its law of lengths gives.
+        See `Assumptions.client`; ``front_s``, ``ingest_s`` and ``round_s`` are per request,
+        ``*_token_s`` per prompt token, of which the mean prompt has as many as its law of lengths
+        gives.
     """
     shortest = client.get("length_min_frac", 1.0)
     tokens = (case.number("isl") or 0.0) * (1.0 + shortest) / 2.0
-    way, turn = (
+    way, turn, share = (
         client.get(f"{name}_s", 0.0) + tokens * client.get(f"{name}_token_s", 0.0)
-        for name in ("front", "ingest")
+        for name in ("front", "ingest", "round")
     )
-    return way, turn
+    return way, turn, share
 
 
 def _replayed(path: Path) -> dict[str, Any]:

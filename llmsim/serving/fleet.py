@@ -21,6 +21,7 @@ from llmsim.serving.clock import ARRIVAL_PRIORITY, Clock
 from llmsim.serving.continuation import Continuation
 from llmsim.serving.decision import Decision
 from llmsim.serving.encoding import Encoding
+from llmsim.serving.frontend import FrontEnd
 from llmsim.serving.gateway import Gateway
 from llmsim.serving.handoff import Handoff
 from llmsim.serving.labels import ClientRules, Labels
@@ -96,8 +97,9 @@ class Fleet:
         self._timeouts: deque[Request] = deque()
         self._timeout_pending = False
         self._loop: ClosedLoop | None = workload.closed_loop
-        self._ingest_ns = self._loop.ingest_ns if self._loop is not None else 0
-        self._front_ns = 0  # until when the front end is taken
+        self._front: FrontEnd | None = None
+        if self._loop is not None and self._loop.has_front_end:
+            self._front = FrontEnd(clock, self._send_next, self._loop)
         programs = workload.programs
         self._continuation = None if programs is None else Continuation(clock, self, programs)
         self._chunks: Iterator[RequestChunk] = workload.chunks()
@@ -129,7 +131,8 @@ class Fleet:
         if self._loop is None:
             self.clock.at(self._arrival, ARRIVAL_PRIORITY, self._arrivals[0])
         else:
-            self._start_loop(self._loop)
+            for _ in range(self._loop.in_flight):
+                self._send_at(0)
 
     def _next_chunk(self) -> bool:
         chunk = next(self._chunks, None)
@@ -334,16 +337,12 @@ class Fleet:
 
     # --- clients ----------------------------------------------------------------------------
 
-    def _start_loop(self, loop: ClosedLoop) -> None:
-        for _ in range(loop.in_flight):
-            self._send_at(0)
-
     def _send_at(self, ready_ns: int) -> None:
-        """Send a slot's next request once the front end has taken those before it."""
-        if self._ingest_ns:
-            self._front_ns = max(self._front_ns, ready_ns) + self._ingest_ns
-            ready_ns = self._front_ns
-        self._at_time(ready_ns, self._send_next)
+        """Send a slot's next request, through the front end where there is one."""
+        if self._front is None:
+            self._at_time(ready_ns, self._send_next)
+        else:
+            self._front.expect(ready_ns)
 
     def _send_next(self, _: simpy.Event) -> None:
         """Send the next request of a slot of the closed loop."""

@@ -174,12 +174,16 @@ class ClosedLoopArrivals:
     ingest_s : float [s]
         Time of the one front end that takes requests in turn (HTTP, tokeniser): two reach the
         engine at least so far apart. It breaks up clients that would march in step.
+    round_s : float [s]
+        Time of that front end for a request before its turn, in rounds: all that have come are
+        ready together, once it is through with all of them. An event loop works so.
     """
 
     in_flight: Annotated[int, Ge(1)]
     requests_per_slot: Annotated[int, Ge(1)]
     think_s: Annotated[float, Ge(0)] = 0.0
     ingest_s: Annotated[float, Ge(0)] = 0.0
+    round_s: Annotated[float, Ge(0)] = 0.0
 
     @property
     def closed_loop(self) -> ClosedLoop | None:
@@ -189,6 +193,7 @@ class ClosedLoopArrivals:
             self.requests_per_slot,
             seconds_to_ns(self.think_s),
             seconds_to_ns(self.ingest_s),
+            seconds_to_ns(self.round_s),
         )
 
     def sampler(self, seed: int) -> ArrivalSampler:

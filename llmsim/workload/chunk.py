@@ -84,12 +84,21 @@ class ClosedLoop:
     ingest_ns : int [ns]
         One front end takes requests in turn, this long each: two reach the engine at least so
         far apart, in the order they were sent.
+    round_ns : int [ns]
+        Before that it takes all that have come as one round, this long for each of them: they
+        are ready together.
     """
 
     in_flight: int
     requests_per_slot: int
     think_ns: int = 0
     ingest_ns: int = 0
+    round_ns: int = 0
+
+    @property
+    def has_front_end(self) -> bool:
+        """Whether requests pass something that others may hold."""
+        return self.ingest_ns > 0 or self.round_ns > 0
 
 
 class Workload(Protocol):

@@ -116,7 +116,7 @@ def test_the_way_to_the_engine_counts_for_the_client():
     seen = predict(data, front_s=way_s).values
     data["traffic"]["arrivals"]["think_s"] = 0.0
     bare = predict(data, front_s=0.0).values
-    assert way_s == 0.0156
+    assert way_s == 0.0086
     assert seen["ttft", "mean"] > bare["ttft", "mean"]
     # four clients are in flight all the time: Little's law, up to start and end
     slots = seen["request_throughput", "mean"] * seen["e2e", "mean"]

@@ -213,16 +213,24 @@ def test_a_checkpoint_has_the_weights_that_its_name_says(model_key, quant, model
 
 
 @pytest.mark.parametrize(
-    ("engine", "way", "turn"), [("vllm", 5.3e-6, 1.2e-6), ("trtllm", 0.0, 6.5e-6)]
+    ("engine", "token_s"), [("vllm", (5.3e-6, 0.0, 1.2e-6)), ("trtllm", (0.0, 6.5e-6, 0.0))]
 )
-def test_encoding_random_text_delays_a_prompt_by_its_tokens_some_of_it_in_turn(engine, way, turn):
+def test_encoding_random_text_delays_a_prompt_by_its_tokens_some_of_it_with_others(engine, token_s):
     def front_s(**changed):
         arrivals = scenario_data(case(engine=engine, **changed))["traffic"]["arrivals"]
-        return arrivals["think_s"], arrivals["ingest_s"]
+        return arrivals["think_s"], arrivals["ingest_s"], arrivals["round_s"]
 
     assert front_s(isl="5000") == front_s()  # what other clients send is not described
     random = {"source": "aic-silicon-inferencex", "workload": "InferenceX random (...)"}
     more, less = front_s(isl="5000", **random), front_s(**random)
     # The mean of lengths between 0.8 and 1.0 of the nominal.
-    assert more[0] - less[0] == pytest.approx(0.9 * 4000 * way)
-    assert more[1] - less[1] == pytest.approx(0.9 * 4000 * turn)
+    longer = [one - other for one, other in zip(more, less, strict=True)]
+    assert longer == pytest.approx([0.9 * 4000 * each for each in token_s])
+    assert less[2] == pytest.approx(0.0024 + 0.9 * 1000 * token_s[2])  # for every request alike
+
+
+@pytest.mark.parametrize(("quant", "dtype"), [("fp8", "fp8"), ("", None)])
+def test_kv_beside_products_in_8_bits_is_in_8_bits_in_aiconfigurator_s_own_runs(quant, dtype):
+    own = {"source": "aic-silicon-internal", "engine": "trtllm", "model_key": "qwen3-32b"}
+    found = scenario_data(case(**own, quant=quant, gpu="H100-80G-SXM"))
+    assert found["engine"].get("kv_dtype") == dtype
