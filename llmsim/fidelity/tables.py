@@ -232,8 +232,8 @@ GPU, layout, lengths, load. What a record leaves out comes from
 - *Fitted*: cases that the host terms of two engine versions (`profiles/engines/`) and three terms
   of `assumptions.yaml` (launching layers that no graph holds, what a server does with a request
   before its engine has it, and what client and server do for all that come together) were fitted
-  to. They stand in rows of their own and in the tables by side, and count neither in the headline nor
-  in capacity. Nothing else that ships was fitted to these measurements.
+  to. They stand in rows of their own and in the tables by side, and count neither in the headline
+  nor in capacity. Nothing else that ships was fitted to these measurements.
 - *Headline*: quality A and B of sources whose layout, lengths and load are known, vLLM and
   TensorRT-LLM, aggregated serving. *With coverage*: what was not simulated counts as 100% wrong.
 - *tpot*, *ttft*, *e2e*: the mean where the source has it, else the median. *throughput*: output
