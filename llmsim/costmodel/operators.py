@@ -358,9 +358,10 @@ def layer_operators(
     mixer, mlp = layer.mixer, layer.mlp
     if isinstance(mixer, SoftmaxAttention):
         turned = (mixer.heads // tp + 2 * mixer.kv_heads_per_rank(tp)) * mixer.head_dim
+        width = (mixer.heads // tp + mixer.kv_heads_per_rank(tp)) * mixer.head_dim
         if mixer.layer_norm:  # vLLM's MiniMaxText01RMSNormTP.forward_qk, compiled: read, then scale
-            width = (mixer.heads // tp + mixer.kv_heads_per_rank(tp)) * mixer.head_dim
             yield elementwise("qk variance", count, width * row, gpu)
+        if mixer.layer_norm or mixer.head_norm:  # TensorRT-LLM has RoPE in it, and KV apart
             yield elementwise("qk norm", count, 2.0 * width * row, gpu)
         yield elementwise("rope+kv write", count, 2.0 * turned * row, gpu)
     elif isinstance(mixer, LatentAttention):

@@ -88,6 +88,8 @@ class SoftmaxAttention:
     layer_norm : bool
         Whether queries and keys are normalised over all heads at once (MiniMax-M2): the ranks of a
         layer then add up their variances first.
+    head_norm : bool
+        Whether queries and keys are normalised head by head (Qwen3).
     format : WeightFormat
 
     Notes
@@ -103,6 +105,7 @@ class SoftmaxAttention:
     shared_key_value: bool = False
     reuses_cache: bool = False
     layer_norm: bool = False
+    head_norm: bool = False
     format: WeightFormat = BF16
 
     def kv_heads_per_rank(self, tp: int) -> int:

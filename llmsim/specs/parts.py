@@ -48,6 +48,7 @@ def softmax(text: ConfigReader, index: int, window: int) -> SoftmaxAttention:
         shared_key_value=shared,
         reuses_cache=index >= own_cache,
         layer_norm=bool(text.get("use_qk_norm")) and text.get("qk_norm_type") == "per_layer",
+        head_norm=text.model_type.startswith("qwen3"),  # its config does not say so
         format=text.quant.of(
             index,
             "self_attn.q_proj",

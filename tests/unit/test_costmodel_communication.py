@@ -227,3 +227,12 @@ def test_a_norm_over_all_heads_needs_an_all_reduce_of_its_own():
     ]
     assert "qk norm" in names
     assert not any("all-reduce" in name for name in names)
+
+
+@pytest.mark.parametrize(("model", "calls"), [("qwen3-32b", 64), ("llama-3.1-8b", 0)])
+def test_queries_and_keys_of_qwen3_are_normalised_head_by_head_by_every_rank_alone(model, calls):
+    cost = RooflineCost(load_model(model), load_gpu("h100-sxm"), NVLINK, ParallelPlan(4))
+    norms = [row for row in cost.token_operators(np.array([8.0])) if row.name == "qk norm"]
+    assert sum(row.count for row in norms) == calls
+    for row in norms:  # read and written: 8 tokens, 16 heads of queries and 2 of keys of 128
+        assert row.bytes == pytest.approx(2 * 2 * 8 * (16 + 2) * 128)
