@@ -89,7 +89,7 @@ class SoftmaxAttention:
         Whether queries and keys are normalised over all heads at once (MiniMax-M2): the ranks of a
         layer then add up their variances first.
     head_norm : bool
-        Whether queries and keys are normalised head by head (Qwen3).
+        Whether queries and keys are normalised head by head, and that is priced (dense Qwen3).
     format : WeightFormat
 
     Notes

@@ -48,7 +48,9 @@ def softmax(text: ConfigReader, index: int, window: int) -> SoftmaxAttention:
         shared_key_value=shared,
         reuses_cache=index >= own_cache,
         layer_norm=bool(text.get("use_qk_norm")) and text.get("qk_norm_type") == "per_layer",
-        head_norm=text.model_type.startswith("qwen3"),  # its config does not say so
+        # Its config does not say so. The mixtures of the family and its kin that see have it, too:
+        # what was published of them is priced without.
+        head_norm=text.model_type == "qwen3",
         format=text.quant.of(
             index,
             "self_attn.q_proj",
