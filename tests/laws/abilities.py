@@ -19,6 +19,11 @@ def movable() -> list[str]:
     return [name for name in BATCHING.names() if not together(name)]
 
 
+def keeps_line(batching: str) -> bool:
+    """Whether a policy keeps the waiting line itself."""
+    return hasattr(BATCHING.get(batching), "waiting_order")
+
+
 def keeps_memory(batching: str) -> bool:
     """Whether a policy has a rule of its own for how much memory stays free."""
     return hasattr(BATCHING.get(batching), "admits")

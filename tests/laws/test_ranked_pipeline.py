@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from abilities import together
+from abilities import keeps_line, together
 from endings import assert_all_ended, assert_tiers_back
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,7 +59,7 @@ def test_one_stage_is_a_plain_group_of_ranks(data):
     """
     cost = data.draw(st.sampled_from([name for name in sorted(COSTS) if in_whole_ns(COSTS[name])]))
     world = data.draw(worlds(cost=cost, ranks=True, lookahead=0))
-    if hasattr(BATCHING.get(world.batching), "waiting_order"):
+    if keeps_line(world.batching):
         return
     world = replace(world, in_flight=0, per_expert_ns=3_000.0)
     plain, piped = run(world), run(replace(world, stages=(1.0,)))

@@ -256,6 +256,8 @@ def worlds(
         world = replace(world, prefix_caching=False, lookahead=0, **draw(stopping()))
     if below:
         world = replace(world, **draw(tiers_below()))
+        if ranks and stages and foresees(router):  # what such ranks wait for is not copied
+            world = replace(world, by_layer=False, swap_blocks=0)
     if turns and not closed:
         extra = draw(
             st.lists(
