@@ -12,9 +12,6 @@ from world_strategies import STAGES as STAGE_SHARES
 from world_strategies import laws, tiers_below
 from worlds import Job, World, run
 
-from llmsim.serving.fork_pipeline import PipelineFork
-from llmsim.serving.rounds import Rounds
-
 STAGES = World((), stages=(0.5, 0.5), believed="oracle")
 
 
@@ -53,37 +50,36 @@ def test_who_comes_later_stands_behind_those_who_run():
     told(replace(world, max_num_seqs=8, reserve_prompt=False))
 
 
-def test_a_fork_goes_no_further_than_to_what_is_asked(monkeypatch):
+def test_a_fork_goes_no_further_than_to_what_is_asked():
     """Others have hundreds of tokens to go when the newcomer has had its last one."""
-    went = []
-    ask = PipelineFork.token_ns
-
-    def asked(fork, target, which, before_ns):
-        answer = ask(fork, target, which, before_ns)
-        went.append((fork.clock.now, answer))
-        return answer
-
-    monkeypatch.setattr(PipelineFork, "token_ns", asked)
     jobs = (Job(0, 10, 900), Job(0, 10, 700), Job(20 * MS, 10, 5))
-    told(replace(STAGES, jobs=jobs, kv_blocks=200))
-    assert len(went) == 2
-    assert all(now <= answer for now, answer in went)
+    went = []
+
+    class Looks(AsksForTheLast):
+        def choose(self, request):
+            chosen = super().choose(request)
+            went.extend(fork.clock.now for fork in self.fleet._work if self.told)
+            return chosen
+
+    asks = Looks(replace(STAGES, jobs=jobs))
+    run(replace(STAGES, jobs=jobs, kv_blocks=200), router=asks)
+    assert len(went) == 1
+    assert went[0] <= asks.told[0][1]
 
 
-def test_decodes_go_round_without_being_visited_one_by_one(monkeypatch):
-    """Two micro-batches of 300 tokens and one that comes in between, whose prompt ends a round."""
-    entered = []
-    run_rounds = Rounds.run
-
-    def counted(rounds, *given):
-        entered.append(run_rounds(rounds, *given))
-        return entered[-1]
-
-    monkeypatch.setattr(Rounds, "run", counted)
+def test_decodes_go_round_without_being_visited_one_by_one():
+    """Two micro-batches of 300 tokens, until somebody comes half a second later."""
     jobs = (Job(0, 8, 300), Job(0, 8, 300), Job(500 * MS, 7, 2))
-    run(replace(STAGES, jobs=jobs, budget_tokens=8, kv_blocks=200))
-    assert sum(entered) > 550
-    assert len(entered) < 10
+    world = replace(STAGES, jobs=jobs, budget_tokens=8, kv_blocks=200)
+    went = []
+
+    class Looks(AsksForTheLast):
+        def choose(self, request):
+            went.append(self.fleet._doors[0]._rounds.in_flight_ns)
+            return super().choose(request)
+
+    run(world, router=Looks(world))
+    assert went[2] > 400 * MS
 
 
 @st.composite
