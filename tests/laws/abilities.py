@@ -34,7 +34,7 @@ def asks_lengths(batching: str) -> bool:
     return bool(getattr(BATCHING.get(batching), "asks_lengths", False))
 
 
-KEEPS = ("waiting_order", "victim", "admits", "ended", "layer_groups")
+KEEPS = ("waiting_order", "victim", "admits", "ended")
 """What batching policies have that keep more than the next step."""
 
 

@@ -268,8 +268,13 @@ class World:
     def router(self) -> Any:
         """Who routes; where nothing can be foreseen, somebody who does not try."""
         changes = self.spare or self.refuse_at or self.shuffle_ns or self.retention
-        changes = changes or self.stages or (self.decoders and not self.lanes)
-        keeps = any(hasattr(BATCHING.get(self.batching), each) for each in KEEPS)
+        changes = changes or (self.decoders and not self.lanes)
+        waits = bool(self.swap_blocks) or self.by_layer
+        changes = changes or (bool(self.stages) and self.ranks > 1 and waits)
+        more = self.ranks > 1 or self.stages or self.lanes or self.swap_blocks
+        batching = BATCHING.get(self.batching)
+        keeps = more and any(hasattr(batching, each) for each in KEEPS)
+        keeps = keeps or hasattr(batching, "layer_groups")
         set_up = self.flip_drains is not None or self.stop_points is not None
         changes = changes or keeps or self.together or set_up
         return ROUTING.get("least-loaded" if foresees(self.routing) and changes else self.routing)()
