@@ -192,6 +192,7 @@ def fact_rows(summary: Summary, facts: RunFacts) -> list[tuple[str, str]]:
             f"{number(value['preemptions'])}; {number(value['recomputed_tokens'])} tokens "
             "computed again",
         ),
+        *_refusals(value),
         ("busy", _busy(value, len(facts.replicas))),
         (
             "power",
@@ -202,6 +203,13 @@ def fact_rows(summary: Summary, facts: RunFacts) -> list[tuple[str, str]]:
         ),
         ("cost", NONE if math.isnan(value["usd_per_hour"]) else cost),
     ]
+
+
+def _refusals(value: Mapping[str, float]) -> list[tuple[str, str]]:
+    if not value.get("refusals") and not value.get("holds"):
+        return []
+    told = f"{number(value['refusals'])}; {number(value['holds'])} times a request was held"
+    return [("refusals", told)]
 
 
 def _requests(summary: Summary) -> str:

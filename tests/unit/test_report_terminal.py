@@ -7,7 +7,8 @@ import pytest
 from example_runs import INFO, facts_of, queue_run, table_of
 from rich.console import Console
 
-from llmsim.report.terminal import print_summary
+import llmsim as ls
+from llmsim.report.terminal import fact_rows, print_summary
 from llmsim.results.result import Result
 from llmsim.results.slo import Slo
 from llmsim.results.wording import NONE, duration, headline, number, share, usd
@@ -128,3 +129,17 @@ def test_a_headline_says_what_a_manager_asks(stable):
     assert share(stable.metrics["slo_attained_frac"]) in text
     assert "$6.00 per hour" in text
     assert "overloaded" in headline(queue_run(1.4, 3_000).evaluate(), "m", "f")
+
+
+def test_refusals_are_told_where_there_are_any(tmp_path):
+    changes = {"traffic.requests": 60, "traffic.arrivals.rate_rps": 20.0}
+    run = ls.run("quickstart", {**changes, "fleet.gateway": {"most_per_replica": 2}})
+    found = run.evaluate().values()
+    told = dict(fact_rows(run.evaluate(), run.facts))["refusals"]
+    assert told == f"{found['refusals']:.0f}; {found['holds']:.0f} times a request was held"
+    assert found["refusals"] >= found["holds"] > 0
+    run.save(tmp_path / "run")
+    saved = ls.load(tmp_path / "run")
+    assert (saved.facts.refusals, saved.facts.holds) == (run.facts.refusals, run.facts.holds)
+    free = ls.run("quickstart", changes)
+    assert "refusals" not in dict(fact_rows(free.evaluate(), free.facts))
