@@ -51,38 +51,39 @@ def measured() -> dict[tuple[str, float, str], float]:
     return found
 
 
+def run(policy: str, rate: float, seed: int = 0) -> dict[str, float]:
+    scenario = ls.Scenario.parse(
+        {
+            "llmsim": 1,
+            "name": "prefix-ladder",
+            "seed": seed,
+            "model": "qwen3-32b",
+            "traffic": {
+                "arrivals": {"kind": "poisson", "rate_rps": rate},
+                # 150 groups with 6,000 tokens in common, five questions of 1,200 each
+                "lengths": {"kind": "fixed", "prompt_tokens": 1200, "output_tokens": 1000},
+                "prompts": {
+                    "kind": "shared-prefix",
+                    "prefix_tokens": 6000,
+                    "groups": 150,
+                    "zipf_exponent": 0.0,
+                    "own_parts": 5,
+                },
+                "duration_s": 40.0,
+            },
+            "engine": {"kv_blocks": 307_328 // 16},  # as the pods reported
+            "fleet": {
+                "routing": ROUTERS[policy],
+                "pools": {"main": {"gpu": "h100-sxm", "tp": 2, "replicas": 8}},
+            },
+        }
+    )
+    return ls.run(scenario).metrics
+
+
 @pytest.fixture(scope="module")
 def simulated():
-    found = {}
-    for rate in LADDER_RPS:
-        for policy, routing in ROUTERS.items():
-            scenario = ls.Scenario.parse(
-                {
-                    "llmsim": 1,
-                    "name": "prefix-ladder",
-                    "model": "qwen3-32b",
-                    "traffic": {
-                        "arrivals": {"kind": "poisson", "rate_rps": rate},
-                        # 150 groups with 6,000 tokens in common, five questions of 1,200 each
-                        "lengths": {"kind": "fixed", "prompt_tokens": 1200, "output_tokens": 1000},
-                        "prompts": {
-                            "kind": "shared-prefix",
-                            "prefix_tokens": 6000,
-                            "groups": 150,
-                            "zipf_exponent": 0.0,
-                            "own_parts": 5,
-                        },
-                        "duration_s": 40.0,
-                    },
-                    "engine": {"kv_blocks": 307_328 // 16},  # as the pods reported
-                    "fleet": {
-                        "routing": routing,
-                        "pools": {"main": {"gpu": "h100-sxm", "tp": 2, "replicas": 8}},
-                    },
-                }
-            )
-            found[policy, rate] = ls.run(scenario).metrics
-    return found
+    return {(policy, rate): run(policy, rate) for rate in LADDER_RPS for policy in ROUTERS}
 
 
 @pytest.mark.parametrize("rate", LADDER_RPS)
@@ -98,9 +99,14 @@ def test_the_routers_that_know_prefixes_win_as_measured(rate, blind, knows, simu
 
 @pytest.mark.parametrize("rate", LADDER_RPS)
 @pytest.mark.parametrize("knows", ["precise", "estimated"])
-def test_their_first_tokens_take_about_as_long_as_measured(rate, knows, simulated):
-    """Within a factor of 1.5; the blind ones' queues depend on how long a stage was."""
-    ratio = 1000 * simulated[knows, rate]["ttft_mean_s"] / measured()[knows, rate, "ttft_mean"]
+def test_their_first_tokens_take_about_as_long_as_measured(rate, knows):
+    """Within a factor of 1.5; the blind ones' queues depend on how long a stage was.
+
+    With 30 requests/s KV just runs out here, and a few who lose theirs make the mean of a seed
+    anything from 0.3 to 0.9 s: it is the median of five seeds.
+    """
+    means = [run(knows, rate, seed)["ttft_mean_s"] for seed in range(1, 6)]
+    ratio = 1000 * float(np.median(means)) / measured()[knows, rate, "ttft_mean"]
     assert 1 / 1.5 < ratio < 1.5
 
 
