@@ -6,14 +6,16 @@ from types import SimpleNamespace
 
 from llmsim.core.units import NS_PER_S
 from llmsim.policies.control import Add, Autoscale, Drain
+from llmsim.policies.reports import ReplicaReport
 
 
 def fleet(now_s, *states):
+    now_ns = int(now_s * NS_PER_S)
     reports = [
-        SimpleNamespace(replica=index, pool=0, state=state, running=0, waiting=0)
+        ReplicaReport(index, 0, now_ns, "mixed", state, 0, 0, 0, 0, 0, 1, 0)
         for index, state in enumerate(states)
     ]
-    return SimpleNamespace(now_ns=int(now_s * NS_PER_S), replicas=reports)
+    return SimpleNamespace(now_ns=now_ns, replicas=reports)
 
 
 def eager(**given):
