@@ -15,6 +15,7 @@ import numpy as np
 
 from llmsim.core.errors import Fault, TraceError, nearest
 from llmsim.core.paths import data_roots, find_data
+from llmsim.core.units import MIB
 
 BLOCK_BYTES = 2 * 1024 * 1024
 """Bytes parsed at once [bytes]: about 20,000 rows of BurstGPT; larger ones gain nothing."""
@@ -134,7 +135,8 @@ class _Unzstd(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer and return the number of bytes, 0 at the end."""
-        found: bytes = self._plain.read(len(buffer))
+        # what is asked for is set aside first, and stays so where the file turns out to be damaged
+        found: bytes = self._plain.read(min(len(buffer), MIB))
         buffer[: len(found)] = found
         return len(found)
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,10 @@ import pytest
 
 import llmsim as ls
 from llmsim.core.errors import TraceError
+from llmsim.core.units import MIB
 from llmsim.workload import LENGTHS, TRACES
 from llmsim.workload.detect import detect_kind
+from llmsim.workload.tracefile import read_some
 
 
 def write(folder, text, name):
@@ -454,3 +457,22 @@ def test_a_profile_by_hand(tmp_path):
         assert (found.output.mean, found.output.longest) == (19.4, 90)
         assert found.clients == {"a": 3, "b": 1}
         assert found.in_session_frac == 0.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc: not Linux")
+def test_damaged_zstd_sets_no_memory_aside(tmp_path):
+    def mapped_bytes():
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmSize:")[2].split()[0])
+
+    path = tmp_path / "damaged.zst"
+    path.write_bytes(
+        b"(\xb5/\xfd \xcc]\x04\x00R\xc9\x1c\x1c`5\xd6\x01\x1e\x9b \xc3H\xa3pF\x91\xfa\xa0A"
+    )
+    with pytest.raises(TraceError):
+        read_some(path, 512 * MIB)  # what is set up once
+    before = mapped_bytes()
+    for _ in range(4):
+        with pytest.raises(TraceError):
+            read_some(path, 512 * MIB)
+    assert mapped_bytes() < before + 512 * MIB
