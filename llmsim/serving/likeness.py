@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from llmsim.policies.batching import BatchingPolicy
 from llmsim.policies.ordering import ChoosesVictims, GuardsAdmission, HearsOfEnds
@@ -157,8 +157,10 @@ class Likeness:
             own.line = own.draft.line = kept = OrderedQueue()
             kept.kept_by(order, engine)
         own._policy = own.draft.policy = policy
-        own.draft.guard = policy if isinstance(policy, GuardsAdmission) else None
-        own.draft.chooser = policy if isinstance(policy, ChoosesVictims) else None
+        # as in theirs, and not asked of the policy again: a protocol answers slowly
+        guards, chooses = other.draft.guard is not None, other.draft.chooser is not None
+        own.draft.guard = cast(GuardsAdmission, policy) if guards else None
+        own.draft.chooser = cast(ChoosesVictims, policy) if chooses else None
 
     def _ended(self, request: Request, outcome: str, time_ns: int) -> None:
         """Tell nobody but the policy's copy."""
